@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * All that user space sees: verdicts, reasons, keys and values of the maps.
+ * Go gets these by bpf2go, so nothing here is typed twice. Byte order and
+ * units are part of a name (dport_be, time_ns). Addresses are 16 bytes in
+ * network order; an IPv4 address is written ::ffff:a.b.c.d.
+ */
+#ifndef TORBPF_ABI_H
+#define TORBPF_ABI_H
+
+#include <linux/types.h>
+
+/*
+ * What becomes of a packet, and at the same time the class that its mark
+ * carries on to nftables, to the ip rules and to the uplink: the low four of
+ * our eight mark bits. Bit 3 says "must not be forwarded", so that one masked
+ * ip rule and one masked comparison hold for every such class.
+ */
+enum verdict {
+	VERDICT_NONE = 0,      /* not judged: another VLAN's frame */
+	VERDICT_DIRECT = 1,    /* excluded: forwarded as if torbpf were not here */
+	VERDICT_LOCAL = 2,     /* the router itself or a local subnet, never an uplink */
+	VERDICT_INBOUND = 3,   /* part of a connection begun outside (set by conntrack) */
+	VERDICT_TOR = 8,       /* TCP to TransPort */
+	VERDICT_ONION = 9,     /* TCP to TransPort, which no exemption can undo */
+	VERDICT_DNS = 10,      /* UDP to DNSPort */
+	VERDICT_RESOLVER = 11, /* DNS that DNSPort cannot answer: to the sentry */
+	VERDICT_REFUSED = 12,  /* dropped; the sender is told where that helps */
+	VERDICT_PENDING = 13,  /* refused unless conntrack or a late mark says otherwise */
+};
+
+#define VERDICT_BLOCKED_BIT 8
+
+/* Why. Each reason belongs to one verdict; docs/REASONS.md explains them. */
+enum reason {
+	REASON_NONE = 0,
+
+	REASON_OTHER_VLAN,         /* none: tagged for a VLAN device, judged there */
+	REASON_NON_IP,             /* local: ARP, LLDP, ...: never forwarded by IP */
+	REASON_LINK_LOCAL,         /* local: to a link-local address (ND, DHCPv6) */
+	REASON_MULTICAST,          /* local: to a multicast or broadcast address */
+	REASON_ROUTER_ADDRESS,     /* local: to an address of the router */
+	REASON_LOCAL_SUBNET,       /* local: to a subnet that no uplink leads to */
+
+	REASON_DIRECT_SOURCE,      /* direct: the source is excluded */
+	REASON_DIRECT_DESTINATION, /* direct: the destination is excluded */
+	REASON_EXEMPT_MARK,        /* direct: the packet carries an exempt mark */
+	REASON_RESERVED_OPEN,      /* direct: reserved address, let out on request */
+
+	REASON_TCP,                /* tor */
+	REASON_ONION_TCP,          /* onion */
+	REASON_DNS_UDP,            /* dns */
+	REASON_ONION_DNS,          /* dns: UDP 53 to a .onion address */
+	REASON_DNS_TCP,            /* resolver */
+
+	REASON_INBOUND_REPLY,      /* pending: answers a flow that came from outside */
+	REASON_LATE_MARK,          /* pending: prerouting rules may yet exempt it */
+
+	REASON_BLOCKED_SOURCE,     /* refused: the source is blocked */
+	REASON_ONION_FROM_DIRECT,  /* refused: .onion from a source outside Tor */
+	REASON_ONION_PROTOCOL,     /* refused: .onion by anything but TCP and DNS */
+	REASON_FRAGMENT,           /* refused: a fragment hides its ports */
+	REASON_PRIVATE,            /* refused: private address beyond the uplink */
+	REASON_TOR_NOT_READY,      /* refused: Tor is starting, hung or gone */
+	REASON_UDP,                /* refused: UDP that is not DNS */
+	REASON_QUIC,               /* refused: UDP 443, so that browsers use TCP */
+	REASON_NTP,                /* refused: UDP 123 */
+	REASON_ICMP,               /* refused: Tor carries no ICMP */
+	REASON_PROTOCOL,           /* refused: any other protocol */
+	REASON_MALFORMED,          /* refused: headers that cannot be read */
+
+	REASON_UPLINK_GUARD,       /* refused at an uplink: it should not have come here */
+	REASON_DNS_GUARD,          /* refused at delivery: DNS that was not redirected */
+
+	REASON_MAX,
+};
+
+/* What a prefix map says of the prefix. */
+enum policy {
+	POLICY_TOR = 0,
+	POLICY_DIRECT = 1,
+	POLICY_BLOCK = 2,
+};
+
+/* Destinations that no rule names and that lie in private or reserved space. */
+enum local_mode {
+	LOCAL_CONNECTED = 0, /* local subnets are local, the rest is refused */
+	LOCAL_RESERVED = 1,  /* all reserved space goes direct */
+	LOCAL_NONE = 2,      /* local subnets are refused as well */
+};
+
+struct prefix4 {
+	__u32 prefixlen;
+	__be32 addr_be;
+};
+
+struct prefix6 {
+	__u32 prefixlen;
+	__u8 addr[16];
+};
+
+struct address {
+	__u8 addr[16];
+};
+
+/* One entry of a policy prefix map. */
+struct prefix_policy {
+	enum policy policy;
+};
+
+/* A local subnet and the interface it was learned on. */
+struct local_subnet {
+	__u32 ifindex;
+};
+
+/* A mark is exempt when (mark & mask) == value. */
+struct exempt_mark {
+	__u32 value;
+	__u32 mask;
+};
+
+/* Written only when a program is loaded, before it is attached. */
+struct settings {
+	__be32 onion4_addr_be;
+	__be32 onion4_mask_be;
+	__u8 onion6_addr[16];
+	__u32 onion6_prefixlen;
+	enum local_mode local_mode;
+	__u32 exempt_marks;  /* entries in use of the map of that name */
+	__u32 late_marks;    /* 1: refused packets go on to the prerouting rules */
+	__u32 inbound;       /* 1: replies to flows begun outside may pass */
+	__u32 sources;       /* 1: the source prefix maps are not empty */
+};
+
+/* A torified interface; the addresses are those its ICMP errors come from. */
+struct lan {
+	__be32 addr4_be;
+	__u8 addr6[16];
+};
+
+/* Whether one Tor instance takes connections; written by the sentry. */
+struct gate {
+	__u32 open;
+};
+
+struct counter_key {
+	__u32 ifindex;
+	enum verdict verdict;
+	enum reason reason;
+};
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* A flow from outside to a LAN host, seen from the LAN host. */
+struct inbound_flow {
+	__u8 lan_addr[16];
+	__u8 peer_addr[16];
+	__be16 lan_port_be;
+	__be16 peer_port_be;
+	__u32 protocol;
+};
+
+struct inbound_seen {
+	__u64 time_ns;
+};
+
+/* What a device may still be told of its refusals. */
+struct allowance {
+	__u64 time_ns;
+	__u64 tokens;
+};
+
+/* One sampled refusal. */
+struct refusal {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u32 ifindex;
+	enum verdict verdict;
+	enum reason reason;
+	__u32 length;
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__be16 sport_be;
+	__be16 dport_be;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+#endif

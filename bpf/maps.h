@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * The maps, in three groups that differ in who writes them and how long they
+ * live. Names are plural nouns of at most 15 characters: they are pinned under
+ * them and read with bpftool.
+ */
+#ifndef TORBPF_MAPS_H
+#define TORBPF_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+#define MAX_POLICY_PREFIXES 16384
+#define MAX_LOCAL_PREFIXES 1024
+#define MAX_LOCAL_ADDRS 1024
+#define MAX_EXEMPT_MARKS 16
+#define MAX_LANS 256
+#define MAX_INSTANCES 16
+#define MAX_COUNTERS 4096
+#define MAX_DEVICES 4096
+#define MAX_INBOUND_FLOWS 16384
+#define REFUSALS_BYTES (256 * 1024)
+
+/*
+ * Policy: one set per generation. A reload fills new ones beside those in use
+ * and then exchanges the program, so each packet meets one policy only.
+ */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+#define PREFIX_MAP(name, key_type, value_type, size)                           \
+	struct {                                                               \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                           \
+		__uint(max_entries, size);                                     \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                          \
+		__type(key, key_type);                                         \
+		__type(value, value_type);                                     \
+	} name SEC(".maps")
+
+PREFIX_MAP(dst4_prefixes, struct prefix4, struct prefix_policy, MAX_POLICY_PREFIXES);
+PREFIX_MAP(dst6_prefixes, struct prefix6, struct prefix_policy, MAX_POLICY_PREFIXES);
+PREFIX_MAP(src4_prefixes, struct prefix4, struct prefix_policy, MAX_POLICY_PREFIXES);
+PREFIX_MAP(src6_prefixes, struct prefix6, struct prefix_policy, MAX_POLICY_PREFIXES);
+PREFIX_MAP(local4_prefixes, struct prefix4, struct local_subnet, MAX_LOCAL_PREFIXES);
+PREFIX_MAP(local6_prefixes, struct prefix6, struct local_subnet, MAX_LOCAL_PREFIXES);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LOCAL_ADDRS);
+	__type(key, struct address);
+	__type(value, __u8);
+} local_addrs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_EXEMPT_MARKS);
+	__type(key, __u32);
+	__type(value, struct exempt_mark);
+} exempt_marks SEC(".maps");
+
+/* Shared by all generations: which interfaces are LANs, and is Tor there. */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LANS);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct lan);
+} lans SEC(".maps");
+
+/* Memory-mapped by the sentry, which has no privilege to call bpf(2). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_INSTANCES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32); /* Tor instance */
+	__type(value, struct gate);
+} gates SEC(".maps");
+
+/* Shared by all generations: what the programs themselves write. */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, MAX_COUNTERS);
+	__type(key, struct counter_key);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, REFUSALS_BYTES);
+} refusals SEC(".maps");
+
+/* By source address: how much a device may still be told of its refusals. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, struct address);
+	__type(value, struct allowance);
+} allowances SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_INBOUND_FLOWS);
+	__type(key, struct inbound_flow);
+	__type(value, struct inbound_seen);
+} inbound_flows SEC(".maps");
+
+#endif

@@ -1,0 +1,84 @@
+// Package abi is the boundary between the BPF programs and Go: the compiled
+// objects and every type, verdict and reason of bpf/abi.h, generated from it,
+// under names that read well in Go. It is a leaf; all others may import it.
+package abi
+
+// Verdict is what becomes of a packet, and the class in its mark.
+type Verdict = DatapathVerdict
+
+// The verdicts of bpf/abi.h.
+const (
+	VerdictNone     = DatapathVerdictVERDICT_NONE
+	VerdictDirect   = DatapathVerdictVERDICT_DIRECT
+	VerdictLocal    = DatapathVerdictVERDICT_LOCAL
+	VerdictInbound  = DatapathVerdictVERDICT_INBOUND
+	VerdictTor      = DatapathVerdictVERDICT_TOR
+	VerdictOnion    = DatapathVerdictVERDICT_ONION
+	VerdictDNS      = DatapathVerdictVERDICT_DNS
+	VerdictResolver = DatapathVerdictVERDICT_RESOLVER
+	VerdictRefused  = DatapathVerdictVERDICT_REFUSED
+	VerdictPending  = DatapathVerdictVERDICT_PENDING
+
+	// VerdictBlockedBit is set in every class that must not be forwarded.
+	VerdictBlockedBit = uint32(VerdictTor)
+)
+
+// Reason is why a packet got its verdict.
+type Reason = DatapathReason
+
+// The reasons of bpf/abi.h.
+const (
+	ReasonNone              = DatapathReasonREASON_NONE
+	ReasonOtherVLAN         = DatapathReasonREASON_OTHER_VLAN
+	ReasonNonIP             = DatapathReasonREASON_NON_IP
+	ReasonLinkLocal         = DatapathReasonREASON_LINK_LOCAL
+	ReasonMulticast         = DatapathReasonREASON_MULTICAST
+	ReasonRouterAddress     = DatapathReasonREASON_ROUTER_ADDRESS
+	ReasonLocalSubnet       = DatapathReasonREASON_LOCAL_SUBNET
+	ReasonDirectSource      = DatapathReasonREASON_DIRECT_SOURCE
+	ReasonDirectDestination = DatapathReasonREASON_DIRECT_DESTINATION
+	ReasonExemptMark        = DatapathReasonREASON_EXEMPT_MARK
+	ReasonReservedOpen      = DatapathReasonREASON_RESERVED_OPEN
+	ReasonTCP               = DatapathReasonREASON_TCP
+	ReasonOnionTCP          = DatapathReasonREASON_ONION_TCP
+	ReasonDNSUDP            = DatapathReasonREASON_DNS_UDP
+	ReasonOnionDNS          = DatapathReasonREASON_ONION_DNS
+	ReasonDNSTCP            = DatapathReasonREASON_DNS_TCP
+	ReasonInboundReply      = DatapathReasonREASON_INBOUND_REPLY
+	ReasonLateMark          = DatapathReasonREASON_LATE_MARK
+	ReasonBlockedSource     = DatapathReasonREASON_BLOCKED_SOURCE
+	ReasonOnionFromDirect   = DatapathReasonREASON_ONION_FROM_DIRECT
+	ReasonOnionProtocol     = DatapathReasonREASON_ONION_PROTOCOL
+	ReasonFragment          = DatapathReasonREASON_FRAGMENT
+	ReasonPrivate           = DatapathReasonREASON_PRIVATE
+	ReasonTorNotReady       = DatapathReasonREASON_TOR_NOT_READY
+	ReasonUDP               = DatapathReasonREASON_UDP
+	ReasonQUIC              = DatapathReasonREASON_QUIC
+	ReasonNTP               = DatapathReasonREASON_NTP
+	ReasonICMP              = DatapathReasonREASON_ICMP
+	ReasonProtocol          = DatapathReasonREASON_PROTOCOL
+	ReasonMalformed         = DatapathReasonREASON_MALFORMED
+	ReasonUplinkGuard       = DatapathReasonREASON_UPLINK_GUARD
+	ReasonDNSGuard          = DatapathReasonREASON_DNS_GUARD
+	ReasonMax               = DatapathReasonREASON_MAX
+)
+
+// Policy is what a prefix map says of a prefix.
+type Policy = DatapathPolicy
+
+// The policies of bpf/abi.h.
+const (
+	PolicyTor    = DatapathPolicyPOLICY_TOR
+	PolicyDirect = DatapathPolicyPOLICY_DIRECT
+	PolicyBlock  = DatapathPolicyPOLICY_BLOCK
+)
+
+// LocalMode is what becomes of private destinations that no rule names.
+type LocalMode = DatapathLocalMode
+
+// The local modes of bpf/abi.h.
+const (
+	LocalConnected = DatapathLocalModeLOCAL_CONNECTED
+	LocalReserved  = DatapathLocalModeLOCAL_RESERVED
+	LocalNone      = DatapathLocalModeLOCAL_NONE
+)

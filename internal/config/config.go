@@ -1,0 +1,89 @@
+// Package config says what a user wants of torbpf. It knows nothing of the
+// host: internal/plan turns a Config and the facts of a host into a Plan.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// LocalMode says what becomes of destinations in private or reserved space
+// that no exclusion names.
+type LocalMode string
+
+// The three local modes; LocalConnected is the default.
+const (
+	// LocalConnected lets local subnets be reached and refuses private
+	// destinations that would leave by an uplink.
+	LocalConnected LocalMode = "connected"
+	// LocalReserved lets all reserved space out, as networking.tor does.
+	LocalReserved LocalMode = "reserved"
+	// LocalNone refuses local subnets as well; only the router is reachable.
+	LocalNone LocalMode = "none"
+)
+
+// TorMode says whose tor is used.
+type TorMode string
+
+// The two sources of a tor.
+const (
+	TorManaged TorMode = "managed" // started and watched by torbpf
+	TorSystem  TorMode = "system"  // already running; reached by its control socket
+)
+
+// Config is a complete wish; Default gives one to start from.
+type Config struct {
+	Interfaces []string   `json:"interfaces"` // LAN interfaces to torify
+	Uplinks    []string   `json:"uplinks"`    // named beside those with a default route
+	Force      bool       `json:"force"`      // take an interface that carries a default route
+	Local      LocalMode  `json:"local"`
+	Inbound    bool       `json:"inbound"` // replies to connections begun outside may leave directly
+	MarkShift  uint8      `json:"mark_shift"`
+	Clsact     bool       `json:"clsact"` // attach by clsact even where tcx exists
+	Tor        Tor        `json:"tor"`
+	Exclusions Exclusions `json:"exclusions"`
+}
+
+// Tor configures the tor behind the router.
+type Tor struct {
+	Mode         TorMode       `json:"mode"`
+	Binary       string        `json:"binary"` // path or name of the tor program
+	Torrc        string        `json:"torrc"`  // absolute path of a file whose lines are appended; "" for none
+	Control      string        `json:"control"`
+	TransPort    uint16        `json:"trans_port"`
+	DNSPort      uint16        `json:"dns_port"`
+	ResolverPort uint16        `json:"resolver_port"` // the sentry's, for DNS that DNSPort cannot answer
+	Onion4       netip.Prefix  `json:"onion4"`        // zero: chosen to miss every local route
+	Onion6       netip.Prefix  `json:"onion6"`
+	Timeout      time.Duration `json:"timeout"` // how long attach waits for the bootstrap
+}
+
+// Exclusions are what goes direct.
+type Exclusions struct {
+	Destinations []netip.Prefix `json:"destinations"`
+	Sources      []netip.Prefix `json:"sources"`
+	Marks        []Mark         `json:"marks"`
+}
+
+// Mark matches packets whose fwmark, under Mask, equals Value.
+type Mark struct {
+	Value uint32 `json:"value"`
+	Mask  uint32 `json:"mask"`
+}
+
+// Default returns the configuration of a bare `torbpf attach`.
+func Default() Config {
+	return Config{
+		Local:     LocalConnected,
+		Inbound:   true,
+		MarkShift: 24,
+		Tor: Tor{
+			Mode:         TorManaged,
+			Binary:       "tor",
+			TransPort:    9040,
+			DNSPort:      9053,
+			ResolverPort: 9054,
+			Timeout:      2 * time.Minute,
+		},
+	}
+}

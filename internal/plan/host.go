@@ -1,0 +1,65 @@
+package plan
+
+import "net/netip"
+
+// Host is what planning needs to know of a machine: plain values, read from
+// the kernel by internal/host and written by hand in tests.
+type Host struct {
+	Links    []Link
+	Addrs    []Addr
+	Routes   []Route
+	Rules    []Rule
+	BridgeNF bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)
+}
+
+// Link is a network interface.
+type Link struct {
+	Index    int
+	Name     string
+	Kind     string // rtnl kind ("veth", "bridge", "vlan", …); "" for hardware
+	Loopback bool
+	Ethernet bool // frames begin with an Ethernet header
+	Master   int  // ifindex of the bridge, bond or VRF above it, 0 for none
+	Parent   int  // ifindex of the interface below a VLAN or macvlan, 0 for none
+}
+
+// Addr is an address of an interface with the length of its subnet.
+type Addr struct {
+	Index  int
+	Prefix netip.Prefix // not masked: the address itself
+}
+
+// Route is one path of a unicast route; a multipath route is several.
+type Route struct {
+	Dst   netip.Prefix // 0.0.0.0/0 or ::/0 for a default route
+	Index int          // outgoing interface
+	Table uint32
+}
+
+// Rule is a policy routing rule that looks at the mark.
+type Rule struct {
+	Priority int
+	Mark     uint32
+	Mask     uint32
+	Family   int // 4 or 6
+}
+
+// LinkByName returns the interface of that name.
+func (h Host) LinkByName(name string) (Link, bool) {
+	for _, l := range h.Links {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return Link{}, false
+}
+
+// LinkByIndex returns the interface of that index.
+func (h Host) LinkByIndex(index int) (Link, bool) {
+	for _, l := range h.Links {
+		if l.Index == index {
+			return l, true
+		}
+	}
+	return Link{}, false
+}

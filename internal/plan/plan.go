@@ -1,0 +1,116 @@
+// Package plan turns a configuration and the facts of a host into a Plan:
+// every mark, port, priority and prefix that the rest of torbpf applies. It is
+// pure: no kernel, no files, so that its tests read as text.
+package plan
+
+import (
+	"net/netip"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// What is ours on the host, beside interfaces and prefixes.
+const (
+	// Table names the nftables table (family inet) that torbpf owns.
+	Table = "torbpf"
+
+	// PriorityClassify runs right after conntrack (-200): there the
+	// direction of a connection is known and no user rule has run yet.
+	PriorityClassify = -199
+	// PriorityLateMarks runs after the marks of the user's mangle rules
+	// (-150) and before any address is rewritten.
+	PriorityLateMarks = -120
+	// PriorityRedirect precedes the users' dstnat (-100): the first NAT
+	// chain that rewrites a connection wins.
+	PriorityRedirect = -110
+	// PriorityGuard precedes the users' filter chains (0), so that no
+	// "established accept" of theirs is consulted for what we drop. An
+	// accept of ours never overrules theirs.
+	PriorityGuard = -10
+
+	// RulePriority is the first of our ip rules: behind the local table
+	// (0), so that redirected packets never see it, and before all that a
+	// VPN installs.
+	RulePriority = 100
+	// RuleProtocol tags our ip rules (FRA_PROTOCOL) as torbpf's.
+	RuleProtocol = 0x54
+)
+
+// Mark places torbpf's eight bits in the fwmark: the low nibble holds the
+// class (the verdict of bpf/abi.h), the high nibble the Tor instance.
+type Mark struct {
+	Shift uint8
+}
+
+// Mask covers all eight bits.
+func (m Mark) Mask() uint32 { return 0xff << m.Shift }
+
+// ClassMask covers the class nibble.
+func (m Mark) ClassMask() uint32 { return 0x0f << m.Shift }
+
+// Class returns a class in place, to compare under ClassMask.
+func (m Mark) Class(class uint32) uint32 { return class << m.Shift }
+
+// LAN is a torified interface.
+type LAN struct {
+	Name     string
+	Index    int
+	Ethernet bool
+	Addr4    netip.Addr // the address its ICMP errors come from; zero if none
+	Addr6    netip.Addr
+	Prefixes []netip.Prefix // sources expected behind it, masked
+}
+
+// Uplink is an interface that leads to the outside.
+type Uplink struct {
+	Name     string
+	Index    int
+	Ethernet bool
+}
+
+// LocalSubnet is a subnet reached without an uplink, and by which interface.
+type LocalSubnet struct {
+	Prefix netip.Prefix
+	Index  int
+	Name   string
+}
+
+// Ports are where redirected packets go, on the router itself.
+type Ports struct {
+	Trans    uint16 // tor's TransPort (TCP)
+	DNS      uint16 // tor's DNSPort (UDP)
+	Resolver uint16 // the sentry (TCP and UDP)
+}
+
+// Plan is all that attach applies.
+type Plan struct {
+	Mark       Mark
+	LANs       []LAN
+	Uplinks    []Uplink
+	Local      []LocalSubnet
+	LocalAddrs []netip.Addr // the router's own, and the broadcast addresses of its subnets
+	Onion4     netip.Prefix
+	Onion6     netip.Prefix
+	Ports      Ports
+	LocalMode  config.LocalMode
+	Inbound    bool
+	Exclusions config.Exclusions // normalised: masked, merged, sorted
+}
+
+// LANNames returns the names of the torified interfaces.
+func (p *Plan) LANNames() []string {
+	names := make([]string, 0, len(p.LANs))
+	for _, l := range p.LANs {
+		names = append(names, l.Name)
+	}
+	return names
+}
+
+// LANPrefixes returns all prefixes behind torified interfaces.
+func (p *Plan) LANPrefixes() []netip.Prefix {
+	var out []netip.Prefix
+	for _, l := range p.LANs {
+		out = append(out, l.Prefixes...)
+	}
+	return out
+}
