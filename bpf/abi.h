@@ -35,42 +35,42 @@ enum verdict {
 enum reason {
 	REASON_NONE = 0,
 
-	REASON_OTHER_VLAN,         /* none: tagged for a VLAN device, judged there */
-	REASON_NON_IP,             /* local: ARP, LLDP, ...: never forwarded by IP */
-	REASON_LINK_LOCAL,         /* local: to a link-local address (ND, DHCPv6) */
-	REASON_MULTICAST,          /* local: to a multicast or broadcast address */
-	REASON_ROUTER_ADDRESS,     /* local: to an address of the router */
-	REASON_LOCAL_SUBNET,       /* local: to a subnet that no uplink leads to */
+	REASON_OTHER_VLAN,     /* none: tagged for a VLAN device, judged there */
+	REASON_NON_IP,	       /* local: ARP, LLDP, ...: never forwarded by IP */
+	REASON_LINK_LOCAL,     /* local: to a link-local address (ND, DHCPv6) */
+	REASON_MULTICAST,      /* local: to a multicast or broadcast address */
+	REASON_ROUTER_ADDRESS, /* local: to an address of the router */
+	REASON_LOCAL_SUBNET,   /* local: to a subnet that no uplink leads to */
 
-	REASON_DIRECT_SOURCE,      /* direct: the source is excluded */
+	REASON_DIRECT_SOURCE,	   /* direct: the source is excluded */
 	REASON_DIRECT_DESTINATION, /* direct: the destination is excluded */
-	REASON_EXEMPT_MARK,        /* direct: the packet carries an exempt mark */
-	REASON_RESERVED_OPEN,      /* direct: reserved address, let out on request */
+	REASON_EXEMPT_MARK,	   /* direct: the packet carries an exempt mark */
+	REASON_RESERVED_OPEN,	   /* direct: reserved address, let out on request */
 
-	REASON_TCP,                /* tor */
-	REASON_ONION_TCP,          /* onion */
-	REASON_DNS_UDP,            /* dns */
-	REASON_ONION_DNS,          /* dns: UDP 53 to a .onion address */
-	REASON_DNS_TCP,            /* resolver */
+	REASON_TCP,	  /* tor */
+	REASON_ONION_TCP, /* onion */
+	REASON_DNS_UDP,	  /* dns */
+	REASON_ONION_DNS, /* dns: UDP 53 to a .onion address */
+	REASON_DNS_TCP,	  /* resolver */
 
-	REASON_INBOUND_REPLY,      /* pending: answers a flow that came from outside */
-	REASON_LATE_MARK,          /* pending: prerouting rules may yet exempt it */
+	REASON_INBOUND_REPLY, /* pending: answers a flow that came from outside */
+	REASON_LATE_MARK,     /* pending: prerouting rules may yet exempt it */
 
-	REASON_BLOCKED_SOURCE,     /* refused: the source is blocked */
-	REASON_ONION_FROM_DIRECT,  /* refused: .onion from a source outside Tor */
-	REASON_ONION_PROTOCOL,     /* refused: .onion by anything but TCP and DNS */
-	REASON_FRAGMENT,           /* refused: a fragment hides its ports */
-	REASON_PRIVATE,            /* refused: private address beyond the uplink */
-	REASON_TOR_NOT_READY,      /* refused: Tor is starting, hung or gone */
-	REASON_UDP,                /* refused: UDP that is not DNS */
-	REASON_QUIC,               /* refused: UDP 443, so that browsers use TCP */
-	REASON_NTP,                /* refused: UDP 123 */
-	REASON_ICMP,               /* refused: Tor carries no ICMP */
-	REASON_PROTOCOL,           /* refused: any other protocol */
-	REASON_MALFORMED,          /* refused: headers that cannot be read */
+	REASON_BLOCKED_SOURCE,	  /* refused: the source is blocked */
+	REASON_ONION_FROM_DIRECT, /* refused: .onion from a source outside Tor */
+	REASON_ONION_PROTOCOL,	  /* refused: .onion by anything but TCP and DNS */
+	REASON_FRAGMENT,	  /* refused: a fragment hides its ports */
+	REASON_PRIVATE,		  /* refused: private address beyond the uplink */
+	REASON_TOR_NOT_READY,	  /* refused: Tor is starting, hung or gone */
+	REASON_UDP,		  /* refused: UDP that is not DNS */
+	REASON_QUIC,		  /* refused: UDP 443, so that browsers use TCP */
+	REASON_NTP,		  /* refused: UDP 123 */
+	REASON_ICMP,		  /* refused: Tor carries no ICMP */
+	REASON_PROTOCOL,	  /* refused: any other protocol */
+	REASON_MALFORMED,	  /* refused: headers that cannot be read */
 
-	REASON_UPLINK_GUARD,       /* refused at an uplink: it should not have come here */
-	REASON_DNS_GUARD,          /* refused at delivery: DNS that was not redirected */
+	REASON_UPLINK_GUARD, /* refused at an uplink: it should not have come here */
+	REASON_DNS_GUARD,    /* refused at delivery: DNS that was not redirected */
 
 	REASON_MAX,
 };
@@ -86,7 +86,7 @@ enum policy {
 enum local_mode {
 	LOCAL_CONNECTED = 0, /* local subnets are local, the rest is refused */
 	LOCAL_RESERVED = 1,  /* all reserved space goes direct */
-	LOCAL_NONE = 2,      /* local subnets are refused as well */
+	LOCAL_NONE = 2,	     /* local subnets are refused as well */
 };
 
 struct prefix4 {
@@ -108,7 +108,7 @@ struct prefix_policy {
 	enum policy policy;
 };
 
-/* A local subnet and the interface it was learned on. */
+/* A local subnet and the interface it was learned on; 0: reserved space. */
 struct local_subnet {
 	__u32 ifindex;
 };
@@ -123,13 +123,13 @@ struct exempt_mark {
 struct settings {
 	__be32 onion4_addr_be;
 	__be32 onion4_mask_be;
-	__u8 onion6_addr[16];
+	__be32 onion6_words_be[4];
 	__u32 onion6_prefixlen;
 	enum local_mode local_mode;
-	__u32 exempt_marks;  /* entries in use of the map of that name */
-	__u32 late_marks;    /* 1: refused packets go on to the prerouting rules */
-	__u32 inbound;       /* 1: replies to flows begun outside may pass */
-	__u32 sources;       /* 1: the source prefix maps are not empty */
+	__u32 exempt_marks; /* entries in use of the map of that name */
+	__u32 late_marks;   /* 1: refused packets go on to the prerouting rules */
+	__u32 inbound;	    /* 1: replies to flows begun outside may pass */
+	__u32 sources;	    /* 1: the source prefix maps are not empty */
 };
 
 /* A torified interface; the addresses are those its ICMP errors come from. */
@@ -169,8 +169,7 @@ struct inbound_seen {
 
 /* What a device may still be told of its refusals. */
 struct allowance {
-	__u64 time_ns;
-	__u64 tokens;
+	__u64 spent_until_ns; /* CLOCK_MONOTONIC; see may_tell() */
 };
 
 /* One sampled refusal. */

@@ -13,15 +13,15 @@
 #include "abi.h"
 
 #define MAX_POLICY_PREFIXES 16384
-#define MAX_LOCAL_PREFIXES 1024
-#define MAX_LOCAL_ADDRS 1024
-#define MAX_EXEMPT_MARKS 16
-#define MAX_LANS 256
-#define MAX_INSTANCES 16
-#define MAX_COUNTERS 4096
-#define MAX_DEVICES 4096
-#define MAX_INBOUND_FLOWS 16384
-#define REFUSALS_BYTES (256 * 1024)
+#define MAX_LOCAL_PREFIXES  1024
+#define MAX_LOCAL_ADDRS	    1024
+#define MAX_EXEMPT_MARKS    16
+#define MAX_LANS	    256
+#define MAX_INSTANCES	    16
+#define MAX_COUNTERS	    4096
+#define MAX_DEVICES	    4096
+#define MAX_INBOUND_FLOWS   16384
+#define REFUSALS_BYTES	    (256 * 1024)
 
 /*
  * Policy: one set per generation. A reload fills new ones beside those in use
@@ -35,13 +35,13 @@ struct {
 	__type(value, struct settings);
 } settings SEC(".maps");
 
-#define PREFIX_MAP(name, key_type, value_type, size)                           \
-	struct {                                                               \
-		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                           \
-		__uint(max_entries, size);                                     \
-		__uint(map_flags, BPF_F_NO_PREALLOC);                          \
-		__type(key, key_type);                                         \
-		__type(value, value_type);                                     \
+#define PREFIX_MAP(name, key_type, value_type, size)                                               \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                                               \
+		__uint(max_entries, size);                                                         \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                              \
+		__type(key, key_type);                                                             \
+		__type(value, value_type);                                                         \
 	} name SEC(".maps")
 
 PREFIX_MAP(dst4_prefixes, struct prefix4, struct prefix_policy, MAX_POLICY_PREFIXES);

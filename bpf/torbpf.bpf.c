@@ -1,4 +1,108 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * torbpf's BPF programs, one short entry per hook: parse (packet.h), classify
+ * (classify.h), act (verdict.h). What user space sees of them is in abi.h,
+ * the maps are in maps.h.
+ *
+ *   LAN host ── eth1 ─▶ torbpf_lan ─▶ nftables, ip rules ─▶ torbpf_uplink ─▶ eth0 ── WAN
+ *                                └──▶ torbpf_dns ─▶ a socket of the router
+ *   LAN host ◀─ eth1 ── torbpf_lan_out ◀────────────── routing ◀── eth0 ── WAN
+ */
+#include "classify.h"
 #include "maps.h"
-const struct refusal *unused __attribute__((unused));
+#include "packet.h"
+#include "verdict.h"
+
 char _license[] SEC("license") = "Dual MIT/GPL";
+
+/* Keeps in BTF what only user space names. */
+const struct refusal *refusal_type __attribute__((unused));
+const enum policy *policy_type __attribute__((unused));
+
+static __always_inline struct settings *load_settings(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&settings, &first);
+}
+
+static __always_inline int lan_ingress(struct __sk_buff *skb, int ethernet)
+{
+	struct settings *s = load_settings();
+	struct packet p = {};
+
+	if (!s)
+		return act_without_settings(skb);
+	parse_skb(skb, ethernet, &p);
+	return act_on_lan(skb, ethernet, &p, classify(&p, mark_without_ours(p.mark), s));
+}
+
+/* Every packet that a LAN sends to or through the router. */
+SEC("tc")
+int torbpf_lan(struct __sk_buff *skb)
+{
+	return lan_ingress(skb, 1);
+}
+
+/* The same where frames have no Ethernet header: tun, WireGuard, PPP. */
+SEC("tc")
+int torbpf_lan_l3(struct __sk_buff *skb)
+{
+	return lan_ingress(skb, 0);
+}
+
+/* Towards a LAN: learns the flows that came from outside. */
+SEC("tc")
+int torbpf_lan_out(struct __sk_buff *skb)
+{
+	return learn_inbound(skb, 1);
+}
+
+SEC("tc")
+int torbpf_lan_out3(struct __sk_buff *skb)
+{
+	return learn_inbound(skb, 0);
+}
+
+/* Everything that leaves by an uplink: the last guard. */
+SEC("tc")
+int torbpf_uplink(struct __sk_buff *skb)
+{
+	return act_on_uplink(skb, load_settings());
+}
+
+/* Local delivery of DNS; attached to the network namespace. */
+SEC("sk_lookup")
+int torbpf_dns(struct bpf_sk_lookup *ctx)
+{
+	__u32 ifindex = ctx->ingress_ifindex;
+	struct packet p = {};
+
+	if (ctx->local_port != PORT_DNS || !bpf_map_lookup_elem(&lans, &ifindex))
+		return pass_lookup();
+	parse_lookup(ctx, &p);
+	return act_on_lookup(&p, ifindex, load_settings());
+}
+
+/*
+ * The same for kernels before 5.17, which do not tell the interface: what
+ * comes from a subnet behind a LAN counts as coming in by it.
+ */
+SEC("sk_lookup")
+int torbpf_dns_src(struct bpf_sk_lookup *ctx)
+{
+	struct local_subnet *subnet;
+	struct packet p = {};
+	__u32 ifindex;
+
+	if (ctx->local_port != PORT_DNS)
+		return pass_lookup();
+	parse_lookup(ctx, &p);
+	subnet = lookup_prefix(&p, &p.saddr, &local4_prefixes, &local6_prefixes);
+	if (!subnet)
+		return pass_lookup();
+	ifindex = subnet->ifindex;
+	if (!bpf_map_lookup_elem(&lans, &ifindex))
+		return pass_lookup();
+	return act_on_lookup(&p, ifindex, load_settings());
+}

@@ -19,9 +19,8 @@ type DatapathAddress struct {
 }
 
 type DatapathAllowance struct {
-	_      structs.HostLayout
-	TimeNs uint64
-	Tokens uint64
+	_            structs.HostLayout
+	SpentUntilNs uint64
 }
 
 type DatapathCounter struct {
@@ -163,7 +162,7 @@ type DatapathSettings struct {
 	_               structs.HostLayout
 	Onion4AddrBe    uint32
 	Onion4MaskBe    uint32
-	Onion6Addr      [16]uint8
+	Onion6WordsBe   [4]uint32
 	Onion6Prefixlen uint32
 	LocalMode       DatapathLocalMode
 	ExemptMarks     uint32
@@ -206,7 +205,16 @@ const (
 	DatapathMapSettings       = "settings"
 	DatapathMapSrc4Prefixes   = "src4_prefixes"
 	DatapathMapSrc6Prefixes   = "src6_prefixes"
-	DatapathVarUnused         = "unused"
+	DatapathProgTorbpfDns     = "torbpf_dns"
+	DatapathProgTorbpfDnsSrc  = "torbpf_dns_src"
+	DatapathProgTorbpfLan     = "torbpf_lan"
+	DatapathProgTorbpfLanL3   = "torbpf_lan_l3"
+	DatapathProgTorbpfLanOut  = "torbpf_lan_out"
+	DatapathProgTorbpfLanOut3 = "torbpf_lan_out3"
+	DatapathProgTorbpfUplink  = "torbpf_uplink"
+	DatapathVarMarkShift      = "mark_shift"
+	DatapathVarPolicyType     = "policy_type"
+	DatapathVarRefusalType    = "refusal_type"
 )
 
 // LoadDatapath returns the embedded CollectionSpec for Datapath.
@@ -251,6 +259,13 @@ type DatapathSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathProgramSpecs struct {
+	TorbpfDns     *ebpf.ProgramSpec `ebpf:"torbpf_dns"`
+	TorbpfDnsSrc  *ebpf.ProgramSpec `ebpf:"torbpf_dns_src"`
+	TorbpfLan     *ebpf.ProgramSpec `ebpf:"torbpf_lan"`
+	TorbpfLanL3   *ebpf.ProgramSpec `ebpf:"torbpf_lan_l3"`
+	TorbpfLanOut  *ebpf.ProgramSpec `ebpf:"torbpf_lan_out"`
+	TorbpfLanOut3 *ebpf.ProgramSpec `ebpf:"torbpf_lan_out3"`
+	TorbpfUplink  *ebpf.ProgramSpec `ebpf:"torbpf_uplink"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
@@ -278,7 +293,9 @@ type DatapathMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
-	Unused *ebpf.VariableSpec `ebpf:"unused"`
+	MarkShift   *ebpf.VariableSpec `ebpf:"mark_shift"`
+	PolicyType  *ebpf.VariableSpec `ebpf:"policy_type"`
+	RefusalType *ebpf.VariableSpec `ebpf:"refusal_type"`
 }
 
 // DatapathObjects contains all objects after they have been loaded into the kernel.
@@ -342,17 +359,34 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
-	Unused *ebpf.Variable `ebpf:"unused"`
+	MarkShift   *ebpf.Variable `ebpf:"mark_shift"`
+	PolicyType  *ebpf.Variable `ebpf:"policy_type"`
+	RefusalType *ebpf.Variable `ebpf:"refusal_type"`
 }
 
 // DatapathPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathPrograms struct {
+	TorbpfDns     *ebpf.Program `ebpf:"torbpf_dns"`
+	TorbpfDnsSrc  *ebpf.Program `ebpf:"torbpf_dns_src"`
+	TorbpfLan     *ebpf.Program `ebpf:"torbpf_lan"`
+	TorbpfLanL3   *ebpf.Program `ebpf:"torbpf_lan_l3"`
+	TorbpfLanOut  *ebpf.Program `ebpf:"torbpf_lan_out"`
+	TorbpfLanOut3 *ebpf.Program `ebpf:"torbpf_lan_out3"`
+	TorbpfUplink  *ebpf.Program `ebpf:"torbpf_uplink"`
 }
 
 func (p *DatapathPrograms) Close() error {
-	return _DatapathClose()
+	return _DatapathClose(
+		p.TorbpfDns,
+		p.TorbpfDnsSrc,
+		p.TorbpfLan,
+		p.TorbpfLanL3,
+		p.TorbpfLanOut,
+		p.TorbpfLanOut3,
+		p.TorbpfUplink,
+	)
 }
 
 func _DatapathClose(closers ...io.Closer) error {

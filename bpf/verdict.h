@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Acting on a decision: count, mark, drop, tell. The only file that names the
+ * kernel's return codes. Every drop goes through drop(), so none is uncounted.
+ */
+#ifndef TORBPF_VERDICT_H
+#define TORBPF_VERDICT_H
+
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include "answer.h"
+#include "classify.h"
+#include "maps.h"
+
+/* Where our eight bits are in the mark; set by the loader from internal/plan. */
+const volatile __u32 mark_shift = 24;
+
+#define CLASS_BITS     0x0fU
+#define INSTANCE_SHIFT 4
+#define MARK_BITS      0xffU
+
+/* "Next" to tcx as well as to clsact: whoever comes after us has a say, too. */
+#define VERDICT_NEXT TC_ACT_UNSPEC
+
+/* A device may be told this often of refusals: 100 a second, 200 at once. */
+#define TELL_INTERVAL_NS (10ULL * 1000 * 1000)
+#define TELL_BURST_NS	 (200 * TELL_INTERVAL_NS)
+
+static __always_inline enum verdict mark_class(__u32 mark)
+{
+	return (enum verdict)(mark >> mark_shift & CLASS_BITS);
+}
+
+static __always_inline __u32 mark_without_ours(__u32 mark)
+{
+	return mark & ~(MARK_BITS << mark_shift);
+}
+
+/*
+ * Written out because clang would narrow the store to one byte, or keep the
+ * address of the field in a register; the verifier refuses both.
+ */
+static __always_inline void store_mark(struct __sk_buff *skb, __u32 mark)
+{
+	asm volatile(
+		"*(u32 *)(%[skb] + %[offset]) = %[mark]"
+		:
+		: [skb] "r"(skb), [offset] "i"(offsetof(struct __sk_buff, mark)), [mark] "r"(mark)
+		: "memory");
+}
+
+static __always_inline void set_class(struct __sk_buff *skb, __u32 mark, enum verdict verdict,
+				      __u32 instance)
+{
+	__u32 class = (__u32)verdict | instance << INSTANCE_SHIFT;
+
+	store_mark(skb, mark_without_ours(mark) | class << mark_shift);
+}
+
+static __always_inline void count(__u32 ifindex, struct decision d, __u32 packets, __u32 bytes)
+{
+	struct counter_key key = {.ifindex = ifindex, .verdict = d.verdict, .reason = d.reason};
+	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
+	struct counter first = {.packets = packets, .bytes = bytes};
+
+	if (counter) {
+		counter->packets += packets;
+		counter->bytes += bytes;
+		return;
+	}
+	bpf_map_update_elem(&counters, &key, &first, BPF_NOEXIST);
+}
+
+static __always_inline void count_skb(struct __sk_buff *skb, __u32 ifindex, struct decision d)
+{
+	/* A GRO aggregate is as many packets as it was on the wire. */
+	count(ifindex, d, skb->gso_segs ? skb->gso_segs : 1, skb->len);
+}
+
+/*
+ * Whether this device may be told once more of a refusal. A flood spends its
+ * allowance and is then dropped without an answer or an event. The bucket is
+ * kept as the time at which it would be full again (a virtual clock), so one
+ * number per device is enough; a lost race costs one token.
+ */
+static __always_inline int may_tell(const struct packet *p)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct allowance *allowance = bpf_map_lookup_elem(&allowances, &p->saddr.key);
+	struct allowance first = {.spent_until_ns = now + TELL_INTERVAL_NS};
+	__u64 spent;
+
+	if (!allowance) {
+		bpf_map_update_elem(&allowances, &p->saddr.key, &first, BPF_NOEXIST);
+		return 1;
+	}
+	spent = allowance->spent_until_ns;
+	if (spent < now)
+		spent = now;
+	if (spent - now > TELL_BURST_NS)
+		return 0;
+	allowance->spent_until_ns = spent + TELL_INTERVAL_NS;
+	return 1;
+}
+
+static __always_inline void report(__u32 ifindex, __u32 length, const struct packet *p,
+				   struct decision d)
+{
+	struct refusal *refusal = bpf_ringbuf_reserve(&refusals, sizeof(*refusal), 0);
+
+	if (!refusal)
+		return; /* nobody reads: the counters still tell */
+	__builtin_memset(refusal, 0, sizeof(*refusal));
+	refusal->time_ns = bpf_ktime_get_ns();
+	refusal->ifindex = ifindex;
+	refusal->verdict = d.verdict;
+	refusal->reason = d.reason;
+	refusal->length = length;
+	__builtin_memcpy(refusal->saddr, &p->saddr, sizeof(refusal->saddr));
+	__builtin_memcpy(refusal->daddr, &p->daddr, sizeof(refusal->daddr));
+	refusal->sport_be = p->sport_be;
+	refusal->dport_be = p->dport_be;
+	refusal->protocol = p->protocol;
+	bpf_ringbuf_submit(refusal, 0);
+}
+
+/* Drops silently. */
+static __always_inline int drop(struct __sk_buff *skb, __u32 ifindex, struct decision d)
+{
+	count_skb(skb, ifindex, d);
+	return TC_ACT_SHOT;
+}
+
+/* Drops, samples and, where the sender gains from it, answers. */
+static __always_inline int refuse(struct __sk_buff *skb, int ethernet, const struct packet *p,
+				  struct decision d)
+{
+	__u32 ifindex = p->ifindex;
+
+	count_skb(skb, ifindex, d);
+	if (p->layer3 == LAYER3_MALFORMED || !may_tell(p))
+		return TC_ACT_SHOT;
+	report(ifindex, skb->len, p, d);
+	if (!answer(skb, ethernet, p, d.reason == REASON_TOR_NOT_READY))
+		return TC_ACT_SHOT;
+	/* The answer goes back the way the packet came; it carries no class. */
+	store_mark(skb, 0);
+	return bpf_redirect(ifindex, 0);
+}
+
+/*
+ * While Tor starts, hangs or is gone, whoever begins something is told so at
+ * once. What already runs is left to Tor, which may come back. A SYN with an
+ * ACK answers a connection from outside: conntrack will say.
+ */
+static __always_inline struct decision ask_gate(const struct packet *p, struct decision d,
+						__u32 instance)
+{
+	struct gate *gate;
+	__u8 flags = p->tcp_flags & (TCP_SYN | TCP_ACK);
+
+	if (!(d.verdict & VERDICT_BLOCKED_BIT) || d.verdict >= VERDICT_REFUSED)
+		return d;
+	if (p->protocol == IPPROTO_TCP && flags != TCP_SYN)
+		return d;
+	gate = bpf_map_lookup_elem(&gates, &instance);
+	if (gate && gate->open)
+		return d;
+	return decide(VERDICT_REFUSED, REASON_TOR_NOT_READY);
+}
+
+/* A packet from a LAN, at tc ingress. */
+static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const struct packet *p,
+				      struct decision d)
+{
+	__u32 instance = 0;
+
+	d = ask_gate(p, d, instance);
+	if (d.verdict == VERDICT_REFUSED)
+		return refuse(skb, ethernet, p, d);
+	count_skb(skb, p->ifindex, d);
+	set_class(skb, p->mark, d.verdict, instance);
+	return VERDICT_NEXT;
+}
+
+/* Without its settings a program knows nothing, so nothing passes. */
+static __always_inline int act_without_settings(struct __sk_buff *skb)
+{
+	return drop(skb, skb->ifindex, decide(VERDICT_REFUSED, REASON_MALFORMED));
+}
+
+/*
+ * A packet on its way out by an uplink. Masquerading has hidden its source by
+ * now, but the kernel remembers the interface it came in by. Packets of the
+ * router itself came in by none.
+ */
+static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct settings *s)
+{
+	struct decision leak = decide(VERDICT_REFUSED, REASON_UPLINK_GUARD);
+	__u32 ingress = skb->ingress_ifindex;
+	struct packet p = {};
+
+	if (!ingress || !bpf_map_lookup_elem(&lans, &ingress))
+		return VERDICT_NEXT;
+	switch (mark_class(skb->mark)) {
+	case VERDICT_DIRECT:
+	case VERDICT_INBOUND:
+		return VERDICT_NEXT;
+	case VERDICT_NONE:
+		if (s && s->exempt_marks && exempt_mark(skb->mark, s->exempt_marks))
+			return VERDICT_NEXT;
+		break;
+	default:
+		break;
+	}
+	parse_network_header(skb, &p);
+	if (may_tell(&p))
+		report(skb->ifindex, skb->len, &p, leak);
+	return drop(skb, skb->ifindex, leak);
+}
+
+/* A packet about to reach a LAN host: nothing is decided, we only learn. */
+static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
+{
+	struct packet p = {};
+	struct inbound_flow flow = {};
+	struct inbound_seen seen = {.time_ns = bpf_ktime_get_ns()};
+
+	if (mark_class(skb->mark) != VERDICT_INBOUND)
+		return VERDICT_NEXT;
+	parse_skb(skb, ethernet, &p);
+	if (p.layer3 != LAYER3_IPV4 && p.layer3 != LAYER3_IPV6)
+		return VERDICT_NEXT;
+	__builtin_memcpy(flow.lan_addr, &p.daddr, sizeof(flow.lan_addr));
+	__builtin_memcpy(flow.peer_addr, &p.saddr, sizeof(flow.peer_addr));
+	flow.lan_port_be = p.dport_be;
+	flow.peer_port_be = p.sport_be;
+	flow.protocol = p.protocol;
+	bpf_map_update_elem(&inbound_flows, &flow, &seen, BPF_ANY);
+	return VERDICT_NEXT;
+}
+
+static __always_inline int source_is_direct(const struct packet *p, const struct settings *s)
+{
+	struct prefix_policy *entry;
+
+	if (!s || !s->sources)
+		return 0;
+	entry = lookup_prefix(p, &p->saddr, &src4_prefixes, &src6_prefixes);
+	return entry && entry->policy == POLICY_DIRECT;
+}
+
+/* A look-up that is none of our business. */
+static __always_inline int pass_lookup(void)
+{
+	return SK_PASS;
+}
+
+/*
+ * DNS about to reach a socket of the router. What was redirected arrives at
+ * another port; what still says 53 would make the router's own resolver ask
+ * its upstream in clear. Only a source outside Tor may do that.
+ */
+static __always_inline int act_on_lookup(const struct packet *p, __u32 ifindex,
+					 const struct settings *s)
+{
+	if (source_is_direct(p, s))
+		return SK_PASS;
+	count(ifindex, decide(VERDICT_REFUSED, REASON_DNS_GUARD), 1, 0);
+	return SK_DROP;
+}
+
+#endif
