@@ -1,0 +1,82 @@
+package loader
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/torbpf/torbpf/internal/abi"
+)
+
+// Counter is how many packets and bytes met one verdict for one reason on one
+// interface, summed over the CPUs.
+type Counter struct {
+	Ifindex uint32
+	Verdict abi.Verdict
+	Reason  abi.Reason
+	Packets uint64
+	Bytes   uint64
+}
+
+// Counters reads the counters from their pinned map, sorted by interface,
+// verdict and reason. Without a pin there are none.
+func (d *Datapath) Counters() ([]Counter, error) {
+	m, err := d.openMap("counters")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+
+	var key abi.DatapathCounterKey
+	var perCPU []abi.DatapathCounter
+	var counters []Counter
+	entries := m.Iterate()
+	for entries.Next(&key, &perCPU) {
+		c := Counter{Ifindex: key.Ifindex, Verdict: key.Verdict, Reason: key.Reason}
+		for _, v := range perCPU {
+			c.Packets += v.Packets
+			c.Bytes += v.Bytes
+		}
+		counters = append(counters, c)
+	}
+	if err := entries.Err(); err != nil {
+		return nil, fmt.Errorf("read counters: %w", err)
+	}
+	slices.SortFunc(counters, func(a, b Counter) int {
+		return cmp.Or(cmp.Compare(a.Ifindex, b.Ifindex), cmp.Compare(a.Verdict, b.Verdict), cmp.Compare(a.Reason, b.Reason))
+	})
+	return counters, nil
+}
+
+// Attachment is a hook with a program of ours, for status.
+type Attachment struct {
+	Kind    string // "lan", "lan_out" or "uplink"
+	Ifindex int
+	By      string // "tcx" or "clsact"
+}
+
+// Attachments lists where programs are attached now.
+func (d *Datapath) Attachments() ([]Attachment, error) {
+	all, err := d.hooks()
+	if err != nil {
+		return nil, err
+	}
+	filters, err := clsactHooks()
+	if err != nil {
+		return nil, err
+	}
+	var out []Attachment
+	for _, h := range all {
+		by := "tcx"
+		if slices.Contains(filters, h) {
+			by = "clsact"
+		}
+		out = append(out, Attachment{Kind: h.kind, Ifindex: h.ifindex, By: by})
+	}
+	return out, nil
+}

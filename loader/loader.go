@@ -1,0 +1,106 @@
+// Package loader owns everything of torbpf that lives in the kernel's BPF
+// subsystem: it loads the programs, fills their maps, attaches them, pins all
+// of it below a bpffs of torbpf's own, replaces a running generation without
+// an open instant and takes everything away again.
+//
+// Pins of one network namespace (bpffs allows no dots in names):
+//
+//	host/
+//	├── maps/       settings, dst4_prefixes, …, lans, counters
+//	├── programs/   torbpf_lan, torbpf_uplink, …
+//	└── links/      lan-3, lan_out-3, uplink-2, dns   (number: ifindex)
+//
+// A generation is a set of programs with policy maps of their own. Applying a
+// policy, changed or not, loads a new generation and exchanges the programs
+// under the links, so each packet is judged wholly by the old policy or wholly
+// by the new one. What outlives generations (lans, gates and what the programs
+// count and learn) is carried over.
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// ErrKernel marks what this kernel cannot do or the caller may not.
+var ErrKernel = errors.New("kernel feature or privilege missing")
+
+// Datapath is the BPF side of torbpf in one network namespace.
+type Datapath struct {
+	dir    string // of its pins
+	clsact bool   // attach by clsact even where tcx is there
+}
+
+// Options say where a Datapath lives.
+type Options struct {
+	Root      string // a mounted bpffs, see Mount
+	Namespace string // name of the network namespace: "host", "ns-4026532211"
+	Clsact    bool   // attach by clsact even where tcx is there
+}
+
+// Open names a Datapath; nothing is touched before Apply.
+func Open(o Options) *Datapath {
+	return &Datapath{dir: filepath.Join(o.Root, o.Namespace), clsact: o.Clsact}
+}
+
+// Dir returns where the pins are.
+func (d *Datapath) Dir() string { return d.dir }
+
+// ApplyGuards loads a new generation for the plan and attaches what stands
+// behind the LAN programs: the uplink guards and the DNS guard. From then on
+// nothing of a LAN of the plan leaves by an uplink unless the generation's LAN
+// program marked it so.
+//
+// The caller must Close the generation when Attach is done or will not be.
+func (d *Datapath) ApplyGuards(p *plan.Plan) (*Generation, error) {
+	for _, sub := range []string{"maps", "programs", "links"} {
+		if err := os.MkdirAll(filepath.Join(d.dir, sub), 0o700); err != nil {
+			return nil, fmt.Errorf("make pin directory: %w", err)
+		}
+	}
+	g, err := d.load(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.attachGuards(); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+// Present tells whether anything of a Datapath is pinned.
+func (d *Datapath) Present() bool {
+	links, err := os.ReadDir(filepath.Join(d.dir, "links"))
+	return err == nil && len(links) > 0
+}
+
+// Remove detaches all programs and removes all pins. It goes on after an error
+// and returns all of them: what could not be removed still blocks.
+func (d *Datapath) Remove() error {
+	errs := []error{d.removeLANHooks(nil), d.removeGuards(nil)}
+	if err := os.RemoveAll(d.dir); err != nil {
+		errs = append(errs, fmt.Errorf("remove pins: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// openMap opens a pinned map.
+func (d *Datapath) openMap(name string) (*ebpf.Map, error) {
+	m, err := ebpf.LoadPinnedMap(d.mapPin(name), nil)
+	if err != nil {
+		return nil, fmt.Errorf("open pinned map %s: %w", name, err)
+	}
+	return m, nil
+}
+
+func (d *Datapath) mapPin(name string) string { return filepath.Join(d.dir, "maps", name) }
+
+func (d *Datapath) programPin(name string) string { return filepath.Join(d.dir, "programs", name) }
+
+func (d *Datapath) linkPin(name string) string { return filepath.Join(d.dir, "links", name) }

@@ -1,0 +1,200 @@
+package loader
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// sharedMaps outlive a generation; all others are filled anew for each.
+var sharedMaps = []string{"lans", "gates", "counters", "refusals", "allowances", "inbound_flows"}
+
+// trieSlack is room beyond what a plan needs: before Linux 6.13 an LPM trie
+// refuses to replace an entry when it is full.
+const trieSlack = 64
+
+// sizeMaps grows the prefix maps of a spec to what the plan needs.
+func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
+	grow := func(name string, entries int) {
+		if want := uint32(entries + trieSlack); want > spec.Maps[name].MaxEntries {
+			spec.Maps[name].MaxEntries = want
+		}
+	}
+	for _, name := range []string{"dst4_prefixes", "dst6_prefixes"} {
+		grow(name, len(p.Exclusions.Destinations))
+	}
+	for _, name := range []string{"src4_prefixes", "src6_prefixes"} {
+		grow(name, len(p.Exclusions.Sources))
+	}
+	for _, name := range []string{"local4_prefixes", "local6_prefixes"} {
+		grow(name, len(p.Local)+len(plan.Reserved()))
+	}
+	grow("local_addrs", len(p.LocalAddrs))
+}
+
+// fillMaps writes a plan into the maps of a generation that nothing uses yet.
+func fillMaps(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	steps := []func(map[string]*ebpf.Map, *plan.Plan) error{
+		fillSettings, fillExclusions, fillLocal, fillMarks,
+	}
+	for _, step := range steps {
+		if err := step(maps, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	s := abi.DatapathSettings{
+		LocalMode:   localMode(p.LocalMode),
+		ExemptMarks: uint32(len(p.Exclusions.Marks)),
+		LateMarks:   flag(len(p.Exclusions.Marks) > 0),
+		Inbound:     flag(p.Inbound),
+		Sources:     flag(len(p.Exclusions.Sources) > 0),
+	}
+	if p.Onion4.IsValid() {
+		addr := p.Onion4.Masked().Addr().As4()
+		s.Onion4AddrBe = binary.NativeEndian.Uint32(addr[:])
+		mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Onion4.Bits()))
+		s.Onion4MaskBe = binary.NativeEndian.Uint32(mask)
+	}
+	if p.Onion6.IsValid() {
+		addr := p.Onion6.Masked().Addr().As16()
+		for i := range s.Onion6WordsBe {
+			s.Onion6WordsBe[i] = binary.NativeEndian.Uint32(addr[4*i:])
+		}
+		s.Onion6Prefixlen = uint32(p.Onion6.Bits())
+	}
+	if err := maps["settings"].Put(uint32(0), s); err != nil {
+		return fmt.Errorf("write settings: %w", err)
+	}
+	return nil
+}
+
+func fillExclusions(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	direct := abi.DatapathPrefixPolicy{Policy: abi.PolicyDirect}
+	for _, prefix := range p.Exclusions.Destinations {
+		if err := putPrefix(maps, "dst4_prefixes", "dst6_prefixes", prefix, direct); err != nil {
+			return err
+		}
+	}
+	for _, prefix := range p.Exclusions.Sources {
+		if err := putPrefix(maps, "src4_prefixes", "src6_prefixes", prefix, direct); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fillLocal writes reserved space first, so that a local subnet that is the
+// same prefix replaces it.
+func fillLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	for _, prefix := range plan.Reserved() {
+		reserved := abi.DatapathLocalSubnet{}
+		if err := putPrefix(maps, "local4_prefixes", "local6_prefixes", prefix, reserved); err != nil {
+			return err
+		}
+	}
+	for _, l := range p.Local {
+		subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)}
+		if err := putPrefix(maps, "local4_prefixes", "local6_prefixes", l.Prefix, subnet); err != nil {
+			return err
+		}
+	}
+	for _, addr := range p.LocalAddrs {
+		key := abi.DatapathAddress{Addr: addr.As16()}
+		if err := maps["local_addrs"].Put(key, uint8(1)); err != nil {
+			return fmt.Errorf("write router address %s: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+func fillMarks(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	for i, m := range p.Exclusions.Marks {
+		mark := abi.DatapathExemptMark{Value: m.Value, Mask: m.Mask}
+		if err := maps["exempt_marks"].Put(uint32(i), mark); err != nil {
+			return fmt.Errorf("write exempt mark %#x/%#x: %w", m.Value, m.Mask, err)
+		}
+	}
+	return nil
+}
+
+// fillLANs makes the shared map hold the LANs of the plan: additions first, so
+// that no LAN is unknown in between.
+func fillLANs(m *ebpf.Map, p *plan.Plan) error {
+	want := make(map[uint32]bool, len(p.LANs))
+	for _, l := range p.LANs {
+		lan := abi.DatapathLan{}
+		if l.Addr4.Is4() {
+			addr := l.Addr4.As4()
+			lan.Addr4Be = binary.NativeEndian.Uint32(addr[:])
+		}
+		if l.Addr6.Is6() {
+			lan.Addr6 = l.Addr6.As16()
+		}
+		if err := m.Put(uint32(l.Index), lan); err != nil {
+			return fmt.Errorf("write LAN %s: %w", l.Name, err)
+		}
+		want[uint32(l.Index)] = true
+	}
+	var index uint32
+	var lan abi.DatapathLan
+	var gone []uint32
+	entries := m.Iterate()
+	for entries.Next(&index, &lan) {
+		if !want[index] {
+			gone = append(gone, index)
+		}
+	}
+	if err := entries.Err(); err != nil {
+		return fmt.Errorf("list LANs: %w", err)
+	}
+	for _, index := range gone {
+		if err := m.Delete(index); err != nil {
+			return fmt.Errorf("forget LAN %d: %w", index, err)
+		}
+	}
+	return nil
+}
+
+func putPrefix(maps map[string]*ebpf.Map, map4, map6 string, prefix netip.Prefix, value any) error {
+	name, key := map6, any(abi.DatapathPrefix6{
+		Prefixlen: uint32(prefix.Bits()), Addr: prefix.Addr().As16(),
+	})
+	if prefix.Addr().Is4() {
+		addr := prefix.Addr().As4()
+		name, key = map4, abi.DatapathPrefix4{
+			Prefixlen: uint32(prefix.Bits()), AddrBe: binary.NativeEndian.Uint32(addr[:]),
+		}
+	}
+	if err := maps[name].Put(key, value); err != nil {
+		return fmt.Errorf("write %s to map %s: %w", prefix, name, err)
+	}
+	return nil
+}
+
+func localMode(m config.LocalMode) abi.LocalMode {
+	switch m {
+	case config.LocalReserved:
+		return abi.LocalReserved
+	case config.LocalNone:
+		return abi.LocalNone
+	default:
+		return abi.LocalConnected
+	}
+}
+
+func flag(on bool) uint32 {
+	if on {
+		return 1
+	}
+	return 0
+}
