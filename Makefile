@@ -1,0 +1,75 @@
+# torbpf: `make help` lists what there is to do.
+SHELL := /bin/bash
+.SHELLFLAGS := -Eeuo pipefail -c
+.DEFAULT_GOAL := build
+
+GO ?= go
+IFACE ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PREFIX ?= /usr/local
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.0
+
+export CGO_ENABLED := 0
+
+##@ Use
+
+.PHONY: attach
+attach: deps-run build ## Put the devices behind IFACE on Tor: sudo make attach IFACE=eth1
+	@test -n "$(IFACE)" || { echo "which interface? sudo make attach IFACE=eth1" >&2; exit 2; }
+	./torbpf attach $(IFACE)
+
+.PHONY: demo
+demo: deps-run build ## Show it all without a LAN: a private Tor network in network namespaces
+	$(GO) run ./testnet/cmd/demo ./torbpf
+
+.PHONY: install
+install: build ## Install the program and its shell completions below PREFIX
+	install -D -m 755 torbpf $(DESTDIR)$(PREFIX)/sbin/torbpf
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	./torbpf completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/torbpf
+
+##@ Build
+
+.PHONY: build
+build: ## Build ./torbpf; needs nothing but Go
+	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o torbpf ./cmd/torbpf
+
+.PHONY: generate
+generate: ## Compile the BPF programs and regenerate their Go side (clang 14, llvm, libbpf-dev)
+	cd internal/abi && $(GO) generate .
+
+##@ Test
+
+.PHONY: test
+test: deps-test build ## Install what is missing, then run every test: sudo make test
+	$(MAKE) lint check-generated
+	$(GO) test -count=1 -timeout 40m -p 1 ./...
+
+.PHONY: lint
+lint: ## Formatting, vet, and the limits on size and nesting
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted" >&2; exit 1; }
+	clang-format --dry-run -Werror bpf/*.h bpf/*.c
+	$(GO) vet ./...
+	$(GO) run $(GOLANGCI) run ./...
+
+.PHONY: check-generated
+check-generated: ## The committed BPF objects are what their source compiles to
+	./internal/abi/check-generated.sh
+
+##@ Other
+
+.PHONY: deps-run
+deps-run: ## Install what attaching needs: tor, Go
+	./packaging/deps.sh run
+
+.PHONY: deps-test
+deps-test: ## Install what the tests need, too
+	./packaging/deps.sh test
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -f torbpf
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Installs what torbpf needs on Debian and Ubuntu, as far as it is missing.
+#   deps.sh run    to build and attach: Go, tor
+#   deps.sh test   to run the tests, too: clang, nft, tcpdump, …
+# A tor package starts a tor service of its own; torbpf does not use or touch it.
+set -Eeuo pipefail
+trap 'echo "deps.sh: line $LINENO: $BASH_COMMAND: failed" >&2' ERR
+
+run_packages=(tor)
+test_packages=(clang llvm clang-format libbpf-dev linux-libc-dev bpftool nftables iproute2 iputils-ping conntrack tcpdump git)
+
+say() { printf 'deps: %s\n' "$*" >&2; }
+
+# Debian hides bpftool in /usr/sbin; Ubuntu has it in linux-tools-common.
+package_name() {
+	case $1 in
+	bpftool) if apt-cache show bpftool >/dev/null 2>&1; then echo bpftool; else echo linux-tools-common; fi ;;
+	*) echo "$1" ;;
+	esac
+}
+
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }
+
+install_missing() {
+	local missing=() p
+	for p; do installed "$p" || missing+=("$p"); done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	if ! command -v apt-get >/dev/null; then
+		say "this is not Debian or Ubuntu: install by hand what is missing: ${missing[*]}"
+		return 1
+	fi
+	if [ "$(id -u)" != 0 ]; then
+		say "missing: ${missing[*]}; run this with sudo, or: sudo apt-get install ${missing[*]}"
+		return 1
+	fi
+	say "installing ${missing[*]}"
+	apt-get update -qq
+	local names=()
+	for p in "${missing[@]}"; do names+=("$(package_name "$p")"); done
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${names[@]}" >/dev/null
+}
+
+# Any Go from 1.21 on fetches the toolchain that go.mod names by itself.
+go_is_new_enough() {
+	local version
+	command -v go >/dev/null || return 1
+	version=$(GOTOOLCHAIN=local go env GOVERSION)
+	printf 'go1.21\n%s\n' "$version" | sort -V -C
+}
+
+install_go() {
+	go_is_new_enough && return
+	if [ -r /etc/os-release ] && grep -q '^VERSION_CODENAME=bookworm' /etc/os-release; then
+		say "this Go is missing or too old: installing the one of bookworm-backports"
+		install_backport_go
+	else
+		install_missing golang-go
+	fi
+	hash -r
+	go_is_new_enough || { say "Go 1.21 or newer is needed: install it and try again"; return 1; }
+}
+
+install_backport_go() {
+	local list=/etc/apt/sources.list.d/torbpf-backports.list mirror
+	if ! apt-cache policy golang-1.23-go 2>/dev/null | grep -q backports; then
+		mirror=$(apt-cache policy | grep -oE 'https?://[^ ]+/debian/? ' | head -n 1)
+		[ -n "$mirror" ] || { say "no Debian mirror is configured: add bookworm-backports and try again"; return 1; }
+		echo "deb ${mirror% } bookworm-backports main" >"$list"
+		apt-get update -qq
+	fi
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -t bookworm-backports golang-go >/dev/null
+}
+
+case ${1:-} in
+run) install_missing "${run_packages[@]}"; install_go ;;
+test) install_missing "${run_packages[@]}" "${test_packages[@]}"; install_go ;;
+*) echo "usage: deps.sh run|test" >&2; exit 2 ;;
+esac
