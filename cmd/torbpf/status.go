@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/torbpf/torbpf/internal/router"
+)
+
+func newStatus() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what happens to the LAN's traffic, and why",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := newRouter()
+			if err != nil {
+				return err
+			}
+			status, err := r.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = printJSON(cmd.OutOrStdout(), status)
+			} else {
+				err = printStatus(cmd.OutOrStdout(), status)
+			}
+			if err == nil && status.Stopped > 0 {
+				return fmt.Errorf("%w: %d", router.ErrStopped, status.Stopped)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return cmd
+}
+
+func printStatus(w io.Writer, s *router.Status) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, i := range s.Interfaces {
+		fmt.Fprintf(t, "LAN\t%s\t%s\n", i.Name, attachedBy(i))
+	}
+	for _, i := range s.Uplinks {
+		fmt.Fprintf(t, "uplink\t%s\tguarded: %s\n", i.Name, attachedBy(i))
+	}
+	fmt.Fprintf(t, "Tor\t%s\t%s\n", s.Tor.Mode, torLine(s.Tor))
+	fmt.Fprintf(t, ".onion\t%s\t%s\n", s.Tor.Onion4, s.Tor.Onion6)
+	fmt.Fprintf(t, "last guards\tstopped\t%d packets\n", s.Stopped)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	listExclusions(w, s.Exclusions)
+	fmt.Fprintln(w)
+	if err := printCounters(w, s); err != nil {
+		return err
+	}
+	for _, p := range s.Problems {
+		fmt.Fprintf(w, "! %s\n", p)
+	}
+	return nil
+}
+
+func printCounters(w io.Writer, s *router.Status) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "INTERFACE\tVERDICT\tREASON\tPACKETS\tBYTES")
+	for _, c := range s.Counters {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\n", c.Interface, c.Verdict, c.Reason, c.Packets, c.Bytes)
+	}
+	for _, g := range s.Guards {
+		if g.Packets > 0 {
+			fmt.Fprintf(t, "nftables\tdropped\t%s\t%d\t%d\n", g.Guard, g.Packets, g.Bytes)
+		}
+	}
+	return t.Flush()
+}
+
+func attachedBy(i router.InterfaceStatus) string {
+	if i.AttachedBy == "" {
+		return "NOT ATTACHED"
+	}
+	return i.AttachedBy
+}
+
+func torLine(t router.TorStatus) string {
+	if !t.Alive {
+		return "no answer: " + t.Summary
+	}
+	return fmt.Sprintf("%s, %d%% (%s)", t.Version, t.Percent, t.Summary)
+}

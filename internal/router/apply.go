@@ -1,0 +1,124 @@
+package router
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/loader"
+	"github.com/torbpf/torbpf/nft"
+)
+
+// step is one part of apply; its name is what errors and tests call it.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// job is one apply under way.
+type job struct {
+	*Router
+	before     *State // nil when nothing was attached
+	state      *State
+	plan       *plan.Plan
+	tor        *foundTor
+	datapath   *loader.Datapath
+	generation *loader.Generation
+}
+
+// steps in the order up; see the package comment.
+func (j *job) steps() []step {
+	return []step{
+		{"tor", j.startTor},
+		{"rules", func(context.Context) error { return route.Apply(j.plan) }},
+		{"guards", j.applyGuards},
+		{"nft", func(context.Context) error { return nft.Apply(j.plan) }},
+		{"programs", func(context.Context) error { return j.generation.AttachLANs() }},
+		{"cut", func(context.Context) error { return j.cutOver() }},
+		{"sentry", j.startSentry},
+		{"state", func(context.Context) error { return j.saveState(j.state) }},
+	}
+}
+
+// StepNames lists the steps of apply in order.
+func StepNames() []string {
+	var names []string
+	for _, s := range (&job{}).steps() {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// apply brings the host to a plan, or back to what it was.
+func (r *Router) apply(ctx context.Context, before, s *State, p *plan.Plan, found *foundTor) error {
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return err
+	}
+	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d}
+	err = j.run(ctx)
+	if err == nil {
+		return nil
+	}
+	if undo := r.restore(context.WithoutCancel(ctx), before, s); undo != nil {
+		return fmt.Errorf("%w\nundoing it: %w\nwhat is left blocks; run `torbpf detach --all` to remove it", err, undo)
+	}
+	return err
+}
+
+func (j *job) run(ctx context.Context) error {
+	defer func() {
+		if j.generation != nil {
+			j.generation.Close()
+		}
+	}()
+	for _, s := range j.steps() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.do(ctx); err != nil {
+			return err
+		}
+		if err := j.fail(s.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *job) applyGuards(context.Context) error {
+	g, err := j.datapath.ApplyGuards(j.plan)
+	if err != nil {
+		return err
+	}
+	j.generation = g
+	return nil
+}
+
+// restore brings the host back from a failed state to the one before, nil for
+// nothing.
+func (r *Router) restore(ctx context.Context, before, failed *State) error {
+	if before == nil {
+		return r.removeAll(ctx, failed)
+	}
+	s := before.clone()
+	s.Sentry = failed.Sentry
+	found, err := r.findTor(ctx, s)
+	if err != nil {
+		return err
+	}
+	p, err := makePlan(s)
+	if err != nil {
+		return err
+	}
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return err
+	}
+	// The failure that a test asked for must not meet the way back as well.
+	quiet := *r
+	quiet.fail = func(string) error { return nil }
+	j := &job{Router: &quiet, before: before, state: s, plan: p, tor: found, datapath: d}
+	return j.run(ctx)
+}

@@ -1,0 +1,129 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/tor"
+)
+
+// AttachOptions say how attach behaves; what it attaches is the Config.
+type AttachOptions struct {
+	NoWait   bool
+	Progress func(tor.Progress) // gets each step of Tor's bootstrap
+}
+
+// Result tells what an attach did.
+type Result struct {
+	Plan     *plan.Plan
+	Warnings []string
+	Took     time.Duration // without Tor's bootstrap
+}
+
+// Attach puts interfaces on Tor. edit changes the configuration that is in
+// force, or the default one; the result is applied as a whole, so attaching
+// again is how to refresh. A step that fails undoes those before it: then the
+// host is as it was, or, where something was attached before, as it was then.
+//
+// Once everything stands, Attach waits for Tor to be ready. If that does not
+// come about, the error says so and everything stays: the LAN is refused, not
+// direct, until Tor is there or the user detaches.
+func (r *Router) Attach(ctx context.Context, edit func(*config.Config), o AttachOptions) (*Result, error) {
+	begin := time.Now()
+	result, control, err := r.attach(ctx, edit)
+	if err != nil {
+		return nil, err
+	}
+	result.Took = time.Since(begin)
+	if o.NoWait {
+		return result, nil
+	}
+	return result, r.waitReady(ctx, result.Plan, control, o.Progress)
+}
+
+// attach is Attach up to the point where only Tor is waited for; it returns
+// the address of tor's control port.
+func (r *Router) attach(ctx context.Context, edit func(*config.Config)) (*Result, string, error) {
+	if err := requireRoot(); err != nil {
+		return nil, "", err
+	}
+	unlock, err := r.lock()
+	if err != nil {
+		return nil, "", err
+	}
+	defer unlock()
+
+	before, err := r.loadState()
+	if err != nil {
+		return nil, "", err
+	}
+	s := &State{Config: config.Default()}
+	if before != nil {
+		s = before.clone()
+	}
+	edit(&s.Config)
+	result, err := r.bring(ctx, before, s)
+	if err != nil {
+		return nil, "", errors.Join(err, r.forgetIfUnused(before))
+	}
+	return result, r.controlAddress(s), nil
+}
+
+// bring plans for the new state, checks all that can be checked beforehand and
+// applies it; before is what is in force, nil for nothing.
+func (r *Router) bring(ctx context.Context, before, s *State) (*Result, error) {
+	found, err := r.findTor(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	p, err := makePlan(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.checkPorts(before, p); err != nil {
+		return nil, err
+	}
+	if err := r.saveState(s); err != nil {
+		return nil, err
+	}
+	if err := r.apply(ctx, before, s, p, found); err != nil {
+		return nil, err
+	}
+	return &Result{Plan: p, Warnings: r.warnings(s, p)}, nil
+}
+
+// checkPorts refuses ports that somebody else listens on. What torbpf itself
+// has there already is no conflict.
+func (r *Router) checkPorts(before *State, p *plan.Plan) error {
+	conflicts, err := host.PortsInUse(p.Ports)
+	if err != nil {
+		return fmt.Errorf("check ports: %w", err)
+	}
+	var foreign []error
+	for _, c := range conflicts {
+		if r.isOurs(before, c.PID) {
+			continue
+		}
+		foreign = append(foreign, fmt.Errorf("%s: stop it, or choose another port with --trans-port, --dns-port or --resolver-port", c))
+	}
+	return errors.Join(foreign...)
+}
+
+// waitReady waits until Tor and the gate say that clients are served.
+func (r *Router) waitReady(ctx context.Context, p *plan.Plan, control string, report func(tor.Progress)) error {
+	if report == nil {
+		report = func(tor.Progress) {}
+	}
+	dial := func(ctx context.Context) (*tor.Control, error) { return tor.Dial(ctx, control) }
+	err := tor.WaitBootstrap(ctx, dial, report)
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w\n%s and what is behind it stay refused until Tor is ready; `torbpf status` shows how far it is, `torbpf detach --all` lets traffic out directly again",
+		err, joinNames(p.LANNames()))
+}

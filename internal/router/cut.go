@@ -1,0 +1,60 @@
+package router
+
+import (
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/model"
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/nft"
+)
+
+// cutOver ends the connections of LAN devices that the plan no longer lets out
+// directly, and keeps those that came in from outside. conntrack would carry
+// both on by itself: the former past Tor, the latter without the mark that
+// tells them apart.
+//
+// The peers of what is cut are written down first: their packets would make
+// the router answer with a reset, which tells on the WAN what has ended here.
+func (j *job) cutOver() error {
+	flows, err := route.Flows()
+	if err != nil {
+		return err
+	}
+	policy := model.FromPlan(j.plan)
+	cut, adopt := route.Classify(j.plan, flows, policy.Direct)
+	if _, err := route.SetMarks(adopt, inboundMark(j.plan.Mark), j.plan.Mark.ClassMask()); err != nil {
+		return err
+	}
+	if err := nft.AddCut(cut); err != nil {
+		return err
+	}
+	_, err = route.Delete(cut)
+	return err
+}
+
+func inboundMark(m plan.Mark) uint32 { return m.Class(uint32(abi.VerdictInbound)) }
+
+// forgetFlows leaves conntrack as if torbpf had not been: connections that it
+// redirected end, since nobody answers at their other side any more, and its
+// bits in the marks of the others are cleared.
+func (r *Router) forgetFlows(s *State) error {
+	flows, err := route.Flows()
+	if err != nil {
+		return err
+	}
+	ports := []uint16{s.Config.Tor.TransPort, s.Config.Tor.DNSPort, s.Config.Tor.ResolverPort}
+	var redirected []plan.Flow
+	for _, f := range flows {
+		for _, port := range ports {
+			if f.DNAT && f.ReplySrc.Port() == port {
+				redirected = append(redirected, f)
+			}
+		}
+	}
+	if _, err := route.Delete(redirected); err != nil {
+		return err
+	}
+	mark := plan.Mark{Shift: s.Config.MarkShift}
+	_, err = route.ClearMarks(inboundMark(mark), mark.ClassMask())
+	return err
+}

@@ -1,0 +1,169 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/loader"
+	"github.com/torbpf/torbpf/nft"
+	"github.com/torbpf/torbpf/tor"
+)
+
+// Detach takes interfaces off Tor; the last one takes everything with it, as
+// DetachAll does. It returns those that remain.
+func (r *Router) Detach(ctx context.Context, interfaces []string) ([]string, error) {
+	if err := requireRoot(); err != nil {
+		return nil, err
+	}
+	unlock, err := r.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	before, err := r.attached()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range interfaces {
+		if !slices.Contains(before.Config.Interfaces, name) {
+			return nil, fmt.Errorf("%w to %s; it is to %s", ErrNotAttached, name, joinNames(before.Config.Interfaces))
+		}
+	}
+	s := before.clone()
+	s.Config.Interfaces = slices.DeleteFunc(s.Config.Interfaces, func(name string) bool {
+		return slices.Contains(interfaces, name)
+	})
+	if len(s.Config.Interfaces) == 0 {
+		return nil, r.removeAll(ctx, before)
+	}
+	_, err = r.bring(ctx, before, s)
+	return s.Config.Interfaces, err
+}
+
+// DetachAll removes everything of torbpf from this network namespace. It does
+// so without a state file as well, or with one it cannot read: that is how to
+// start afresh.
+func (r *Router) DetachAll(ctx context.Context) error {
+	if err := requireRoot(); err != nil {
+		return err
+	}
+	unlock, err := r.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := r.loadState()
+	if err != nil {
+		r.notify(fmt.Sprintf("going on without the state file: %v", err))
+	}
+	found := s != nil || err != nil
+	if !found {
+		if found, err = r.anythingLeft(); err != nil {
+			return err
+		}
+	}
+	if !found {
+		return errors.Join(ErrNotAttached, r.removeDirs())
+	}
+	return r.removeAll(ctx, s)
+}
+
+// attached returns the state, or ErrNotAttached.
+func (r *Router) attached() (*State, error) {
+	s, err := r.loadState()
+	if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		return nil, fmt.Errorf("%w: run `sudo torbpf attach INTERFACE`", ErrNotAttached)
+	}
+	return s, nil
+}
+
+// anythingLeft tells whether the kernel holds something of ours of which no
+// state file tells.
+func (r *Router) anythingLeft() (bool, error) {
+	d, err := r.datapath(false)
+	if err != nil {
+		return false, err
+	}
+	table, err := nft.Present()
+	if err != nil {
+		return false, err
+	}
+	return d.Present() || table, nil
+}
+
+// removeAll takes everything down in the reverse order. nftables goes last of
+// what blocks: until then nothing of a LAN passes. All of it is tried even if
+// something fails, and the state file stays until all is gone.
+func (r *Router) removeAll(ctx context.Context, s *State) error {
+	if s == nil {
+		s = &State{Config: config.Default()}
+	}
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return err
+	}
+	errs := []error{
+		stopSentry(s),
+		d.Remove(),
+		route.Remove(),
+		nft.Remove(),
+		r.forgetFlows(s),
+		r.stopTor(ctx),
+		host.Restore(s.Sysctls),
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return r.removeDirs()
+}
+
+// stopTor ends the managed tor, if there is one.
+func (r *Router) stopTor(ctx context.Context) error {
+	d, err := tor.Find(r.torDir())
+	if errors.Is(err, tor.ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return d.Stop(ctx)
+}
+
+// removeDirs removes the run-time files, and those shared by all namespaces
+// with the last of them. What Tor must not forget (its guards) is elsewhere.
+func (r *Router) removeDirs() error {
+	if err := os.RemoveAll(r.dir); err != nil {
+		return fmt.Errorf("remove state: %w", err)
+	}
+	if err := loader.Unmount(bpfDir); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(runDir, r.ns.Name+".lock")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove lock: %w", err)
+	}
+	err := os.Remove(runDir)
+	if errors.Is(err, unix.ENOTEMPTY) { // other namespaces are at work
+		return nil
+	}
+	return err
+}
+
+// forgetIfUnused removes the directories of an attach that did not come about.
+func (r *Router) forgetIfUnused(before *State) error {
+	if before != nil {
+		return nil
+	}
+	return r.removeDirs()
+}

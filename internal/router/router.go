@@ -1,0 +1,120 @@
+// Package router knows the order of things: what attach puts in place first so
+// that no instant is open, what is undone when a step fails, and what detach
+// takes away last. The parts it joins (loader, nft, tor, internal/route,
+// internal/host, internal/sentry) do not know one another.
+//
+// The order up, each step closed by the one before it:
+//
+//	tor       start the managed tor, or find the system's
+//	rules     ip rules: what is marked as blocked is not forwarded
+//	guards    uplink programs and DNS guard: nothing of a LAN leaves unmarked
+//	nft       redirects, and the forward and input guards
+//	programs  the tc programs of the LANs: from here on flows reach Tor
+//	cut       connections older than all this end
+//	sentry    the unprivileged process that opens the gate when Tor is ready
+//
+// Everything is pinned or belongs to the kernel or to a process that outlives
+// the command. The state file says what is there; it is written before the
+// first step, so that detach can remove what a killed attach left.
+package router
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/loader"
+)
+
+// Errors that a caller tells apart, beside those of internal/plan.
+var (
+	ErrNotAttached = errors.New("torbpf is not attached")
+	ErrPrivilege   = errors.New("this needs root: run it with sudo")
+	ErrBusy        = errors.New("another torbpf is at work in this network namespace")
+)
+
+const (
+	runDir  = "/run/torbpf"
+	dataDir = "/var/lib/torbpf"
+	bpfDir  = runDir + "/bpf"
+
+	// hostNamespace is what internal/host calls the namespace of process 1.
+	hostNamespace = "host"
+)
+
+// Router is torbpf in the network namespace of the calling thread.
+type Router struct {
+	ns      host.NS
+	dir     string // run-time state: /run/torbpf/<namespace>
+	data    string // what Tor keeps across reboots
+	version string
+	notify  func(string) // one line of progress
+
+	// fail lets a test make a step fail after it was done.
+	fail func(step string) error
+}
+
+// Options configure a Router.
+type Options struct {
+	Version string       // of this program, for the state file
+	Notify  func(string) // gets lines of progress; nil discards them
+}
+
+// New returns the Router of the calling thread's network namespace.
+func New(o Options) (*Router, error) {
+	ns, err := host.Namespace()
+	if err != nil {
+		return nil, err
+	}
+	r := &Router{
+		ns:      ns,
+		dir:     filepath.Join(runDir, ns.Name),
+		data:    filepath.Join(dataDir, ns.Name),
+		version: o.Version,
+		notify:  o.Notify,
+		fail:    func(string) error { return nil },
+	}
+	if ns.Name != hostNamespace {
+		// A namespace ends with the machine's uptime at the latest, and so
+		// may what its tor remembers.
+		r.data = filepath.Join(r.dir, "data")
+	}
+	if r.notify == nil {
+		r.notify = func(string) {}
+	}
+	return r, nil
+}
+
+// Namespace returns the name under which state and pins are kept.
+func (r *Router) Namespace() string { return r.ns.Name }
+
+// PinDir returns where the BPF pins of this namespace are, for bpftool.
+func (r *Router) PinDir() string { return filepath.Join(bpfDir, r.ns.Name) }
+
+// datapath opens the BPF side, mounting its bpffs if need be.
+func (r *Router) datapath(clsact bool) (*loader.Datapath, error) {
+	root, err := loader.Mount(bpfDir)
+	if err != nil {
+		return nil, err
+	}
+	return loader.Open(loader.Options{Root: root, Namespace: r.ns.Name, Clsact: clsact}), nil
+}
+
+// makePlan reads the host and plans for the configuration of the state.
+func makePlan(s *State) (*plan.Plan, error) {
+	facts, err := host.Read()
+	if err != nil {
+		return nil, fmt.Errorf("read the host: %w", err)
+	}
+	return plan.Make(s.Config, facts)
+}
+
+func requireRoot() error {
+	if os.Geteuid() != 0 {
+		return ErrPrivilege
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package router
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// stateFormat is the version of the state file.
+const stateFormat = 1
+
+// State is what torbpf remembers of one network namespace between commands.
+type State struct {
+	Format  int    `json:"format"`
+	Version string `json:"version"` // of the program that wrote it
+	Cookie  uint64 `json:"cookie"`  // of the namespace; 0 where the kernel has none
+
+	Config  config.Config     `json:"config"`
+	Sentry  Process           `json:"sentry"`
+	Sysctls map[string]string `json:"sysctls,omitempty"` // what detach restores
+}
+
+// Process names a process so that a reused number is not taken for it.
+type Process struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"` // clock ticks since boot, /proc/PID/stat
+}
+
+func (r *Router) statePath() string { return filepath.Join(r.dir, "state.json") }
+
+// loadState reads the state; nil without an error means that nothing is
+// attached.
+func (r *Router) loadState() (*State, error) {
+	data, err := os.ReadFile(r.statePath())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	var s State
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("read state %s: %w; run `torbpf detach --all` to start afresh", r.statePath(), err)
+	}
+	if s.Format != stateFormat {
+		return nil, fmt.Errorf("state %s has format %d, written by torbpf %s; this one knows format %d: run `torbpf detach --all` with that version, then attach with this one",
+			r.statePath(), s.Format, s.Version, stateFormat)
+	}
+	if s.Cookie != 0 && r.ns.Cookie != 0 && s.Cookie != r.ns.Cookie {
+		return nil, nil // of a namespace that is gone and had our number
+	}
+	return &s, nil
+}
+
+// saveState writes the state aside and renames it, so a reader finds the old
+// one or the new one whole.
+func (r *Router) saveState(s *State) error {
+	s.Format, s.Version, s.Cookie = stateFormat, r.version, r.ns.Cookie
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode state: %w", err)
+	}
+	temporary := r.statePath() + ".new"
+	if err := writeSynced(temporary, append(data, '\n')); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	if err := os.Rename(temporary, r.statePath()); err != nil {
+		return fmt.Errorf("replace state: %w", err)
+	}
+	return nil
+}
+
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// lock makes this process the only one to change anything in the namespace.
+// The kernel drops it when the process ends, however it does.
+func (r *Router) lock() (unlock func(), err error) {
+	// Root's own folder: others may pass through, to tor's and the sentry's
+	// files, but not look around.
+	for _, dir := range []string{runDir, r.dir} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("make state directory: %w", err)
+		}
+	}
+	f, err := lockFile(filepath.Join(runDir, r.ns.Name+".lock"))
+	if err != nil {
+		return nil, err
+	}
+	// Only to tell others who holds it; a failure to write it changes nothing.
+	if f.Truncate(0) == nil {
+		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
+	}
+	return func() { f.Close() }, nil
+}
+
+// lockFile locks the file of that name. Detach removes it while holding it, so
+// a lock on what is no longer under the name is worth nothing: try again.
+func lockFile(path string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("open lock: %w", err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			defer f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, fmt.Errorf("%w%s: wait for it to end and try again", ErrBusy, holder(f))
+			}
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		ours, err := f.Stat()
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("inspect lock: %w", err), f.Close())
+		}
+		if named, err := os.Stat(path); err == nil && os.SameFile(ours, named) {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
+func holder(f *os.File) string {
+	pid := make([]byte, 16)
+	n, _ := f.ReadAt(pid, 0)
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (pid %s)", strings.TrimSpace(string(pid[:n])))
+}
+
+// clone returns a copy that shares nothing with its original.
+func (s *State) clone() *State {
+	c := *s
+	c.Config.Interfaces = slices.Clone(s.Config.Interfaces)
+	c.Config.Uplinks = slices.Clone(s.Config.Uplinks)
+	c.Config.Exclusions.Destinations = slices.Clone(s.Config.Exclusions.Destinations)
+	c.Config.Exclusions.Sources = slices.Clone(s.Config.Exclusions.Sources)
+	c.Config.Exclusions.Marks = slices.Clone(s.Config.Exclusions.Marks)
+	c.Sysctls = maps.Clone(s.Sysctls)
+	return &c
+}

@@ -1,0 +1,237 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/internal/sentry"
+	"github.com/torbpf/torbpf/loader"
+	"github.com/torbpf/torbpf/nft"
+	"github.com/torbpf/torbpf/tor"
+)
+
+// statusSchema numbers the shape of Status in JSON.
+const statusSchema = 1
+
+// controlPatience bounds how long status waits for a tor that may hang.
+const controlPatience = 3 * time.Second
+
+// Status is what torbpf does in one network namespace, read from the kernel's
+// own tables and from tor.
+type Status struct {
+	Schema     int               `json:"schema"`
+	Namespace  string            `json:"namespace"`
+	Pins       string            `json:"pins"` // folder of the BPF pins, for bpftool
+	Interfaces []InterfaceStatus `json:"interfaces"`
+	Uplinks    []InterfaceStatus `json:"uplinks"`
+	Tor        TorStatus         `json:"tor"`
+	Sentry     bool              `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
+	Exclusions config.Exclusions `json:"exclusions"`
+	Counters   []CounterStatus   `json:"counters"`
+	Guards     []nft.Drop        `json:"guards"`   // what the nftables guards dropped
+	Stopped    uint64            `json:"stopped"`  // packets that only the last guards stopped; 0 is how it should be
+	Problems   []string          `json:"problems"` // parts that are missing or changed, each with the next step
+}
+
+// InterfaceStatus is a LAN or an uplink.
+type InterfaceStatus struct {
+	Name       string `json:"name"`
+	Index      int    `json:"index"`
+	AttachedBy string `json:"attached_by"` // "tcx", "clsact" or "" for not at all
+}
+
+// TorStatus is the tor behind the router.
+type TorStatus struct {
+	Mode      config.TorMode `json:"mode"`
+	Alive     bool           `json:"alive"`
+	Version   string         `json:"version"`
+	Percent   int            `json:"percent"` // of its bootstrap
+	Summary   string         `json:"summary"`
+	TransPort uint16         `json:"trans_port"`
+	DNSPort   uint16         `json:"dns_port"`
+	Onion4    string         `json:"onion4"`
+	Onion6    string         `json:"onion6"`
+}
+
+// CounterStatus is one counter of the tc programs and guards.
+type CounterStatus struct {
+	Interface string `json:"interface"`
+	Verdict   string `json:"verdict"`
+	Reason    string `json:"reason"`
+	Packets   uint64 `json:"packets"`
+	Bytes     uint64 `json:"bytes"`
+}
+
+// Status reads everything; it changes nothing and takes no lock.
+func (r *Router) Status(ctx context.Context) (*Status, error) {
+	if err := requireRoot(); err != nil {
+		return nil, err
+	}
+	s, err := r.attached()
+	if err != nil {
+		return nil, err
+	}
+	facts, err := host.Read()
+	if err != nil {
+		return nil, fmt.Errorf("read the host: %w", err)
+	}
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return nil, err
+	}
+	status := &Status{
+		Schema:     statusSchema,
+		Namespace:  r.ns.Name,
+		Pins:       r.PinDir(),
+		Exclusions: s.Config.Exclusions,
+		Sentry:     sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
+	}
+	status.Tor = r.torStatus(ctx, s)
+	p, err := plan.Make(s.Config, facts)
+	if err != nil {
+		status.problem("the host no longer fits the configuration: %v", err)
+	} else {
+		status.Tor.Onion4, status.Tor.Onion6 = p.Onion4.String(), p.Onion6.String()
+	}
+	if err := status.readKernel(d, facts, p); err != nil {
+		return nil, err
+	}
+	status.judge()
+	return status, nil
+}
+
+func (s *Status) problem(format string, args ...any) {
+	s.Problems = append(s.Problems, fmt.Sprintf(format, args...))
+}
+
+func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan) error {
+	counters, err := d.Counters()
+	if err != nil {
+		return err
+	}
+	for _, c := range counters {
+		s.Counters = append(s.Counters, CounterStatus{
+			Interface: linkName(facts, int(c.Ifindex)),
+			Verdict:   c.Verdict.String(),
+			Reason:    c.Reason.String(),
+			Packets:   c.Packets,
+			Bytes:     c.Bytes,
+		})
+		if c.Reason == abi.ReasonUplinkGuard || c.Reason == abi.ReasonDNSGuard {
+			s.Stopped += c.Packets
+		}
+	}
+	if s.Guards, err = nft.Drops(); err != nil {
+		return err
+	}
+	attachments, err := d.Attachments()
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		return nil
+	}
+	for _, l := range p.LANs {
+		s.Interfaces = append(s.Interfaces, interfaceStatus(attachments, "lan", l.Name, l.Index))
+	}
+	for _, u := range p.Uplinks {
+		s.Uplinks = append(s.Uplinks, interfaceStatus(attachments, "uplink", u.Name, u.Index))
+	}
+	return s.compare(p)
+}
+
+// compare notes what is not as attach made it.
+func (s *Status) compare(p *plan.Plan) error {
+	differences, err := nft.Check(p)
+	if err != nil {
+		return err
+	}
+	for _, d := range differences {
+		s.problem("nftables: %s", d)
+	}
+	missing, err := route.Present(p)
+	if err != nil {
+		return err
+	}
+	for _, m := range missing {
+		s.problem("ip rule missing: %s", m)
+	}
+	return nil
+}
+
+func interfaceStatus(attachments []loader.Attachment, kind, name string, index int) InterfaceStatus {
+	status := InterfaceStatus{Name: name, Index: index}
+	for _, a := range attachments {
+		if a.Kind == kind && a.Ifindex == index {
+			status.AttachedBy = a.By
+		}
+	}
+	return status
+}
+
+// judge turns what was read into problems.
+func (s *Status) judge() {
+	for _, i := range slices.Concat(s.Interfaces, s.Uplinks) {
+		if i.AttachedBy == "" {
+			s.problem("no program on %s: its traffic is refused by the guards behind it", i.Name)
+		}
+	}
+	if !s.Sentry {
+		s.problem("the sentry is gone: DNS over TCP is refused, and Tor's readiness is not followed")
+	}
+	if !s.Tor.Alive {
+		s.problem("tor does not answer: clients are refused")
+	}
+	if s.Stopped > 0 {
+		s.problem("%d packets got as far as the last guards, which stopped them: something bypasses the tc programs or nftables", s.Stopped)
+	}
+	if len(s.Problems) > 0 {
+		s.Problems = append(s.Problems, "to repair: `sudo torbpf attach` once more")
+	}
+}
+
+func (r *Router) torStatus(ctx context.Context, s *State) TorStatus {
+	t := s.Config.Tor
+	status := TorStatus{Mode: t.Mode, TransPort: t.TransPort, DNSPort: t.DNSPort}
+	ctx, cancel := context.WithTimeout(ctx, controlPatience)
+	defer cancel()
+	err := func() error {
+		c, err := tor.Dial(ctx, r.controlAddress(s))
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if status.Version, err = c.Version(ctx); err != nil {
+			return err
+		}
+		progress, err := c.Bootstrap(ctx)
+		status.Percent, status.Summary = progress.Percent, progress.Summary
+		return err
+	}()
+	status.Alive = err == nil
+	if err != nil {
+		status.Summary = err.Error()
+	}
+	return status
+}
+
+func linkName(facts plan.Host, index int) string {
+	if l, ok := facts.LinkByIndex(index); ok {
+		return l.Name
+	}
+	return fmt.Sprintf("if%d", index)
+}
+
+// Healthy tells whether nothing needs attention.
+func (s *Status) Healthy() bool { return len(s.Problems) == 0 }
+
+// ErrStopped reports packets that only the last guards stopped.
+var ErrStopped = errors.New("packets got as far as the last guards")

@@ -1,0 +1,182 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/sentry"
+	"github.com/torbpf/torbpf/tor"
+)
+
+// loopback may ask Tor as well: the sentry does, from an address of 127/8 for
+// each device, so that devices share no circuit.
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
+// foundTor is what findTor learned of the tor to be used.
+type foundTor struct {
+	daemon *tor.Daemon    // a managed tor that runs already; nil for none
+	system *tor.SystemTor // the user's own; nil for a managed one
+	group  uint32      // whose members may read the control cookie
+}
+
+func (r *Router) torDir() string { return filepath.Join(r.dir, "tor") }
+
+// controlAddress is where the tor of a state takes commands.
+func (r *Router) controlAddress(s *State) string {
+	if s.Config.Tor.Mode == config.TorSystem {
+		return s.Config.Tor.Control
+	}
+	return tor.SocketPath(r.torDir())
+}
+
+// findTor looks at the tor to be used before anything is planned: a system tor
+// brings its own ports and .onion ranges into the configuration.
+func (r *Router) findTor(ctx context.Context, s *State) (*foundTor, error) {
+	if s.Config.Tor.Mode == config.TorSystem {
+		return findSystemTor(ctx, s)
+	}
+	account, err := tor.LookupAccount("")
+	if err != nil {
+		return nil, err
+	}
+	d, err := tor.Find(r.torDir())
+	if err != nil && !errors.Is(err, tor.ErrNotRunning) {
+		return nil, err
+	}
+	return &foundTor{daemon: d, group: account.GID}, nil
+}
+
+func findSystemTor(ctx context.Context, s *State) (*foundTor, error) {
+	t := &s.Config.Tor
+	system, err := tor.System(ctx, t.Control, tor.Options{
+		Ports: plan.Ports{Trans: t.TransPort, DNS: t.DNSPort, Resolver: t.ResolverPort},
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.Control = system.Address
+	t.TransPort, t.DNSPort = system.Ports.Trans, system.Ports.DNS
+	t.Onion4, t.Onion6 = system.Onion4, system.Onion6
+	group, err := controlGroup(system.Address)
+	return &foundTor{system: system, group: group}, err
+}
+
+// controlGroup returns the group that may talk to a system tor: that of its
+// control socket, or of tor's account where the port is TCP.
+func controlGroup(address string) (uint32, error) {
+	var socket unix.Stat_t
+	if strings.HasPrefix(address, "/") {
+		if err := unix.Stat(address, &socket); err != nil {
+			return 0, fmt.Errorf("inspect control socket %s: %w", address, err)
+		}
+		if socket.Gid != 0 {
+			return socket.Gid, nil
+		}
+	}
+	account, err := tor.LookupAccount("")
+	return account.GID, err
+}
+
+func (r *Router) torOptions(s *State, p *plan.Plan) tor.Options {
+	allow := slices.Concat(p.LANPrefixes(), loopback)
+	return tor.Options{
+		Dir:        r.torDir(),
+		DataDir:    filepath.Join(r.data, "tor"),
+		Binary:     s.Config.Tor.Binary,
+		Ports:      p.Ports,
+		Onion4:     p.Onion4,
+		Onion6:     p.Onion6,
+		AllowFrom:  allow,
+		ExtraTorrc: s.Config.Tor.Torrc,
+	}
+}
+
+// startTor starts the managed tor or brings it up to date. A system tor is
+// only ever asked.
+func (j *job) startTor(ctx context.Context) error {
+	options := j.torOptions(j.state, j.plan)
+	if j.state.Config.Tor.Mode == config.TorSystem {
+		// Only now is it known whom it must serve.
+		if _, err := tor.System(ctx, j.tor.system.Address, options); err != nil {
+			return err
+		}
+		return j.stopTor(ctx) // the managed one, if the mode has just changed
+	}
+	if err := os.MkdirAll(j.data, 0o711); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	if j.tor.daemon != nil && j.tor.daemon.Alive() {
+		_, err := j.tor.daemon.Update(ctx, options)
+		return err
+	}
+	_, err := tor.Start(ctx, options)
+	return err
+}
+
+// startSentry replaces the sentry by one for this plan. Between the two the
+// gate stays as it was.
+func (j *job) startSentry(context.Context) error {
+	if err := stopSentry(j.state); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(j.dir, "sentry.log"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the sentry's log: %w", err)
+	}
+	defer log.Close()
+	pid, started, err := sentry.Spawn(sentry.SpawnOptions{
+		Args: []string{"sentry"},
+		Config: sentry.Config{
+			Control:      j.controlAddress(j.state),
+			DNSPort:      j.plan.Ports.DNS,
+			ResolverPort: j.plan.Ports.Resolver,
+			LANPrefixes:  j.plan.LANPrefixes(),
+			LANs:         j.plan.LANNames(),
+		},
+		Gates: j.generation.Gates().FD(),
+		Log:   log,
+		Group: j.tor.group,
+	})
+	if err != nil {
+		return err
+	}
+	j.state.Sentry = Process{PID: pid, StartTime: started}
+	return nil
+}
+
+// stopSentry ends the sentry of a state, if there is one.
+func stopSentry(s *State) error {
+	if s.Sentry.PID == 0 {
+		return nil
+	}
+	if err := sentry.Stop(s.Sentry.PID, s.Sentry.StartTime); err != nil {
+		return err
+	}
+	s.Sentry = Process{}
+	return nil
+}
+
+// isOurs tells whether a process is the tor or the sentry of a state.
+func (r *Router) isOurs(s *State, pid int) bool {
+	if s == nil || pid == 0 {
+		return false
+	}
+	if pid == s.Sentry.PID && sentry.Running(pid, s.Sentry.StartTime) {
+		return true
+	}
+	if s.Config.Tor.Mode == config.TorSystem {
+		return false
+	}
+	d, err := tor.Find(r.torDir())
+	return err == nil && d.PID() == pid
+}
