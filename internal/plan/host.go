@@ -36,7 +36,7 @@ type Route struct {
 	Table uint32
 }
 
-// Rule is a policy routing rule that looks at the mark.
+// Rule is a policy routing rule of somebody else that looks at the mark.
 type Rule struct {
 	Priority int
 	Mark     uint32

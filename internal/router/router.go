@@ -103,13 +103,34 @@ func (r *Router) datapath(clsact bool) (*loader.Datapath, error) {
 	return loader.Open(loader.Options{Root: root, Namespace: r.ns.Name, Clsact: clsact}), nil
 }
 
-// makePlan reads the host and plans for the configuration of the state.
+// makePlan reads the host and plans for the configuration of the state. The
+// .onion ranges that were chosen once stay as long as they miss every local
+// route, since devices remember the addresses they were given.
 func makePlan(s *State) (*plan.Plan, error) {
 	facts, err := host.Read()
 	if err != nil {
 		return nil, fmt.Errorf("read the host: %w", err)
 	}
-	return plan.Make(s.Config, facts)
+	return planFor(s, facts)
+}
+
+func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
+	cfg := s.Config
+	if !cfg.Tor.Onion4.IsValid() {
+		cfg.Tor.Onion4 = s.Onion4
+	}
+	if !cfg.Tor.Onion6.IsValid() {
+		cfg.Tor.Onion6 = s.Onion6
+	}
+	p, err := plan.Make(cfg, facts)
+	if errors.Is(err, plan.ErrOnionRouted) {
+		p, err = plan.Make(s.Config, facts)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.Onion4, s.Onion6 = p.Onion4, p.Onion6
+	return p, nil
 }
 
 func requireRoot() error {

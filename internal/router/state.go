@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +27,8 @@ type State struct {
 	Cookie  uint64 `json:"cookie"`  // of the namespace; 0 where the kernel has none
 
 	Config  config.Config     `json:"config"`
+	Onion4  netip.Prefix      `json:"onion4"` // the .onion ranges in use
+	Onion6  netip.Prefix      `json:"onion6"`
 	Sentry  Process           `json:"sentry"`
 	Sysctls map[string]string `json:"sysctls,omitempty"` // what detach restores
 }

@@ -95,7 +95,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		Sentry:     sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
 	}
 	status.Tor = r.torStatus(ctx, s)
-	p, err := plan.Make(s.Config, facts)
+	p, err := planFor(s, facts)
 	if err != nil {
 		status.problem("the host no longer fits the configuration: %v", err)
 	} else {

@@ -26,7 +26,7 @@ var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustPa
 type foundTor struct {
 	daemon *tor.Daemon    // a managed tor that runs already; nil for none
 	system *tor.SystemTor // the user's own; nil for a managed one
-	group  uint32      // whose members may read the control cookie
+	group  uint32         // whose members may read the control cookie
 }
 
 func (r *Router) torDir() string { return filepath.Join(r.dir, "tor") }

@@ -1,0 +1,70 @@
+package config
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// Normalized returns the exclusions masked, merged and sorted, leaving e as it
+// is. Two lists that exclude the same packets entry by entry come out equal.
+func (e Exclusions) Normalized() Exclusions {
+	return Exclusions{
+		Destinations: MergePrefixes(e.Destinations),
+		Sources:      MergePrefixes(e.Sources),
+		Marks:        MergeMarks(e.Marks),
+	}
+}
+
+// MergePrefixes returns the prefixes masked and sorted, IPv4 first, without
+// those that another one covers. Adjacent halves stay two entries: a user who
+// deletes one of them again must find it.
+func MergePrefixes(prefixes []netip.Prefix) []netip.Prefix {
+	masked := make([]netip.Prefix, 0, len(prefixes))
+	for _, p := range prefixes {
+		masked = append(masked, p.Masked())
+	}
+	slices.SortFunc(masked, ComparePrefixes)
+	var out []netip.Prefix
+	for _, p := range masked {
+		// Sorted by address and then by length, whatever covers p
+		// stands before it, and the last entry kept covers all that
+		// lies between.
+		if n := len(out); n > 0 && PrefixCovers(out[n-1], p) {
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// ComparePrefixes orders prefixes by family (IPv4 first), address and length.
+func ComparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// PrefixCovers says whether every address of inner lies in outer.
+func PrefixCovers(outer, inner netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Overlaps(inner)
+}
+
+// MergeMarks returns the marks sorted, without those that another one covers.
+func MergeMarks(marks []Mark) []Mark {
+	sorted := slices.Clone(marks)
+	slices.SortFunc(sorted, compareMarks)
+	sorted = slices.Compact(sorted)
+	var out []Mark
+	for i, m := range sorted {
+		covered := slices.ContainsFunc(sorted, func(o Mark) bool {
+			return o != sorted[i] && o.covers(m)
+		})
+		if !covered {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func compareMarks(a, b Mark) int {
+	return cmp.Or(cmp.Compare(a.Value, b.Value), cmp.Compare(a.Mask, b.Mask))
+}

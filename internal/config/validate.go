@@ -1,0 +1,203 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// ErrInvalid is wrapped by all that Validate and the parsers return: what no
+// host could make good.
+var ErrInvalid = errors.New("invalid configuration")
+
+// FieldError is one setting that cannot be used.
+type FieldError struct {
+	Field   string // as in the JSON of a Config, e.g. "tor.trans_port"
+	Problem string // what, why and what to write instead
+}
+
+// Error names the setting and its problem.
+func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
+
+// Unwrap makes errors.Is find ErrInvalid.
+func (e *FieldError) Unwrap() error { return ErrInvalid }
+
+// The spaces virtual ranges may lie in: what no public host owns and what
+// hosts send to their default gateway like any other address. Elsewhere the
+// range would take real sites away (public space) or never leave the client
+// (loopback, link-local, multicast, class E).
+var (
+	onionSpace4 = prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15")
+	onionSpace6 = prefixes("fc00::/7", "2001:2::/48")
+)
+
+// The longest prefixes that tor takes for VirtualAddrNetworkIPv4 and
+// VirtualAddrNetworkIPv6 (tor manual).
+const (
+	onionBits4 = 16
+	onionBits6 = 104
+)
+
+// maxShift is the highest place of eight bits in a mark of 32.
+const maxShift = 24
+
+func prefixes(list ...string) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(list))
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+// Validate judges all that needs no host and reports every problem, joined.
+// Each is a *FieldError.
+func (c Config) Validate() error {
+	v := &validation{}
+	v.interfaces(c)
+	v.modes(c)
+	v.tor(c.Tor)
+	v.onion("tor.onion4", c.Tor.Onion4, onionBits4, onionSpace4)
+	v.onion("tor.onion6", c.Tor.Onion6, onionBits6, onionSpace6)
+	v.exclusions(c)
+	return errors.Join(v.problems...)
+}
+
+// validation collects problems.
+type validation struct{ problems []error }
+
+func (v *validation) add(field, format string, args ...any) {
+	v.problems = append(v.problems, &FieldError{Field: field, Problem: fmt.Sprintf(format, args...)})
+}
+
+func (v *validation) interfaces(c Config) {
+	for _, name := range c.Interfaces {
+		v.name("interfaces", name)
+	}
+	for _, name := range c.Uplinks {
+		v.name("uplinks", name)
+		if slices.Contains(c.Interfaces, name) {
+			v.add("uplinks", "%s is to be torified as well, and an interface cannot be both: take it out of one of the two lists", name)
+		}
+	}
+}
+
+// name refuses what the kernel takes for no interface name; such a name would
+// also be read as something else by nft.
+func (v *validation) name(field, name string) {
+	odd := strings.IndexFunc(name, func(r rune) bool {
+		return r == '/' || r == ':' || r == '"' || unicode.IsSpace(r) || !unicode.IsPrint(r)
+	})
+	if name == "" || name == "." || name == ".." || len(name) > 15 || odd >= 0 {
+		v.add(field, "%q is no interface name (1 to 15 characters without blanks, quotes, / and :): ip link lists them", name)
+	}
+}
+
+func (v *validation) modes(c Config) {
+	if !slices.Contains([]LocalMode{LocalConnected, LocalReserved, LocalNone}, c.Local) {
+		v.add("local", "%q is none of %s, %s, %s", c.Local, LocalConnected, LocalReserved, LocalNone)
+	}
+	if c.MarkShift%4 != 0 || c.MarkShift > maxShift {
+		v.add("mark_shift", "%d does not place eight bits on a nibble of the mark: use 0, 4, 8, 12, 16, 20 or 24", c.MarkShift)
+	}
+}
+
+func (v *validation) tor(t Tor) {
+	switch t.Mode {
+	case TorManaged:
+		if t.Binary == "" {
+			v.add("tor.binary", "is empty: name the tor program, usually tor")
+		}
+	case TorSystem:
+		if t.Torrc != "" {
+			v.add("tor.torrc", "%s would be ignored: the running tor reads its own torrc, add the lines there or use tor.mode %s", t.Torrc, TorManaged)
+		}
+	default:
+		v.add("tor.mode", "%q is none of %s, %s", t.Mode, TorManaged, TorSystem)
+	}
+	if t.Torrc != "" && !filepath.IsAbs(t.Torrc) {
+		v.add("tor.torrc", "%s is relative to a directory that a service does not share: write the whole path", t.Torrc)
+	}
+	if t.Timeout < 0 {
+		v.add("tor.timeout", "%s is negative: write a duration such as 2m0s", t.Timeout)
+	}
+	v.ports(t)
+}
+
+// ports refuses 53 as well: what a LAN sends to port 53 of the router itself is
+// dropped at delivery, as DNS that nobody redirected to Tor.
+func (v *validation) ports(t Tor) {
+	taken := map[uint16]string{}
+	for _, p := range []struct {
+		field string
+		port  uint16
+	}{
+		{"tor.trans_port", t.TransPort}, {"tor.dns_port", t.DNSPort}, {"tor.resolver_port", t.ResolverPort},
+	} {
+		switch other, ok := taken[p.port]; {
+		case p.port == 0:
+			v.add(p.field, "is 0, but packets are redirected to a fixed port: choose 1 to 65535")
+		case p.port == 53:
+			v.add(p.field, "is 53, where DNS from a LAN that escaped the redirect is dropped: choose another")
+		case ok:
+			v.add(p.field, "is %d like %s, and each needs its own: choose another", p.port, other)
+		default:
+			taken[p.port] = p.field
+		}
+	}
+}
+
+// onion judges a virtual range; the zero prefix asks for one to be chosen.
+func (v *validation) onion(field string, p netip.Prefix, bits int, space []netip.Prefix) {
+	if p == (netip.Prefix{}) {
+		return
+	}
+	inside := slices.ContainsFunc(space, func(s netip.Prefix) bool { return PrefixCovers(s, p) })
+	switch {
+	case !p.IsValid() || p.Addr().Is4() != space[0].Addr().Is4():
+		v.add(field, "%s is of the wrong family: choose a range like %s", p, space[0])
+	case p != p.Masked():
+		v.add(field, "%s has bits set beyond the first %d: did you mean %s?", p, p.Bits(), p.Masked())
+	case !inside:
+		v.add(field, "%s is not within private space that clients send to their gateway: choose a part of %s", p, join(space))
+	case p.Bits() > bits:
+		v.add(field, "%s is too small for tor, which takes /%d and shorter: did you mean %s?",
+			p, bits, netip.PrefixFrom(p.Addr(), bits).Masked())
+	}
+}
+
+func join(list []netip.Prefix) string {
+	words := make([]string, 0, len(list))
+	for _, p := range list {
+		words = append(words, p.String())
+	}
+	return strings.Join(words, ", ")
+}
+
+func (v *validation) exclusions(c Config) {
+	v.excluded("exclusions.destinations", c.Exclusions.Destinations, c.Force)
+	v.excluded("exclusions.sources", c.Exclusions.Sources, c.Force)
+	for _, m := range c.Exclusions.Marks {
+		if _, err := ParseMark(m.String()); err != nil {
+			v.add("exclusions.marks", "%v", err)
+		}
+	}
+}
+
+// excluded judges one list of prefixes. Host bits are masked later: what was
+// typed has passed ParsePrefix.
+func (v *validation) excluded(field string, list []netip.Prefix, force bool) {
+	for _, p := range list {
+		switch {
+		case !p.IsValid():
+			v.add(field, "holds an invalid prefix: write one such as 104.16.0.0/13")
+		case p.Addr().Is4In6():
+			v.add(field, "%s is IPv4-mapped and never appears on the wire: write it as IPv4", p)
+		case p.Bits() == 0 && !force:
+			v.add(field, "%s would let everything past Tor: torbpf detach switches Tor off; or insist with --force", p)
+		}
+	}
+}

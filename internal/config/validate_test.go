@@ -1,0 +1,109 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDefaultIsValid(t *testing.T) {
+	if err := Default().Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestValidateAccepts(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"odd but legal names": func(c *Config) { c.Interfaces = []string{"br-lan", "eth0.10", "wlan0_1", "15-characters-x"} },
+		"every local mode":    func(c *Config) { c.Local = LocalNone },
+		"lowest shift":        func(c *Config) { c.MarkShift = 0 },
+		"system tor":          func(c *Config) { c.Tor.Mode, c.Tor.Binary = TorSystem, "" },
+		"own torrc":           func(c *Config) { c.Tor.Torrc = "/etc/torbpf/torrc" },
+		"no waiting":          func(c *Config) { c.Tor.Timeout = 0 },
+		"smallest ranges": func(c *Config) {
+			c.Tor.Onion4, c.Tor.Onion6 = netip.MustParsePrefix("10.7.0.0/16"), netip.MustParsePrefix("fd00::/104")
+		},
+		"widest ranges": func(c *Config) {
+			c.Tor.Onion4, c.Tor.Onion6 = netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fc00::/7")
+		},
+		"everything, forced": func(c *Config) {
+			c.Force, c.Exclusions.Destinations = true, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+		},
+	} {
+		c := Default()
+		change(&c)
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestValidateRefuses(t *testing.T) {
+	prefix := netip.MustParsePrefix
+	for _, c := range []struct {
+		field, says string
+		change      func(*Config)
+	}{
+		{"interfaces", "no interface name", func(c *Config) { c.Interfaces = []string{""} }},
+		{"interfaces", "no interface name", func(c *Config) { c.Interfaces = []string{"sixteen-letters-"} }},
+		{"interfaces", "no interface name", func(c *Config) { c.Interfaces = []string{"../eth0"} }},
+		{"interfaces", "no interface name", func(c *Config) { c.Interfaces = []string{"eth0:1"} }},
+		{"interfaces", "no interface name", func(c *Config) { c.Interfaces = []string{"a b"} }},
+		{"interfaces", "no interface name", func(c *Config) { c.Interfaces = []string{`e"`} }},
+		{"uplinks", "no interface name", func(c *Config) { c.Uplinks = []string{".."} }},
+		{"uplinks", "eth1 is to be torified as well", func(c *Config) { c.Interfaces, c.Uplinks = []string{"eth1"}, []string{"eth1"} }},
+		{"local", "connected, reserved, none", func(c *Config) { c.Local = "" }},
+		{"mark_shift", "use 0, 4", func(c *Config) { c.MarkShift = 23 }},
+		{"mark_shift", "use 0, 4", func(c *Config) { c.MarkShift = 28 }},
+		{"tor.mode", "managed, system", func(c *Config) { c.Tor.Mode = "other" }},
+		{"tor.binary", "is empty", func(c *Config) { c.Tor.Binary = "" }},
+		{"tor.torrc", "relative", func(c *Config) { c.Tor.Torrc = "torrc" }},
+		{"tor.torrc", "would be ignored", func(c *Config) { c.Tor.Mode, c.Tor.Torrc = TorSystem, "/torrc" }},
+		{"tor.timeout", "negative", func(c *Config) { c.Tor.Timeout = -time.Second }},
+		{"tor.trans_port", "is 0", func(c *Config) { c.Tor.TransPort = 0 }},
+		{"tor.dns_port", "like tor.trans_port", func(c *Config) { c.Tor.DNSPort = c.Tor.TransPort }},
+		{"tor.resolver_port", "like tor.dns_port", func(c *Config) { c.Tor.ResolverPort = c.Tor.DNSPort }},
+		{"tor.dns_port", "is 53", func(c *Config) { c.Tor.DNSPort = 53 }},
+		{"tor.onion4", "wrong family", func(c *Config) { c.Tor.Onion4 = prefix("fd00::/40") }},
+		{"tor.onion6", "wrong family", func(c *Config) { c.Tor.Onion6 = prefix("10.0.0.0/10") }},
+		{"tor.onion4", "wrong family", func(c *Config) { c.Tor.Onion4 = netip.PrefixFrom(netip.MustParseAddr("10.0.0.0"), 40) }},
+		{"tor.onion4", "did you mean 10.192.0.0/10?", func(c *Config) { c.Tor.Onion4 = prefix("10.200.0.0/10") }},
+		{"tor.onion4", "did you mean 10.5.0.0/16?", func(c *Config) { c.Tor.Onion4 = prefix("10.5.8.0/21") }},
+		{"tor.onion6", "did you mean fd00::/104?", func(c *Config) { c.Tor.Onion6 = prefix("fd00::/105") }},
+		{"tor.onion4", "private space", func(c *Config) { c.Tor.Onion4 = prefix("127.192.0.0/10") }},
+		{"tor.onion4", "private space", func(c *Config) { c.Tor.Onion4 = prefix("8.0.0.0/7") }},
+		{"tor.onion4", "private space", func(c *Config) { c.Tor.Onion4 = prefix("0.0.0.0/0") }},
+		{"tor.onion6", "private space", func(c *Config) { c.Tor.Onion6 = prefix("fe80::/10") }},
+		{"exclusions.destinations", "--force", func(c *Config) { c.Exclusions.Destinations = []netip.Prefix{prefix("::/0")} }},
+		{"exclusions.sources", "--force", func(c *Config) { c.Exclusions.Sources = []netip.Prefix{prefix("0.0.0.0/0")} }},
+		{"exclusions.destinations", "invalid", func(c *Config) { c.Exclusions.Destinations = make([]netip.Prefix, 1) }},
+		{"exclusions.sources", "IPv4-mapped", func(c *Config) { c.Exclusions.Sources = []netip.Prefix{prefix("::ffff:10.0.0.0/104")} }},
+		{"exclusions.marks", "zero mask", func(c *Config) { c.Exclusions.Marks = []Mark{{Value: 1}} }},
+		{"exclusions.marks", "zero mark", func(c *Config) { c.Exclusions.Marks = []Mark{{Mask: 1}} }},
+	} {
+		cfg := Default()
+		c.change(&cfg)
+		err := cfg.Validate()
+		var field *FieldError
+		if !errors.As(err, &field) || !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s, %q: got %v", c.field, c.says, err)
+			continue
+		}
+		if field.Field != c.field || !strings.Contains(field.Problem, c.says) {
+			t.Errorf("got %v, want %s to say %q", err, c.field, c.says)
+		}
+	}
+}
+
+func TestValidateReportsEveryProblem(t *testing.T) {
+	cfg := Default()
+	cfg.Local, cfg.MarkShift, cfg.Tor.DNSPort = "x", 1, 0
+	err := cfg.Validate()
+	for _, field := range []string{"local:", "mark_shift:", "tor.dns_port:"} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%v does not mention %s", err, field)
+		}
+	}
+}

@@ -1,0 +1,237 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// lanLinks returns the interfaces to torify in the order given, each once, or
+// the first refusal.
+func lanLinks(cfg config.Config, h Host) ([]Link, error) {
+	if len(cfg.Interfaces) == 0 {
+		return nil, noInterface(cfg, h)
+	}
+	var links []Link
+	for _, name := range cfg.Interfaces {
+		if slices.Contains(names(links), name) {
+			continue
+		}
+		l, ok := h.LinkByName(name)
+		if !ok {
+			return nil, unknownInterface(h, name)
+		}
+		if err := h.attachable(cfg, l); err != nil {
+			return nil, err
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+// attachable says why an interface cannot be torified, the cause that explains
+// the others first: a bridge port has no address because it is a bridge port.
+func (h Host) attachable(cfg config.Config, l Link) error {
+	if err := h.refuseStacked(l); err != nil {
+		return err
+	}
+	if r, ok := h.defaultRoute(l.Index); ok && !cfg.Force {
+		return refuseDefaultRoute(l, r, candidates(cfg, h))
+	}
+	return h.refuseNoAddress(l)
+}
+
+// refuseStacked judges what an interface is and what lies above and below it.
+func (h Host) refuseStacked(l Link) error {
+	for _, check := range []func(Link) error{h.refuseLoopback, h.refuseEnslaved, h.refuseTrunk, h.refuseBridgeNF} {
+		if err := check(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// candidates returns the interfaces that could be torified without force.
+func candidates(cfg config.Config, h Host) []string {
+	var out []string
+	for _, l := range h.Links {
+		_, outside := h.defaultRoute(l.Index)
+		outside = outside || slices.Contains(cfg.Uplinks, l.Name)
+		if !outside && h.refuseStacked(l) == nil && h.refuseNoAddress(l) == nil {
+			out = append(out, l.Name)
+		}
+	}
+	return out
+}
+
+func noInterface(cfg config.Config, h Host) error {
+	fit := candidates(cfg, h)
+	if len(fit) == 0 {
+		return refuse(ErrNoInterface, "", nil,
+			"no interface given, and none of this host's fits (%s): give the one your devices are behind an address, then torbpf attach it",
+			orElse(names(h.Links), "it has none"))
+	}
+	return refuse(ErrNoInterface, "", fit,
+		"no interface given: name the one your devices are behind, e.g. torbpf attach %s (these fit: %s)",
+		fit[0], strings.Join(fit, ", "))
+}
+
+func unknownInterface(h Host, name string) error {
+	existing := names(h.Links)
+	if near := nearNames(name, existing); len(near) > 0 {
+		return refuse(ErrUnknownInterface, name, near,
+			"there is no interface %s here: did you mean %s?", name, strings.Join(near, " or "))
+	}
+	return refuse(ErrUnknownInterface, name, nil,
+		"there is no interface %s here: name one of %s", name, orElse(existing, "those that ip link lists"))
+}
+
+func (h Host) refuseLoopback(l Link) error {
+	if !l.Loopback {
+		return nil
+	}
+	return refuse(ErrLoopback, l.Name, nil,
+		"%s carries only this machine's own traffic, and no LAN is behind it: name the interface your devices are behind", l.Name)
+}
+
+// refuseEnslaved names the interface to attach instead. Frames of a bridge
+// port or bond member that arrive here may yet be switched, and the rules that
+// match an input interface would see the master, so they would not hold.
+func (h Host) refuseEnslaved(l Link) error {
+	if l.Master == 0 {
+		return nil
+	}
+	master, ok := h.LinkByIndex(l.Master)
+	if !ok {
+		return refuse(ErrEnslaved, l.Name, nil,
+			"%s is enslaved to interface %d, which is not to be seen here: free it with ip link set %s nomaster", l.Name, l.Master, l.Name)
+	}
+	if master.Kind == "vrf" {
+		return refuse(ErrEnslaved, l.Name, nil,
+			"%s is in VRF %s, whose routing comes before the rules that keep packets from leaving without Tor: take it out with ip link set %s nomaster",
+			l.Name, master.Name, l.Name)
+	}
+	top := h.top(master)
+	return refuse(ErrEnslaved, l.Name, []string{top.Name},
+		"%s is %s %s: attach %s", l.Name, role(master.Kind), master.Name, top.Name)
+}
+
+func role(kind string) string {
+	switch kind {
+	case "bridge":
+		return "a port of bridge"
+	case "bond":
+		return "a member of bond"
+	case "":
+		return "enslaved to"
+	}
+	return "a port of " + kind
+}
+
+// top climbs from a bond into the bridge that it may be a port of; never into
+// a VRF, which cannot be attached.
+func (h Host) top(l Link) Link {
+	for range h.Links {
+		master, ok := h.LinkByIndex(l.Master)
+		if !ok || master.Kind == "vrf" {
+			return l
+		}
+		l = master
+	}
+	return l
+}
+
+// carried says, by the kind of the upper interface, what an interface below it
+// is and why it cannot be attached. A tc program on the lower one sees frames
+// that the stack takes to have come in by the upper one.
+var carried = []carrier{
+	{"a trunk: its tagged frames belong to the VLANs", []string{"vlan"}},
+	{"shared: its frames are handed to", []string{"macvlan", "macvtap", "ipvlan", "ipvtap"}},
+	{"the conduit of a switch: its frames belong to the ports", []string{"dsa"}},
+	{"encrypted: what is inside its frames arrives by", []string{"macsec"}},
+}
+
+// carrier is a way of being below other interfaces.
+type carrier struct {
+	what  string
+	kinds []string // of the upper interface
+}
+
+// refuseTrunk names the interfaces to attach instead. Only the kinds above
+// count: a tunnel or a veth also has an interface "below" it.
+func (h Host) refuseTrunk(l Link) error {
+	for _, c := range carried {
+		var uppers []string
+		for _, u := range h.Links {
+			if u.Parent == l.Index && slices.Contains(c.kinds, u.Kind) {
+				uppers = append(uppers, u.Name)
+			}
+		}
+		if len(uppers) == 0 {
+			continue
+		}
+		list := strings.Join(uppers, " ")
+		text := fmt.Sprintf("%s is %s %s: attach %s", l.Name, c.what, strings.Join(uppers, ", "), list)
+		if c.kinds[0] == "vlan" {
+			text += " (devices without a tag on the same wire need a VLAN of their own)"
+		}
+		return refuse(ErrTrunk, l.Name, uppers, "%s", text)
+	}
+	return nil
+}
+
+// refuseBridgeNF looks below a VLAN as well: what comes in untagged at a port
+// has been through the NAT hook before it reaches the VLAN on the bridge.
+func (h Host) refuseBridgeNF(l Link) error {
+	if !h.BridgeNF {
+		return nil
+	}
+	what, below := "a bridge", l
+	for range h.Links {
+		if below.Kind == "bridge" {
+			return refuse(ErrBridgeNF, l.Name, nil,
+				"%s is %s whose packets run through nftables on the port already, before torbpf marks them, so they would not be redirected to Tor: "+
+					"sysctl -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0; "+
+					"where containers need those on, give the LAN an interface without a bridge", l.Name, what)
+		}
+		next, ok := h.LinkByIndex(below.Parent)
+		if !ok || !slices.ContainsFunc(carried, func(c carrier) bool { return slices.Contains(c.kinds, below.Kind) }) {
+			return nil
+		}
+		below, what = next, "above bridge "+next.Name
+	}
+	return nil
+}
+
+func refuseDefaultRoute(l Link, r Route, fit []string) error {
+	what := "the default route"
+	if r.Dst.Bits() > 0 {
+		what = "a default route in disguise,"
+	}
+	next := "name the interface your devices are behind"
+	if len(fit) > 0 {
+		next = "torbpf attach " + fit[0]
+	}
+	return refuse(ErrDefaultRoute, l.Name, fit,
+		"%s has %s %s (table %d), so it leads to the internet and is no LAN: %s; or insist with --force",
+		l.Name, what, r.Dst, r.Table, next)
+}
+
+// refuseNoAddress wants more than IPv6 link-local: a redirect needs an address
+// of the interface in the scope of its clients, or nftables drops the packet.
+func (h Host) refuseNoAddress(l Link) error {
+	addrs := h.addrs(l.Index)
+	for _, p := range addrs {
+		if p.Addr().Is4() || !p.Addr().IsLinkLocalUnicast() {
+			return nil
+		}
+	}
+	has := "no address"
+	if len(addrs) > 0 {
+		has = "no address but a link-local one"
+	}
+	return refuse(ErrNoAddress, l.Name, nil,
+		"%s has %s, so there is none to redirect its devices to: ip addr add 192.168.50.1/24 dev %s", l.Name, has, l.Name)
+}

@@ -1,0 +1,46 @@
+package plan
+
+import (
+	"fmt"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// Make plans. It returns a *Refusal for what the host does not allow, and an
+// error that wraps config.ErrInvalid for what no host would.
+//
+// The same configuration and host give the same plan, and both may be used
+// again afterwards: nothing of them is changed or kept.
+func Make(cfg config.Config, h Host) (*Plan, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("check configuration: %w", err)
+	}
+	cfg.Exclusions = cfg.Exclusions.Normalized()
+	links, err := lanLinks(cfg, h)
+	if err != nil {
+		return nil, err
+	}
+	if err := refuseMarkInUse(cfg, h); err != nil {
+		return nil, err
+	}
+	p := &Plan{
+		Mark:       Mark{Shift: cfg.MarkShift},
+		LocalAddrs: localAddrs(h),
+		Ports:      Ports{Trans: cfg.Tor.TransPort, DNS: cfg.Tor.DNSPort, Resolver: cfg.Tor.ResolverPort},
+		LocalMode:  cfg.Local,
+		Inbound:    cfg.Inbound,
+		Exclusions: cfg.Exclusions,
+	}
+	p.Exclusions.Marks = withoutOurs(cfg.Exclusions.Marks, p.Mark)
+	for _, l := range links {
+		p.LANs = append(p.LANs, lan(h, l))
+	}
+	if p.Uplinks, err = uplinks(cfg, h, links); err != nil {
+		return nil, err
+	}
+	p.Local = localSubnets(h, p.Uplinks)
+	if p.Onion4, p.Onion6, err = chooseOnion(cfg, h); err != nil {
+		return nil, err
+	}
+	return p, nil
+}

@@ -1,0 +1,86 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// Prefixes shorter than these cover so much that they are default routes in
+// disguise: 0.0.0.0/1 with 128.0.0.0/1, 2000::/3, or the long lists by which a
+// VPN spells "everything but 10.0.0.0/8".
+const (
+	shortest4 = 8
+	shortest6 = 16
+)
+
+// notPublic is short but leads to no public host: ULA, link-local, multicast,
+// class E. Kernels before 5.11 list ff00::/8 as a unicast route of every
+// interface; taking that for a default route would leave no LAN to attach.
+var notPublic = []netip.Prefix{
+	netip.MustParsePrefix("224.0.0.0/3"),
+	netip.MustParsePrefix("fc00::/7"),
+	linkLocal6,
+	netip.MustParsePrefix("ff00::/8"),
+}
+
+// linkLocal6 is what clients speak to the router's own IPv6 services from.
+var linkLocal6 = netip.MustParsePrefix("fe80::/10")
+
+// defaultLike says whether a route to p leads to the outside at large.
+func defaultLike(p netip.Prefix) bool {
+	shortest := shortest6
+	if p.Addr().Is4() {
+		shortest = shortest4
+	}
+	if p.Bits() >= shortest {
+		return false
+	}
+	return !slices.ContainsFunc(notPublic, func(n netip.Prefix) bool { return config.PrefixCovers(n, p) })
+}
+
+// defaultRoute returns the widest default-like route by an interface.
+func (h Host) defaultRoute(index int) (Route, bool) {
+	var best Route
+	found := false
+	for _, r := range h.Routes {
+		if r.Index == index && defaultLike(r.Dst) && (!found || r.Dst.Bits() < best.Dst.Bits()) {
+			best, found = r, true
+		}
+	}
+	return best, found
+}
+
+// reached is a prefix that the host reaches by an interface of its own.
+type reached struct {
+	prefix netip.Prefix
+	index  int
+	how    string // for messages: "the subnet of" or "routed by"
+}
+
+// reaches returns the subnets of the host's addresses, then the destinations
+// of its routes, but for default-like ones; masked, in the host's order.
+func (h Host) reaches() []reached {
+	var out []reached
+	for _, a := range h.Addrs {
+		out = append(out, reached{a.Prefix.Masked(), a.Index, "the subnet of"})
+	}
+	for _, r := range h.Routes {
+		if !defaultLike(r.Dst) {
+			out = append(out, reached{r.Dst.Masked(), r.Index, "routed by"})
+		}
+	}
+	return out
+}
+
+// addrs returns the addresses of one interface in the host's order.
+func (h Host) addrs(index int) []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range h.Addrs {
+		if a.Index == index {
+			out = append(out, a.Prefix)
+		}
+	}
+	return out
+}

@@ -1,0 +1,66 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// String writes the whole plan as text, one fact a line, the same for the same
+// plan: to be read, and to be compared.
+func (p *Plan) String() string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("table inet %s", Table)
+	line("mark 0x%08x, class 0x%08x", p.Mark.Mask(), p.Mark.ClassMask())
+	line("rules from priority %d, protocol %d", RulePriority, RuleProtocol)
+	line("ports trans %d, dns %d, resolver %d", p.Ports.Trans, p.Ports.DNS, p.Ports.Resolver)
+	line("onion %s, %s", p.Onion4, p.Onion6)
+	line("local %s", p.LocalMode)
+	line("inbound replies %s", map[bool]string{true: "pass", false: "refused"}[p.Inbound])
+	for _, l := range p.LANs {
+		line("lan %s", device(l.Name, l.Index, l.Ethernet))
+		line("  answers from %s", words(l.Addr4, l.Addr6))
+		for _, prefix := range l.Prefixes {
+			line("  expects %s", prefix)
+		}
+	}
+	for _, u := range p.Uplinks {
+		line("uplink %s", device(u.Name, u.Index, u.Ethernet))
+	}
+	for _, s := range p.Local {
+		line("subnet %s by %s (%d)", s.Prefix, s.Name, s.Index)
+	}
+	for _, a := range p.LocalAddrs {
+		line("address %s", a)
+	}
+	for _, prefix := range p.Exclusions.Destinations {
+		line("direct to %s", prefix)
+	}
+	for _, prefix := range p.Exclusions.Sources {
+		line("direct from %s", prefix)
+	}
+	for _, m := range p.Exclusions.Marks {
+		line("direct with mark %s", m)
+	}
+	return b.String()
+}
+
+func device(name string, index int, ethernet bool) string {
+	header := "no link header"
+	if ethernet {
+		header = "ethernet"
+	}
+	return fmt.Sprintf("%s (%d), %s", name, index, header)
+}
+
+// words joins the addresses that there are.
+func words(addrs ...netip.Addr) string {
+	var out []string
+	for _, a := range addrs {
+		if a.IsValid() {
+			out = append(out, a.String())
+		}
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,109 @@
+package plan
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// uplinks returns the interfaces that lead outside, by index: those with a
+// default-like route in any table and those named. A LAN never is one, even
+// where it was forced: the guard of an uplink would drop what Tor sends.
+//
+// A host without an uplink is planned all the same, so that a router may be
+// closed before its WAN is up.
+func uplinks(cfg config.Config, h Host, lans []Link) ([]Uplink, error) {
+	var links []Link
+	for _, name := range cfg.Uplinks {
+		l, ok := h.LinkByName(name)
+		if !ok {
+			return nil, unknownInterface(h, name)
+		}
+		if l.Loopback {
+			return nil, refuse(ErrLoopback, name, nil,
+				"%s leads nowhere and is no uplink: name the interface towards the internet, or none if it has a default route", name)
+		}
+		links = append(links, l)
+	}
+	for _, r := range h.Routes {
+		if !defaultLike(r.Dst) {
+			continue
+		}
+		l, ok := h.LinkByIndex(r.Index)
+		if !ok {
+			if len(cfg.Uplinks) > 0 {
+				continue
+			}
+			// Unguarded, and its subnets would count as local.
+			return nil, refuse(ErrUnknownUplink, r.Dst.String(), nil,
+				"the default route %s (table %d) leaves by interface %d, which is not to be seen here, so it cannot be guarded: name it with --uplink, or try again if it has just gone",
+				r.Dst, r.Table, r.Index)
+		}
+		if !l.Loopback {
+			links = append(links, l)
+		}
+	}
+	slices.SortFunc(links, func(a, b Link) int { return cmp.Compare(a.Index, b.Index) })
+	var out []Uplink
+	for _, l := range slices.Compact(links) {
+		if !slices.ContainsFunc(lans, func(lan Link) bool { return lan.Index == l.Index }) {
+			out = append(out, Uplink{Name: l.Name, Index: l.Index, Ethernet: l.Ethernet})
+		}
+	}
+	return out, nil
+}
+
+// localSubnets returns what is reached without an uplink: the subnets of and
+// the routes by all other interfaces, sorted by prefix, but for loopback,
+// link-local and multicast, which are judged before.
+//
+// A prefix reached by several interfaces has an entry for each, the ones with
+// an address in the subnet first, and may leave by any of them. A BPF map holds
+// one of these, whichever: there it only says that the prefix is local, while
+// the guards that know the interface get the whole list.
+func localSubnets(h Host, uplinks []Uplink) []LocalSubnet {
+	var out []LocalSubnet
+	for _, r := range h.reaches() {
+		l, ok := h.LinkByIndex(r.index)
+		outside := slices.ContainsFunc(uplinks, func(u Uplink) bool { return u.Index == r.index })
+		if !ok || l.Loopback || outside || r.prefix.Addr().IsLinkLocalUnicast() || r.prefix.Addr().IsMulticast() {
+			continue
+		}
+		s := LocalSubnet{Prefix: r.prefix, Index: l.Index, Name: l.Name}
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b LocalSubnet) int { return config.ComparePrefixes(a.Prefix, b.Prefix) })
+	return out
+}
+
+// localAddrs returns every address of the host and the broadcast address of
+// every IPv4 subnet that has one, sorted. Loopback addresses are left out: the
+// kernel drops them as martians when they come from a LAN.
+func localAddrs(h Host) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range h.Addrs {
+		addr := a.Prefix.Addr()
+		if addr.IsLoopback() {
+			continue
+		}
+		out = append(out, addr)
+		if addr.Is4() && a.Prefix.Bits() < 31 {
+			out = append(out, broadcast(a.Prefix))
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+// broadcast returns the last address of an IPv4 subnet.
+func broadcast(p netip.Prefix) netip.Addr {
+	a := p.Addr().As4()
+	for bit := p.Bits(); bit < 32; bit++ {
+		a[bit/8] |= 0x80 >> (bit % 8)
+	}
+	return netip.AddrFrom4(a)
+}
