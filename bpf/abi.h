@@ -70,7 +70,7 @@ enum reason {
 	REASON_MALFORMED,	  /* refused: headers that cannot be read */
 
 	REASON_UPLINK_GUARD, /* refused at an uplink: it should not have come here */
-	REASON_DNS_GUARD,    /* refused at delivery: DNS that was not redirected */
+	REASON_DNS_GUARD,    /* refused: DNS to the router that no redirect takes away */
 
 	REASON_MAX,
 };
@@ -87,6 +87,12 @@ enum local_mode {
 	LOCAL_CONNECTED = 0, /* local subnets are local, the rest is refused */
 	LOCAL_RESERVED = 1,  /* all reserved space goes direct */
 	LOCAL_NONE = 2,	     /* local subnets are refused as well */
+};
+
+/* What an address of the map local_addrs is. */
+enum local_addr {
+	LOCAL_ADDR_ROUTER = 1,
+	LOCAL_ADDR_BROADCAST = 2,
 };
 
 struct prefix4 {

@@ -8,6 +8,7 @@
 #ifndef TORBPF_ANSWER_H
 #define TORBPF_ANSWER_H
 
+#include <linux/if_packet.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
@@ -134,7 +135,8 @@ static __always_inline int swap_ethernet(struct __sk_buff *skb, int ethernet)
 		return 1;
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
 		return 0;
-	if (eth.h_dest[0] & 1) /* a group address is nobody's to answer for */
+	/* A group is nobody's to answer for, nor one to be answered. */
+	if ((eth.h_dest[0] | eth.h_source[0]) & 1)
 		return 0;
 	__builtin_memcpy(source, eth.h_source, ETH_ALEN);
 	__builtin_memcpy(eth.h_source, eth.h_dest, ETH_ALEN);
@@ -164,7 +166,7 @@ static __always_inline int fill_reset(struct __sk_buff *skb, const struct packet
 		reset->seq = tcp.ack_seq;
 		return 1;
 	}
-	length = skb->len - p->l4_offset - tcp.doff * 4 + tcp.syn + tcp.fin;
+	length = p->l3_offset + p->length - p->l4_offset - tcp.doff * 4 + tcp.syn + tcp.fin;
 	reset->ack_seq = bpf_htonl(bpf_ntohl(tcp.seq) + length);
 	reset->ack = 1;
 	return 1;
@@ -321,10 +323,28 @@ static __always_inline int answer_dns(struct __sk_buff *skb, const struct packet
 	return turn_around(skb, p);
 }
 
-/* ICMP errors and replies must not be answered with an error (RFC 1122, 3.2.2). */
-static __always_inline int answerable(const struct packet *p)
+/* Whether the source is one host, to which an answer may go. */
+static __always_inline int single_source(const struct packet *p)
 {
-	if (p->fragment == FRAGMENT_LATER)
+	__u8 first;
+
+	if (p->layer3 == LAYER3_IPV4) {
+		first = bpf_ntohl(p->saddr.word_be[3]) >> 24;
+		return first != 0 && first != 127 && first < 224;
+	}
+	return p->saddr.word_be[0] && bpf_ntohl(p->saddr.word_be[0]) >> 24 != 0xff;
+}
+
+/*
+ * RFC 1122, 3.2.2: no error answers ICMP errors and replies, later fragments,
+ * or a source that is not one host. Nor is it for us to answer frames that the
+ * interface only overhears, as it does while somebody captures on it.
+ */
+static __always_inline int answerable(const struct __sk_buff *skb, const struct packet *p)
+{
+	if (skb->pkt_type == PACKET_OTHERHOST)
+		return 0;
+	if (p->fragment == FRAGMENT_LATER || !single_source(p))
 		return 0;
 	if (p->protocol == IPPROTO_ICMP)
 		return p->icmp_type == ICMP_ECHO;
@@ -344,7 +364,7 @@ static __always_inline int answer(struct __sk_buff *skb, int ethernet, const str
 	int ipv4 = p->layer3 == LAYER3_IPV4;
 
 	/* Behind a VLAN tag in the payload the helpers would miss the header. */
-	if (!answerable(p) || p->l3_offset != (ethernet ? ETH_HLEN : 0))
+	if (!answerable(skb, p) || p->l3_offset != (ethernet ? ETH_HLEN : 0))
 		return 0;
 	if (!swap_ethernet(skb, ethernet))
 		return 0;

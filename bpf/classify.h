@@ -5,8 +5,8 @@
  * test holds the two together.
  *
  * The order is the promise (docs/ARCHITECTURE.md, "Decision order"):
- * link-local and multicast, source, .onion, DNS, the router, exclusions, local
- * subnets, TCP, the rest.
+ * link-local and multicast but for DNS, source, .onion, DNS, the router,
+ * exclusions, local subnets, TCP, the rest.
  */
 #ifndef TORBPF_CLASSIFY_H
 #define TORBPF_CLASSIFY_H
@@ -46,23 +46,41 @@ static __always_inline int ipv4_under(__be32 addr_be, __u32 prefix, __u32 mask)
 	return (bpf_ntohl(addr_be) & mask) == prefix;
 }
 
-/* Destinations that no router forwards, whoever sends to them. */
-static __always_inline struct decision classify_unforwarded(const struct packet *p)
+/* Whether a packet shows the port of DNS; a later fragment has none to show. */
+static __always_inline int is_dns(const struct packet *p)
+{
+	return p->fragment != FRAGMENT_LATER && p->dport_be == bpf_htons(PORT_DNS) &&
+	       (p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_TCP);
+}
+
+/* Multicast, and the broadcast address of whatever link it is. */
+static __always_inline int group_destination(const struct packet *p)
 {
 	__be32 daddr_be = p->daddr.word_be[3];
-	__u32 first;
 
-	if (p->layer3 == LAYER3_IPV4) {
-		if (ipv4_under(daddr_be, 0xe0000000, 0xf0000000) || daddr_be == 0xffffffff)
-			return decide(VERDICT_LOCAL, REASON_MULTICAST);
-		if (ipv4_under(daddr_be, 0xa9fe0000, 0xffff0000))
-			return decide(VERDICT_LOCAL, REASON_LINK_LOCAL);
+	if (p->layer3 == LAYER3_IPV4)
+		return ipv4_under(daddr_be, 0xe0000000, 0xf0000000) || daddr_be == 0xffffffff;
+	return bpf_ntohl(p->daddr.word_be[0]) >> 24 == 0xff;
+}
+
+static __always_inline int link_local_destination(const struct packet *p)
+{
+	if (p->layer3 == LAYER3_IPV4)
+		return ipv4_under(p->daddr.word_be[3], 0xa9fe0000, 0xffff0000);
+	return (bpf_ntohl(p->daddr.word_be[0]) & 0xffc00000) == 0xfe800000;
+}
+
+/*
+ * Destinations that no router forwards, whoever sends to them. The router's own
+ * resolver listens there, too, so DNS is judged as to any other address.
+ */
+static __always_inline struct decision classify_unforwarded(const struct packet *p)
+{
+	if (is_dns(p))
 		return undecided();
-	}
-	first = bpf_ntohl(p->daddr.word_be[0]);
-	if (first >> 24 == 0xff)
+	if (group_destination(p))
 		return decide(VERDICT_LOCAL, REASON_MULTICAST);
-	if ((first & 0xffc00000) == 0xfe800000)
+	if (link_local_destination(p))
 		return decide(VERDICT_LOCAL, REASON_LINK_LOCAL);
 	return undecided();
 }
@@ -133,13 +151,31 @@ static __always_inline struct decision classify_onion(const struct packet *p,
 	return decide(VERDICT_REFUSED, REASON_ONION_PROTOCOL);
 }
 
-/* DNS to any address; a query cut into fragments would slip past nftables. */
+/*
+ * Whether the router takes a packet in as one of many receivers: broadcasts
+ * and, from 0.0.0.0, its counterpart. Such a packet reaches sockets without the
+ * look-up at which torbpf_dns guards them.
+ */
+static __always_inline int broadcast_destination(const struct packet *p)
+{
+	__u8 *kind;
+
+	if (group_destination(p) || (p->layer3 == LAYER3_IPV4 && !p->daddr.word_be[3]))
+		return 1;
+	kind = bpf_map_lookup_elem(&local_addrs, &p->daddr.key);
+	return kind && *kind == LOCAL_ADDR_BROADCAST;
+}
+
+/*
+ * DNS to any address; a query cut into fragments would slip past nftables. Nobody
+ * asks by broadcast but to reach the router's resolver past torbpf.
+ */
 static __always_inline struct decision classify_dns(const struct packet *p)
 {
-	if (p->fragment == FRAGMENT_LATER || p->dport_be != bpf_htons(PORT_DNS))
+	if (!is_dns(p))
 		return undecided();
-	if (p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_TCP)
-		return undecided();
+	if (broadcast_destination(p))
+		return decide(VERDICT_REFUSED, REASON_DNS_GUARD);
 	if (p->fragment == FRAGMENT_FIRST)
 		return decide(VERDICT_REFUSED, REASON_FRAGMENT);
 	if (p->protocol == IPPROTO_UDP)
@@ -296,7 +332,7 @@ static __always_inline struct decision reconsider(const struct packet *p, const 
 		return d;
 	if (s->inbound && inbound_reply(p))
 		return decide(VERDICT_PENDING, REASON_INBOUND_REPLY);
-	if (s->late_marks && markable(d.reason) && !onion_destination(p, s) &&
+	if (s->late_marks && markable(d.reason) && !is_dns(p) && !onion_destination(p, s) &&
 	    !bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
 		return decide(VERDICT_PENDING, REASON_LATE_MARK);
 	return d;

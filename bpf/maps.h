@@ -55,7 +55,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LOCAL_ADDRS);
 	__type(key, struct address);
-	__type(value, __u8);
+	__type(value, __u8); /* enum local_addr */
 } local_addrs SEC(".maps");
 
 struct {

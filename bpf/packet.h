@@ -64,6 +64,7 @@ struct packet {
 	__u32 mark;
 	__u32 l3_offset;
 	__u32 l4_offset;
+	__u32 length;	 /* from l3_offset on, as IP states it: without padding */
 	__be16 sport_be; /* ICMP echo: the identifier, in both ports */
 	__be16 dport_be;
 	__u8 protocol; /* of layer 4, behind any extension headers */
@@ -110,6 +111,7 @@ struct icmp_echo {
 	__u8 code;
 	__be16 checksum_be;
 	__be16 id_be;
+	__be16 sequence_be;
 };
 
 static __always_inline __u32 cursor_offset(const struct cursor *c)
@@ -120,6 +122,11 @@ static __always_inline __u32 cursor_offset(const struct cursor *c)
 static __always_inline int is_vlan(__be16 protocol_be)
 {
 	return protocol_be == bpf_htons(ETH_P_8021Q) || protocol_be == bpf_htons(ETH_P_8021AD);
+}
+
+static __always_inline int is_ip(__be16 protocol_be)
+{
+	return protocol_be == bpf_htons(ETH_P_IP) || protocol_be == bpf_htons(ETH_P_IPV6);
 }
 
 static __always_inline int is_icmp_echo(__u8 protocol, __u8 type)
@@ -149,6 +156,10 @@ static __always_inline void parse_layer4(struct cursor *c, struct packet *p)
 	struct ports *ports = c->position;
 
 	p->l4_offset = cursor_offset(c);
+	if (c->position > c->end) { /* options or extensions that are cut off */
+		p->layer3 = LAYER3_MALFORMED;
+		return;
+	}
 	if (p->fragment == FRAGMENT_LATER)
 		return;
 	if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) {
@@ -187,6 +198,7 @@ static __always_inline void parse_ipv4(struct cursor *c, struct packet *p)
 	p->daddr.word_be[2] = bpf_htonl(0xffff);
 	p->daddr.word_be[3] = ip->daddr;
 	p->protocol = ip->protocol;
+	p->length = bpf_ntohs(ip->tot_len);
 	p->ip_options = ip->ihl != 5;
 
 	fragment = bpf_ntohs(ip->frag_off);
@@ -240,6 +252,12 @@ static __always_inline int is_extension(__u8 next)
 	       next == IPPROTO_FRAGMENT;
 }
 
+/* IPv6 may not borrow the form that IPv4 addresses have in our maps. */
+static __always_inline int is_mapped(const union inet_address *a)
+{
+	return !a->word_be[0] && !a->word_be[1] && a->word_be[2] == bpf_htonl(0xffff);
+}
+
 static __always_inline void parse_ipv6(struct cursor *c, struct packet *p)
 {
 	struct ipv6hdr *ip = c->position;
@@ -253,6 +271,11 @@ static __always_inline void parse_ipv6(struct cursor *c, struct packet *p)
 	p->layer3 = LAYER3_IPV6;
 	__builtin_memcpy(&p->saddr, &ip->saddr, sizeof(p->saddr));
 	__builtin_memcpy(&p->daddr, &ip->daddr, sizeof(p->daddr));
+	if (is_mapped(&p->saddr) || is_mapped(&p->daddr)) {
+		p->layer3 = LAYER3_MALFORMED;
+		return;
+	}
+	p->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	next = ip->nexthdr;
 	c->position = ip + 1;
 	p->ip_options = is_extension(next);
@@ -275,9 +298,12 @@ static __always_inline void parse_ipv6(struct cursor *c, struct packet *p)
 /*
  * Reads VLAN tags. An id of 0 only carries a priority: the stack takes such a
  * frame as untagged, so we read on. Any other id belongs to a VLAN device,
- * where the packet is judged. tagged_outside: the tag stood in the metadata.
+ * where the packet is judged; unless the stack is past that tag already, as on
+ * a VLAN device with reorder_hdr off, which leaves it in the data.
+ * tags_seen: those in the metadata. taken_for: by what the stack hands it on.
  */
-static __always_inline __be16 parse_ethernet(struct cursor *c, struct packet *p, int tags_seen)
+static __always_inline __be16 parse_ethernet(struct cursor *c, struct packet *p, int tags_seen,
+					     __be16 taken_for)
 {
 	struct ethhdr *eth = c->position;
 	struct vlan_header *vlan;
@@ -296,14 +322,14 @@ static __always_inline __be16 parse_ethernet(struct cursor *c, struct packet *p,
 			p->layer3 = LAYER3_MALFORMED;
 			return 0;
 		}
-		if (bpf_ntohs(vlan->tci_be) & VLAN_ID_MASK) {
+		if (is_vlan(taken_for) && bpf_ntohs(vlan->tci_be) & VLAN_ID_MASK) {
 			p->layer3 = LAYER3_OTHER_VLAN;
 			return 0;
 		}
 		protocol_be = vlan->protocol_be;
 		c->position = vlan + 1;
 	}
-	if (is_vlan(protocol_be))
+	if (is_vlan(protocol_be) || (is_ip(taken_for) && protocol_be != taken_for))
 		p->layer3 = LAYER3_MALFORMED;
 	return protocol_be;
 }
@@ -344,7 +370,7 @@ static __always_inline void parse_skb(struct __sk_buff *skb, int ethernet, struc
 		return;
 	}
 	if (ethernet) {
-		protocol_be = parse_ethernet(&c, p, !!skb->vlan_present);
+		protocol_be = parse_ethernet(&c, p, !!skb->vlan_present, protocol_be);
 		if (p->layer3 != LAYER3_OTHER)
 			return;
 	}

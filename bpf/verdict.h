@@ -98,9 +98,10 @@ static __always_inline int may_tell(const struct packet *p)
 	spent = allowance->spent_until_ns;
 	if (spent < now)
 		spent = now;
+	spent += TELL_INTERVAL_NS;
 	if (spent - now > TELL_BURST_NS)
 		return 0;
-	allowance->spent_until_ns = spent + TELL_INTERVAL_NS;
+	allowance->spent_until_ns = spent;
 	return 1;
 }
 
@@ -170,6 +171,15 @@ static __always_inline struct decision ask_gate(const struct packet *p, struct d
 	return decide(VERDICT_REFUSED, REASON_TOR_NOT_READY);
 }
 
+/*
+ * An exempt mark stands alone, without a class: the user's ip rules may compare
+ * the whole mark. The guards behind us know it as it is.
+ */
+static __always_inline enum verdict class_of(struct decision d)
+{
+	return d.reason == REASON_EXEMPT_MARK ? VERDICT_NONE : d.verdict;
+}
+
 /* A packet from a LAN, at tc ingress. */
 static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const struct packet *p,
 				      struct decision d)
@@ -180,7 +190,7 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 	if (d.verdict == VERDICT_REFUSED)
 		return refuse(skb, ethernet, p, d);
 	count_skb(skb, p->ifindex, d);
-	set_class(skb, p->mark, d.verdict, instance);
+	set_class(skb, p->mark, class_of(d), instance);
 	return VERDICT_NEXT;
 }
 

@@ -3,9 +3,6 @@ package loader
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -13,65 +10,92 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Our filters: first in priority, with a handle that tells them from others.
+// Our filters: first in priority, with one of two handles that tell them from
+// others.
 const (
 	filterPriority = 1
 	filterHandle   = 0x7462 // "tb"
+	filterHandle2  = 0x7463
 	filterPrefix   = "torbpf/"
 )
 
 // attachClsact attaches a program as a filter of the clsact qdisc, which is
-// added where missing. A filter that is there is replaced atomically.
+// added where missing. A filter of ours that is there is replaced atomically.
+// Behind one that somebody has put ahead of it a program may be skipped: then
+// a new filter is added, which the kernel puts in front, before the old goes.
 func (d *Datapath) attachClsact(h hook, program *ebpf.Program) error {
-	if err := d.addClsact(h); err != nil {
+	l, err := netlink.LinkByIndex(h.ifindex)
+	if err != nil {
+		return fmt.Errorf("find interface: %w", err)
+	}
+	if err := d.addClsact(l); err != nil {
 		return err
 	}
-	filter := h.filter()
-	filter.Fd = program.FD()
+	filters, err := filtersAt(l, h.parent())
+	if err != nil {
+		return err
+	}
+	if err := refuseOtherKind(l, h, filters); err != nil {
+		return err
+	}
+	old := ours(filters)
+	filter := h.filter(program)
+	if len(old) > 0 {
+		filter.Handle = old[0].Handle
+		if filters[0] != netlink.Filter(old[0]) {
+			filter.Handle = filterHandle ^ filterHandle2 ^ old[0].Handle
+		}
+	}
 	if err := netlink.FilterReplace(filter); err != nil {
 		return fmt.Errorf("replace clsact filter: %w", err)
 	}
-	return nil
-}
-
-// addClsact adds the qdisc where missing. An empty directory among the pins
-// remembers that it is ours, so that a user's own one stays at detach.
-func (d *Datapath) addClsact(h hook) error {
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: h.ifindex,
-		Handle:    netlink.MakeHandle(0xffff, 0),
-		Parent:    netlink.HANDLE_CLSACT,
-	}}
-	err := netlink.QdiscAdd(qdisc)
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("add clsact qdisc: %w", err)
-	}
-	if err := os.MkdirAll(d.qdiscMark(h.ifindex), 0o700); err != nil {
-		return errors.Join(fmt.Errorf("remember clsact qdisc: %w", err), netlink.QdiscDel(qdisc))
+	for _, f := range old {
+		if f.Handle == filter.Handle {
+			continue
+		}
+		if err := netlink.FilterDel(f); err != nil {
+			return fmt.Errorf("remove clsact filter: %w", err)
+		}
 	}
 	return nil
 }
 
-func (d *Datapath) qdiscMark(ifindex int) string {
-	return filepath.Join(d.dir, "qdiscs", strconv.Itoa(ifindex))
-}
-
-func (h hook) filter() *netlink.BpfFilter {
-	parent := uint32(netlink.HANDLE_MIN_INGRESS)
+// refuseOtherKind looks for a classifier of another kind at our priority,
+// which the kernel gives to one kind only. What it accepts would never come to
+// us, so a later priority is no way out.
+func refuseOtherKind(l netlink.Link, h hook, filters []netlink.Filter) error {
+	direction := "ingress"
 	if h.egress {
-		parent = netlink.HANDLE_MIN_EGRESS
+		direction = "egress"
 	}
+	name := l.Attrs().Name
+	for _, f := range filters {
+		a := f.Attrs()
+		if a.Priority == filterPriority && (f.Type() != "bpf" || a.Protocol != unix.ETH_P_ALL) {
+			return fmt.Errorf("add clsact filter: a %s filter of somebody else has priority %d, where torbpf's must be: "+
+				"give it a later one (tc filter show dev %s %s)", f.Type(), filterPriority, name, direction)
+		}
+	}
+	return nil
+}
+
+func (h hook) parent() uint32 {
+	if h.egress {
+		return netlink.HANDLE_MIN_EGRESS
+	}
+	return netlink.HANDLE_MIN_INGRESS
+}
+
+func (h hook) filter(program *ebpf.Program) *netlink.BpfFilter {
 	return &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: h.ifindex,
-			Parent:    parent,
+			Parent:    h.parent(),
 			Handle:    filterHandle,
 			Protocol:  unix.ETH_P_ALL,
 			Priority:  filterPriority,
 		},
+		Fd:           program.FD(),
 		Name:         filterPrefix + h.kind,
 		DirectAction: true,
 	}
@@ -88,18 +112,19 @@ func (d *Datapath) detachClsact(h hook) error {
 	if err != nil {
 		return fmt.Errorf("find interface %d: %w", h.ifindex, err)
 	}
-	filters, err := linkFilters(l)
+	filters, err := filtersAt(l, h.parent())
 	if err != nil {
 		return err
 	}
 	removed := false
-	for _, f := range filters {
-		if f.Name == filterPrefix+h.kind {
-			if err := netlink.FilterDel(h.filter()); err != nil {
-				return fmt.Errorf("remove clsact filter from %s: %w", h, err)
-			}
-			removed = true
+	for _, f := range ours(filters) {
+		if f.Name != filterPrefix+h.kind {
+			continue
 		}
+		if err := netlink.FilterDel(f); err != nil {
+			return fmt.Errorf("remove clsact filter from %s: %w", h, err)
+		}
+		removed = true
 	}
 	if !removed {
 		return nil
@@ -107,56 +132,9 @@ func (d *Datapath) detachClsact(h hook) error {
 	return d.removeEmptyClsact(l)
 }
 
-func (d *Datapath) removeEmptyClsact(l netlink.Link) error {
-	mark := d.qdiscMark(l.Attrs().Index)
-	if _, err := os.Stat(mark); err != nil {
-		return nil // the user's own
-	}
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		filters, err := netlink.FilterList(l, parent)
-		if err != nil {
-			return fmt.Errorf("list filters of %s: %w", l.Attrs().Name, err)
-		}
-		if len(filters) > 0 {
-			return nil
-		}
-	}
-	qdiscs, err := netlink.QdiscList(l)
-	if err != nil {
-		return fmt.Errorf("list qdiscs of %s: %w", l.Attrs().Name, err)
-	}
-	for _, q := range qdiscs {
-		if q.Type() != "clsact" {
-			continue
-		}
-		if err := netlink.QdiscDel(q); err != nil {
-			return fmt.Errorf("remove clsact qdisc of %s: %w", l.Attrs().Name, err)
-		}
-	}
-	return os.Remove(mark)
-}
-
-// linkFilters lists our filters on both directions of an interface.
-func linkFilters(l netlink.Link) ([]*netlink.BpfFilter, error) {
-	var ours []*netlink.BpfFilter
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		filters, err := netlink.FilterList(l, parent)
-		if err != nil {
-			return nil, fmt.Errorf("list filters of %s: %w", l.Attrs().Name, err)
-		}
-		for _, f := range filters {
-			bpf, ok := f.(*netlink.BpfFilter)
-			if ok && bpf.Handle == filterHandle && strings.HasPrefix(bpf.Name, filterPrefix) {
-				ours = append(ours, bpf)
-			}
-		}
-	}
-	return ours, nil
-}
-
 // clsactHooks finds the hooks with a filter of ours on any interface.
 func clsactHooks() ([]hook, error) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -166,10 +144,49 @@ func clsactHooks() ([]hook, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range filters {
-			kind := strings.TrimPrefix(f.Name, filterPrefix)
-			hooks = append(hooks, hook{kind: kind, ifindex: l.Attrs().Index, egress: kind != "lan"})
+		for _, f := range ours(filters) {
+			hooks = append(hooks, newHook(strings.TrimPrefix(f.Name, filterPrefix), l.Attrs().Index))
 		}
 	}
 	return hooks, nil
+}
+
+// ours picks our filters.
+func ours(filters []netlink.Filter) []*netlink.BpfFilter {
+	var out []*netlink.BpfFilter
+	for _, f := range filters {
+		bpf, ok := f.(*netlink.BpfFilter)
+		if ok && (bpf.Handle == filterHandle || bpf.Handle == filterHandle2) && strings.HasPrefix(bpf.Name, filterPrefix) {
+			out = append(out, bpf)
+		}
+	}
+	return out
+}
+
+// linkFilters lists all filters on both directions of an interface.
+func linkFilters(l netlink.Link) ([]netlink.Filter, error) {
+	ingress, err := filtersAt(l, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		return nil, err
+	}
+	egress, err := filtersAt(l, netlink.HANDLE_MIN_EGRESS)
+	return append(ingress, egress...), err
+}
+
+func filtersAt(l netlink.Link, parent uint32) ([]netlink.Filter, error) {
+	filters, err := whole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, parent) })
+	if err != nil {
+		return nil, fmt.Errorf("list filters of %s: %w", l.Attrs().Name, err)
+	}
+	return filters, nil
+}
+
+// whole lists again what changed while it was listed.
+func whole[T any](list func() ([]T, error)) ([]T, error) {
+	for {
+		all, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
 }

@@ -23,7 +23,7 @@ type Counter struct {
 // Counters reads the counters from their pinned map, sorted by interface,
 // verdict and reason. Without a pin there are none.
 func (d *Datapath) Counters() ([]Counter, error) {
-	m, err := d.openMap("counters")
+	m, err := d.openMap(abi.DatapathMapCounters)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -51,32 +51,4 @@ func (d *Datapath) Counters() ([]Counter, error) {
 		return cmp.Or(cmp.Compare(a.Ifindex, b.Ifindex), cmp.Compare(a.Verdict, b.Verdict), cmp.Compare(a.Reason, b.Reason))
 	})
 	return counters, nil
-}
-
-// Attachment is a hook with a program of ours, for status.
-type Attachment struct {
-	Kind    string // "lan", "lan_out" or "uplink"
-	Ifindex int
-	By      string // "tcx" or "clsact"
-}
-
-// Attachments lists where programs are attached now.
-func (d *Datapath) Attachments() ([]Attachment, error) {
-	all, err := d.hooks()
-	if err != nil {
-		return nil, err
-	}
-	filters, err := clsactHooks()
-	if err != nil {
-		return nil, err
-	}
-	var out []Attachment
-	for _, h := range all {
-		by := "tcx"
-		if slices.Contains(filters, h) {
-			by = "clsact"
-		}
-		out = append(out, Attachment{Kind: h.kind, Ifindex: h.ifindex, By: by})
-	}
-	return out, nil
 }

@@ -1,9 +1,7 @@
 package loader
 
 import (
-	"errors"
 	"fmt"
-	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -13,42 +11,56 @@ import (
 const dnsPin = "dns"
 
 // attachDNS attaches the guard of local delivery to our network namespace, or
-// exchanges the program under the link that is there.
+// exchanges the program under the link that is there. A link to a namespace
+// that is gone, whose name ours has inherited, is replaced.
 func (g *Generation) attachDNS() error {
 	program := g.collection.Programs[programDNS]
 	if program == nil {
 		program = g.collection.Programs[programDNSSrc]
 	}
-	pin := g.datapath.linkPin(dnsPin)
-	old, err := link.LoadPinnedLink(pin, nil)
-	if err == nil {
-		defer old.Close()
-		if err := old.Update(program); err != nil {
-			return fmt.Errorf("update DNS guard: %w", err)
-		}
-		return nil
+	if err := attachDNSTo(g.datapath.linkPin(dnsPin), program); err != nil {
+		return fmt.Errorf("attach %s to network namespace: %w", program, err)
 	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("open DNS guard: %w", err)
-	}
-	return attachDNSTo(program, pin)
+	return nil
 }
 
-func attachDNSTo(program *ebpf.Program, pin string) error {
+func attachDNSTo(pin string, program *ebpf.Program) error {
 	namespace, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open network namespace: %w", err)
 	}
 	defer unix.Close(namespace)
+	old, err := openLink(pin)
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		defer old.Close()
+		here, err := attachedTo(old, namespace)
+		if err != nil {
+			return err
+		}
+		if here {
+			return old.Update(program)
+		}
+	}
 	l, err := link.AttachNetNs(namespace, program)
 	if err != nil {
-		return fmt.Errorf("attach DNS guard: %w", err)
+		return err
 	}
 	defer l.Close()
-	if err := l.Pin(pin); err != nil {
-		return fmt.Errorf("pin DNS guard: %w", err)
-	}
-	return nil
+	return exchangeLink(pin, l, old)
 }
 
-func (d *Datapath) detachDNS() error { return removeLink(d.linkPin(dnsPin)) }
+// attachedTo tells whether a link is to the network namespace that fd is.
+func attachedTo(l link.Link, fd int) (bool, error) {
+	var namespace unix.Stat_t
+	if err := unix.Fstat(fd, &namespace); err != nil {
+		return false, fmt.Errorf("inspect network namespace: %w", err)
+	}
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("inspect link: %w", err)
+	}
+	return info.NetNs() != nil && uint64(info.NetNs().NetnsInode) == namespace.Ino, nil
+}

@@ -9,14 +9,27 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/torbpf/torbpf/internal/abi"
+)
+
+// The kinds of hooks.
+const (
+	kindLAN    = "lan"
+	kindOut    = "lan_out"
+	kindUplink = "uplink"
 )
 
 // hook is one place where a program is attached: a direction of an interface.
+// Its kind begins the name of its pin.
 type hook struct {
-	kind    string // "lan", "lan_out" or "uplink": the first part of the pin's name
+	kind    string
 	ifindex int
 	egress  bool
-	program string
+}
+
+func newHook(kind string, ifindex int) hook {
+	return hook{kind: kind, ifindex: ifindex, egress: kind != kindLAN}
 }
 
 func (h hook) pin() string { return h.kind + "-" + strconv.Itoa(h.ifindex) }
@@ -28,129 +41,117 @@ func (h hook) String() string {
 	return fmt.Sprintf("ingress of interface %d", h.ifindex)
 }
 
-// lanHooks are those of the LANs; guardHooks stand behind them at the uplinks.
-func (g *Generation) lanHooks() []hook {
-	var hooks []hook
-	for _, l := range g.plan.LANs {
-		in, out := programLAN, programOut
-		if !l.Ethernet {
-			in, out = programLANL3, programOutL3
-		}
-		hooks = append(hooks,
-			hook{kind: "lan_out", ifindex: l.Index, egress: true, program: out},
-			hook{kind: "lan", ifindex: l.Index, program: in})
-	}
-	return hooks
-}
-
-func (g *Generation) guardHooks() []hook {
-	var hooks []hook
-	for _, u := range g.plan.Uplinks {
-		hooks = append(hooks, hook{kind: "uplink", ifindex: u.Index, egress: true, program: programUplink})
-	}
-	return hooks
-}
-
 // attachGuards attaches what stands behind the LAN programs.
 func (g *Generation) attachGuards() error {
-	for _, h := range g.guardHooks() {
-		if err := g.attach(h); err != nil {
+	for _, u := range g.plan.Uplinks {
+		if err := g.attach(newHook(kindUplink, u.Index), programUplink); err != nil {
 			return err
 		}
 	}
 	return g.attachDNS()
 }
 
-// AttachLANs attaches the LAN programs, detaches those of interfaces that the
-// plan has no more, and makes the pins show this generation.
+// AttachLANs attaches the LAN programs, detaches those of interfaces that are
+// no LAN or uplink of the plan, and makes the pins show this generation.
 func (g *Generation) AttachLANs() error {
-	hooks := g.lanHooks()
-	for _, h := range hooks {
-		if err := g.attach(h); err != nil {
+	for _, l := range g.plan.LANs {
+		in, out := programLAN, programOut
+		if !l.Ethernet {
+			in, out = programLANL3, programOutL3
+		}
+		if err := g.attach(newHook(kindOut, l.Index), out); err != nil {
+			return err
+		}
+		if err := g.attach(newHook(kindLAN, l.Index), in); err != nil {
 			return err
 		}
 	}
-	if err := g.datapath.removeLANHooks(hooks); err != nil {
+	if err := g.datapath.removeHooks(g.planned()); err != nil {
 		return err
 	}
-	if err := g.datapath.removeGuards(g.guardHooks()); err != nil {
+	if err := forgetLANs(g.collection.Maps[abi.DatapathMapLans], g.plan); err != nil {
 		return err
 	}
 	return g.pin()
 }
 
+// planned are the hooks that the plan wants.
+func (g *Generation) planned() []hook {
+	var hooks []hook
+	for _, l := range g.plan.LANs {
+		hooks = append(hooks, newHook(kindOut, l.Index), newHook(kindLAN, l.Index))
+	}
+	for _, u := range g.plan.Uplinks {
+		hooks = append(hooks, newHook(kindUplink, u.Index))
+	}
+	return hooks
+}
+
 // attach puts the generation's program in place at a hook: by tcx, or by
 // clsact where the kernel has no tcx or the caller asked for it. Whatever
 // stands there keeps running until the new one does.
-func (g *Generation) attach(h hook) error {
-	program := g.collection.Programs[h.program]
+func (g *Generation) attach(h hook, name string) error {
+	program := g.collection.Programs[name]
 	if !g.datapath.clsact {
 		err := g.datapath.attachTCX(h, program)
 		if err == nil {
 			return g.datapath.detachClsact(h)
 		}
 		if !errors.Is(err, ebpf.ErrNotSupported) {
-			return fmt.Errorf("attach %s to %s: %w", h.program, h, err)
+			return fmt.Errorf("attach %s to %s: %w", name, h, err)
 		}
 	}
 	if err := g.datapath.attachClsact(h, program); err != nil {
-		return fmt.Errorf("attach %s to %s: %w", h.program, h, err)
+		return fmt.Errorf("attach %s to %s: %w", name, h, err)
 	}
-	return g.datapath.detachTCX(h)
+	return removeLink(g.datapath.linkPin(h.pin()))
 }
 
-// removeLANHooks detaches the LAN programs from all hooks but those kept.
-func (d *Datapath) removeLANHooks(keep []hook) error {
-	return d.removeHooks(keep, "lan", "lan_out")
-}
-
-// removeGuards detaches the guards from all hooks but those kept; without any
-// to keep the DNS guard goes, too.
-func (d *Datapath) removeGuards(keep []hook) error {
-	err := d.removeHooks(keep, "uplink")
-	if keep == nil {
-		err = errors.Join(err, d.detachDNS())
-	}
-	return err
-}
-
-func (d *Datapath) removeHooks(keep []hook, kinds ...string) error {
-	present, err := d.hooks()
+// removeHooks detaches the programs from all hooks but those kept. It goes on
+// after an error and returns all of them.
+func (d *Datapath) removeHooks(keep []hook) error {
+	links, stale, err := d.pinnedLinks()
 	errs := []error{err}
-	for _, h := range present {
-		if !slices.Contains(kinds, h.kind) || kept(keep, h) {
-			continue
+	for _, name := range stale {
+		errs = append(errs, removeLink(d.linkPin(name)))
+	}
+	for _, h := range links {
+		if !slices.Contains(keep, h) {
+			errs = append(errs, removeLink(d.linkPin(h.pin())))
 		}
-		errs = append(errs, d.detachTCX(h), d.detachClsact(h))
+	}
+	filters, err := clsactHooks()
+	errs = append(errs, err)
+	for _, h := range filters {
+		if !slices.Contains(keep, h) {
+			errs = append(errs, d.detachClsact(h))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-func kept(keep []hook, h hook) bool {
-	for _, k := range keep {
-		if k.kind == h.kind && k.ifindex == h.ifindex {
-			return true
-		}
-	}
-	return false
-}
-
-// hooks finds where our programs are attached: by the pins of tcx links and by
-// the names of clsact filters.
-func (d *Datapath) hooks() ([]hook, error) {
-	var hooks []hook
+// pinnedLinks lists the hooks with a pinned link, and the names of pins that a
+// killed process left before they could replace another. The DNS guard's is
+// neither: it belongs to no interface.
+func (d *Datapath) pinnedLinks() (hooks []hook, stale []string, err error) {
 	entries, err := os.ReadDir(d.linkPin(""))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("list pinned links: %w", err)
+		return nil, nil, fmt.Errorf("list pinned links: %w", err)
 	}
 	for _, entry := range entries {
-		kind, index, found := strings.Cut(entry.Name(), "-")
-		ifindex, err := strconv.Atoi(index)
-		if !found || err != nil {
-			continue // the DNS guard's, which belongs to no interface
+		if strings.HasPrefix(entry.Name(), newPrefix) {
+			stale = append(stale, entry.Name())
+			continue
 		}
-		hooks = append(hooks, hook{kind: kind, ifindex: ifindex, egress: kind != "lan"})
+		kind, index, found := strings.Cut(entry.Name(), "-")
+		if !found {
+			continue
+		}
+		ifindex, err := strconv.Atoi(index)
+		if err != nil {
+			return nil, nil, fmt.Errorf("read name of pinned link %s: %w", entry.Name(), err)
+		}
+		hooks = append(hooks, newHook(kind, ifindex))
 	}
-	filters, err := clsactHooks()
-	return append(hooks, filters...), err
+	return hooks, stale, nil
 }

@@ -8,7 +8,8 @@
 //	host/
 //	├── maps/       settings, dst4_prefixes, …, lans, counters
 //	├── programs/   torbpf_lan, torbpf_uplink, …
-//	└── links/      lan-3, lan_out-3, uplink-2, dns   (number: ifindex)
+//	├── links/      lan-3, lan_out-3, uplink-2, dns   (number: ifindex)
+//	└── qdiscs/     3                                 (clsact qdiscs that we added)
 //
 // A generation is a set of programs with policy maps of their own. Applying a
 // policy, changed or not, loads a new generation and exchanges the programs
@@ -57,7 +58,7 @@ func (d *Datapath) Dir() string { return d.dir }
 // nothing of a LAN of the plan leaves by an uplink unless the generation's LAN
 // program marked it so.
 //
-// The caller must Close the generation when Attach is done or will not be.
+// The caller must Close the generation when AttachLANs is done or will not be.
 func (d *Datapath) ApplyGuards(p *plan.Plan) (*Generation, error) {
 	for _, sub := range []string{"maps", "programs", "links"} {
 		if err := os.MkdirAll(filepath.Join(d.dir, sub), 0o700); err != nil {
@@ -74,16 +75,23 @@ func (d *Datapath) ApplyGuards(p *plan.Plan) (*Generation, error) {
 	return g, nil
 }
 
-// Present tells whether anything of a Datapath is pinned.
+// Present tells whether anything of a Datapath is pinned or attached; what
+// cannot be told counts as there.
 func (d *Datapath) Present() bool {
-	links, err := os.ReadDir(filepath.Join(d.dir, "links"))
-	return err == nil && len(links) > 0
+	for _, dir := range []string{d.linkPin(""), d.mapPin(""), d.programPin("")} {
+		entries, err := os.ReadDir(dir)
+		if len(entries) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+			return true
+		}
+	}
+	filters, err := clsactHooks()
+	return len(filters) > 0 || err != nil
 }
 
 // Remove detaches all programs and removes all pins. It goes on after an error
 // and returns all of them: what could not be removed still blocks.
 func (d *Datapath) Remove() error {
-	errs := []error{d.removeLANHooks(nil), d.removeGuards(nil)}
+	errs := []error{d.removeHooks(nil), removeLink(d.linkPin(dnsPin))}
 	if err := os.RemoveAll(d.dir); err != nil {
 		errs = append(errs, fmt.Errorf("remove pins: %w", err))
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -13,7 +14,20 @@ import (
 )
 
 // sharedMaps outlive a generation; all others are filled anew for each.
-var sharedMaps = []string{"lans", "gates", "counters", "refusals", "allowances", "inbound_flows"}
+var sharedMaps = []string{
+	abi.DatapathMapLans, abi.DatapathMapGates,
+	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapInboundFlows,
+}
+
+// A prefix map has a twin for the other family.
+var (
+	dstPrefixes   = twins{abi.DatapathMapDst4Prefixes, abi.DatapathMapDst6Prefixes}
+	srcPrefixes   = twins{abi.DatapathMapSrc4Prefixes, abi.DatapathMapSrc6Prefixes}
+	localPrefixes = twins{abi.DatapathMapLocal4Prefixes, abi.DatapathMapLocal6Prefixes}
+)
+
+// twins are the names of the maps for IPv4 and IPv6.
+type twins [2]string
 
 // trieSlack is room beyond what a plan needs: before Linux 6.13 an LPM trie
 // refuses to replace an entry when it is full.
@@ -26,22 +40,23 @@ func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 			spec.Maps[name].MaxEntries = want
 		}
 	}
-	for _, name := range []string{"dst4_prefixes", "dst6_prefixes"} {
+	for _, name := range dstPrefixes {
 		grow(name, len(p.Exclusions.Destinations))
 	}
-	for _, name := range []string{"src4_prefixes", "src6_prefixes"} {
+	for _, name := range srcPrefixes {
 		grow(name, len(p.Exclusions.Sources))
 	}
-	for _, name := range []string{"local4_prefixes", "local6_prefixes"} {
+	for _, name := range localPrefixes {
 		grow(name, len(p.Local)+len(plan.Reserved()))
 	}
-	grow("local_addrs", len(p.LocalAddrs))
+	grow(abi.DatapathMapLocalAddrs, len(p.LocalAddrs))
 }
 
-// fillMaps writes a plan into the maps of a generation that nothing uses yet.
+// fillMaps writes a plan into the maps of a generation. Nothing uses them yet
+// but the shared one of the LANs, from which nothing is taken here.
 func fillMaps(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	steps := []func(map[string]*ebpf.Map, *plan.Plan) error{
-		fillSettings, fillExclusions, fillLocal, fillMarks,
+		fillSettings, fillExclusions, fillLocal, fillMarks, fillLANs,
 	}
 	for _, step := range steps {
 		if err := step(maps, p); err != nil {
@@ -72,7 +87,7 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		}
 		s.Onion6Prefixlen = uint32(p.Onion6.Bits())
 	}
-	if err := maps["settings"].Put(uint32(0), s); err != nil {
+	if err := maps[abi.DatapathMapSettings].Put(uint32(0), s); err != nil {
 		return fmt.Errorf("write settings: %w", err)
 	}
 	return nil
@@ -81,56 +96,80 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 func fillExclusions(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	direct := abi.DatapathPrefixPolicy{Policy: abi.PolicyDirect}
 	for _, prefix := range p.Exclusions.Destinations {
-		if err := putPrefix(maps, "dst4_prefixes", "dst6_prefixes", prefix, direct); err != nil {
+		if err := putPrefix(maps, dstPrefixes, prefix, direct); err != nil {
 			return err
 		}
 	}
 	for _, prefix := range p.Exclusions.Sources {
-		if err := putPrefix(maps, "src4_prefixes", "src6_prefixes", prefix, direct); err != nil {
+		if err := putPrefix(maps, srcPrefixes, prefix, direct); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// fillLocal writes reserved space first, so that a local subnet that is the
-// same prefix replaces it.
+// fillLocal writes the least important first, since of two entries for the
+// same prefix the later one stays: reserved space, then the local subnets from
+// the last to the first, which is the one that the plan means.
 func fillLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	for _, prefix := range plan.Reserved() {
 		reserved := abi.DatapathLocalSubnet{}
-		if err := putPrefix(maps, "local4_prefixes", "local6_prefixes", prefix, reserved); err != nil {
+		if err := putPrefix(maps, localPrefixes, prefix, reserved); err != nil {
 			return err
 		}
 	}
-	for _, l := range p.Local {
+	for _, l := range slices.Backward(p.Local) {
 		subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)}
-		if err := putPrefix(maps, "local4_prefixes", "local6_prefixes", l.Prefix, subnet); err != nil {
+		if err := putPrefix(maps, localPrefixes, l.Prefix, subnet); err != nil {
 			return err
 		}
+	}
+	if err := fillLinkLocal(maps, p); err != nil {
+		return err
 	}
 	for _, addr := range p.LocalAddrs {
 		key := abi.DatapathAddress{Addr: addr.As16()}
-		if err := maps["local_addrs"].Put(key, uint8(1)); err != nil {
+		if err := maps[abi.DatapathMapLocalAddrs].Put(key, uint8(1)); err != nil {
 			return fmt.Errorf("write router address %s: %w", addr, err)
 		}
 	}
 	return nil
 }
 
+// fillLinkLocal gives link-local space to a LAN. As a destination it is judged
+// before this map is asked; as a source it is all that the DNS guard of an old
+// kernel has to tell a client that asks from its link-local address.
+func fillLinkLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	for _, l := range p.LANs {
+		for _, prefix := range l.Prefixes {
+			if !prefix.Addr().IsLinkLocalUnicast() {
+				continue
+			}
+			subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)}
+			if err := putPrefix(maps, localPrefixes, prefix, subnet); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func fillMarks(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	table := maps[abi.DatapathMapExemptMarks]
+	if n := len(p.Exclusions.Marks); n > int(table.MaxEntries()) {
+		return fmt.Errorf("write exempt marks: %d are more than the %d that each packet is compared with: merge some by their mask", n, table.MaxEntries())
+	}
 	for i, m := range p.Exclusions.Marks {
 		mark := abi.DatapathExemptMark{Value: m.Value, Mask: m.Mask}
-		if err := maps["exempt_marks"].Put(uint32(i), mark); err != nil {
+		if err := table.Put(uint32(i), mark); err != nil {
 			return fmt.Errorf("write exempt mark %#x/%#x: %w", m.Value, m.Mask, err)
 		}
 	}
 	return nil
 }
 
-// fillLANs makes the shared map hold the LANs of the plan: additions first, so
-// that no LAN is unknown in between.
-func fillLANs(m *ebpf.Map, p *plan.Plan) error {
-	want := make(map[uint32]bool, len(p.LANs))
+// fillLANs adds the LANs of the plan to the shared map.
+func fillLANs(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	for _, l := range p.LANs {
 		lan := abi.DatapathLan{}
 		if l.Addr4.Is4() {
@@ -140,17 +179,22 @@ func fillLANs(m *ebpf.Map, p *plan.Plan) error {
 		if l.Addr6.Is6() {
 			lan.Addr6 = l.Addr6.As16()
 		}
-		if err := m.Put(uint32(l.Index), lan); err != nil {
+		if err := maps[abi.DatapathMapLans].Put(uint32(l.Index), lan); err != nil {
 			return fmt.Errorf("write LAN %s: %w", l.Name, err)
 		}
-		want[uint32(l.Index)] = true
 	}
+	return nil
+}
+
+// forgetLANs takes all others out of it. The guards no longer watch these, so
+// it comes last, when they are LANs no more.
+func forgetLANs(m *ebpf.Map, p *plan.Plan) error {
 	var index uint32
 	var lan abi.DatapathLan
 	var gone []uint32
 	entries := m.Iterate()
 	for entries.Next(&index, &lan) {
-		if !want[index] {
+		if !slices.ContainsFunc(p.LANs, func(l plan.LAN) bool { return uint32(l.Index) == index }) {
 			gone = append(gone, index)
 		}
 	}
@@ -165,13 +209,13 @@ func fillLANs(m *ebpf.Map, p *plan.Plan) error {
 	return nil
 }
 
-func putPrefix(maps map[string]*ebpf.Map, map4, map6 string, prefix netip.Prefix, value any) error {
-	name, key := map6, any(abi.DatapathPrefix6{
+func putPrefix(maps map[string]*ebpf.Map, names twins, prefix netip.Prefix, value any) error {
+	name, key := names[1], any(abi.DatapathPrefix6{
 		Prefixlen: uint32(prefix.Bits()), Addr: prefix.Addr().As16(),
 	})
 	if prefix.Addr().Is4() {
 		addr := prefix.Addr().As4()
-		name, key = map4, abi.DatapathPrefix4{
+		name, key = names[0], abi.DatapathPrefix4{
 			Prefixlen: uint32(prefix.Bits()), AddrBe: binary.NativeEndian.Uint32(addr[:]),
 		}
 	}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,33 +14,41 @@ import (
 const initRoot = "/proc/1/root"
 
 // Mount sees to a bpffs at path in the mount namespace of the first process
-// and returns a path that leads to it from ours. `ip netns exec` gives each
-// command a mount namespace of its own: a bpffs mounted there would vanish
-// with the command, and the pins with it.
+// and returns a path that leads to it from ours, as long as we run. `ip netns
+// exec` gives each command a mount namespace of its own: a bpffs mounted there
+// would vanish with the command, and the pins with it.
 func Mount(path string) (string, error) {
-	same, err := sameNamespace("/proc/1/ns/mnt", "/proc/thread-self/ns/mnt")
+	way := path
+	err := inFirstNamespace(func(foreign bool) error {
+		err := mountBPF(path)
+		if err == nil && foreign {
+			way, err = wayTo(path)
+		}
+		return err
+	})
 	if err != nil {
 		return "", err
 	}
-	if same {
-		return path, mountBPF(path)
-	}
-	if err := inMountNamespace("/proc/1/ns/mnt", func() error { return mountBPF(path) }); err != nil {
-		return "", err
-	}
-	return filepath.Join(initRoot, path), nil
+	return way, nil
 }
 
 // Unmount removes the bpffs at path if nothing is pinned in it any more.
 func Unmount(path string) error {
-	same, err := sameNamespace("/proc/1/ns/mnt", "/proc/thread-self/ns/mnt")
+	return inFirstNamespace(func(bool) error { return unmountEmpty(path) })
+}
+
+// wayTo is asked inside the first process's namespace for a path that leads
+// there from outside: by the first process, whose root we may not see unless
+// we may trace it, or else by a file that stays open until we end.
+func wayTo(path string) (string, error) {
+	if seen, err := isBPF(filepath.Join(initRoot, path)); err == nil && seen {
+		return filepath.Join(initRoot, path), nil
+	}
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return "", fmt.Errorf("open bpffs at %s: %w", path, err)
 	}
-	if same {
-		return unmountEmpty(path)
-	}
-	return inMountNamespace("/proc/1/ns/mnt", func() error { return unmountEmpty(path) })
+	return fmt.Sprintf("/proc/self/fd/%d", fd), nil
 }
 
 func mountBPF(path string) error {
@@ -67,8 +75,12 @@ func unmountEmpty(path string) error {
 	if err != nil {
 		return fmt.Errorf("list bpffs: %w", err)
 	}
-	if len(entries) > 0 {
-		return nil
+	for _, entry := range entries {
+		// A pin's name has no dot; the kernel's own maps.debug and
+		// progs.debug are in every bpffs where it can preload its iterators.
+		if !strings.Contains(entry.Name(), ".") {
+			return nil
+		}
 	}
 	if err := unix.Unmount(path, 0); err != nil {
 		return fmt.Errorf("unmount bpffs at %s: %w", path, err)
@@ -89,41 +101,4 @@ func isBPF(path string) (bool, error) {
 		return false, fmt.Errorf("inspect %s: %w", path, err)
 	}
 	return fs.Type == unix.BPF_FS_MAGIC, nil
-}
-
-func sameNamespace(a, b string) (bool, error) {
-	var sa, sb unix.Stat_t
-	if err := unix.Stat(a, &sa); err != nil {
-		return false, fmt.Errorf("inspect namespace %s: %w", a, err)
-	}
-	if err := unix.Stat(b, &sb); err != nil {
-		return false, fmt.Errorf("inspect namespace %s: %w", b, err)
-	}
-	return sa.Dev == sb.Dev && sa.Ino == sb.Ino, nil
-}
-
-// inMountNamespace runs f on a thread of its own inside that mount namespace.
-// The thread is never unlocked, so it ends with the goroutine.
-func inMountNamespace(namespace string, f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		fd, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			result <- fmt.Errorf("open mount namespace: %w", err)
-			return
-		}
-		defer unix.Close(fd)
-		// A thread that shares its root and cwd may not change namespaces.
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			result <- fmt.Errorf("unshare filesystem attributes: %w", err)
-			return
-		}
-		if err := unix.Setns(fd, unix.CLONE_NEWNS); err != nil {
-			result <- fmt.Errorf("enter mount namespace: %w", err)
-			return
-		}
-		result <- f()
-	}()
-	return <-result
 }

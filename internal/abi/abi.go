@@ -73,6 +73,15 @@ const (
 	PolicyBlock  = DatapathPolicyPOLICY_BLOCK
 )
 
+// LocalAddr is what an address of the map local_addrs is.
+type LocalAddr = DatapathLocalAddr
+
+// The kinds of local addresses of bpf/abi.h.
+const (
+	LocalAddrRouter    = DatapathLocalAddrLOCAL_ADDR_ROUTER
+	LocalAddrBroadcast = DatapathLocalAddrLOCAL_ADDR_BROADCAST
+)
+
 // LocalMode is what becomes of private destinations that no rule names.
 type LocalMode = DatapathLocalMode
 

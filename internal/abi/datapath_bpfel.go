@@ -67,6 +67,13 @@ type DatapathLan struct {
 	Addr6   [16]uint8
 }
 
+type DatapathLocalAddr uint32
+
+const (
+	DatapathLocalAddrLOCAL_ADDR_ROUTER    DatapathLocalAddr = 1
+	DatapathLocalAddrLOCAL_ADDR_BROADCAST DatapathLocalAddr = 2
+)
+
 type DatapathLocalMode uint32
 
 const (
@@ -212,6 +219,7 @@ const (
 	DatapathProgTorbpfLanOut  = "torbpf_lan_out"
 	DatapathProgTorbpfLanOut3 = "torbpf_lan_out3"
 	DatapathProgTorbpfUplink  = "torbpf_uplink"
+	DatapathVarLocalAddrType  = "local_addr_type"
 	DatapathVarMarkShift      = "mark_shift"
 	DatapathVarPolicyType     = "policy_type"
 	DatapathVarRefusalType    = "refusal_type"
@@ -293,9 +301,10 @@ type DatapathMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
-	MarkShift   *ebpf.VariableSpec `ebpf:"mark_shift"`
-	PolicyType  *ebpf.VariableSpec `ebpf:"policy_type"`
-	RefusalType *ebpf.VariableSpec `ebpf:"refusal_type"`
+	LocalAddrType *ebpf.VariableSpec `ebpf:"local_addr_type"`
+	MarkShift     *ebpf.VariableSpec `ebpf:"mark_shift"`
+	PolicyType    *ebpf.VariableSpec `ebpf:"policy_type"`
+	RefusalType   *ebpf.VariableSpec `ebpf:"refusal_type"`
 }
 
 // DatapathObjects contains all objects after they have been loaded into the kernel.
@@ -359,9 +368,10 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
-	MarkShift   *ebpf.Variable `ebpf:"mark_shift"`
-	PolicyType  *ebpf.Variable `ebpf:"policy_type"`
-	RefusalType *ebpf.Variable `ebpf:"refusal_type"`
+	LocalAddrType *ebpf.Variable `ebpf:"local_addr_type"`
+	MarkShift     *ebpf.Variable `ebpf:"mark_shift"`
+	PolicyType    *ebpf.Variable `ebpf:"policy_type"`
+	RefusalType   *ebpf.Variable `ebpf:"refusal_type"`
 }
 
 // DatapathPrograms contains all programs after they have been loaded into the kernel.

@@ -1,0 +1,101 @@
+package abi
+
+import "fmt"
+
+// verdictNames follow the enum of bpf/abi.h: VERDICT_TOR is "tor".
+var verdictNames = map[Verdict]string{
+	VerdictNone:     "none",
+	VerdictDirect:   "direct",
+	VerdictLocal:    "local",
+	VerdictInbound:  "inbound",
+	VerdictTor:      "tor",
+	VerdictOnion:    "onion",
+	VerdictDNS:      "dns",
+	VerdictResolver: "resolver",
+	VerdictRefused:  "refused",
+	VerdictPending:  "pending",
+}
+
+// String returns the name of a verdict as the CLI, the metrics and the
+// documentation write it.
+func (v DatapathVerdict) String() string {
+	if name, ok := verdictNames[v]; ok {
+		return name
+	}
+	return fmt.Sprintf("verdict-%d", uint32(v))
+}
+
+// reasonText is what there is to say of one reason.
+type reasonText struct {
+	verdict Verdict
+	name    string
+	explain string
+}
+
+// reasonTexts follow the enum of bpf/abi.h: REASON_OTHER_VLAN is "other-vlan".
+var reasonTexts = map[Reason]reasonText{
+	ReasonNone:      {VerdictNone, "none", "not judged"},
+	ReasonOtherVLAN: {VerdictNone, "other-vlan", "the frame belongs to a VLAN device, where it is judged if that one is torified"},
+
+	ReasonNonIP:         {VerdictLocal, "non-ip", "not IP (ARP, LLDP, …): no router forwards it"},
+	ReasonLinkLocal:     {VerdictLocal, "link-local", "to a link-local address: it stays on its link"},
+	ReasonMulticast:     {VerdictLocal, "multicast", "to a multicast or broadcast address: it never leaves by an uplink"},
+	ReasonRouterAddress: {VerdictLocal, "router-address", "to the router itself: its own firewall decides"},
+	ReasonLocalSubnet:   {VerdictLocal, "local-subnet", "to a subnet that no uplink leads to"},
+
+	ReasonDirectSource:      {VerdictDirect, "direct-source", "the source is excluded: the packet leaves in clear"},
+	ReasonDirectDestination: {VerdictDirect, "direct-destination", "the destination is excluded: the packet leaves in clear"},
+	ReasonExemptMark:        {VerdictDirect, "exempt-mark", "the packet carries an exempt mark: it leaves in clear"},
+	ReasonReservedOpen:      {VerdictDirect, "reserved-open", "private or reserved destination, let out by the local mode \"reserved\""},
+
+	ReasonTCP:      {VerdictTor, "tcp", "TCP: through Tor"},
+	ReasonOnionTCP: {VerdictOnion, "onion-tcp", "TCP to an onion service: through Tor, whatever is excluded"},
+	ReasonDNSUDP:   {VerdictDNS, "dns-udp", "DNS by UDP, to whatever address: answered through Tor"},
+	ReasonOnionDNS: {VerdictDNS, "onion-dns", "DNS by UDP to an address of an onion service: answered through Tor"},
+	ReasonDNSTCP:   {VerdictResolver, "dns-tcp", "DNS by TCP, which tor does not serve: answered by the sentry, through Tor"},
+
+	ReasonInboundReply: {VerdictPending, "inbound-reply", "perhaps a reply to a connection begun outside: passes if conntrack says so"},
+	ReasonLateMark:     {VerdictPending, "late-mark", "refused, unless a prerouting rule gives it an exempt mark"},
+
+	ReasonBlockedSource:   {VerdictRefused, "blocked-source", "the source is blocked"},
+	ReasonOnionFromDirect: {VerdictRefused, "onion-from-direct", "an onion service is out of reach for a source outside Tor"},
+	ReasonOnionProtocol:   {VerdictRefused, "onion-protocol", "onion services speak TCP only"},
+	ReasonFragment:        {VerdictRefused, "fragment", "a fragment: its ports, or those of its other parts, are hidden"},
+	ReasonPrivate:         {VerdictRefused, "private", "private or reserved destination that no local interface leads to"},
+	ReasonTorNotReady:     {VerdictRefused, "tor-not-ready", "Tor is starting, hung or gone: nothing begins until it is back"},
+	ReasonUDP:             {VerdictRefused, "udp", "Tor carries no UDP"},
+	ReasonQUIC:            {VerdictRefused, "quic", "QUIC (UDP 443): Tor carries no UDP, browsers fall back to TCP"},
+	ReasonNTP:             {VerdictRefused, "ntp", "NTP (UDP 123): Tor carries no UDP, the router can serve the time"},
+	ReasonICMP:            {VerdictRefused, "icmp", "Tor carries no ICMP: ping and traceroute have no way out"},
+	ReasonProtocol:        {VerdictRefused, "protocol", "a protocol that is neither TCP nor UDP: Tor does not carry it"},
+	ReasonMalformed:       {VerdictRefused, "malformed", "headers that cannot be read to their end"},
+
+	ReasonUplinkGuard: {VerdictRefused, "uplink-guard", "stopped at an uplink: an earlier guard is missing or was bypassed"},
+	ReasonDNSGuard:    {VerdictRefused, "dns-guard", "DNS that no redirect takes to Tor: the router's resolver would ask in clear"},
+}
+
+// String returns the name of a reason as the CLI, the metrics and the
+// documentation write it.
+func (r DatapathReason) String() string {
+	if text, ok := reasonTexts[r]; ok {
+		return text.name
+	}
+	return fmt.Sprintf("reason-%d", uint32(r))
+}
+
+// Explain says in a few words why a packet got its verdict, for people.
+func (r DatapathReason) Explain() string {
+	if text, ok := reasonTexts[r]; ok {
+		return text.explain
+	}
+	return "unknown: the program in the kernel is newer than this command"
+}
+
+// Verdict returns the one verdict to which a reason belongs; an unknown reason
+// belongs to VerdictRefused.
+func (r DatapathReason) Verdict() Verdict {
+	if text, ok := reasonTexts[r]; ok {
+		return text.verdict
+	}
+	return VerdictRefused
+}

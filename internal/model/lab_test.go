@@ -1,0 +1,233 @@
+package model
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"runtime"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// lanIndex is the interface the programs run on: the loopback device, which
+// every network namespace has.
+const lanIndex = 1
+
+// What a tc program returns (linux/pkt_cls.h).
+const (
+	actNext     = 0xffffffff
+	actShot     = 2
+	actRedirect = 7
+)
+
+// objects are the programs and maps of one load of bpf/.
+type objects struct {
+	tb    testing.TB
+	progs map[string]*ebpf.Program
+	maps  map[string]*ebpf.Map
+	mark  plan.Mark
+	// counts are the packets of each counter as compare last saw them.
+	counts map[counted]uint64
+}
+
+// enterNamespace moves the calling test into a new network namespace. The
+// thread is never unlocked, so the runtime ends it with the test.
+func enterNamespace(tb testing.TB) {
+	tb.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		tb.Fatalf("unshare network namespace: %v; run as root", err)
+	}
+}
+
+// load loads all programs, with our bits of the mark at shift.
+func load(tb testing.TB, shift uint8) *objects {
+	tb.Helper()
+	spec, err := abi.LoadDatapath()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := spec.Variables["mark_shift"].Set(uint32(shift)); err != nil {
+		tb.Fatal(err)
+	}
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		tb.Fatalf("load the BPF programs: %+v; run as root", err)
+	}
+	tb.Cleanup(coll.Close)
+	o := &objects{tb: tb, progs: coll.Programs, maps: coll.Maps, mark: plan.Mark{Shift: shift}, counts: make(map[counted]uint64)}
+	o.put("lans", uint32(lanIndex), abi.DatapathLan{
+		Addr4Be: be4(routerAddr4), Addr6: routerAddr6.As16(),
+	})
+	return o
+}
+
+// The addresses from which the router sends ICMP errors.
+var (
+	routerAddr4 = netip.MustParseAddr("192.168.1.1")
+	routerAddr6 = netip.MustParseAddr("fd00:1::1")
+)
+
+func be4(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.NativeEndian.Uint32(b[:])
+}
+
+func bePort(port uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
+}
+
+func (o *objects) put(name string, key, value any) {
+	o.tb.Helper()
+	if err := o.maps[name].Put(key, value); err != nil {
+		o.tb.Fatalf("write %v to map %s: %v", key, name, err)
+	}
+}
+
+// clear empties a map that is not an array. The keys are taken first: an LPM
+// trie that is changed under an iteration may skip some.
+func clear[K any](o *objects, name string) {
+	o.tb.Helper()
+	var key K
+	var keys []K
+	for next := any(nil); o.maps[name].NextKey(next, &key) == nil; next = key {
+		keys = append(keys, key)
+	}
+	for _, key := range keys {
+		if err := o.maps[name].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			o.tb.Fatalf("clear map %s: %v", name, err)
+		}
+	}
+}
+
+// set makes the maps hold a policy and nothing else.
+func (o *objects) set(p *Policy) {
+	o.tb.Helper()
+	p.OurMark = o.mark
+	for _, name := range []string{"dst4_prefixes", "src4_prefixes", "local4_prefixes"} {
+		clear[abi.DatapathPrefix4](o, name)
+	}
+	for _, name := range []string{"dst6_prefixes", "src6_prefixes", "local6_prefixes"} {
+		clear[abi.DatapathPrefix6](o, name)
+	}
+	clear[abi.DatapathAddress](o, "local_addrs")
+	clear[abi.DatapathInboundFlow](o, "inbound_flows")
+	o.setSettings(p)
+	for _, e := range p.Destinations {
+		o.putPrefix("dst", e.Prefix, abi.DatapathPrefixPolicy{Policy: e.Policy})
+	}
+	for _, e := range p.Sources {
+		o.putPrefix("src", e.Prefix, abi.DatapathPrefixPolicy{Policy: e.Policy})
+	}
+	for _, l := range p.Local {
+		o.putPrefix("local", l.Prefix, abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)})
+	}
+	for _, a := range p.Addrs {
+		o.put("local_addrs", abi.DatapathAddress{Addr: a.As16()}, uint8(abi.LocalAddrRouter))
+	}
+	for _, a := range p.Broadcasts {
+		o.put("local_addrs", abi.DatapathAddress{Addr: a.As16()}, uint8(abi.LocalAddrBroadcast))
+	}
+	for i, m := range p.Exempt {
+		o.put("exempt_marks", uint32(i), abi.DatapathExemptMark{Value: m.Value, Mask: m.Mask})
+	}
+	for f := range p.Flows {
+		o.put("inbound_flows", inboundKey(f), abi.DatapathInboundSeen{TimeNs: 1})
+	}
+	o.put("gates", uint32(0), abi.DatapathGate{Open: flag(p.GateOpen)})
+}
+
+func (o *objects) setSettings(p *Policy) {
+	o.tb.Helper()
+	s := abi.DatapathSettings{
+		LocalMode:   p.LocalMode,
+		ExemptMarks: uint32(len(p.Exempt)),
+		LateMarks:   flag(p.LateMarks),
+		Inbound:     flag(p.Inbound),
+		Sources:     flag(len(p.Sources) > 0),
+	}
+	if p.Onion4.IsValid() {
+		mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Onion4.Bits()))
+		s.Onion4AddrBe = be4(p.Onion4.Masked().Addr())
+		s.Onion4MaskBe = binary.NativeEndian.Uint32(mask)
+	}
+	if p.Onion6.IsValid() {
+		addr := p.Onion6.Masked().Addr().As16()
+		for i := range s.Onion6WordsBe {
+			s.Onion6WordsBe[i] = binary.NativeEndian.Uint32(addr[4*i:])
+		}
+		s.Onion6Prefixlen = uint32(p.Onion6.Bits())
+	}
+	o.put("settings", uint32(0), s)
+}
+
+func (o *objects) putPrefix(kind string, prefix netip.Prefix, value any) {
+	o.tb.Helper()
+	if prefix.Addr().Is4() {
+		o.put(kind+"4_prefixes", abi.DatapathPrefix4{Prefixlen: uint32(prefix.Bits()), AddrBe: be4(prefix.Addr())}, value)
+		return
+	}
+	o.put(kind+"6_prefixes", abi.DatapathPrefix6{Prefixlen: uint32(prefix.Bits()), Addr: prefix.Addr().As16()}, value)
+}
+
+func inboundKey(f InboundFlow) abi.DatapathInboundFlow {
+	return abi.DatapathInboundFlow{
+		LanAddr: f.LAN.Addr().As16(), PeerAddr: f.Peer.Addr().As16(),
+		LanPortBe: bePort(f.LAN.Port()), PeerPortBe: bePort(f.Peer.Port()),
+		Protocol: uint32(f.Protocol),
+	}
+}
+
+func flag(on bool) uint32 {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+// counted is one key of the counters.
+type counted struct {
+	ifindex uint32
+	verdict abi.Verdict
+	reason  abi.Reason
+}
+
+// tally returns the sum over all CPUs of every counter.
+func (o *objects) tally() map[counted]abi.DatapathCounter {
+	o.tb.Helper()
+	out := make(map[counted]abi.DatapathCounter)
+	var key abi.DatapathCounterKey
+	var values []abi.DatapathCounter
+	entries := o.maps["counters"].Iterate()
+	for entries.Next(&key, &values) {
+		out[counted{key.Ifindex, key.Verdict, key.Reason}] = sumCounters(values)
+	}
+	if err := entries.Err(); err != nil {
+		o.tb.Fatalf("list counters: %v", err)
+	}
+	return out
+}
+
+func sumCounters(values []abi.DatapathCounter) abi.DatapathCounter {
+	var sum abi.DatapathCounter
+	for _, v := range values {
+		sum.Packets += v.Packets
+		sum.Bytes += v.Bytes
+	}
+	return sum
+}
+
+// decode reads a value as the kernel wrote it.
+func decode[V any](t *testing.T, raw []byte) V {
+	t.Helper()
+	var value V
+	if _, err := binary.Decode(raw, binary.NativeEndian, &value); err != nil {
+		t.Fatalf("decode %d bytes: %v", len(raw), err)
+	}
+	return value
+}

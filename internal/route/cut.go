@@ -1,0 +1,104 @@
+package route
+
+import (
+	"net/netip"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+const portDNS = 53
+
+// Classify decides what becomes of connections that were there before torbpf.
+//
+// Cut are those of LAN hosts that would go on past Tor or hang: conntrack asks no
+// redirect about a connection it knows. Spared are those that torbpf redirected
+// already, those to the router and to local subnets (unless local mode "none"
+// refuses them), and those that direct says go direct: by an exclusion or, with
+// local mode "reserved", to reserved space. DNS is cut whoever was asked, the
+// router too, since DNS to it must not reach its own resolver.
+//
+// Adopted are connections begun outside that a LAN host answers: those need their
+// mark for the answers to pass. There are none if the plan refuses inbound ones.
+func Classify(p *plan.Plan, flows []plan.Flow, direct func(plan.Flow) bool) (cut, adopt []plan.Flow) {
+	k := newKnown(p)
+	for _, f := range flows {
+		switch {
+		case k.begunByLAN(f):
+			if k.mustEnd(f) && !direct(f) {
+				cut = append(cut, f)
+			}
+		case p.Inbound && k.answeredByLAN(f):
+			adopt = append(adopt, f)
+		}
+	}
+	return cut, adopt
+}
+
+// known is a plan indexed for asking about many flows.
+type known struct {
+	plan  *plan.Plan
+	lans  []netip.Prefix
+	local []netip.Prefix // subnets whose connections are none of our business
+	own   map[netip.Addr]bool
+}
+
+func newKnown(p *plan.Plan) *known {
+	k := &known{plan: p, lans: p.LANPrefixes(), own: make(map[netip.Addr]bool, len(p.LocalAddrs))}
+	for _, a := range p.LocalAddrs {
+		k.own[a] = true
+	}
+	if p.LocalMode != config.LocalNone {
+		for _, s := range p.Local {
+			k.local = append(k.local, s.Prefix)
+		}
+	}
+	return k
+}
+
+// begunByLAN is false for the router's own connections, though its address lies
+// in the LAN's prefix.
+func (k *known) begunByLAN(f plan.Flow) bool {
+	src := f.Src.Addr()
+	return contains(k.lans, src) && !k.own[src]
+}
+
+// answeredByLAN asks for who answers, which after a port forward is not who was
+// asked.
+func (k *known) answeredByLAN(f plan.Flow) bool {
+	src, answers := f.Src.Addr(), f.ReplySrc.Addr()
+	return !k.own[src] && contains(k.lans, answers) && !k.own[answers]
+}
+
+func (k *known) mustEnd(f plan.Flow) bool {
+	switch dst := f.Dst.Addr(); {
+	case k.redirected(f), dst.IsMulticast(), dst.IsLinkLocalUnicast():
+		return false
+	case f.Dst.Port() == portDNS:
+		return true
+	default:
+		return !k.own[dst] && !contains(k.local, dst)
+	}
+}
+
+// redirected reports whether tor or the sentry answers.
+func (k *known) redirected(f plan.Flow) bool {
+	answers := f.ReplySrc.Addr()
+	if !k.own[answers] && !answers.IsLoopback() {
+		return false
+	}
+	switch f.ReplySrc.Port() {
+	case k.plan.Ports.Trans, k.plan.Ports.DNS, k.plan.Ports.Resolver:
+		return true
+	}
+	return false
+}
+
+func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
+	for _, p := range prefixes {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}

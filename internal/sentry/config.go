@@ -1,0 +1,55 @@
+package sentry
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Config is what a sentry must know; it travels as JSON from Spawn to RunChild.
+type Config struct {
+	Control      string         `json:"control"` // tor's control address, for the Dialer
+	DNSPort      uint16         `json:"dns_port"`
+	ResolverPort uint16         `json:"resolver_port"` // TCP and UDP, both families
+	LANPrefixes  []netip.Prefix `json:"lan_prefixes"`  // whom to serve
+	// LANs are the names of the torified interfaces. A link-local peer has an
+	// address that says nothing of where it is, so these decide.
+	LANs     []string `json:"lans"`
+	GateFD   int      `json:"gate_fd"`  // the BPF array `gates`; set by Spawn
+	Instance uint32   `json:"instance"` // which gate of the array is ours
+}
+
+func (c Config) validate() error {
+	if c.DNSPort == 0 || c.ResolverPort == 0 {
+		return errors.New("validate the sentry's configuration: DNSPort and resolver port must not be 0")
+	}
+	for _, p := range c.LANPrefixes {
+		if !p.IsValid() {
+			return errors.New("validate the sentry's configuration: empty LAN prefix")
+		}
+		if p.Bits() == 0 {
+			return fmt.Errorf("validate the sentry's configuration: LAN prefix %v would serve everyone", p)
+		}
+	}
+	return nil
+}
+
+// peers says who is served. Everyone else is not even told that somebody
+// listens, so that the port is no open resolver when no firewall guards it.
+type peers struct {
+	prefixes []netip.Prefix
+	lans     []string
+}
+
+// allowed judges an address as a socket reports it: unmapped, and with the name
+// of the interface as the zone of a link-local one.
+func (p peers) allowed(peer netip.Addr) bool {
+	switch {
+	case peer.IsLoopback():
+		return true
+	case peer.Is6() && peer.IsLinkLocalUnicast():
+		return slices.Contains(p.lans, peer.Zone())
+	}
+	return slices.ContainsFunc(p.prefixes, func(prefix netip.Prefix) bool { return prefix.Contains(peer) })
+}

@@ -1,0 +1,147 @@
+package sentry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// spawnPatience is how long a sentry may take to begin.
+const spawnPatience = 10 * time.Second
+
+// SpawnOptions say what Spawn starts.
+type SpawnOptions struct {
+	// Args is the command line behind the program's name; the program is the
+	// one that is running, which must call RunChild for them.
+	Args   []string
+	Config Config   // GateFD is filled in
+	Gates  int      // the BPF array `gates`; stays the caller's
+	Log    *os.File // standard error of the sentry; nil for none
+	// Group is tor's, so that the sentry can read the cookie of the control
+	// port; 0 for the account's own group.
+	Group uint32
+}
+
+// Spawn starts a sentry in the network namespace of the calling thread, in a
+// session of its own, without any privilege, and returns when it serves. What
+// keeps it from serving (a port that is taken) is the error. The start time
+// goes with the pid into Running and Stop.
+func Spawn(opts SpawnOptions) (pid int, starttime uint64, err error) {
+	account, err := findAccount(opts.Group)
+	if err != nil {
+		return 0, 0, fmt.Errorf("start sentry: %w", err)
+	}
+	c, err := newChild(opts, account)
+	if err != nil {
+		return 0, 0, fmt.Errorf("start sentry: %w", err)
+	}
+	defer c.close()
+	if err := startConfined(c.cmd); err != nil {
+		return 0, 0, fmt.Errorf("start sentry: %w", err)
+	}
+	if starttime, err = c.await(opts.Config); err != nil {
+		// It serves nobody; its end was wanted, so how it ended says nothing.
+		c.cmd.Process.Kill()
+		c.cmd.Wait()
+		return 0, 0, fmt.Errorf("start sentry: %w", err)
+	}
+	// Only a caller that outlives the sentry needs this, to leave no zombie.
+	go c.cmd.Wait()
+	return c.cmd.Process.Pid, starttime, nil
+}
+
+// child is a sentry about to run, and our ends of its pipes.
+type child struct {
+	cmd    *exec.Cmd
+	config *os.File // we write
+	report *os.File // we read
+	theirs []*os.File
+}
+
+func newChild(opts SpawnOptions, account account) (_ *child, err error) {
+	c := &child{}
+	defer func() {
+		if err != nil {
+			c.close()
+		}
+	}()
+	gates, err := unix.FcntlInt(uintptr(opts.Gates), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate the descriptor of the gates: %w", err)
+	}
+	c.theirs = append(c.theirs, os.NewFile(uintptr(gates), "gates"))
+	configRead, config, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("create configuration pipe: %w", err)
+	}
+	c.config, c.theirs = config, append(c.theirs, configRead)
+	report, reportWrite, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("create report pipe: %w", err)
+	}
+	c.report, c.theirs = report, append(c.theirs, reportWrite)
+
+	// Not the path of the program: an upgrade may just have replaced the file,
+	// and the account may not be able to reach the directory.
+	c.cmd = exec.Command("/proc/self/exe", opts.Args...)
+	if path, err := os.Executable(); err == nil {
+		c.cmd.Args[0] = path // for ps
+	}
+	c.cmd.Dir = "/"
+	c.cmd.Env = []string{"GOMAXPROCS=1", "GOMEMLIMIT=16MiB", "GOGC=50"}
+	c.cmd.ExtraFiles = c.theirs // 3, 4, 5: childGates, childConfig, childReport
+	if opts.Log != nil {
+		c.cmd.Stderr = opts.Log
+	}
+	c.cmd.SysProcAttr = account.sysProcAttr()
+	return c, nil
+}
+
+// close closes what is open of our ends and of the child's ends on our side.
+func (c *child) close() {
+	for _, file := range append(c.theirs, c.config, c.report) {
+		if file != nil {
+			file.Close() // twice for some, which does no harm
+		}
+	}
+}
+
+// await hands the running child its configuration and waits for its report.
+func (c *child) await(cfg Config) (starttime uint64, err error) {
+	for _, file := range c.theirs {
+		file.Close() // else the report would never end if the child dies
+	}
+	// No lower id can be reused while the child is not waited for.
+	stat, err := readStat(c.cmd.Process.Pid)
+	if err != nil {
+		return 0, err
+	}
+	deadline := time.Now().Add(spawnPatience)
+	if err := errors.Join(c.config.SetDeadline(deadline), c.report.SetDeadline(deadline)); err != nil {
+		return 0, fmt.Errorf("set a deadline for the sentry: %w", err)
+	}
+	cfg.GateFD = childGates
+	// A child that died before it could read may have reported why.
+	if err := json.NewEncoder(c.config).Encode(cfg); err != nil && !errors.Is(err, unix.EPIPE) {
+		return 0, fmt.Errorf("hand over the configuration: %w", err)
+	}
+	const longestReport = 4096
+	report, err := io.ReadAll(io.LimitReader(c.report, longestReport))
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return 0, fmt.Errorf("it did not begin within %v", spawnPatience)
+	case err != nil:
+		return 0, fmt.Errorf("read its report: %w", err)
+	case len(report) == 0:
+		return 0, errors.New("it died without a word; see its log")
+	case string(report) != reportReady:
+		return 0, errors.New(string(report))
+	}
+	return stat.starttime, nil
+}

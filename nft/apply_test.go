@@ -1,0 +1,277 @@
+package nft
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netns"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// foreignRules bear names like ours where that is allowed.
+const foreignRules = `
+table ip torbpf {
+	chain forward { type filter hook forward priority -10; policy drop; tcp dport 22 counter accept; }
+}
+table inet user {
+	set lans { type ifname; elements = { "lan0" }; }
+	chain input { type filter hook input priority 0; policy accept; iifname @lans accept; }
+}
+table netdev user {
+	chain ingress { type filter hook ingress device "lo" priority 0; policy accept; }
+}
+`
+
+func TestForeignTablesAreLeftAlone(t *testing.T) {
+	enterFreshNetNS(t)
+	load(t, foreignRules)
+	want := nft(t, "", "list", "ruleset")
+	for _, p := range []*plan.Plan{minimalPlan(), fullPlan()} {
+		if err := Apply(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ours := nft(t, "", "list", "table", "inet", plan.Table)
+	if got := strings.Replace(nft(t, "", "list", "ruleset"), ours, "", 1); got != want {
+		t.Errorf("beside our table Apply left\n%s\nwant\n%s", got, want)
+	}
+	if err := Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if got := nft(t, "", "list", "ruleset"); got != want {
+		t.Errorf("Remove left\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestRemoveWithoutATableIsNoError(t *testing.T) {
+	enterFreshNetNS(t)
+	for range 2 {
+		if err := Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestPresentFollowsTheTable(t *testing.T) {
+	enterFreshNetNS(t)
+	load(t, foreignRules)
+	wantPresent(t, false)
+	if err := Apply(minimalPlan()); err != nil {
+		t.Fatal(err)
+	}
+	wantPresent(t, true)
+	if err := Remove(); err != nil {
+		t.Fatal(err)
+	}
+	wantPresent(t, false)
+}
+
+func wantPresent(t *testing.T, want bool) {
+	t.Helper()
+	if got, err := Present(); err != nil || got != want {
+		t.Errorf("Present() = %t, %v, want %t", got, err, want)
+	}
+}
+
+// TestApplyReplacesWhateverIsThere by that name, and twice is as good as once.
+func TestApplyReplacesWhateverIsThere(t *testing.T) {
+	enterFreshNetNS(t)
+	load(t, `table inet torbpf { flags dormant; set cut4 { type ipv4_addr; elements = { 10.0.0.1 }; }; chain strange { accept; }; }`)
+	for range 3 {
+		if err := Apply(fullPlan()); err != nil {
+			t.Fatal(err)
+		}
+		wantDifferences(t, fullPlan())
+	}
+}
+
+// TestApplyRefusesAPlanThatWouldLeak and leaves the table as it was.
+func TestApplyRefusesAPlanThatWouldLeak(t *testing.T) {
+	enterFreshNetNS(t)
+	if err := Apply(minimalPlan()); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*plan.Plan){
+		"no LAN":                      func(p *plan.Plan) { p.LANs = nil },
+		"a name that would be cut":    func(p *plan.Plan) { p.LANs[0].Name = "sixteen-letters0" },
+		"a name that is empty":        func(p *plan.Plan) { p.LANs[0].Name = "" },
+		"no TransPort":                func(p *plan.Plan) { p.Ports.Trans = 0 },
+		"no DNSPort":                  func(p *plan.Plan) { p.Ports.DNS = 0 },
+		"no port of the sentry":       func(p *plan.Plan) { p.Ports.Resolver = 0 },
+		"a mark in our bits":          func(p *plan.Plan) { p.Exclusions.Marks = []config.Mark{{Value: 0x01000001, Mask: 0xff0000ff}} },
+		"a mark all packets have":     func(p *plan.Plan) { p.Exclusions.Marks = []config.Mark{{Value: 0, Mask: 0}} },
+		"a mark all but a few have":   func(p *plan.Plan) { p.Exclusions.Marks = []config.Mark{{Value: 0, Mask: 0xff}} },
+		"a mark outside its own mask": func(p *plan.Plan) { p.Exclusions.Marks = []config.Mark{{Value: 0x100, Mask: 0xff}} },
+		"a mask of nothing but ours":  func(p *plan.Plan) { p.Exclusions.Marks = []config.Mark{{Value: 0, Mask: 0xff000000}} },
+		"a local interface cut likely": func(p *plan.Plan) {
+			p.Local = []plan.LocalSubnet{{Name: "sixteen-letters0", Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
+		},
+	} {
+		p := minimalPlan()
+		spoil(p)
+		if err := Apply(p); err == nil {
+			t.Errorf("%s: applied", name)
+		}
+		wantDifferences(t, minimalPlan())
+	}
+}
+
+// TestNothingPassesWhileTheTableIsReplaced floods the router meanwhile.
+func TestNothingPassesWhileTheTableIsReplaced(t *testing.T) {
+	l := newLab(t)
+	l.apply(l.plan())
+	l.classify(`iifname "lan0" udp dport 80`, abi.VerdictPending)
+	heard := l.outside.countFrom(t, client6)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 2)
+	for _, port := range []string{"80", "81"} { // pending, and without a class
+		go func() { done <- flood(ctx, l.client, "["+outside6+"]:"+port) }()
+	}
+	for range 100 {
+		blocked, unjudged := l.drops(DroppedBlocked), l.drops(DroppedUnjudged)
+		l.apply(l.plan())
+		l.eventually("both floods go on", func() bool {
+			return l.drops(DroppedBlocked) > blocked && l.drops(DroppedUnjudged) > unjudged
+		})
+	}
+	cancel()
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := heard(); got != 0 {
+		t.Errorf("%d packets got out", got)
+	}
+}
+
+// TestApplyAndCheckPrevailWhileOthersChangeRules: a transaction of somebody
+// else makes what we read stale.
+func TestApplyAndCheckPrevailWhileOthersChangeRules(t *testing.T) {
+	enterFreshNetNS(t)
+	if err := Apply(fullPlan()); err != nil {
+		t.Fatal(err)
+	}
+	here, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	flows := someFlows(500)
+	done := make(chan error, 1)
+	go func() {
+		done <- (&node{ns: here}).do(func() error {
+			for i := range flows {
+				if err := AddCut(flows[i : i+1]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}()
+	for running := true; running; {
+		if err := Apply(fullPlan()); err != nil {
+			t.Fatal(err)
+		}
+		wantDifferences(t, fullPlan())
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			running = false
+		default:
+		}
+	}
+	if got := len(cutElementsOf(t, setCut4)); got != len(flows) {
+		t.Errorf("%d of %d cut peers are left", got, len(flows))
+	}
+}
+
+func TestCountersOutliveTheTable(t *testing.T) {
+	l := newLab(t)
+	l.apply(l.plan())
+	l.wantPing(l.client, "lan0", abi.VerdictTor, DroppedBlocked)
+	before := l.drops(DroppedBlocked)
+	l.apply(l.plan())
+	if got := l.drops(DroppedBlocked); got < before || before == 0 {
+		t.Errorf("%d drops before, %d after", before, got)
+	}
+	if err := Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if drops, err := Drops(); err != nil || len(drops) != 0 {
+		t.Errorf("Drops() = %v, %v without a table", drops, err)
+	}
+}
+
+func wantDifferences(t *testing.T, p *plan.Plan, want ...string) {
+	t.Helper()
+	got, err := Check(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Join(got, "; ") != strings.Join(want, "; ") {
+		t.Errorf("Check says %q, want %q", got, want)
+	}
+}
+
+// cutElementsOf lists one of the cut sets.
+func cutElementsOf(t *testing.T, name string) []nftables.SetElement {
+	t.Helper()
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := conn.GetSetByName(table(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	elements, err := conn.GetSetElements(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return elements
+}
+
+// someFlows are masqueraded TCP connections from a LAN to one web server.
+func someFlows(n int) []plan.Flow {
+	flows := make([]plan.Flow, n)
+	for i := range flows {
+		port := uint16(10000 + i)
+		flows[i] = plan.Flow{
+			Protocol: 6,
+			Src:      netip.AddrPortFrom(netip.MustParseAddr(client4), port),
+			Dst:      netip.MustParseAddrPort(outside4 + ":80"),
+			ReplySrc: netip.MustParseAddrPort(outside4 + ":80"),
+			ReplyDst: netip.AddrPortFrom(netip.MustParseAddr(wan4), port),
+		}
+	}
+	return flows
+}
+
+// flood sends datagrams until the context ends.
+func flood(ctx context.Context, n *node, to string) error {
+	var conn net.Conn
+	err := n.do(func() (err error) {
+		conn, err = net.Dial("udp", to)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for ctx.Err() == nil {
+		if _, err := conn.Write([]byte("flood")); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+package nft
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// Check compares the kernel's table with the one that Apply would make and
+// returns the differences in words; none means that every chain, rule and set
+// is as it should be. Cut-off peers and the counts do not matter. An error
+// says that the kernel could not be asked.
+func Check(p *plan.Plan) ([]string, error) {
+	want, err := build(p)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	for range attempts {
+		before, err := conn.GetGen()
+		if err != nil {
+			return nil, fmt.Errorf("read the nftables generation: %w", err)
+		}
+		differences, err := want.compare(conn)
+		after, genErr := conn.GetGen()
+		if genErr != nil {
+			return nil, fmt.Errorf("read the nftables generation: %w", genErr)
+		}
+		// What was listed while it changed says nothing, errors included.
+		if before.ID == after.ID {
+			return differences, err
+		}
+	}
+	return nil, fmt.Errorf("compare table inet %s: %w: some program keeps changing nftables, try again once it rests", plan.Table, unix.ERESTART)
+}
+
+func (rs *ruleset) compare(conn *nftables.Conn) ([]string, error) {
+	t, err := findTable(conn)
+	if err != nil {
+		return nil, err
+	}
+	if t == nil {
+		return []string{"no table inet " + plan.Table}, nil
+	}
+	var differences []string
+	if t.Flags != rs.table.Flags {
+		differences = append(differences, fmt.Sprintf("table has flags %#x", uint32(t.Flags)))
+	}
+	for _, compare := range []func(*nftables.Conn) ([]string, error){rs.compareCounters, rs.compareSets, rs.compareChains} {
+		more, err := compare(conn)
+		if err != nil {
+			return nil, err
+		}
+		differences = append(differences, more...)
+	}
+	return differences, nil
+}
+
+func (rs *ruleset) compareCounters(conn *nftables.Conn) ([]string, error) {
+	have, err := readCounters(conn)
+	if err != nil {
+		return nil, err
+	}
+	return compareNames("counter", rs.counters, slices.Collect(maps.Keys(have))), nil
+}
+
+// compareNames says which names are missing and which are not ours.
+func compareNames(kind string, want, have []string) []string {
+	var differences []string
+	for _, name := range want {
+		if !slices.Contains(have, name) {
+			differences = append(differences, fmt.Sprintf("%s %s is missing", kind, name))
+		}
+	}
+	for _, name := range slices.Sorted(slices.Values(have)) {
+		if !slices.Contains(want, name) {
+			differences = append(differences, fmt.Sprintf("%s %s is not torbpf's", kind, name))
+		}
+	}
+	return differences
+}
+
+func (rs *ruleset) compareChains(conn *nftables.Conn) ([]string, error) {
+	all, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	have := make(map[string]*nftables.Chain)
+	for _, c := range all {
+		if c.Table.Name == plan.Table {
+			have[c.Name] = c
+		}
+	}
+	var names, differences []string
+	for _, c := range rs.chains {
+		names = append(names, c.Name)
+		live, ok := have[c.Name]
+		if !ok {
+			continue
+		}
+		if !sameHook(c.Chain, live) {
+			differences = append(differences, fmt.Sprintf("chain %s has another hook, priority or policy", c.Name))
+		}
+		rules, err := conn.GetRules(rs.table, c.Chain)
+		if err != nil {
+			return nil, fmt.Errorf("list rules of chain %s: %w", c.Name, err)
+		}
+		more, err := c.compareRules(rules)
+		if err != nil {
+			return nil, err
+		}
+		differences = append(differences, more...)
+	}
+	return append(compareNames("chain", names, slices.Collect(maps.Keys(have))), differences...), nil
+}
+
+func sameHook(a, b *nftables.Chain) bool {
+	return a.Type == b.Type && equalOrNil(a.Hooknum, b.Hooknum) &&
+		equalOrNil(a.Priority, b.Priority) && equalOrNil(a.Policy, b.Policy)
+}
+
+func equalOrNil[T comparable](a, b *T) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+func (c chain) compareRules(have []*nftables.Rule) ([]string, error) {
+	var differences []string
+	if len(have) != len(c.rules) {
+		differences = append(differences, fmt.Sprintf("chain %s has %d rules instead of %d", c.Name, len(have), len(c.rules)))
+	}
+	for i := range min(len(have), len(c.rules)) {
+		want, err := encode(c.rules[i].exprs)
+		if err != nil {
+			return nil, err
+		}
+		got, err := encode(have[i].Exprs)
+		if err != nil {
+			return nil, err
+		}
+		if !bytes.Equal(want, got) || !bytes.Equal(c.rules[i].userData(), have[i].UserData) {
+			differences = append(differences, fmt.Sprintf("chain %s: rule %d differs (%s)", c.Name, i+1, c.rules[i].comment))
+			break // the rest would only be shifted
+		}
+	}
+	return differences, nil
+}
+
+// encode gives expressions as they travel over netlink.
+func encode(exprs []expr.Any) ([]byte, error) {
+	var out []byte
+	for _, e := range exprs {
+		data, err := expr.Marshal(byte(nftables.TableFamilyINet), e)
+		if err != nil {
+			return nil, fmt.Errorf("encode a rule: %w", err)
+		}
+		out = append(out, data...)
+	}
+	return out, nil
+}
+
+func (rs *ruleset) compareSets(conn *nftables.Conn) ([]string, error) {
+	all, err := conn.GetSets(rs.table)
+	if err != nil {
+		return nil, fmt.Errorf("list sets: %w", err)
+	}
+	have := make(map[string]*nftables.Set)
+	for _, s := range all {
+		have[s.Name] = s
+	}
+	var names, differences []string
+	for _, s := range rs.sets {
+		names = append(names, s.Name)
+		live, ok := have[s.Name]
+		if !ok {
+			continue
+		}
+		if !sameKind(s.Set, live) {
+			differences = append(differences, fmt.Sprintf("set %s is of another type", s.Name))
+			continue
+		}
+		same, err := s.sameElements(conn, live)
+		if err != nil {
+			return nil, err
+		}
+		if !same {
+			differences = append(differences, fmt.Sprintf("set %s has other elements", s.Name))
+		}
+	}
+	return append(compareNames("set", names, slices.Collect(maps.Keys(have))), differences...), nil
+}
+
+func sameKind(a, b *nftables.Set) bool {
+	return a.KeyType == b.KeyType && a.IsMap == b.IsMap && a.Interval == b.Interval &&
+		a.HasTimeout == b.HasTimeout && a.Timeout == b.Timeout && a.Size == b.Size
+}
+
+// sameElements compares what is fixed; elements with a timeout come and go.
+func (s set) sameElements(conn *nftables.Conn, live *nftables.Set) (bool, error) {
+	if s.HasTimeout {
+		return true, nil
+	}
+	elements, err := conn.GetSetElements(live)
+	if err != nil {
+		return false, fmt.Errorf("list elements of set %s: %w", s.Name, err)
+	}
+	var want, have []string
+	for _, e := range s.elements {
+		want = append(want, fmt.Sprintf("%x-%x %v", e.Key, e.KeyEnd, e.VerdictData))
+	}
+	for _, e := range elements {
+		v, err := decodeVerdict(e.Val)
+		if err != nil {
+			return false, fmt.Errorf("read elements of set %s: %w", s.Name, err)
+		}
+		have = append(have, fmt.Sprintf("%x-%x %v", e.Key, e.KeyEnd, v))
+	}
+	slices.Sort(want)
+	slices.Sort(have)
+	return slices.Equal(want, have), nil
+}
+
+// decodeVerdict reads the value of a map element, which the library leaves as
+// netlink attributes; nil for a set, whose elements have none.
+func decodeVerdict(data []byte) (*expr.Verdict, error) {
+	if len(data) == 0 {
+		return nil, nil
+	}
+	decoder, err := netlink.NewAttributeDecoder(data)
+	if err != nil {
+		return nil, fmt.Errorf("decode a verdict: %w", err)
+	}
+	var v expr.Verdict
+	for decoder.Next() {
+		switch decoder.Type() {
+		case unix.NFTA_VERDICT_CODE:
+			code := decoder.Bytes()
+			if len(code) != 4 {
+				return nil, errors.New("decode a verdict: its code is not 32 bits")
+			}
+			v.Kind = expr.VerdictKind(int32(uint32(code[0])<<24 | uint32(code[1])<<16 | uint32(code[2])<<8 | uint32(code[3])))
+		case unix.NFTA_VERDICT_CHAIN:
+			v.Chain = decoder.String()
+		}
+	}
+	if err := decoder.Err(); err != nil {
+		return nil, fmt.Errorf("decode a verdict: %w", err)
+	}
+	return &v, nil
+}

@@ -1,0 +1,108 @@
+package nft
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// TestCheckFindsEveryChange of a table that was right.
+func TestCheckFindsEveryChange(t *testing.T) {
+	for _, test := range []struct{ name, change, want string }{
+		{"nothing", "", ""},
+		{"a peer is cut off", "add element inet torbpf cut4 { 192.0.2.1 . 80 . 198.51.100.2 . 1025 . tcp }", ""},
+		{"the table is gone", "delete table inet torbpf", "no table inet torbpf"},
+		{"the ruleset is flushed", "flush ruleset", "no table inet torbpf"},
+		{"the table sleeps", "add table inet torbpf { flags dormant; }", "table has flags 0x1"},
+		{"the table is emptied", "flush table inet torbpf", "chain classify has 0 rules instead of 2"},
+		{"a chain is emptied", "flush chain inet torbpf input_ports", "chain input_ports has 0 rules instead of 3"},
+		{"a chain is gone", "flush chain inet torbpf input; flush chain inet torbpf input_ports; delete chain inet torbpf input_ports", "chain input_ports is missing"},
+		{"a chain is added", "add chain inet torbpf mine", "chain mine is not torbpf's"},
+		{"a policy is changed", "add chain inet torbpf forward { policy drop; }", "chain forward has another hook, priority or policy"},
+		{"a rule is added", "add rule inet torbpf forward accept", "chain forward has 3 rules instead of 2"},
+		{"a rule is put first", "insert rule inet torbpf forward accept", "chain forward has 3 rules instead of 2; chain forward: rule 1 differs (by class)"},
+		{"a LAN is taken out", `delete element inet torbpf lans { "lan0" }`, "set lans has other elements"},
+		{"the LANs are flushed", "flush set inet torbpf lans", "set lans has other elements"},
+		{"a subnet is added", `add element inet torbpf local4 { "wan0" . 10.0.0.0/8 }`, "set local4 has other elements"},
+		{"the subnets are flushed", "flush set inet torbpf local6", "set local6 has other elements"},
+		{"a class is let through", "delete element inet torbpf verdicts { 0x02000000 }; add element inet torbpf verdicts { 0x02000000 : accept }", "set verdicts has other elements"},
+		{"a class is diverted elsewhere", "delete element inet torbpf diversions { 0x08000000 }; add element inet torbpf diversions { 0x08000000 : goto divert_dns }", "set diversions has other elements"},
+		{"a set is added", "add set inet torbpf mine { type mark; }", "set mine is not torbpf's"},
+		{"a counter is added", "add counter inet torbpf mine", "counter mine is not torbpf's"},
+		{"a counter counts", "reset counters table inet torbpf", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			enterFreshNetNS(t)
+			if err := Apply(fullPlan()); err != nil {
+				t.Fatal(err)
+			}
+			load(t, test.change)
+			got, err := Check(fullPlan())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if all := strings.Join(got, "; "); !strings.HasPrefix(all, test.want) || (test.want == "") != (all == "") {
+				t.Errorf("Check says %q, want %q", all, test.want)
+			}
+			if err := Apply(fullPlan()); err != nil {
+				t.Fatal(err)
+			}
+			wantDifferences(t, fullPlan())
+		})
+	}
+}
+
+// TestCheckFindsAnyRuleThatIsGone deletes each rule of the richest plan in turn.
+func TestCheckFindsAnyRuleThatIsGone(t *testing.T) {
+	enterFreshNetNS(t)
+	if err := Apply(marksPlan()); err != nil {
+		t.Fatal(err)
+	}
+	rs, err := build(marksPlan())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range rs.chains {
+		for i := range c.rules {
+			if err := Apply(marksPlan()); err != nil {
+				t.Fatal(err)
+			}
+			nft(t, "", "delete", "rule", "inet", plan.Table, c.Name, "handle", ruleHandle(t, c.Name, i))
+			if got, err := Check(marksPlan()); err != nil || len(got) == 0 {
+				t.Errorf("rule %d of chain %s is gone: Check says %q, %v", i+1, c.Name, got, err)
+			}
+		}
+	}
+}
+
+// TestCheckTellsPlansApart: the table of one plan is not that of another.
+func TestCheckTellsPlansApart(t *testing.T) {
+	enterFreshNetNS(t)
+	for i, applied := range goldens {
+		if err := Apply(applied.plan()); err != nil {
+			t.Fatal(err)
+		}
+		for j, checked := range goldens {
+			got, err := Check(checked.plan())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if same := len(got) == 0; same != (i == j) {
+				t.Errorf("%s applied, %s checked: %q", applied.name, checked.name, got)
+			}
+		}
+	}
+}
+
+// ruleHandle finds the handle of a rule by its place in the chain.
+func ruleHandle(t *testing.T, chain string, index int) string {
+	t.Helper()
+	listing := nft(t, "", "-a", "list", "chain", "inet", plan.Table, chain)
+	handles := regexp.MustCompile(`(?m)^\t\t.* # handle (\d+)$`).FindAllStringSubmatch(listing, -1)
+	if index >= len(handles) {
+		t.Fatalf("rule %d of chain %s is not in\n%s", index+1, chain, listing)
+	}
+	return handles[index][1]
+}

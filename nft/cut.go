@@ -1,0 +1,144 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+const (
+	// cutTime is how long the peer of a cut flow is ignored: longer than a
+	// peer keeps on about a TCP connection that no longer answers.
+	cutTime = 10 * time.Minute
+	// cutChunk elements go into one transaction.
+	cutChunk = 4096
+)
+
+// state is what survives a replacement of the table.
+type state struct {
+	cuts     map[string][]nftables.SetElement // by set
+	counters map[string]expr.Counter
+}
+
+// AddCut makes the router deaf to the peers of flows that are about to be cut:
+// else a packet of theirs would be answered by a reset from the router, or
+// would begin the flow anew as one from outside, whose replies may leave in
+// clear. Call it before deleting the flows from conntrack. Flows of protocols
+// without ports are left out: nothing tells theirs apart.
+func AddCut(flows []plan.Flow) error { return addCut(flows, cutTime) }
+
+func addCut(flows []plan.Flow, timeout time.Duration) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	for name, elements := range cutElements(flows, timeout) {
+		s := cutSet(name, nftables.TypeIPAddr)
+		s.Table = table()
+		for chunk := range slices.Chunk(elements, cutChunk) {
+			if err := conn.SetAddElements(s, chunk); err != nil {
+				return fmt.Errorf("write elements of set %s: %w", name, err)
+			}
+			if err := conn.Flush(); err != nil {
+				return fmt.Errorf("cut off the peers of %d flows (set %s): %w", len(chunk), name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// cutSet describes a set of reply tuples. Its own timeout is for elements that
+// somebody adds by hand: none stays for ever.
+func cutSet(name string, address nftables.SetDatatype) *nftables.Set {
+	port := nftables.TypeInetService
+	return &nftables.Set{
+		Name: name, KeyType: nftables.MustConcatSetType(address, port, address, port, nftables.TypeInetProto),
+		Concatenation: true, HasTimeout: true, Timeout: cutTime, Comment: "peer and router of flows that were cut",
+	}
+}
+
+// cutElements sorts the reply tuples into the sets of their families.
+func cutElements(flows []plan.Flow, timeout time.Duration) map[string][]nftables.SetElement {
+	elements := make(map[string][]nftables.SetElement)
+	for _, f := range flows {
+		peer, router := f.ReplySrc.Addr().Unmap(), f.ReplyDst.Addr().Unmap()
+		if !hasPorts(f.Protocol) || !peer.IsValid() || peer.BitLen() != router.BitLen() {
+			continue
+		}
+		name := setCut6
+		if peer.Is4() {
+			name = setCut4
+		}
+		elements[name] = append(elements[name], nftables.SetElement{Key: cutKey(peer, router, f), Timeout: timeout})
+	}
+	return elements
+}
+
+// cutKey is laid out as the rule in chain cut_peers loads it.
+func cutKey(peer, router netip.Addr, f plan.Flow) []byte {
+	return slices.Concat(
+		peer.AsSlice(), portKey(f.ReplySrc.Port()),
+		router.AsSlice(), portKey(f.ReplyDst.Port()),
+		protocolKey(f.Protocol))
+}
+
+func hasPorts(protocol uint8) bool {
+	switch protocol {
+	case unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE:
+		return true
+	}
+	return false
+}
+
+// readState reads what the next table takes over from this one.
+func readState(conn *nftables.Conn) (state, error) {
+	var old state
+	t, err := findTable(conn)
+	if err != nil || t == nil {
+		return old, err
+	}
+	if old.counters, err = readCounters(conn); err != nil {
+		return old, err
+	}
+	old.cuts = make(map[string][]nftables.SetElement)
+	for name, address := range map[string]nftables.SetDatatype{setCut4: nftables.TypeIPAddr, setCut6: nftables.TypeIP6Addr} {
+		want := cutSet(name, address)
+		have, err := conn.GetSetByName(t, name)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return old, fmt.Errorf("read set %s: %w", name, err)
+		}
+		if have.KeyType != want.KeyType || !have.HasTimeout {
+			continue // not made by this version: its elements would not fit
+		}
+		if old.cuts[name], err = liveElements(conn, have); err != nil {
+			return old, fmt.Errorf("read elements of set %s: %w", name, err)
+		}
+	}
+	return old, nil
+}
+
+// liveElements returns the elements of a set with what is left of their time.
+func liveElements(conn *nftables.Conn, s *nftables.Set) ([]nftables.SetElement, error) {
+	elements, err := conn.GetSetElements(s)
+	if err != nil {
+		return nil, err
+	}
+	var live []nftables.SetElement
+	for _, e := range elements {
+		if e.Expires >= time.Millisecond {
+			live = append(live, nftables.SetElement{Key: e.Key, Timeout: e.Expires})
+		}
+	}
+	return live, nil
+}

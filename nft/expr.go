@@ -1,0 +1,218 @@
+package nft
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// Offsets and values of packet headers.
+const (
+	sourcePort      = 0 // TCP, UDP, SCTP, DCCP and UDP-Lite agree on these two
+	destinationPort = 2
+	tcpFlags        = 13
+
+	tcpFIN = 0x01
+	tcpSYN = 0x02
+	tcpRST = 0x04
+	tcpACK = 0x10
+
+	statusDNAT = 1 << 5 // IPS_DST_NAT
+)
+
+// family is where the two address families differ.
+type family struct {
+	number              byte
+	size                uint32 // of an address
+	source, destination uint32 // offsets in the network header
+}
+
+var (
+	ipv4 = family{number: unix.NFPROTO_IPV4, size: 4, source: 12, destination: 16}
+	ipv6 = family{number: unix.NFPROTO_IPV6, size: 16, source: 8, destination: 24}
+)
+
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return ipv4
+	}
+	return ipv6
+}
+
+// word returns the register that begins at the given 32-bit word, as the
+// kernel itself calls it: every fourth has a name of the old, wide kind.
+func word(n uint32) uint32 {
+	if n%4 == 0 {
+		return unix.NFT_REG_1 + n/4
+	}
+	return unix.NFT_REG32_00 + n
+}
+
+// reg1 is where single values go through.
+var reg1 = word(0)
+
+func native(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }
+
+func equal(data []byte) expr.Any {
+	return &expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: data}
+}
+
+func notEqual(data []byte) expr.Any {
+	return &expr.Cmp{Op: expr.CmpOpNeq, Register: reg1, Data: data}
+}
+
+func meta(key expr.MetaKey) expr.Any { return &expr.Meta{Key: key, Register: reg1} }
+
+func ct(key expr.CtKey) expr.Any { return &expr.Ct{Key: key, Register: reg1} }
+
+func and(mask []byte) expr.Any { return bits(mask, make([]byte, len(mask))) }
+
+// bits computes (register & mask) ^ xor.
+func bits(mask, xor []byte) expr.Any {
+	return &expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: uint32(len(mask)), Mask: mask, Xor: xor}
+}
+
+func payload(base expr.PayloadBase, offset, size, register uint32) expr.Any {
+	return &expr.Payload{Base: base, Offset: offset, Len: size, DestRegister: register}
+}
+
+// in looks up in a set what begins in reg1.
+func in(name string) expr.Any { return &expr.Lookup{SourceRegister: reg1, SetName: name} }
+
+func notIn(name string) expr.Any {
+	return &expr.Lookup{SourceRegister: reg1, SetName: name, Invert: true}
+}
+
+// Matches.
+
+func fromLAN() []expr.Any    { return []expr.Any{meta(expr.MetaKeyIIFNAME), in(setLANs)} }
+func notFromLAN() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIFNAME), notIn(setLANs)} }
+func notToLAN() []expr.Any   { return []expr.Any{meta(expr.MetaKeyOIFNAME), notIn(setLANs)} }
+
+// fromNowhere matches what the router itself sends.
+func fromNowhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), equal(native(0))} }
+
+func fromLoopback() []expr.Any {
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, "lo")
+	return []expr.Any{meta(expr.MetaKeyIIFNAME), equal(name)}
+}
+
+func markIs(value, mask uint32) []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyMARK), and(native(mask)), equal(native(value))}
+}
+
+func markIsNot(value, mask uint32) []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyMARK), and(native(mask)), notEqual(native(value))}
+}
+
+func ctMarkIs(value, mask uint32) []expr.Any {
+	return []expr.Any{ct(expr.CtKeyMARK), and(native(mask)), equal(native(value))}
+}
+
+// ctStateIn takes expr.CtStateBit… values or-ed together.
+func ctStateIn(states uint32) []expr.Any {
+	return []expr.Any{ct(expr.CtKeySTATE), and(native(states)), notEqual(native(0))}
+}
+
+func ctDirection(direction byte) []expr.Any {
+	return []expr.Any{ct(expr.CtKeyDIRECTION), equal([]byte{direction})}
+}
+
+func ctDNAT() []expr.Any {
+	return []expr.Any{ct(expr.CtKeySTATUS), and(native(statusDNAT)), notEqual(native(0))}
+}
+
+func protocol(number byte) []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyL4PROTO), equal([]byte{number})}
+}
+
+func isFamily(f family) []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyNFPROTO), equal([]byte{f.number})}
+}
+
+func toPort(port uint16) []expr.Any {
+	return []expr.Any{
+		payload(expr.PayloadBaseTransportHeader, destinationPort, 2, reg1),
+		equal(binary.BigEndian.AppendUint16(nil, port)),
+	}
+}
+
+func toPrefix(p netip.Prefix) []expr.Any {
+	f := familyOf(p.Addr())
+	return append(isFamily(f),
+		payload(expr.PayloadBaseNetworkHeader, f.destination, f.size, reg1),
+		and(net.CIDRMask(p.Bits(), int(f.size)*8)), equal(p.Masked().Addr().AsSlice()))
+}
+
+func tcpFlagsAre(value, mask byte) []expr.Any {
+	return tcpFlagsCompare(mask, equal([]byte{value}))
+}
+
+func tcpFlagsAreNot(value, mask byte) []expr.Any {
+	return tcpFlagsCompare(mask, notEqual([]byte{value}))
+}
+
+func tcpFlagsCompare(mask byte, compare expr.Any) []expr.Any {
+	return append(protocol(unix.IPPROTO_TCP),
+		payload(expr.PayloadBaseTransportHeader, tcpFlags, 1, reg1),
+		and([]byte{mask}), compare)
+}
+
+// Statements.
+
+func setMark(mask, xor uint32) []expr.Any {
+	return []expr.Any{
+		meta(expr.MetaKeyMARK), bits(native(mask), native(xor)),
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1, SourceRegister: true},
+	}
+}
+
+func setCtMark(mask, xor uint32) []expr.Any {
+	return []expr.Any{
+		ct(expr.CtKeyMARK), bits(native(mask), native(xor)),
+		&expr.Ct{Key: expr.CtKeyMARK, Register: reg1, SourceRegister: true},
+	}
+}
+
+func redirect(port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: reg1, Data: binary.BigEndian.AppendUint16(nil, port)},
+		&expr.Redir{RegisterProtoMin: reg1, RegisterProtoMax: reg1, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED},
+	}
+}
+
+// lookUpClass goes where the map leads; a class it lacks goes on.
+func lookUpClass(mask uint32, name string) []expr.Any {
+	return []expr.Any{
+		meta(expr.MetaKeyMARK), and(native(mask)),
+		&expr.Lookup{SourceRegister: reg1, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: name},
+	}
+}
+
+func verdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }
+
+func accept() []expr.Any { return verdict(expr.VerdictAccept) }
+
+func leave() []expr.Any { return verdict(expr.VerdictReturn) }
+
+func jump(chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
+}
+
+func goTo(chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
+}
+
+// drop always counts.
+func drop(counter string) []expr.Any {
+	return slices.Concat(
+		[]expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: counter}},
+		verdict(expr.VerdictDrop))
+}

@@ -1,0 +1,104 @@
+package nft
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// The chains of packets that are about to arrive or to be forwarded.
+const (
+	chainInput           = "input"
+	chainInputPorts      = "input_ports"
+	chainForward         = "forward"
+	chainForwardLocal    = "forward_local"
+	chainForwardUnjudged = "forward_unjudged"
+)
+
+// inputChains keep tor's and the sentry's ports, which listen on all addresses,
+// to those whom we diverted there. An accept ends our chain only.
+func (b *builder) inputChains() []chain {
+	return []chain{
+		baseChain(chainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, plan.PriorityGuard,
+			newRule("a port of tor's or the sentry's", protocolAndPort(), []expr.Any{in(setPorts)}, goTo(chainInputPorts))),
+		subChain(chainInputPorts,
+			newRule("the router itself", fromLoopback(), accept()),
+			newRule("diverted here", fromLAN(), ctDNAT(), accept()),
+			newRule("an open proxy to the WAN, a way past the class for a LAN", drop(DroppedPort))),
+	}
+}
+
+// protocolAndPort loads what portSet holds.
+func protocolAndPort() []expr.Any {
+	return []expr.Any{
+		meta(expr.MetaKeyL4PROTO),
+		payload(expr.PayloadBaseTransportHeader, destinationPort, 2, word(1)),
+	}
+}
+
+// forwardVerdicts holds every class that may be forwarded. Those of a
+// connection from outside lose that right when the user switches it off.
+func (b *builder) forwardVerdicts() map[abi.Verdict]expr.Verdict {
+	verdicts := map[abi.Verdict]expr.Verdict{
+		abi.VerdictDirect: {Kind: expr.VerdictAccept},
+		abi.VerdictLocal:  {Kind: expr.VerdictGoto, Chain: chainForwardLocal},
+		abi.VerdictNone:   {Kind: expr.VerdictGoto, Chain: chainForwardUnjudged},
+	}
+	if b.Inbound {
+		verdicts[abi.VerdictInbound] = expr.Verdict{Kind: expr.VerdictAccept}
+	}
+	return verdicts
+}
+
+// forwardChains let pass what has a class that may, and what is not a LAN's.
+// The class alone decides, so that a blocked one is stopped even when the
+// interface it came from has another name by now.
+func (b *builder) forwardChains() []chain {
+	local, elsewhere := "a subnet behind the interface it was learned on", "the subnet is elsewhere now: this may be the way to the WAN"
+	return []chain{
+		baseChain(chainForward, nftables.ChainTypeFilter, nftables.ChainHookForward, plan.PriorityGuard,
+			newRule("by class", lookUpClass(b.Mark.ClassMask(), mapForward)),
+			newRule("any other class must not be forwarded", drop(DroppedBlocked))),
+		subChain(chainForwardLocal,
+			newRule(local, outAndTo(ipv4), []expr.Any{in(setLocal4)}, accept()),
+			newRule(local, outAndTo(ipv6), []expr.Any{in(setLocal6)}, accept()),
+			newRule(elsewhere, drop(DroppedLocal))),
+		subChain(chainForwardUnjudged, b.unjudgedRules()...),
+	}
+}
+
+// unjudgedRules see what has no class: all that is not a LAN's, and what a LAN
+// sends past tc.
+func (b *builder) unjudgedRules() []rule {
+	rules := []rule{newRule("not from a LAN", notFromLAN(), accept())}
+	if len(b.marks) > 0 {
+		for _, p := range b.onionPrefixes() {
+			rules = append(rules, newRule("no mark exempts .onion", toPrefix(p), drop(DroppedUnjudged)))
+		}
+	}
+	for _, m := range b.marks {
+		rules = append(rules, newRule("exempt by the user's mark", markIs(m.value, m.mask), accept()))
+	}
+	return append(rules, newRule("from a LAN and not judged: tc is gone or the mark was wiped", drop(DroppedUnjudged)))
+}
+
+// outAndTo loads what localSet holds.
+func outAndTo(f family) []expr.Any {
+	return append(isFamily(f),
+		meta(expr.MetaKeyOIFNAME),
+		payload(expr.PayloadBaseNetworkHeader, f.destination, f.size, word(4)))
+}
+
+func (b *builder) onionPrefixes() []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, p := range []netip.Prefix{b.Onion4, b.Onion6} {
+		if p.IsValid() {
+			prefixes = append(prefixes, p)
+		}
+	}
+	return prefixes
+}

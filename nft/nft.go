@@ -1,0 +1,115 @@
+// Package nft owns one nftables table, inet torbpf, and nothing else on the
+// host. A plan becomes a ruleset value (ruleset.go), and that replaces the
+// table in one transaction: a packet meets the old rules or the new, never
+// none. What the table does with the class that tc wrote into the mark:
+//
+//	         prerouting                                    forward            postrouting
+//	-199 classify ─▶ -120 late_marks ─▶ -110 divert ─┬─▶ -10 forward ───▶ -199 openings
+//	drop peers of    class of what      to tor and   │    blocked classes  a connection from
+//	cut flows, let   the user marks     the sentry   │    end here         outside to a LAN
+//	replies out      is cleared         (nat)        │                     is remembered (nat)
+//	                                                 └─▶ -10 input
+//	                                                      our ports, only as diverted
+//
+// The nat chains are asked once for each connection, the others for each
+// packet; so those begin with what most packets fail in the fewest steps.
+//
+// All functions work on the network namespace of the calling thread.
+package nft
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// attempts bounds how often a transaction is begun again because somebody else
+// changed nftables between our reading and our writing.
+const attempts = 64
+
+// table names our table; a fresh value, since nftables.Conn may write to it.
+func table() *nftables.Table {
+	return &nftables.Table{Name: plan.Table, Family: nftables.TableFamilyINet}
+}
+
+// Apply makes the table what the plan says, whatever it was before. Peers that
+// are cut off stay so for the rest of their time, and counters go on.
+func Apply(p *plan.Plan) error {
+	rs, err := build(p)
+	if err != nil {
+		return err
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	for range attempts {
+		err = rs.replace(conn)
+		if !errors.Is(err, unix.ERESTART) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: some program keeps changing nftables, try again once it rests", err)
+}
+
+// replace is one attempt: ERESTART says that what it read is out of date.
+func (rs *ruleset) replace(conn *nftables.Conn) error {
+	gen, err := conn.GetGen()
+	if err != nil {
+		return fmt.Errorf("read the nftables generation: %w", err)
+	}
+	old, err := readState(conn)
+	if err != nil {
+		return err
+	}
+	if err := rs.queue(conn, old); err != nil {
+		return fmt.Errorf("write the ruleset of table inet %s: %w", plan.Table, err)
+	}
+	if err := conn.FlushWithGenID(gen.ID); err != nil {
+		return fmt.Errorf("replace table inet %s: %w", plan.Table, err)
+	}
+	return nil
+}
+
+// Remove deletes the table, if it is there.
+func Remove() error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	// Adding first makes deleting succeed in either case, without a race.
+	conn.AddTable(table())
+	conn.DelTable(table())
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("delete table inet %s: %w", plan.Table, err)
+	}
+	return nil
+}
+
+// Present reports whether there is a table of our name.
+func Present() (bool, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open nftables: %w", err)
+	}
+	found, err := findTable(conn)
+	return found != nil, err
+}
+
+// findTable returns our table as the kernel has it, nil if there is none.
+func findTable(conn *nftables.Conn) (*nftables.Table, error) {
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables tables: %w", err)
+	}
+	for _, t := range tables {
+		if t.Name == plan.Table {
+			return t, nil
+		}
+	}
+	return nil, nil
+}

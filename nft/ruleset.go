@@ -1,0 +1,162 @@
+package nft
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// ruleset is the whole table as a value: Apply writes it, Check compares it
+// with what the kernel has.
+type ruleset struct {
+	table    *nftables.Table
+	counters []string
+	sets     []set
+	chains   []chain
+}
+
+type set struct {
+	*nftables.Set
+	elements []nftables.SetElement
+}
+
+type chain struct {
+	*nftables.Chain
+	rules []rule
+}
+
+// rule carries its reason as the comment that `nft list` shows.
+type rule struct {
+	comment string
+	exprs   []expr.Any
+}
+
+func newRule(comment string, parts ...[]expr.Any) rule {
+	return rule{comment: comment, exprs: slices.Concat(parts...)}
+}
+
+// userData is the comment as nft stores it.
+func (r rule) userData() []byte {
+	return userdata.AppendString(nil, userdata.TypeComment, r.comment)
+}
+
+// builder turns one plan into rules.
+type builder struct {
+	*plan.Plan
+	marks []exemptMark
+}
+
+// exemptMark matches when (mark & mask) == value; our own bits take no part.
+type exemptMark struct {
+	value, mask uint32
+}
+
+// build is pure: the same plan gives the same ruleset.
+func build(p *plan.Plan) (*ruleset, error) {
+	b := builder{Plan: p}
+	if err := b.readMarks(); err != nil {
+		return nil, err
+	}
+	if err := b.checkPorts(); err != nil {
+		return nil, err
+	}
+	rs := &ruleset{table: table(), counters: counterNames()}
+	sets, err := b.sets()
+	if err != nil {
+		return nil, err
+	}
+	rs.sets = sets
+	rs.chains = slices.Concat(b.classifyChains(), b.lateMarkChains(), b.divertChains(), b.inputChains(), b.forwardChains())
+	for _, s := range rs.sets {
+		s.Table = rs.table
+	}
+	for _, c := range rs.chains {
+		c.Table = rs.table
+	}
+	return rs, nil
+}
+
+// readMarks takes our own bits out of the exempt marks, so that a mark without
+// a mask matches whatever class the packet has. A mark of nothing else, or of
+// zero, would exempt every packet that nobody marked.
+func (b *builder) readMarks() error {
+	ours := b.Mark.Mask()
+	for _, m := range b.Exclusions.Marks {
+		if m.Value&m.Mask&ours != 0 {
+			return fmt.Errorf("exempt mark %#x/%#x: it uses torbpf's own bits %#x, choose another mark shift", m.Value, m.Mask, ours)
+		}
+		exempt := exemptMark{value: m.Value & m.Mask, mask: m.Mask &^ ours}
+		if exempt.value == 0 {
+			return fmt.Errorf("exempt mark %#x/%#x: unmarked packets match it, name a bit that must be set", m.Value, m.Mask)
+		}
+		b.marks = append(b.marks, exempt)
+	}
+	return nil
+}
+
+// checkPorts refuses what would divert packets to nowhere.
+func (b *builder) checkPorts() error {
+	for name, port := range map[string]uint16{
+		"trans_port": b.Ports.Trans, "dns_port": b.Ports.DNS, "resolver_port": b.Ports.Resolver,
+	} {
+		if port == 0 {
+			return fmt.Errorf("%s is 0: name the port", name)
+		}
+	}
+	return nil
+}
+
+// class returns a verdict in its place in the mark.
+func (b *builder) class(v abi.Verdict) uint32 { return b.Mark.Class(uint32(v)) }
+
+// baseChain is a chain at a hook. The policy is accept, because the hook sees
+// the traffic of the whole host: each guard names what it drops.
+func baseChain(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority int32, rules ...rule) chain {
+	policy := nftables.ChainPolicyAccept
+	return chain{
+		Chain: &nftables.Chain{
+			Name: name, Type: kind, Hooknum: hook, Policy: &policy,
+			Priority: nftables.ChainPriorityRef(nftables.ChainPriority(priority)),
+		},
+		rules: rules,
+	}
+}
+
+// subChain is reached from another chain only.
+func subChain(name string, rules ...rule) chain {
+	return chain{Chain: &nftables.Chain{Name: name}, rules: rules}
+}
+
+// queue puts the replacement of the table into the connection's next batch.
+func (rs *ruleset) queue(conn *nftables.Conn, old state) error {
+	conn.AddTable(rs.table)
+	conn.DelTable(rs.table)
+	conn.AddTable(rs.table)
+	for _, name := range rs.counters {
+		value := old.counters[name]
+		conn.AddObj(&nftables.NamedObj{Table: rs.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &value})
+	}
+	// Chains come before the maps that lead to them, rules after the sets.
+	for _, c := range rs.chains {
+		conn.AddChain(c.Chain)
+	}
+	for _, s := range rs.sets {
+		// A set is numbered within its batch, so each batch gets a copy.
+		fresh := *s.Set
+		if err := conn.AddSet(&fresh, slices.Concat(s.elements, old.cuts[s.Name])); err != nil {
+			return fmt.Errorf("add set %s: %w", s.Name, err)
+		}
+	}
+	for _, c := range rs.chains {
+		for _, r := range c.rules {
+			conn.AddRule(&nftables.Rule{Table: rs.table, Chain: c.Chain, Exprs: r.exprs, UserData: r.userData()})
+		}
+	}
+	return nil
+}

@@ -1,0 +1,195 @@
+package nft
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// The sets and maps of the table.
+const (
+	setLANs    = "lans"
+	setLocal4  = "local4"
+	setLocal6  = "local6"
+	setCut4    = "cut4"
+	setCut6    = "cut6"
+	setPorts   = "ports"
+	mapDivert  = "diversions"
+	mapForward = "verdicts"
+)
+
+// classes is how many values the class nibble has: the size of a map by class.
+// With its size known, the kernel chooses its fastest hash.
+const classes = 16
+
+func (b *builder) sets() ([]set, error) {
+	lans, err := b.lanSet()
+	if err != nil {
+		return nil, err
+	}
+	local4, err := b.localSet(setLocal4, nftables.TypeIPAddr, netip.Addr.Is4)
+	if err != nil {
+		return nil, err
+	}
+	local6, err := b.localSet(setLocal6, nftables.TypeIP6Addr, netip.Addr.Is6)
+	if err != nil {
+		return nil, err
+	}
+	return []set{
+		lans, local4, local6,
+		{Set: cutSet(setCut4, nftables.TypeIPAddr)},
+		{Set: cutSet(setCut6, nftables.TypeIP6Addr)},
+		b.portSet(),
+		b.classMap(mapDivert, b.diversions()),
+		b.classMap(mapForward, b.forwardVerdicts()),
+	}, nil
+}
+
+// lanSet goes by name, so that an interface that was deleted and came back is
+// still known; one that was renamed is known to the tc program on it.
+func (b *builder) lanSet() (set, error) {
+	if len(b.LANs) == 0 {
+		return set{}, errors.New("the plan has no LAN interface: name one")
+	}
+	names := b.LANNames()
+	slices.Sort(names)
+	var elements []nftables.SetElement
+	for _, name := range slices.Compact(names) {
+		key, err := ifname(name)
+		if err != nil {
+			return set{}, err
+		}
+		elements = append(elements, nftables.SetElement{Key: key})
+	}
+	return set{
+		Set: &nftables.Set{
+			Name: setLANs, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
+			Size: uint32(len(elements)), Comment: "torified interfaces",
+		},
+		elements: elements,
+	}, nil
+}
+
+// localSet holds which subnets of one family lie behind which interface. The
+// kernel refuses a prefix inside another of the same interface, so only the
+// outermost are kept.
+func (b *builder) localSet(name string, address nftables.SetDatatype, family func(netip.Addr) bool) (set, error) {
+	s := set{Set: &nftables.Set{
+		Name: name, KeyType: nftables.MustConcatSetType(nftables.TypeIFName, address),
+		Concatenation: true, Interval: true, Comment: "subnets and the interface that leads to them",
+	}}
+	if b.LocalMode == config.LocalNone {
+		return s, nil
+	}
+	for _, subnet := range outermost(b.Local) {
+		if !family(subnet.Prefix.Addr()) {
+			continue
+		}
+		key, err := ifname(subnet.Name)
+		if err != nil {
+			return set{}, err
+		}
+		first, last := bounds(subnet.Prefix)
+		s.elements = append(s.elements, nftables.SetElement{
+			Key: slices.Concat(key, first), KeyEnd: slices.Concat(key, last),
+		})
+	}
+	return s, nil
+}
+
+// outermost sorts the subnets of each interface and leaves out those inside
+// another. Two prefixes are nested or disjoint, never anything between.
+func outermost(subnets []plan.LocalSubnet) []plan.LocalSubnet {
+	sorted := slices.Clone(subnets)
+	for i := range sorted {
+		sorted[i].Prefix = sorted[i].Prefix.Masked()
+	}
+	slices.SortFunc(sorted, func(a, b plan.LocalSubnet) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), a.Prefix.Addr().Compare(b.Prefix.Addr()), a.Prefix.Bits()-b.Prefix.Bits())
+	})
+	var out []plan.LocalSubnet
+	for _, s := range sorted {
+		if n := len(out); n > 0 && out[n-1].Name == s.Name && out[n-1].Prefix.Contains(s.Prefix.Addr()) {
+			continue
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// bounds returns the first and the last address of a masked prefix.
+func bounds(p netip.Prefix) (first, last []byte) {
+	first = p.Addr().AsSlice()
+	last = slices.Clone(first)
+	for bit := p.Bits(); bit < len(last)*8; bit++ {
+		last[bit/8] |= 0x80 >> (bit % 8)
+	}
+	return first, last
+}
+
+// portSet holds what listens on the router for diverted packets.
+func (b *builder) portSet() set {
+	s := set{Set: &nftables.Set{
+		Name: setPorts, KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+		Concatenation: true, Comment: "tor and the sentry",
+	}}
+	for _, listener := range []struct {
+		protocol uint8
+		port     uint16
+	}{
+		{unix.IPPROTO_TCP, b.Ports.Trans},
+		{unix.IPPROTO_UDP, b.Ports.DNS},
+		{unix.IPPROTO_TCP, b.Ports.Resolver},
+		{unix.IPPROTO_UDP, b.Ports.Resolver},
+	} {
+		s.elements = append(s.elements, nftables.SetElement{Key: slices.Concat(protocolKey(listener.protocol), portKey(listener.port))})
+	}
+	s.Size = uint32(len(s.elements))
+	return s
+}
+
+// classMap leads from a class to a verdict; a class without one falls through
+// to the rule behind the lookup.
+func (b *builder) classMap(name string, verdicts map[abi.Verdict]expr.Verdict) set {
+	s := set{Set: &nftables.Set{
+		Name: name, IsMap: true, KeyType: nftables.TypeMark, DataType: nftables.TypeVerdict,
+		KeyByteOrder: binaryutil.NativeEndian, Size: classes, Comment: "by class",
+	}}
+	for class, verdict := range verdicts {
+		s.elements = append(s.elements, nftables.SetElement{
+			Key: binaryutil.NativeEndian.PutUint32(b.class(class)), VerdictData: &verdict,
+		})
+	}
+	return s
+}
+
+// ifname is an interface name as the kernel compares it. A longer one would be
+// cut short, match nothing, and thereby take its LAN out of every guard.
+func ifname(name string) ([]byte, error) {
+	if name == "" || len(name) >= unix.IFNAMSIZ {
+		return nil, fmt.Errorf("interface name %q: it must have 1 to %d bytes", name, unix.IFNAMSIZ-1)
+	}
+	key := make([]byte, unix.IFNAMSIZ)
+	copy(key, name)
+	return key, nil
+}
+
+// portKey and protocolKey are fields of a concatenation, padded to 32 bits.
+func portKey(port uint16) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, port), 0, 0)
+}
+
+func protocolKey(protocol uint8) []byte { return []byte{protocol, 0, 0, 0} }

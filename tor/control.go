@@ -1,0 +1,222 @@
+package tor
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/textproto"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cretz/bine/control"
+)
+
+// Bounds of one command. tor answers from memory, but its only thread may be
+// busy for seconds with a consensus on a small router.
+const (
+	commandTimeout = 10 * time.Second
+	replyMax       = 4 << 20 // bytes; a mad tor must not fill our memory
+)
+
+var errReplyTooLong = fmt.Errorf("tor's reply is over %d MiB", replyMax>>20)
+
+// Control is an authenticated control connection. Commands may come from
+// several goroutines. Each ends within ten seconds, or when its context ends;
+// after a command that got no reply the connection is useless, since a late
+// reply would be taken for that of the next.
+type Control struct {
+	address string
+	wire    *wire
+	bine    *control.Conn
+
+	mu     sync.Mutex
+	broken error
+}
+
+// wire bounds what is read for one command.
+type wire struct {
+	net.Conn
+	left int
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	if w.left <= 0 {
+		return 0, errReplyTooLong
+	}
+	n, err := w.Conn.Read(p[:min(len(p), w.left)])
+	w.left -= n
+	return n, err
+}
+
+// Dial connects to a control port and authenticates by cookie, or not at all
+// where tor demands nothing. The address is the path of a socket, also written
+// unix:/path, or host:port.
+func Dial(ctx context.Context, address string) (*Control, error) {
+	return DialPassword(ctx, address, "")
+}
+
+// DialPassword is Dial with the password of a tor that has one
+// (HashedControlPassword).
+func DialPassword(ctx context.Context, address, password string) (*Control, error) {
+	network, target, err := splitAddress(address)
+	if err != nil {
+		return nil, err
+	}
+	dialer := net.Dialer{Timeout: commandTimeout}
+	conn, err := dialer.DialContext(ctx, network, target)
+	if err != nil {
+		return nil, fmt.Errorf("connect to tor's control port: %w", err)
+	}
+	c := newControl(address, conn)
+	if err := c.authenticate(ctx, password); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func newControl(address string, conn net.Conn) *Control {
+	w := &wire{Conn: conn}
+	return &Control{address: address, wire: w, bine: control.NewConn(textproto.NewConn(w))}
+}
+
+// splitAddress returns what net.Dial takes.
+func splitAddress(address string) (network, target string, err error) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok || strings.HasPrefix(address, "/") {
+		return "unix", path, nil
+	}
+	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
+		return "", "", fmt.Errorf("connect to tor's control port: %q is neither the path of a socket nor host:port", address)
+	}
+	return "tcp", address, nil
+}
+
+func (c *Control) authenticate(ctx context.Context, password string) error {
+	err := c.bounded(ctx, func() error {
+		info, err := c.bine.ProtocolInfo()
+		if err != nil {
+			return err
+		}
+		if password == "" || !info.HasAuthMethod("HASHEDPASSWORD") {
+			return c.bine.Authenticate("")
+		}
+		_, err = c.bine.SendRequest("AUTHENTICATE %s", hex.EncodeToString([]byte(password)))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("authenticate to tor at %s: %w", c.address, err)
+	}
+	return nil
+}
+
+// bounded runs an exchange under a deadline and gives the connection up if it
+// does not end in a reply.
+func (c *Control) bounded(ctx context.Context, exchange func() error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.broken != nil {
+		return c.broken
+	}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if err := c.wire.SetDeadline(time.Now().Add(commandTimeout)); err != nil {
+		return err
+	}
+	c.wire.left = replyMax
+	// If ctx ends early, a deadline in the past wakes the exchange.
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		c.wire.SetDeadline(time.Unix(1, 0))
+		close(woken)
+	})
+	err := exchange()
+	if !stop() {
+		<-woken // or it would cut the next command short
+	}
+	var reply *textproto.Error
+	if err == nil || errors.As(err, &reply) {
+		return err
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("no reply within %v; it hangs: %w", commandTimeout, err)
+	}
+	c.broken = fmt.Errorf("talk to tor at %s: %w", c.address, err)
+	return c.broken
+}
+
+// command sends one line. A line break in it would be a second command.
+func (c *Control) command(ctx context.Context, line string) (*control.Response, error) {
+	if strings.ContainsAny(line, "\r\n") {
+		return nil, fmt.Errorf("ask tor: a line break in %q", line)
+	}
+	var resp *control.Response
+	err := c.bounded(ctx, func() (err error) {
+		resp, err = c.bine.SendRequest("%s", line)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ask tor %q: %w", line, err)
+	}
+	return resp, nil
+}
+
+// GetInfo returns one value as tor writes it, quotes and escapes included.
+func (c *Control) GetInfo(ctx context.Context, key string) (string, error) {
+	resp, err := c.command(ctx, "GETINFO "+key)
+	if err != nil {
+		return "", err
+	}
+	for _, line := range resp.Data {
+		if value, ok := strings.CutPrefix(line, key+"="); ok {
+			return strings.TrimPrefix(value, "\r\n"), nil
+		}
+	}
+	return "", fmt.Errorf("ask tor for %s: the reply %q has no such value", key, resp.RawLines)
+}
+
+// GetConf returns the values of an option in their order; none if tor works
+// by its default.
+func (c *Control) GetConf(ctx context.Context, option string) ([]string, error) {
+	resp, err := c.command(ctx, "GETCONF "+option)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, line := range resp.DataWithReply() {
+		key, value, set := strings.Cut(line, "=")
+		if !strings.EqualFold(key, option) {
+			return nil, fmt.Errorf("ask tor for option %s: the reply is %q", option, line)
+		}
+		if set {
+			out = append(out, value)
+		}
+	}
+	return out, nil
+}
+
+// Version returns tor's version, such as "0.4.9.11".
+func (c *Control) Version(ctx context.Context) (string, error) {
+	return c.GetInfo(ctx, "version")
+}
+
+// Signal sends tor a signal by its control name, such as NEWNYM.
+func (c *Control) Signal(ctx context.Context, name string) error {
+	_, err := c.command(ctx, "SIGNAL "+name)
+	return err
+}
+
+// loadConf replaces the whole configuration, or nothing of it.
+func (c *Control) loadConf(ctx context.Context, torrc string) error {
+	// A line that begins with a dot would end the text.
+	text := strings.ReplaceAll("\n"+strings.TrimSuffix(torrc, "\n"), "\n.", "\n..")[1:]
+	return c.bounded(ctx, func() error { return c.bine.LoadConf(text) })
+}
+
+// Close hangs up, without the farewell that a hung tor would not answer.
+func (c *Control) Close() error { return c.wire.Close() }

@@ -1,0 +1,166 @@
+// Package tor is torbpf's narrow interface to tor: it starts and stops the
+// distribution's program as an unprivileged account, keeps its configuration,
+// asks it how far it has come, and judges whether a tor that is already
+// running can serve a LAN. Processes and the control protocol are those of
+// github.com/cretz/bine; its events are not used, because waiting for one
+// deadlocks under load. State is polled instead.
+//
+// The files of a managed instance:
+//
+//	Options.Dir          root, 0755
+//	  torrc              root, 0640, group of the account: equals what tor runs with
+//	  process.json       root, 0644: pid and start time, to recognise our tor again
+//	  startup.log        root, 0644: what tor said before its own log was open
+//	  run/               the account, 0750
+//	    control          control socket, group-writable
+//	    control.cookie   group-readable
+//	    notice.log       tor's log, from this start on
+//	Options.DataDir      the account, 0700: guards and consensus, kept by Stop
+//
+// Root writes only into directories that root alone can change, so a tor that
+// was taken over cannot turn a write of ours to a file of its choice.
+//
+// Nothing here opens a path for packets. Whatever goes wrong, the LAN waits.
+package tor
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/torbpf/torbpf/internal/plan"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotRunning says that no tor of ours runs from a state directory.
+var ErrNotRunning = errors.New("no tor of ours is running")
+
+// Options describe a managed instance.
+type Options struct {
+	Dir     string // state of this instance, gone after a reboot
+	DataDir string // what tor must not forget: its guards
+	Binary  string // path or name of the program; "" for "tor"
+	User    string // unprivileged account; "" for that of the distribution
+
+	Ports          plan.Ports     // Trans and DNS; tor does not know Resolver
+	Onion4, Onion6 netip.Prefix   // where names under .onion are mapped
+	AllowFrom      []netip.Prefix // sources that TransPort and DNSPort answer
+	ExtraTorrc     string         // file of the user's own torrc lines; "" for none
+}
+
+// SocketPath returns the control socket of the instance whose state is in dir.
+func SocketPath(dir string) string { return filepath.Join(dir, "run", "control") }
+
+func (o Options) torrcPath() string   { return filepath.Join(o.Dir, "torrc") }
+func (o Options) startupPath() string { return filepath.Join(o.Dir, "startup.log") }
+func (o Options) runDir() string      { return filepath.Join(o.Dir, "run") }
+func (o Options) cookiePath() string  { return filepath.Join(o.Dir, "run", "control.cookie") }
+
+func logPath(dir string) string { return filepath.Join(dir, "run", "notice.log") }
+
+// Account is the unprivileged identity that tor runs under.
+type Account struct {
+	Name     string
+	UID, GID uint32
+}
+
+// accounts are the names that distributions give tor's account: Debian,
+// then Arch and OpenWrt, Alpine and the BSDs, Fedora.
+var accounts = []string{"debian-tor", "tor", "_tor", "toranon"}
+
+// FindUser returns the account that the distribution made for tor.
+func FindUser() (string, error) {
+	for _, name := range accounts {
+		if _, err := user.Lookup(name); err == nil {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("find an account for tor: none of %s exists; install tor (apt install tor)",
+		strings.Join(accounts, ", "))
+}
+
+// LookupAccount returns the ids of an account; "" means that of FindUser.
+func LookupAccount(name string) (Account, error) {
+	if name == "" {
+		var err error
+		if name, err = FindUser(); err != nil {
+			return Account{}, err
+		}
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return Account{}, fmt.Errorf("look up the account %q that tor runs under: %w", name, err)
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return Account{}, fmt.Errorf("look up the account %q: uid %q: %w", name, u.Uid, err)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return Account{}, fmt.Errorf("look up the account %q: gid %q: %w", name, u.Gid, err)
+	}
+	if uid == 0 {
+		return Account{}, fmt.Errorf("run tor as %q: that is root; name an unprivileged account", name)
+	}
+	return Account{Name: name, UID: uint32(uid), GID: uint32(gid)}, nil
+}
+
+// sbin holds tor on Debian, and is not in every PATH.
+var sbin = []string{"/usr/sbin", "/usr/local/sbin", "/usr/bin"}
+
+// findBinary returns the absolute path of the tor program.
+func findBinary(name string) (string, error) {
+	if name == "" {
+		name = "tor"
+	}
+	path, err := exec.LookPath(name)
+	for i := 0; err != nil && i < len(sbin) && !strings.Contains(name, "/"); i++ {
+		path, err = exec.LookPath(filepath.Join(sbin[i], name))
+	}
+	if err != nil {
+		return "", fmt.Errorf("find the tor program: %w; install it (apt install tor) or give its path", err)
+	}
+	return filepath.Abs(path)
+}
+
+// socketPathMax is what fits into sockaddr_un with its closing zero.
+const socketPathMax = 107
+
+// check refuses what would end up as another configuration than was meant.
+func (o Options) check() error {
+	if os.Geteuid() != 0 {
+		return errors.New("start tor: only root can give it its own account; run as root")
+	}
+	for _, dir := range []string{o.Dir, o.DataDir} {
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir {
+			return fmt.Errorf("use %q for tor's files: the path is not absolute and clean", dir)
+		}
+		if strings.ContainsFunc(dir, func(r rune) bool { return r <= ' ' || strings.ContainsRune(`"\#`, r) }) {
+			return fmt.Errorf("use %q for tor's files: a torrc cannot hold that path as it is", dir)
+		}
+	}
+	if len(SocketPath(o.Dir)) > socketPathMax {
+		return fmt.Errorf("use %q for tor's files: the control socket's path is over %d bytes; choose a shorter name",
+			o.Dir, socketPathMax)
+	}
+	if o.Ports.Trans == 0 || o.Ports.DNS == 0 {
+		return errors.New("start tor: TransPort and DNSPort need a port other than 0")
+	}
+	return nil
+}
+
+// hasIPv6 says whether the kernel knows IPv6 at all: with ipv6.disable=1 tor
+// would not start over a listener on [::], and no IPv6 packet can leave.
+func hasIPv6() bool {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return !errors.Is(err, unix.EAFNOSUPPORT)
+	}
+	return unix.Close(fd) == nil
+}

@@ -1,0 +1,119 @@
+package tor
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// directive is a line of a torrc. A list directive adds to those of its name
+// that stand above; any other replaces them.
+type directive struct {
+	key, value string
+	list       bool
+}
+
+// directives are what torbpf needs of tor. With v6 false nothing listens on
+// IPv6 addresses.
+func (o Options) directives(v6 bool) []directive {
+	out := []directive{
+		{key: "RunAsDaemon", value: "0"}, // it has a session of its own already; we watch it start
+		{key: "DataDirectory", value: o.DataDir},
+		{key: "CacheDirectory", value: o.DataDir},
+		{key: "ControlSocket", value: SocketPath(o.Dir), list: true},
+		{key: "ControlSocketsGroupWritable", value: "1"},
+		{key: "CookieAuthentication", value: "1"},
+		{key: "CookieAuthFile", value: o.cookiePath()},
+		{key: "CookieAuthFileGroupReadable", value: "1"},
+		// A tor that slept when it was stopped would start asleep and never
+		// finish its bootstrap, and no client could wake it through a closed gate.
+		{key: "DormantCanceledByStartup", value: "1"},
+		// The redirect needs the original destination, not TPROXY's socket name.
+		{key: "TransProxyType", value: "default"},
+	}
+	out = append(out, listeners(o.Ports, v6)...)
+	out = append(out, policy(o.AllowFrom)...)
+	return append(out, automap(o.Onion4, o.Onion6)...)
+}
+
+// listeners are on the wildcard: nft's redirect picks an address of the
+// interface that nobody can name in advance. The policy keeps others out.
+func listeners(ports plan.Ports, v6 bool) []directive {
+	var out []directive
+	for _, l := range []struct {
+		key  string
+		port uint16
+	}{{"TransPort", ports.Trans}, {"DNSPort", ports.DNS}} {
+		out = append(out, directive{l.key, fmt.Sprintf("0.0.0.0:%d", l.port), true})
+		if v6 {
+			out = append(out, directive{l.key, fmt.Sprintf("[::]:%d", l.port), true})
+		}
+	}
+	return out
+}
+
+// policy answers the given sources and nobody else. Without its last line tor
+// accepts all, and the WAN would find an open proxy once nft is flushed.
+func policy(from []netip.Prefix) []directive {
+	var out []directive
+	for _, p := range from {
+		p = p.Masked()
+		if p.Addr().Is4() {
+			out = append(out, directive{"SocksPolicy", fmt.Sprintf("accept %s", p), true})
+		} else {
+			out = append(out, directive{"SocksPolicy", fmt.Sprintf("accept6 [%s]/%d", p.Addr(), p.Bits()), true})
+		}
+	}
+	return append(out, directive{"SocksPolicy", "reject *", true})
+}
+
+// automap answers names under .onion with addresses of the virtual ranges.
+func automap(onion4, onion6 netip.Prefix) []directive {
+	out := []directive{
+		{key: "AutomapHostsOnResolve", value: "1"},
+		{key: "AutomapHostsSuffixes", value: ".onion"},
+	}
+	if onion4.IsValid() {
+		out = append(out, directive{key: "VirtualAddrNetworkIPv4", value: onion4.Masked().String()})
+	}
+	if onion6.IsValid() {
+		p := onion6.Masked()
+		out = append(out, directive{key: "VirtualAddrNetworkIPv6", value: fmt.Sprintf("[%s]/%d", p.Addr(), p.Bits())})
+	}
+	return out
+}
+
+// line returns the directive as a torrc has it.
+func (d directive) line() string { return d.key + " " + d.value }
+
+// torrc renders the whole configuration. The user's lines come first: of two
+// lines with one value tor obeys the later, and "/Key" empties a list, so
+// that no spelling of theirs can undo ours.
+func (o Options) torrc(extra *extraFile, v6 bool) string {
+	var b strings.Builder
+	b.WriteString("# Written by torbpf; changes made here are lost.\n")
+	socks := false
+	if extra != nil {
+		fmt.Fprintf(&b, "\n# The lines of %s:\n", extra.path)
+		for _, l := range extra.lines {
+			b.WriteString(l.text + "\n")
+			socks = socks || l.key == "socksport"
+		}
+		b.WriteString("\n# torbpf's own lines are last, so that they hold. /Option empties a list.\n")
+	}
+	if !socks {
+		b.WriteString("SocksPort 0\n")
+	}
+	fmt.Fprintf(&b, "Log notice file %s\n", logPath(o.Dir))
+	cleared := map[string]bool{}
+	for _, d := range o.directives(v6) {
+		if extra != nil && d.list && !cleared[d.key] {
+			b.WriteString("/" + d.key + "\n")
+			cleared[d.key] = true
+		}
+		b.WriteString(d.line() + "\n")
+	}
+	return b.String()
+}
