@@ -53,6 +53,8 @@ func parseLink(m []byte) (link plan.Link, bridgeFiltered bool, err error) {
 		switch attr.Attr.Type {
 		case unix.IFLA_IFNAME:
 			link.Name = unix.ByteSliceToString(attr.Value)
+		case unix.IFLA_ADDRESS:
+			copy(link.MAC[:], attr.Value)
 		case unix.IFLA_MASTER:
 			link.Master = int(binary.NativeEndian.Uint32(attr.Value))
 		case unix.IFLA_LINK:

@@ -19,8 +19,9 @@ type Link struct {
 	Kind     string // rtnl kind ("veth", "bridge", "vlan", …); "" for hardware
 	Loopback bool
 	Ethernet bool // frames begin with an Ethernet header
-	Master   int  // ifindex of the bridge, bond or VRF above it, 0 for none
-	Parent   int  // ifindex of the interface below a VLAN or macvlan, 0 for none
+	MAC      [6]byte
+	Master   int // ifindex of the bridge, bond or VRF above it, 0 for none
+	Parent   int // ifindex of the interface below a VLAN or macvlan, 0 for none
 }
 
 // Addr is an address of an interface with the length of its subnet.

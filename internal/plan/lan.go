@@ -8,7 +8,7 @@ import (
 
 // lan gathers what is known of a torified interface.
 func lan(h Host, l Link) LAN {
-	out := LAN{Name: l.Name, Index: l.Index, Ethernet: l.Ethernet}
+	out := LAN{Name: l.Name, Index: l.Index, Ethernet: l.Ethernet, MAC: l.MAC}
 	ipv6 := false
 	for _, p := range h.addrs(l.Index) {
 		a := p.Addr()

@@ -56,6 +56,7 @@ type LAN struct {
 	Name     string
 	Index    int
 	Ethernet bool
+	MAC      [6]byte
 	Addr4    netip.Addr // the address its ICMP errors come from; zero if none
 	Addr6    netip.Addr
 	Prefixes []netip.Prefix // sources expected behind it, masked

@@ -34,6 +34,7 @@ func (j *job) steps() []step {
 		{"rules", func(context.Context) error { return route.Apply(j.plan) }},
 		{"guards", j.applyGuards},
 		{"nft", func(context.Context) error { return nft.Apply(j.plan) }},
+		{"firewall", j.checkFirewall},
 		{"programs", func(context.Context) error { return j.generation.AttachLANs() }},
 		{"cut", func(context.Context) error { return j.cutOver() }},
 		{"sentry", j.startSentry},

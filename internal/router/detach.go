@@ -154,8 +154,8 @@ func (r *Router) removeDirs() error {
 		return fmt.Errorf("remove lock: %w", err)
 	}
 	err := os.Remove(runDir)
-	if errors.Is(err, unix.ENOTEMPTY) { // other namespaces are at work
-		return nil
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, os.ErrNotExist) {
+		return nil // other namespaces are at work, or it has been removed before
 	}
 	return err
 }

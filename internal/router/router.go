@@ -9,6 +9,7 @@
 //	rules     ip rules: what is marked as blocked is not forwarded
 //	guards    uplink programs and DNS guard: nothing of a LAN leaves unmarked
 //	nft       redirects, and the forward and input guards
+//	firewall  a probe: does the host's own firewall let diverted packets in?
 //	programs  the tc programs of the LANs: from here on flows reach Tor
 //	cut       connections older than all this end
 //	sentry    the unprivileged process that opens the gate when Tor is ready

@@ -1,0 +1,148 @@
+package router
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/loader"
+	"github.com/torbpf/torbpf/nft"
+)
+
+// ErrFirewall says that the user's own firewall drops what is diverted to Tor.
+var ErrFirewall = errors.New("a firewall on this host drops what is diverted to Tor")
+
+// checkFirewall finds out, by a packet of each kind, whether what a LAN sends
+// to Tor gets through the host's own input chains. It would be in nobody's
+// interest to let the LAN find out by timeouts. The packets go to an address of
+// the .onion range, which is diverted even before the tc programs are there.
+func (j *job) checkFirewall(context.Context) error {
+	if j.state.Config.Force {
+		return nil
+	}
+	chains, err := nft.ForeignInputChains()
+	if err != nil || len(chains) == 0 {
+		return err
+	}
+	for _, lan := range j.plan.LANs {
+		probes, frames := j.probes(lan)
+		arrived, err := nft.Arrived(probes, func() error {
+			for _, frame := range frames {
+				if err := loader.Inject(lan.Index, frame); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if err := j.explainFirewall(lan, probes, arrived, chains); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// explainFirewall says which rule to add where, if a probe did not arrive.
+func (j *job) explainFirewall(lan plan.LAN, probes []nft.Probe, arrived map[string]bool, chains []string) error {
+	var lost []string
+	for _, p := range probes {
+		if !arrived[p.Name] {
+			lost = append(lost, p.Name)
+		}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	var rules strings.Builder
+	for _, c := range chains {
+		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q tcp dport '{ %d, %d }' accept", c, lan.Name, j.plan.Ports.Trans, j.plan.Ports.Resolver)
+		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q udp dport '{ %d, %d }' accept", c, lan.Name, j.plan.Ports.DNS, j.plan.Ports.Resolver)
+	}
+	return fmt.Errorf("%w (from %s: %s): allow it with the rules below that name the chain at fault, or attach with --force%s",
+		ErrFirewall, lan.Name, strings.Join(lost, ", "), rules.String())
+}
+
+// probes returns what to inject into a LAN: a packet for TransPort and one for
+// DNSPort, for each family that the LAN has.
+func (j *job) probes(lan plan.LAN) ([]nft.Probe, [][]byte) {
+	var probes []nft.Probe
+	var frames [][]byte
+	add := func(name string, protocol byte, src, dst netip.Addr) {
+		probes = append(probes, nft.Probe{Name: name, Dst: dst, Protocol: protocol})
+		frames = append(frames, probeFrame(lan, protocol, src, dst))
+	}
+	if lan.Addr4.Is4() {
+		src, dst := neighbour(lan.Addr4), j.plan.Onion4.Addr().Next()
+		add("tcp4", unix.IPPROTO_TCP, src, dst)
+		add("udp4", unix.IPPROTO_UDP, src, dst)
+	}
+	if lan.Addr6.Is6() && !lan.Addr6.IsLinkLocalUnicast() {
+		src, dst := neighbour(lan.Addr6), j.plan.Onion6.Addr().Next()
+		add("tcp6", unix.IPPROTO_TCP, src, dst)
+		add("udp6", unix.IPPROTO_UDP, src, dst)
+	}
+	return probes, frames
+}
+
+// neighbour returns an address of the same subnet, for any subnet of a LAN.
+func neighbour(a netip.Addr) netip.Addr {
+	b := a.AsSlice()
+	b[len(b)-1] ^= 1
+	n, _ := netip.AddrFromSlice(b)
+	return n
+}
+
+// probeFrame builds a SYN to port 80 or a UDP datagram to port 53. Their
+// checksums are right: conntrack would take no notice of the packet otherwise.
+func probeFrame(lan plan.LAN, protocol byte, src, dst netip.Addr) []byte {
+	const sourcePort = 40000
+	var l4 []byte
+	checksumAt := 16
+	if protocol == unix.IPPROTO_TCP {
+		l4 = make([]byte, 20)
+		binary.BigEndian.PutUint16(l4[2:], 80)
+		l4[12], l4[13] = 5<<4, 0x02 // data offset, SYN
+		binary.BigEndian.PutUint16(l4[14:], 1024)
+	} else {
+		l4 = make([]byte, 8)
+		binary.BigEndian.PutUint16(l4[2:], 53)
+		binary.BigEndian.PutUint16(l4[4:], 8)
+		checksumAt = 6
+	}
+	binary.BigEndian.PutUint16(l4, sourcePort)
+	pseudo := append(append([]byte{}, src.AsSlice()...), dst.AsSlice()...)
+	pseudo = append(pseudo, 0, protocol, 0, byte(len(l4)))
+	binary.BigEndian.PutUint16(l4[checksumAt:], checksum(append(pseudo, l4...)))
+
+	frame := append(append([]byte{}, lan.MAC[:]...), 0x02, 0, 0, 0, 0, 1)
+	if src.Is4() {
+		frame = append(frame, 0x08, 0x00)
+		ip := []byte{0x45, 0, 0, byte(20 + len(l4)), 0, 0, 0x40, 0, 64, protocol, 0, 0}
+		ip = append(append(ip, src.AsSlice()...), dst.AsSlice()...)
+		binary.BigEndian.PutUint16(ip[10:], checksum(ip))
+		return append(append(frame, ip...), l4...)
+	}
+	frame = append(frame, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(l4)), protocol, 64)
+	frame = append(append(frame, src.AsSlice()...), dst.AsSlice()...)
+	return append(frame, l4...)
+}
+
+// checksum is that of RFC 1071; all that is summed here has an even length.
+func checksum(b []byte) uint16 {
+	var sum uint32
+	for i := 0; i < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
