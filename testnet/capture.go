@@ -65,7 +65,7 @@ func (l *Lab) capture(ctx context.Context, n *Node, ifname string, from *Node, f
 		markers: map[uint64]chan struct{}{},
 	}
 	go c.receive()
-	stop := context.AfterFunc(ctx, func() { c.Stop() })
+	stop := context.AfterFunc(ctx, func() { _ = c.Stop() }) // Stop tells its next caller
 	l.closeLater(captureCloser{c, stop})
 	return c, nil
 }
@@ -133,7 +133,7 @@ func (c *Capture) receive() {
 			return again
 		})
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			raw.Control(func(fd uintptr) {
+			_ = raw.Control(func(fd uintptr) { // fails on a closed file: nothing is queued
 				for c.receiveOne(int(fd), buf) {
 				}
 			})

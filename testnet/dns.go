@@ -109,11 +109,12 @@ func (s *DNSServer) serve(proto string, server *dns.Server) {
 		if proto == "udp" {
 			reply.Truncate(udpSize(query))
 		}
-		w.WriteMsg(reply)
+		_ = w.WriteMsg(reply) // the asker may have gone
 	})
 	ready := make(chan struct{})
 	server.NotifyStartedFunc = func() { close(ready) }
-	go server.ActivateAndServe()
+	go func() { _ = server.ActivateAndServe() }() // until closed
+
 	<-ready // Shutdown refuses a server that has not begun
 	s.node.lab.closeLater(dnsCloser{server})
 }

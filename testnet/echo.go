@@ -38,7 +38,7 @@ func (e *tcpEcho) accept(s *Services) {
 		}
 		s.record("tcp-echo", conn.RemoteAddr(), conn.LocalAddr(), "")
 		go func() {
-			io.Copy(conn, conn)
+			_, _ = io.Copy(conn, conn) // until either side hangs up
 			e.remove(conn)
 			conn.Close()
 		}()
@@ -90,7 +90,7 @@ func (s *Services) ServeUDPEcho(addr netip.AddrPort) error {
 				seen[source] = true
 				s.record("udp-echo", peer, conn.LocalAddr(), "")
 			}
-			conn.WriteTo(buf[:n], peer)
+			_, _ = conn.WriteTo(buf[:n], peer) // datagrams may be lost
 		}
 	}()
 	s.node.lab.closeLater(conn)

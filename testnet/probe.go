@@ -125,7 +125,9 @@ func Echo(n *Node, proto string, server netip.AddrPort, timeout time.Duration) e
 		return err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(timeout))
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
+	}
 	message := []byte("echo from " + n.Name)
 	if _, err := conn.Write(message); err != nil {
 		return fmt.Errorf("send to %s from %s: %w", server, n.Name, err)

@@ -19,7 +19,7 @@ const probeTimeout = 5 * time.Second
 
 func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 {
-		os.Stderr.WriteString("testnet: these tests make network namespaces and need root\n")
+		fmt.Fprintln(os.Stderr, "testnet: these tests make network namespaces and need root")
 		os.Exit(1)
 	}
 	if os.Getenv(envAbandon) != "" {
@@ -245,11 +245,11 @@ func abandonLab() {
 		err = startDaemon(lab.Router)
 	}
 	if err != nil {
-		os.Stderr.WriteString(err.Error())
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	fmt.Print(lab.Router.Path, " ", lab.Dir())
-	syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 }
 
 // startDaemon starts a program that leaves its parent.

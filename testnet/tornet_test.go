@@ -98,8 +98,8 @@ func startClient(t *testing.T, lab *Lab, socks string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		client.Process.Kill()
-		client.Wait()
+		_ = client.Process.Kill()
+		_ = client.Wait()
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

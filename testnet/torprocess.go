@@ -2,7 +2,9 @@ package testnet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,7 +41,7 @@ func (l *Lab) startTorProcess(name string) (*torProcess, error) {
 		return nil, fmt.Errorf("start tor %s: %w", name, err)
 	}
 	go func() {
-		p.err = p.cmd.Wait()
+		p.err = cmp.Or(p.cmd.Wait(), errors.New("exit status 0"))
 		close(p.done)
 	}()
 	l.closeLater(p)
@@ -50,7 +52,7 @@ func (l *Lab) startTorProcess(name string) (*torProcess, error) {
 func (p *torProcess) exited() error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("tor %s ended: %v: %s", p.name, p.err, p.output)
+		return fmt.Errorf("tor %s ended: %w: %s", p.name, p.err, p.output)
 	default:
 		return nil
 	}
@@ -65,7 +67,7 @@ func (p *torProcess) hangup() error {
 
 // Close does not ask first: a relay would take its time to say goodbye.
 func (p *torProcess) Close() error {
-	p.cmd.Process.Kill()
+	_ = p.cmd.Process.Kill() // it may have ended
 	<-p.done
 	return nil
 }

@@ -109,14 +109,14 @@ func (s *Services) ServeHTTP(addr netip.AddrPort, tlsConfig *tls.Config) error {
 			return
 		}
 		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
-		io.CopyN(w, zeros{}, n)
+		_, _ = io.CopyN(w, zeros{}, n) // until the client hangs up
 	})
 	server := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 30 * time.Second,
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
-	go server.Serve(ln)
+	go func() { _ = server.Serve(ln) }() // until closed
 	s.node.lab.closeLater(server)
 	return nil
 }

@@ -141,7 +141,7 @@ func (w *waiter) ask(ctx context.Context) (Progress, error) {
 
 func (w *waiter) hangUp() {
 	if w.control != nil {
-		w.control.Close()
+		_ = w.control.Close()
 		w.control = nil
 	}
 }

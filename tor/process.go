@@ -94,7 +94,7 @@ func (r record) open(dir string) (pidfd, error) {
 	return p, nil
 }
 
-func (p pidfd) close() { unix.Close(int(p)) }
+func (p pidfd) close() { _ = unix.Close(int(p)) }
 
 func (p pidfd) signal(s unix.Signal) error {
 	err := unix.PidfdSendSignal(int(p), s, nil, 0)

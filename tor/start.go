@@ -59,11 +59,8 @@ func (o Options) start(ctx context.Context, binary string, acct Account) (*Daemo
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{dir: o.Dir, rec: record{PID: c.cmd.Process.Pid, Binary: binary, User: acct.Name, DataDir: o.DataDir}}
-	if d.rec.Start, err = startTicks(d.rec.PID); err == nil {
-		err = d.rec.write(o.Dir)
-	}
-	if err != nil {
+	d := &Daemon{dir: o.Dir, rec: record{PID: c.cmd.Process.Pid, Start: c.start, Binary: binary, User: acct.Name, DataDir: o.DataDir}}
+	if err := d.rec.write(o.Dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("note which process tor is: %w", err), c.kill())
 	}
 	if err := d.waitReady(ctx, c); err != nil {
@@ -74,8 +71,9 @@ func (o Options) start(ctx context.Context, binary string, acct Account) (*Daemo
 
 // child is a tor that this process started and, while it lives, must reap.
 type child struct {
-	cmd  *exec.Cmd
-	gone chan struct{} // closed when it has ended
+	cmd   *exec.Cmd
+	start uint64        // see record.Start
+	gone  chan struct{} // closed when it has ended
 }
 
 // launch starts the process. It is in a session of its own, without terminal,
@@ -101,10 +99,14 @@ func (o Options) launch(binary string, acct Account) (*child, error) {
 	if err := proc.Start(); err != nil {
 		return nil, fmt.Errorf("start tor: %w", err)
 	}
+	c.start, err = startTicks(c.cmd.Process.Pid) // before it can be reaped
 	go func() {
-		proc.Wait() // how it ended is in its log
+		_ = proc.Wait() // why it ended is in its log
 		close(c.gone)
 	}()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("note which process tor is: %w", err), c.kill())
+	}
 	return c, nil
 }
 

@@ -96,10 +96,10 @@ func TestTheLinesAskedForMakeATorFit(t *testing.T) {
 
 func TestWhatASystemTorHasIsUsed(t *testing.T) {
 	o := options(t)
-	address := ownTor(t, "TransPort 127.0.0.1:9041", "TransPort 0.0.0.0:9042", "TransPort 0.0.0.0:9044", "TransPort [::]:9044",
+	ownTor(t, "ControlPort 9051", "TransPort 127.0.0.1:9041", "TransPort 0.0.0.0:9042", "TransPort 0.0.0.0:9044", "TransPort [::]:9044",
 		"DNSPort 0.0.0.0:9055", "DNSPort [::]:9055", "AutomapHostsOnResolve 1", "AutomapHostsSuffixes .",
 		"VirtualAddrNetworkIPv4 172.16.0.0/12", "VirtualAddrNetworkIPv6 [FC00::]/7", "SocksPolicy accept private:*, reject *")
-	found, lines := unfit(t, address, o)
+	found, lines := unfit(t, "127.0.0.1:9051", o)
 	if lines != nil {
 		t.Fatalf("it lacks %q", lines)
 	}

@@ -170,11 +170,11 @@ func TestAnUpdateThatFailsChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	sameProcess(t, d, good)
+	if _, err := query(t, "127.0.0.1", "127.0.0.1:9053", dnsmessage.TypeA); err != nil {
+		t.Errorf("tor runs with a configuration that is not its torrc: %v", err)
+	}
 	if err := os.Remove(good.torrcPath()); err != nil {
 		t.Fatal(err)
 	}
 	sameProcess(t, d, good)
-	if _, err := query(t, "127.0.0.1", "127.0.0.1:9053", dnsmessage.TypeA); err != nil {
-		t.Errorf("tor runs with a configuration that is not its torrc: %v", err)
-	}
 }

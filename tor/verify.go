@@ -90,7 +90,7 @@ func (o Options) verify(ctx context.Context, binary string, acct Account, text s
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("run tor to check its configuration: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	err = cmd.Wait()
 	if !stop() {
 		return "", fmt.Errorf("check tor's configuration: %w", context.Cause(ctx))

@@ -22,7 +22,7 @@ import (
 // apart. Carrier does not matter: routes are added, not used.
 const router = `
 ip link set lo up
-ip link add wan0 type veth peer name isp0
+ip link add wan0 address 02:00:00:00:10:02 type veth peer name isp0
 ip link add lan0 type bridge
 ip link add port0 type veth peer name client0
 ip link set port0 master lan0
@@ -48,7 +48,7 @@ func TestReadTellsInterfacesApart(t *testing.T) {
 	want := []plan.Link{
 		{Index: 1, Name: "lo", Loopback: true},
 		{Index: index("isp0"), Name: "isp0", Kind: "veth", Ethernet: true},
-		{Index: index("wan0"), Name: "wan0", Kind: "veth", Ethernet: true},
+		{Index: index("wan0"), Name: "wan0", Kind: "veth", Ethernet: true, MAC: [6]byte{2, 0, 0, 0, 0x10, 2}},
 		{Index: index("lan0"), Name: "lan0", Kind: "bridge", Ethernet: true},
 		{Index: index("client0"), Name: "client0", Kind: "veth", Ethernet: true},
 		{Index: index("port0"), Name: "port0", Kind: "veth", Ethernet: true, Master: index("lan0")},
@@ -59,6 +59,11 @@ func TestReadTellsInterfacesApart(t *testing.T) {
 	got := slices.DeleteFunc(h.Links, func(l plan.Link) bool {
 		return !slices.ContainsFunc(want, func(w plan.Link) bool { return w.Name == l.Name })
 	})
+	for i := range got {
+		if name := got[i].Name; name != "wan0" && name != "tun0" { // these are made up by the kernel
+			got[i].MAC = [6]byte{}
+		}
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("links differ (-want +got):\n%s", diff)
 	}
@@ -85,6 +90,21 @@ func TestOnlyCertainKindsHaveAParent(t *testing.T) {
 		got, _, err := parseLink(message)
 		if want := (plan.Link{Index: 12, Name: "eth0.7", Kind: kind, Ethernet: true, Parent: want}); got != want || err != nil {
 			t.Errorf("link of kind %q is %+v (%v), want %+v", kind, got, err, want)
+		}
+	}
+}
+
+// The hardware address of a tunnel is its endpoint.
+func TestOnlyEthernetHasAMAC(t *testing.T) {
+	for kind, want := range map[uint16][6]byte{
+		unix.ARPHRD_ETHER: {62, 10, 0, 2, 0, 0}, unix.ARPHRD_TUNNEL: {}, unix.ARPHRD_IP6GRE: {},
+	} {
+		header := nl.NewIfInfomsg(unix.AF_UNSPEC)
+		header.Type = kind
+		address := nl.NewRtAttr(unix.IFLA_ADDRESS, []byte{62, 10, 0, 2, 0, 0})
+		got, _, err := parseLink(append(header.Serialize(), address.Serialize()...))
+		if err != nil || got.MAC != want {
+			t.Errorf("hardware type %d: MAC %x (%v), want %x", kind, got.MAC, err, want)
 		}
 	}
 }

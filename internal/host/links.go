@@ -54,7 +54,9 @@ func parseLink(m []byte) (link plan.Link, bridgeFiltered bool, err error) {
 		case unix.IFLA_IFNAME:
 			link.Name = unix.ByteSliceToString(attr.Value)
 		case unix.IFLA_ADDRESS:
-			copy(link.MAC[:], attr.Value)
+			if link.Ethernet { // of a tunnel it is an IP address
+				copy(link.MAC[:], attr.Value)
+			}
 		case unix.IFLA_MASTER:
 			link.Master = int(binary.NativeEndian.Uint32(attr.Value))
 		case unix.IFLA_LINK:
