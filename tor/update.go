@@ -46,6 +46,12 @@ func (d *Daemon) Update(ctx context.Context, o Options) (restarted bool, err err
 	if d.rec.User != acct.Name || d.rec.Binary != binary || d.rec.DataDir != o.DataDir {
 		return true, d.restart(ctx, o)
 	}
+	return d.change(ctx, o, text, unsure)
+}
+
+// change brings the running tor from the torrc it has to text, which is
+// prepared. unsure: it may run with text already, or with something between.
+func (d *Daemon) change(ctx context.Context, o Options, text string, unsure bool) (restarted bool, err error) {
 	running, err := os.ReadFile(o.torrcPath())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("read tor's configuration: %w", err)

@@ -27,7 +27,7 @@ type attachFlags struct {
 	uplinks                           []string
 	local                             string
 	refuseInbound, force, clsact      bool
-	noWait, enableForwarding, asJSON  bool
+	noWait, asJSON                    bool
 	markShift                         uint8
 	timeout                           time.Duration
 	excludes, excludeSources, exMarks []string

@@ -1,7 +1,11 @@
 package router
 
 import (
+	"fmt"
+	"net/netip"
+
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/model"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/route"
@@ -42,11 +46,15 @@ func (r *Router) forgetFlows(s *State) error {
 	if err != nil {
 		return err
 	}
+	own, err := ownAddresses()
+	if err != nil {
+		return err
+	}
 	ports := []uint16{s.Config.Tor.TransPort, s.Config.Tor.DNSPort, s.Config.Tor.ResolverPort}
 	var redirected []plan.Flow
 	for _, f := range flows {
 		for _, port := range ports {
-			if f.DNAT && f.ReplySrc.Port() == port {
+			if f.DNAT && f.ReplySrc.Port() == port && own[f.ReplySrc.Addr().Unmap()] {
 				redirected = append(redirected, f)
 			}
 		}
@@ -57,4 +65,18 @@ func (r *Router) forgetFlows(s *State) error {
 	mark := plan.Mark{Shift: s.Config.MarkShift}
 	_, err = route.ClearMarks(inboundMark(mark), mark.ClassMask())
 	return err
+}
+
+// ownAddresses are those of the router. A forward of the user's to the same
+// port of a LAN host is none of our connections.
+func ownAddresses() (map[netip.Addr]bool, error) {
+	facts, err := host.Read()
+	if err != nil {
+		return nil, fmt.Errorf("read the host: %w", err)
+	}
+	own := make(map[netip.Addr]bool)
+	for _, a := range facts.Addrs {
+		own[a.Prefix.Addr()] = true
+	}
+	return own, nil
 }

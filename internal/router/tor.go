@@ -61,7 +61,9 @@ func findSystemTor(ctx context.Context, s *State) (*foundTor, error) {
 	system, err := tor.System(ctx, t.Control, tor.Options{
 		Ports: plan.Ports{Trans: t.TransPort, DNS: t.DNSPort, Resolver: t.ResolverPort},
 	})
-	if err != nil {
+	// What it lacks is told when it is known whom it must serve: all at once.
+	var unfit *tor.UnfitError
+	if err != nil && !errors.As(err, &unfit) {
 		return nil, err
 	}
 	t.Control = system.Address

@@ -63,7 +63,7 @@ func say(format string, args ...any) { fmt.Printf("\n── "+format+"\n", args.
 // direct shows how things are without torbpf.
 func (d *demo) direct() error {
 	say("Before: client1 asks the web server who it is")
-	return d.fetch("client1", "http://"+testnet.Web4.String()+"/", "the router's own address")
+	return d.fetch("http://"+testnet.Web4.String()+"/", "the router's own address")
 }
 
 func (d *demo) attach() error {
@@ -72,17 +72,17 @@ func (d *demo) attach() error {
 }
 
 // watched does what a client does while the WAN is captured.
-func (d *demo) watched() error {
+func (d *demo) watched() (err error) {
 	capture, err := d.lab.CaptureWAN(d.ctx)
 	if err != nil {
 		return err
 	}
-	defer capture.Stop()
+	defer func() { err = errors.Join(err, capture.Stop()) }()
 	say("After: the same request, over IPv4 and IPv6")
-	if err := d.fetch("client1", "http://"+testnet.Web4.String()+"/", "an exit of the Tor network"); err != nil {
+	if err := d.fetch("http://"+testnet.Web4.String()+"/", "an exit of the Tor network"); err != nil {
 		return err
 	}
-	if err := d.fetch("client1", "http://["+testnet.Web6.String()+"]/", "an exit of the Tor network"); err != nil {
+	if err := d.fetch("http://["+testnet.Web6.String()+"]/", "an exit of the Tor network"); err != nil {
 		return err
 	}
 	say("An onion service, by its name: %s", d.lab.Tor.Onion)
@@ -112,7 +112,7 @@ func (d *demo) onion() error {
 	fields := strings.Fields(answer.Answer[0].String())
 	address := fields[len(fields)-1]
 	fmt.Printf("   DNS says %s, an address that only this router knows\n", address)
-	return d.fetch("client1", "http://"+address+"/", "the onion service")
+	return d.fetch("http://"+address+"/", "the onion service")
 }
 
 // verdict counts what the WAN saw.
@@ -142,7 +142,7 @@ func (d *demo) detach() error {
 	if err := d.onRouter("detach", "--all"); err != nil {
 		return err
 	}
-	return d.fetch("client1", "http://"+testnet.Web4.String()+"/", "the router's own address again")
+	return d.fetch("http://"+testnet.Web4.String()+"/", "the router's own address again")
 }
 
 func (d *demo) onRouter(args ...string) error {
@@ -154,11 +154,11 @@ func (d *demo) onRouter(args ...string) error {
 	return nil
 }
 
-func (d *demo) fetch(client, url, who string) error {
+func (d *demo) fetch(url, who string) error {
 	seen, err := testnet.HTTPGet(d.lab.Client1, url, patience)
 	if err != nil {
-		return fmt.Errorf("fetch %s from %s: %w", url, client, err)
+		return err
 	}
-	fmt.Printf("   %s: curl %s → the server saw %s (%s)\n", client, url, strings.TrimSpace(seen), who)
+	fmt.Printf("   client1: GET %s → the server saw %s (%s)\n", url, strings.TrimSpace(seen), who)
 	return nil
 }
