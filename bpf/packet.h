@@ -416,11 +416,12 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, struct p
 	}
 }
 
-/* The remote side of a socket look-up, as the source of a packet. */
+/* The two sides of a socket look-up, as a packet; of IPv6 only the source. */
 static __always_inline void parse_lookup(const struct bpf_sk_lookup *ctx, struct packet *p)
 {
 	__u32 family = READ_CONTEXT(ctx->family);
 	__be32 remote4_be = READ_CONTEXT(ctx->remote_ip4);
+	__be32 local4_be = READ_CONTEXT(ctx->local_ip4);
 	int i;
 
 	for (i = 0; i < 4; i++)
@@ -430,6 +431,7 @@ static __always_inline void parse_lookup(const struct bpf_sk_lookup *ctx, struct
 		p->layer3 = LAYER3_IPV4;
 		p->saddr.word_be[2] = bpf_htonl(0xffff);
 		p->saddr.word_be[3] = remote4_be;
+		p->daddr.word_be[3] = local4_be;
 	}
 }
 

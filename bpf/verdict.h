@@ -251,6 +251,15 @@ static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
 	return VERDICT_NEXT;
 }
 
+/*
+ * Whether the router asks itself. IPv6 says of such a query that it came in by
+ * the interface whose address it is for.
+ */
+static __always_inline int source_is_router(const struct packet *p)
+{
+	return bpf_map_lookup_elem(&local_addrs, &p->saddr.key) != NULL;
+}
+
 static __always_inline int source_is_direct(const struct packet *p, const struct settings *s)
 {
 	struct prefix_policy *entry;
@@ -259,6 +268,16 @@ static __always_inline int source_is_direct(const struct packet *p, const struct
 		return 0;
 	entry = lookup_prefix(p, &p->saddr, &src4_prefixes, &src6_prefixes);
 	return entry && entry->policy == POLICY_DIRECT;
+}
+
+/*
+ * Whether the router asks itself at its address in a LAN: for the look-up that
+ * comes in by the LAN. From outside, the kernel drops such a source as a
+ * martian; not so with IPv6, where the router has to ask itself at ::1.
+ */
+static __always_inline int asks_itself(const struct packet *p)
+{
+	return p->layer3 == LAYER3_IPV4 && p->saddr.word_be[3] == p->daddr.word_be[3];
 }
 
 /* A look-up that is none of our business. */
@@ -270,12 +289,12 @@ static __always_inline int pass_lookup(void)
 /*
  * DNS about to reach a socket of the router. What was redirected arrives at
  * another port; what still says 53 would make the router's own resolver ask
- * its upstream in clear. Only a source outside Tor may do that.
+ * its upstream in clear. Only a source outside Tor may do that, as the router.
  */
 static __always_inline int act_on_lookup(const struct packet *p, __u32 ifindex,
 					 const struct settings *s)
 {
-	if (source_is_direct(p, s))
+	if (asks_itself(p) || source_is_direct(p, s))
 		return SK_PASS;
 	count(ifindex, decide(VERDICT_REFUSED, REASON_DNS_GUARD), 1, 0);
 	return SK_DROP;

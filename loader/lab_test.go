@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -22,7 +23,7 @@ import (
 // test runs in the router's.
 //
 //	client 192.168.50.11 ── lan0 192.168.50.1   62.10.0.2 wan0 ── 62.10.0.1 server
-//	       fd50::11              fd50::1
+//	       fd50::11, fe80::11    fd50::1, fe80::1
 //
 // It forwards everything and filters nothing: what reaches the server was
 // let out by our programs.
@@ -49,6 +50,7 @@ func newLab(t *testing.T) *lab {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatalf("unshare network namespace: %v; run as root", err)
 	}
+	must(t, loopback())
 	l := &lab{client: newNamespace(t), server: newNamespace(t), root: newBPFFS(t)}
 	l.connect(t)
 	for _, s := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
@@ -58,6 +60,15 @@ func newLab(t *testing.T) *lab {
 		sysctl(t, "ipv4/conf/"+s+"/rp_filter", "0")
 	}
 	return l
+}
+
+// loopback sets up the interface that a namespace begins with.
+func loopback() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
 }
 
 // connect makes both cables, addresses and routes.
@@ -72,7 +83,7 @@ func (l *lab) connect(t *testing.T) {
 func (l *lab) makeLAN(t *testing.T, index int) {
 	t.Helper()
 	l.lan, l.clientIf = cable(t, "lan0", index, l.client,
-		[]string{routerAddr + "/24", "fd50::1/64"}, []string{clientAddr + "/24", "fd50::11/64"}, routerAddr)
+		[]string{routerAddr + "/24", "fd50::1/64", "fe80::1/64"}, []string{clientAddr + "/24", "fd50::11/64", "fe80::11/64"}, routerAddr)
 }
 
 // cable makes a veth pair between us and a namespace, whose end is called peer.
@@ -197,7 +208,7 @@ func newNamespace(t *testing.T) namespace {
 			return err
 		}
 		fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		return err
+		return errors.Join(err, loopback())
 	}))
 	t.Cleanup(func() { unix.Close(fd) })
 	return namespace(fd)

@@ -47,7 +47,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 		grow(name, len(p.Exclusions.Sources))
 	}
 	for _, name := range localPrefixes {
-		grow(name, len(p.Local)+len(plan.Reserved()))
+		grow(name, len(plan.Reserved())+len(p.Local)+len(p.LANs))
 	}
 	grow(abi.DatapathMapLocalAddrs, len(p.LocalAddrs))
 }
@@ -56,7 +56,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 // but the shared one of the LANs, from which nothing is taken here.
 func fillMaps(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	steps := []func(map[string]*ebpf.Map, *plan.Plan) error{
-		fillSettings, fillExclusions, fillLocal, fillMarks, fillLANs,
+		fillSettings, fillExclusions, fillLocal, fillAddrs, fillMarks, fillLANs,
 	}
 	for _, step := range steps {
 		if err := step(maps, p); err != nil {
@@ -124,16 +124,7 @@ func fillLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 			return err
 		}
 	}
-	if err := fillLinkLocal(maps, p); err != nil {
-		return err
-	}
-	for _, addr := range p.LocalAddrs {
-		key := abi.DatapathAddress{Addr: addr.As16()}
-		if err := maps[abi.DatapathMapLocalAddrs].Put(key, uint8(1)); err != nil {
-			return fmt.Errorf("write router address %s: %w", addr, err)
-		}
-	}
-	return nil
+	return fillLinkLocal(maps, p)
 }
 
 // fillLinkLocal gives link-local space to a LAN. As a destination it is judged
@@ -152,6 +143,37 @@ func fillLinkLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		}
 	}
 	return nil
+}
+
+// fillAddrs writes the router's own addresses, and which of them are the
+// broadcast address of a subnet: DNS to those would reach the router's resolver
+// without passing the DNS guard.
+func fillAddrs(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	broadcasts := make(map[netip.Addr]bool)
+	for _, l := range p.Local {
+		broadcasts[lastAddr(l.Prefix)] = true
+	}
+	for _, addr := range p.LocalAddrs {
+		kind := abi.LocalAddrRouter
+		if broadcasts[addr] {
+			kind = abi.LocalAddrBroadcast
+		}
+		key := abi.DatapathAddress{Addr: addr.As16()}
+		if err := maps[abi.DatapathMapLocalAddrs].Put(key, uint8(kind)); err != nil {
+			return fmt.Errorf("write router address %s: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+// lastAddr returns the broadcast address of an IPv4 subnet that has one.
+func lastAddr(p netip.Prefix) netip.Addr {
+	if !p.Addr().Is4() || p.Bits() >= 31 {
+		return netip.Addr{}
+	}
+	first := p.Masked().Addr().As4()
+	last := binary.BigEndian.Uint32(first[:]) | ^uint32(0)>>p.Bits()
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, last)))
 }
 
 func fillMarks(maps map[string]*ebpf.Map, p *plan.Plan) error {

@@ -222,3 +222,18 @@ func sorted(attachments []Attachment) []Attachment {
 	})
 	return attachments
 }
+
+// forget empties what was noted.
+func (f *foreign) forget(t *testing.T) {
+	t.Helper()
+	var mark uint32
+	for f.marks.NextKey(nil, &mark) == nil {
+		must(t, f.marks.Delete(mark))
+	}
+}
+
+// lookupTellsInterface says by version whether programDNS can be loaded.
+func lookupTellsInterface() bool {
+	version, err := features.LinuxVersionCode()
+	return err == nil && version >= 5<<16|17<<8
+}

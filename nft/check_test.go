@@ -23,6 +23,7 @@ func TestCheckFindsEveryChange(t *testing.T) {
 		{"a policy is changed", "add chain inet torbpf forward { policy drop; }", "chain forward has another hook, priority or policy"},
 		{"a rule is added", "add rule inet torbpf forward accept", "chain forward has 3 rules instead of 2"},
 		{"a rule is put first", "insert rule inet torbpf forward accept", "chain forward has 3 rules instead of 2; chain forward: rule 1 differs (by class)"},
+		{"the comments are gone", "flush chain inet torbpf forward; add rule inet torbpf forward meta mark & 0x0f000000 vmap @verdicts; add rule inet torbpf forward counter name blocked_class drop", "chain forward: rule 1 differs (by class)"},
 		{"a LAN is taken out", `delete element inet torbpf lans { "lan0" }`, "set lans has other elements"},
 		{"the LANs are flushed", "flush set inet torbpf lans", "set lans has other elements"},
 		{"a subnet is added", `add element inet torbpf local4 { "wan0" . 10.0.0.0/8 }`, "set local4 has other elements"},

@@ -206,6 +206,7 @@ func TestALateMarkDoesNotExempt(t *testing.T) {
 	lateMarks(t, "meta mark set meta mark | 0x1")
 	l.classify(`iifname "lan0"`, abi.VerdictOnion)
 	l.mustAnswer("trans", l.client, "tcp", onion4+":80")
+	l.mustAnswer("trans", l.client, "tcp", outside4+":80") // by class, not by address
 	l.classify(`iifname "lan0"`, abi.VerdictDNS)
 	l.mustAnswer("dns", l.client, "udp", outside4+":53")
 	l.classify(`iifname "lan0"`, abi.VerdictResolver)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 )
 
 // blockReplies is what tc makes of a LAN host's packets that answer somebody
@@ -108,7 +109,7 @@ func TestOtherConnectionsKeepTheirCtMark(t *testing.T) {
 	l.serve(l.outside, "tcp", ":80", "outside")
 	l.serve(l.client, "tcp", ":80", "client")
 	l.classify(`iifname { "lan0", "lan1" }`, abi.VerdictDirect)
-	load(t, `table inet user_marks { chain prerouting { type filter hook prerouting priority mangle; ct mark set ct mark | 0x5; }; }`)
+	load(t, `table inet user_marks { chain prerouting { type filter hook prerouting priority mangle; ct state new ct mark set ct mark | 0x5; }; }`)
 	l.mustAnswer("router", l.outside, "tcp", wan4+":22")
 	l.mustAnswer("outside", l.dmz, "tcp", outside4+":80")
 	l.mustAnswer("outside", l.client, "tcp", outside4+":80")
@@ -126,19 +127,56 @@ func TestOtherConnectionsKeepTheirCtMark(t *testing.T) {
 // TestASpoofedSourceIsNotInbound: a LAN host that begins in the name of
 // somebody outside gets no answers out of the LAN.
 func TestASpoofedSourceIsNotInbound(t *testing.T) {
+	newLab(t).spoof()
+}
+
+// TestASpoofedSourceWithAnExemptMarkIsNotInbound although it has no class.
+func TestASpoofedSourceWithAnExemptMarkIsNotInbound(t *testing.T) {
 	l := newLab(t)
-	l.apply(l.plan())
+	load(t, `table inet user_mangle { chain prerouting { type filter hook prerouting priority mangle; iifname "lan1" meta mark set 0x1; }; }`)
+	l.spoof()
+}
+
+// spoof calls the port forwards from the second LAN under an address outside.
+// UDP goes first: it repeats nothing that could be counted later.
+func (l *lab) spoof() {
+	l.t.Helper()
+	p := l.plan()
+	p.Exclusions.Marks = []config.Mark{{Value: 0x1, Mask: 0xff}}
+	l.apply(p)
 	l.serve(l.client, "tcp", ":80", "client")
 	l.serve(l.client, "udp", ":81", "client")
 	l.classifyAll()
+	heard := l.outside.countAll(l.t)
 	if err := bringUp(l.client2.nl, "lo", []string{outside4 + "/32"}); err != nil {
-		t.Fatal(err)
+		l.t.Fatal(err)
 	}
-	for network, to := range map[string]string{"tcp": wan4 + ":8080", "udp": wan4 + ":8081"} {
-		l.mustDrop(DroppedBlocked, network, func(ctx context.Context) (string, error) {
-			return ask(ctx, l.client2, network, outside4+":0", to)
+	for _, call := range []struct{ network, to string }{{"udp", wan4 + ":8081"}, {"tcp", wan4 + ":8080"}} {
+		l.mustDrop(DroppedBlocked, call.network, func(ctx context.Context) (string, error) {
+			return ask(ctx, l.client2, call.network, outside4+":0", call.to)
 		})
 	}
+	if got := heard(); got != 0 {
+		l.t.Errorf("%d packets got out", got)
+	}
+}
+
+// TestARenamedLANDoesNotAnswer: its interface is none of ours until a repair.
+func TestARenamedLANDoesNotAnswer(t *testing.T) {
+	l := newLab(t)
+	l.apply(l.plan())
+	l.serve(l.client, "udp", ":81", "client")
+	call := func(ctx context.Context) (string, error) {
+		return ask(ctx, l.outside, "udp", "["+outside6+"]:5000", "["+client6+"]:81")
+	}
+	l.classify(`iifname { "lan0", "lan9" }`, abi.VerdictPending)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if _, err := call(ctx); err != nil {
+		t.Fatal(err)
+	}
+	l.rename("lan0", "lan9", lan6)
+	l.mustDrop(DroppedBlocked, "an answer by the renamed LAN", call)
 }
 
 // TestARenamedLANIsNotOutside: its packets go by none of our names, but tc
@@ -228,6 +266,9 @@ func TestWhatALANBeginsWithinAnInboundConnectionIsNotInbound(t *testing.T) {
 	l.expect("ip", `oifname "lan0" tcp dport 80`)
 	l.mustAnswer("client", l.outside, "tcp", wan4+":8080")
 	l.mustAnswer("trans", l.client, "tcp", outside4+":9876")
+	if !matches(l.conntrack("-L", "--mark", "0x03000000/0x0f000000"), `dport=9876`) || !matches(l.conntrack("-L", "expect"), `proto=17`) {
+		t.Fatalf("nothing inherits the mark, so this shows nothing:\n%s", l.conntrack("-L"))
+	}
 	l.mustDrop(DroppedBlocked, "udp", func(ctx context.Context) (string, error) {
 		return ask(ctx, l.client, "udp", "", outside4+":9876")
 	})
@@ -256,11 +297,11 @@ func (l *lab) expect(family, match string) {
 	load(l.t, fmt.Sprintf(`
 table %s helper {
 	ct expectation tcp_data { protocol tcp; dport 9876; timeout 1m; size 1; }
-	ct expectation udp_data { protocol udp; dport 9876; timeout 1m; size 1; }
+	ct expectation udp_data { protocol udp; dport 9876; timeout 1m; size 2; }
 	chain forward {
 		type filter hook forward priority 0;
 		%[2]s ct state new ct expectation set "tcp_data"
-		%[2]s ct state established ct expectation set "udp_data"
+		%[2]s ct state new ct expectation set "udp_data"
 	}
 }`, family, match))
 }

@@ -185,10 +185,15 @@ func (l *lab) apply(p *plan.Plan) {
 	}
 }
 
-// classify stands in for the tc program: what the match covers gets the class,
-// ahead of conntrack. Each call replaces the one before.
+// classify stands in for the tc program: what the match covers gets the class
+// and, if it is one, some Tor instance, ahead of conntrack. Each call replaces
+// the one before.
 func (l *lab) classify(match string, class abi.Verdict) {
 	l.t.Helper()
+	bits := minimalPlan().Mark.Class(uint32(class))
+	if class != abi.VerdictNone {
+		bits |= 0x50000000
+	}
 	load(l.t, fmt.Sprintf(`
 table inet tc
 delete table inet tc
@@ -197,7 +202,7 @@ table inet tc {
 		type filter hook prerouting priority -250;
 		%s meta mark set meta mark & 0x00ffffff | %#x
 	}
-}`, match, minimalPlan().Mark.Class(uint32(class))))
+}`, match, bits))
 }
 
 // drops returns the count of one guard.

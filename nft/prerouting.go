@@ -152,7 +152,7 @@ func (b *builder) divertChains() []chain {
 		baseChain(chainDivert, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, plan.PriorityRedirect,
 			newRule("only what a LAN sends", notFromLAN(), leave()),
 			newRule("by class; direct, local and inbound go their way", lookUpClass(b.Mark.ClassMask(), mapDivert))),
-		subChain(chainDivertTrans, newRule("to tor's TransPort", udp, redirect(b.Ports.Trans))),
+		subChain(chainDivertTrans, newRule("to tor's TransPort", tcp, redirect(b.Ports.Trans))),
 		subChain(chainDivertDNS, newRule("to tor's DNSPort", udp, redirect(b.Ports.DNS))),
 		subChain(chainDivertResolver,
 			newRule("to the sentry, for what DNSPort cannot answer", tcp, redirect(b.Ports.Resolver)),

@@ -231,3 +231,13 @@ func decode[V any](t *testing.T, raw []byte) V {
 	}
 	return value
 }
+
+// monotonic is the clock of the programs, in nanoseconds.
+func monotonic(t *testing.T) uint64 {
+	t.Helper()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		t.Fatalf("read the monotonic clock: %v", err)
+	}
+	return uint64(now.Nano())
+}

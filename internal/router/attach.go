@@ -122,8 +122,39 @@ func (r *Router) waitReady(ctx context.Context, p *plan.Plan, control string, re
 	dial := func(ctx context.Context) (*tor.Control, error) { return tor.Dial(ctx, control) }
 	err := tor.WaitBootstrap(ctx, dial, report)
 	if err == nil {
+		err = r.waitGate(ctx)
+	}
+	if err == nil {
 		return nil
 	}
 	return fmt.Errorf("%w\n%s and what is behind it stay refused until Tor is ready; `torbpf status` shows how far it is, `torbpf detach --all` lets traffic out directly again",
 		err, joinNames(p.LANNames()))
+}
+
+// gateEvery is how often the gate is looked at while somebody waits for it.
+const gateEvery = 20 * time.Millisecond
+
+// waitGate waits until the sentry, too, has seen that Tor is ready: until then
+// clients are refused.
+func (r *Router) waitGate(ctx context.Context) error {
+	d, err := r.datapath(false)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(gateEvery)
+	defer tick.Stop()
+	for {
+		open, err := d.GateOpen(0)
+		if err != nil {
+			return fmt.Errorf("wait for the gate to open: %w", err)
+		}
+		if open {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the gate to open: %w; see %s", context.Cause(ctx), r.sentryLog())
+		case <-tick.C:
+		}
+	}
 }

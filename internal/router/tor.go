@@ -31,6 +31,8 @@ type foundTor struct {
 
 func (r *Router) torDir() string { return filepath.Join(r.dir, "tor") }
 
+func (r *Router) sentryLog() string { return filepath.Join(r.dir, "sentry.log") }
+
 // controlAddress is where the tor of a state takes commands.
 func (r *Router) controlAddress(s *State) string {
 	if s.Config.Tor.Mode == config.TorSystem {
@@ -131,7 +133,7 @@ func (j *job) startSentry(context.Context) error {
 	if err := stopSentry(j.state); err != nil {
 		return err
 	}
-	log, err := os.OpenFile(filepath.Join(j.dir, "sentry.log"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	log, err := os.OpenFile(j.sentryLog(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the sentry's log: %w", err)
 	}

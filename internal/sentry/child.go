@@ -35,7 +35,7 @@ func RunChild(ctx context.Context, dialer func(Config) Dialer) error {
 	if err != nil {
 		// Once ready was reported nobody reads this, and it fails unnoticed;
 		// the caller has the error as well.
-		report.WriteString(err.Error())
+		_, _ = report.WriteString(err.Error())
 	}
 	report.Close()
 	return err

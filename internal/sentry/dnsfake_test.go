@@ -214,8 +214,9 @@ func question(name string, qtype uint16) *dns.Msg {
 	return new(dns.Msg).SetQuestion(name, qtype)
 }
 
-// wantEnded checks that the server ends a connection without sending anything.
-func wantEnded(t *testing.T, conn net.Conn, what string) {
+// wantEnded checks that the server ends a connection without sending anything,
+// and returns how.
+func wantEnded(t *testing.T, conn net.Conn, what string) error {
 	t.Helper()
 	must(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
 	n, err := conn.Read(make([]byte, 1))
@@ -225,4 +226,5 @@ func wantEnded(t *testing.T, conn net.Conn, what string) {
 	if netErr, ok := err.(net.Error); ok && netErr.Timeout() {
 		t.Errorf("%s: the connection was not ended", what)
 	}
+	return err
 }

@@ -40,8 +40,8 @@ func judge(message []byte, gateOpen bool) ruling {
 		return r
 	}
 	var query dns.Msg
-	questions := binary.BigEndian.Uint16(message[4:])
-	if err := query.Unpack(message); err != nil || questions != 1 || len(query.Question) != 1 {
+	err := query.Unpack(message)
+	if err != nil || len(query.Question) != 1 || query.Question[0].Qtype == dns.TypeNone {
 		reply.Rcode = dns.RcodeFormatError
 		return r
 	}

@@ -92,6 +92,7 @@ var ruleCases = []ruleCase{
 	{name: "question not announced", message: count(0, typed(dns.TypeA)), rcode: formErr, shut: formErr},
 	{name: "header only", message: func() []byte { return typed(dns.TypeA)()[:headerBytes] }, rcode: formErr, shut: formErr},
 	{name: "cut off", message: func() []byte { return typed(dns.TypeA)()[:headerBytes+7] }, rcode: formErr, shut: formErr},
+	{name: "cut off behind the name", message: func() []byte { return typed(dns.TypeA)()[:headerBytes+13] }, rcode: formErr, shut: formErr},
 	{name: "looping name", message: func() []byte { return append(typed(dns.TypeA)()[:headerBytes], 0xc0, headerBytes, 0, 1, 0, 1) }, rcode: formErr, shut: formErr},
 	{name: "EDNS", message: extra(opt(0, ".")), shut: servFail, asks: true, answers: 1, opt: true},
 	{name: "EDNS, other type", message: packed(func(m *dns.Msg) { m.Question[0].Qtype, m.Extra = dns.TypeMX, []dns.RR{opt(0, ".")} }), rcode: notImp, shut: notImp, opt: true},

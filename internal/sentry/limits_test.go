@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -117,7 +119,7 @@ func TestIdleAndHalfFedConnectionsAreEnded(t *testing.T) {
 		"length only":            {0, 40},
 		"half a message":         {0, 40, 1, 2, 3},
 		"length of nothing":      {0, 0},
-		"message beyond limits":  {maxMessage >> 8, 1},
+		"message beyond limits":  append([]byte{maxMessage >> 8, 1}, append(typed(dns.TypeMX)(), make([]byte, maxMessage+1-29)...)...),
 		"longest possible":       {255, 255},
 		"served, and then quiet": append([]byte{0, 29}, typed(dns.TypeMX)()...),
 	} {
@@ -131,6 +133,59 @@ func TestIdleAndHalfFedConnectionsAreEnded(t *testing.T) {
 			wantEnded(t, conn, what)
 		})
 	}
+}
+
+func TestIdleConnectionsMakeRoomWhenCrowded(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	r := newResolver(t, quick(func(l *limits) { l.connections, l.idle, l.idleCrowded = 3, time.Hour, fast }))
+	first := r.connect(t, link{"tcp", device4, router4})
+	eventually(t, "the first is served", func() bool { return r.connections.inUse() == 1 })
+	second := r.connect(t, link{"tcp", another4, router4})
+	within(t, "ending one of two idle connections, of three possible", func() {
+		wantEnded(t, second, "second")
+	})
+	if reply := ask(t, first, question("www.example.", dns.TypeA)); reply.Rcode != ok {
+		t.Errorf("the first, idle while there was room, got %v", reply)
+	}
+}
+
+func TestFastClientWaitsForItsOwnQuestions(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	r := newResolver(t, quick(func(l *limits) { l.pipelined, l.attempt = 2, fast }))
+	r.dnsport.set(func(*dns.Msg) *dns.Msg { return nil })
+	conn := r.connect(t, link{"tcp", device4, router4})
+	const queries = 10
+	for range queries {
+		transmit(t, conn, typed(dns.TypeA)())
+	}
+	for i := range queries {
+		if reply := receive(t, conn); reply.Rcode != servFail {
+			t.Errorf("got %v", reply)
+		}
+		// Each answered one was asked twice, and up to two more are under way,
+		// or four when their places have just changed hands.
+		if asked := len(r.dnsport.sources()); asked > 2*(i+1+4) {
+			t.Errorf("tor was asked %d times before answer %d", asked, i+1)
+		}
+	}
+}
+
+func TestComplaintsAreOneAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		c := complaints{log: slog.New(slog.NewTextHandler(&log, nil))}
+		for range 100 {
+			c.add("what", errors.New("cause"))
+			<-time.After(3 * time.Second)
+		}
+		if lines := strings.Count(log.String(), "\n"); lines != 5 {
+			t.Errorf("%d lines in five minutes:\n%s", lines, &log)
+		}
+	})
 }
 
 func TestConnectionFedByteByByteIsEnded(t *testing.T) {

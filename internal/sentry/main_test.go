@@ -29,6 +29,7 @@ import (
 const (
 	roleSentry     = "role-sentry"      // RunChild, with a tor as bootstrapped as Config.Control says
 	roleMute       = "role-mute"        // dies at once
+	roleSilent     = "role-silent"      // reports nothing and lives on
 	roleGateWriter = "role-gate-writer" // opens gate 3 of descriptor 3, shuts it after a line on stdin
 	roleDNSPort    = "role-dnsport"     // a DNSPort on the port of the second argument
 )
@@ -37,6 +38,7 @@ func TestMain(m *testing.M) {
 	roles := map[string]func() error{
 		roleSentry:     beSentry,
 		roleMute:       func() error { return errors.New("mute") },
+		roleSilent:     func() error { select {} },
 		roleGateWriter: beGateWriter,
 		roleDNSPort:    beDNSPort,
 	}

@@ -78,7 +78,7 @@ func newServer(ctx context.Context, cfg Config, gate *Gate, lim limits, log *slo
 		complaints:  complaints{log: log},
 	}
 	address := ":" + strconv.Itoa(int(cfg.ResolverPort))
-	lc := net.ListenConfig{KeepAlive: -1, Control: reportDestination}
+	lc := net.ListenConfig{Control: reportDestination}
 	var err error
 	if s.tcp, err = lc.Listen(ctx, "tcp", address); err != nil {
 		return nil, fmt.Errorf("listen on the resolver port (choose another if it is taken): %w", err)

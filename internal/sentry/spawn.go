@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,8 @@ type SpawnOptions struct {
 	// Group is tor's, so that the sentry can read the cookie of the control
 	// port; 0 for the account's own group.
 	Group uint32
+
+	patience time.Duration // how long it may take to begin; 0 for the default
 }
 
 // Spawn starts a sentry in the network namespace of the calling thread, in a
@@ -45,14 +48,14 @@ func Spawn(opts SpawnOptions) (pid int, starttime uint64, err error) {
 	if err := startConfined(c.cmd); err != nil {
 		return 0, 0, fmt.Errorf("start sentry: %w", err)
 	}
-	if starttime, err = c.await(opts.Config); err != nil {
+	if starttime, err = c.await(opts.Config, cmp.Or(opts.patience, spawnPatience)); err != nil {
 		// It serves nobody; its end was wanted, so how it ended says nothing.
-		c.cmd.Process.Kill()
-		c.cmd.Wait()
+		_ = c.cmd.Process.Kill()
+		_ = c.cmd.Wait()
 		return 0, 0, fmt.Errorf("start sentry: %w", err)
 	}
 	// Only a caller that outlives the sentry needs this, to leave no zombie.
-	go c.cmd.Wait()
+	go func() { _ = c.cmd.Wait() }()
 	return c.cmd.Process.Pid, starttime, nil
 }
 
@@ -113,7 +116,7 @@ func (c *child) close() {
 }
 
 // await hands the running child its configuration and waits for its report.
-func (c *child) await(cfg Config) (starttime uint64, err error) {
+func (c *child) await(cfg Config, patience time.Duration) (starttime uint64, err error) {
 	for _, file := range c.theirs {
 		file.Close() // else the report would never end if the child dies
 	}
@@ -122,7 +125,7 @@ func (c *child) await(cfg Config) (starttime uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	deadline := time.Now().Add(spawnPatience)
+	deadline := time.Now().Add(patience)
 	if err := errors.Join(c.config.SetDeadline(deadline), c.report.SetDeadline(deadline)); err != nil {
 		return 0, fmt.Errorf("set a deadline for the sentry: %w", err)
 	}
@@ -135,7 +138,7 @@ func (c *child) await(cfg Config) (starttime uint64, err error) {
 	report, err := io.ReadAll(io.LimitReader(c.report, longestReport))
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return 0, fmt.Errorf("it did not begin within %v", spawnPatience)
+		return 0, fmt.Errorf("it did not begin within %v", patience)
 	case err != nil:
 		return 0, fmt.Errorf("read its report: %w", err)
 	case len(report) == 0:

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -69,7 +70,7 @@ func TestSpawnedSentryHasNoPrivilege(t *testing.T) {
 	lock, err := unix.Open(t.TempDir(), unix.O_RDONLY, 0)
 	must(t, err)
 	defer unix.Close(lock)
-	must(t, unix.Setgroups([]int{0, 27}))
+	must(t, syscall.Setgroups([]int{0, 27})) // of all threads, unlike unix.Setgroups
 	pid, _ := spawned(t, spawnOptions(newGates(t)))
 
 	account, err := user.Lookup("nobody")
@@ -263,8 +264,13 @@ func TestSpawnReportsWhyTheSentryCannotServe(t *testing.T) {
 	refuses("no port", "must not be 0", func(o *SpawnOptions) { o.Config.ResolverPort = 0 })
 	refuses("everyone", "would serve everyone", func(o *SpawnOptions) { o.Config.LANPrefixes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} })
 	refuses("dead at once", "died without a word", func(o *SpawnOptions) { o.Args = []string{roleMute} })
-	if children, err := exec.Command("ps", "--no-headers", "-o", "args", "--ppid", strconv.Itoa(os.Getpid())).Output(); err != nil || strings.Contains(string(children), "role-") {
-		t.Errorf("processes are left (%v):\n%s", err, children)
+	refuses("silent", "did not begin within", func(o *SpawnOptions) { o.Args, o.patience = []string{roleSilent}, fast })
+	children, err := filepath.Glob("/proc/self/task/*/children")
+	must(t, err)
+	for _, file := range children {
+		if pids, err := os.ReadFile(file); err != nil || len(pids) > 0 {
+			t.Errorf("processes are left: %s (%v)", pids, err)
+		}
 	}
 }
 

@@ -41,7 +41,7 @@ func (s *server) serveTCP(ctx context.Context) error {
 // reset ends a connection without a word and without leaving a socket behind in
 // TIME_WAIT, of which strangers could make any number.
 func reset(conn *net.TCPConn) {
-	conn.SetLinger(0)
+	_ = conn.SetLinger(0) // fails only where the connection is gone already
 	conn.Close()
 }
 
@@ -72,7 +72,7 @@ func (s *server) serveConn(ctx context.Context, conn *net.TCPConn) {
 		}
 		<-places
 		// Whoever sends what deserves no answer is no DNS client.
-		if reply != nil && !out.send(reply) {
+		if reply == nil || !out.send(reply) {
 			return
 		}
 	}
@@ -87,11 +87,15 @@ func (s *server) readMessage(conn net.Conn) ([]byte, error) {
 		idle = s.limits.idleCrowded
 	}
 	var prefix [2]byte
-	conn.SetReadDeadline(time.Now().Add(idle))
+	if err := conn.SetReadDeadline(time.Now().Add(idle)); err != nil {
+		return nil, err
+	}
 	if _, err := io.ReadFull(conn, prefix[:1]); err != nil {
 		return nil, err
 	}
-	conn.SetReadDeadline(time.Now().Add(s.limits.message))
+	if err := conn.SetReadDeadline(time.Now().Add(s.limits.message)); err != nil {
+		return nil, err
+	}
 	if _, err := io.ReadFull(conn, prefix[1:]); err != nil {
 		return nil, err
 	}
@@ -119,8 +123,11 @@ func (o *stream) send(reply []byte) bool {
 	framed := make([]byte, 0, 2+len(reply))
 	framed = binary.BigEndian.AppendUint16(framed, uint16(len(reply)))
 	framed = append(framed, reply...)
-	o.conn.SetWriteDeadline(time.Now().Add(o.timeout))
-	if _, err := o.conn.Write(framed); err != nil {
+	err := o.conn.SetWriteDeadline(time.Now().Add(o.timeout))
+	if err == nil {
+		_, err = o.conn.Write(framed)
+	}
+	if err != nil {
 		o.conn.Close()
 		return false
 	}

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Tor is the control connection as far as the sentry needs it.
+// Tor is the control connection as far as the sentry needs it. Its errors, and
+// those of a Dialer, are logged as they are: they name what was tried.
 type Tor interface {
 	// Bootstrap returns how far tor is (0 to 100) and what it is doing.
 	Bootstrap(ctx context.Context) (percent int, summary string, err error)
@@ -127,10 +128,7 @@ func (w *watcher) connect(ctx context.Context) (Tor, io.Closer, error) {
 	}()
 	select {
 	case c := <-dialled:
-		if c.err != nil {
-			return nil, nil, fmt.Errorf("connect to tor's control port: %w", c.err)
-		}
-		return c.tor, c.closer, nil
+		return c.tor, c.closer, c.err
 	case <-ctx.Done():
 		return nil, nil, errHung
 	}
@@ -157,10 +155,7 @@ func (w *watcher) poll(ctx context.Context, tor Tor) (status, error) {
 	}()
 	select {
 	case a := <-answered:
-		if a.err != nil {
-			return status{}, fmt.Errorf("ask tor for its bootstrap phase: %w", a.err)
-		}
-		return a.status, nil
+		return a.status, a.err
 	case <-ctx.Done():
 		return status{}, errHung
 	}

@@ -1,0 +1,292 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// TestOldFlowsEnd: what a device has open in clear when torbpf comes ends there
+// and then, and no packet outside tells of it: neither the device's own, nor an
+// answer of the router's to a peer that goes on sending.
+func TestOldFlowsEnd(t *testing.T) {
+	lab := torLab(t)
+	peers := newTalkers(t, lab)
+	var flows []*flow
+	for _, n := range []*testnet.Node{lab.Client1, lab.Client2} {
+		for _, server := range []netip.Addr{testnet.Web4, testnet.Web6} {
+			flows = append(flows,
+				openFlow(t, n, "tcp", at(server, testnet.PortEcho)),
+				openFlow(t, n, "udp", at(server, testnet.PortEcho)))
+		}
+		peers.greet(t, n, testnet.Other4)
+		peers.greet(t, n, testnet.Other6)
+	}
+	downloads := []io.Reader{
+		startDownload(t, lab.Client1, fmt.Sprintf("http://%v/bytes?n=%d", testnet.Web4, largeDownload)),
+		startDownload(t, lab.Client2, fmt.Sprintf("http://[%v]/bytes?n=%d", testnet.Web6, largeDownload)),
+	}
+	pings := pinger{lab.Client1, 77}
+	before := captureWAN(t, lab)
+	pings.send(t)
+	eventually(t, patience, "pings in clear before attach", func() error { return pings.seen(before) })
+	asked := openFlow(t, lab.Client1, "udp", at(testnet.Resolver4, testnet.PortDNS))
+	router := openFlow(t, lab.Router, "tcp", at(testnet.Web4, testnet.PortEcho))
+
+	attach(t, lab, lan)
+	forget(lab)
+	capture := captureWAN(t, lab)
+	pings.send(t)
+	asked.send(query("again." + testnet.Zone))
+	T := time.Now()
+	for _, f := range flows {
+		f.checkEnded(t)
+		t.Log(f.name, time.Since(T))
+	}
+	for _, d := range downloads {
+		checkCutOff(t, d)
+		t.Log("dl", time.Since(T))
+	}
+	peers.awaitMore(t, capture)
+	checkServersSawExitsOnlyIfAny(t, lab)
+	if err := router.echo(); err != nil {
+		t.Errorf("the router's own connection did not survive: %v", err)
+	}
+	leaks := 0
+	for _, p := range stopped(t, capture) {
+		if !ofRouter(p, router) {
+			leaks++
+			t.Errorf("on the WAN: %v", p)
+		}
+	}
+	t.Logf("%d flows, 2 downloads; leaks: %d", len(flows), leaks)
+}
+
+// largeDownload is more than fits into all buffers on the way.
+const largeDownload = 64 << 20
+
+// flow is a socket of a node that talks to an echo server.
+type flow struct {
+	name string
+	conn net.Conn
+}
+
+// openFlow connects and, unless the server is a resolver, says something.
+func openFlow(t testing.TB, n *testnet.Node, proto string, server netip.AddrPort) *flow {
+	t.Helper()
+	conn, err := n.Dial(t.Context(), proto, server.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	f := &flow{fmt.Sprintf("%s from %s to %v", proto, n.Name, server), conn}
+	if server.Port() == testnet.PortDNS {
+		f.send(query("before." + testnet.Zone))
+		err = f.read(12)
+	} else {
+		err = f.echo()
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", f.name, err)
+	}
+	return f
+}
+
+// send reports what the kernel has learned of the flow meanwhile.
+func (f *flow) send(b []byte) error {
+	_, err := f.conn.Write(b)
+	return err
+}
+
+func (f *flow) read(n int) error {
+	if err := f.conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	_, err := io.ReadAtLeast(f.conn, make([]byte, 2048), n)
+	return err
+}
+
+func (f *flow) echo() error {
+	message := []byte("something to send back")
+	if err := f.send(message); err != nil {
+		return err
+	}
+	return f.read(len(message))
+}
+
+// checkEnded goes on sending until the kernel says that it is over.
+func (f *flow) checkEnded(t testing.TB) {
+	t.Helper()
+	eventually(t, patience, "end of "+f.name, func() error {
+		err := f.echo()
+		if err == nil {
+			t.Fatalf("%s is still answered", f.name)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return errors.New("nobody says that it has ended")
+		}
+		return nil
+	})
+}
+
+// startDownload begins to read a page and leaves the rest to the caller.
+func startDownload(t testing.TB, n *testnet.Node, url string) io.Reader {
+	t.Helper()
+	body, err := openPage(t.Context(), n, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { body.Close() })
+	if _, err := io.ReadFull(body, make([]byte, 1000)); err != nil {
+		t.Fatalf("begin %s: %v", url, err)
+	}
+	return body
+}
+
+// checkCutOff reads a download, which must end before its end.
+func checkCutOff(t testing.TB, r io.Reader) {
+	t.Helper()
+	if n, err := io.Copy(io.Discard, r); err == nil {
+		t.Errorf("the download went on to its end, %d bytes", n)
+	}
+}
+
+// talkers are servers that go on sending to whoever has sent to them.
+type talkers struct {
+	lab  *testnet.Lab
+	port uint16
+	sent atomic.Int64
+}
+
+func newTalkers(t testing.TB, lab *testnet.Lab) *talkers {
+	t.Helper()
+	s := &talkers{lab: lab, port: 4444}
+	for _, addr := range []netip.Addr{testnet.Other4, testnet.Other6} {
+		conn, err := lab.Internet.ListenPacket("udp", at(addr, s.port).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		go s.talk(t.Context(), conn)
+	}
+	return s
+}
+
+func (s *talkers) talk(ctx context.Context, conn net.PacketConn) {
+	known := map[string]net.Addr{}
+	buf := make([]byte, 100)
+	for ctx.Err() == nil {
+		conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		if _, peer, err := conn.ReadFrom(buf); err == nil {
+			known[peer.String()] = peer
+		} else if !errors.Is(err, os.ErrDeadlineExceeded) && strings.Contains(err.Error(), "closed") {
+			return
+		}
+		for _, peer := range known {
+			conn.WriteTo([]byte("more"), peer)
+			s.sent.Add(1)
+		}
+	}
+}
+
+// greet makes a talker begin, and waits until it is heard.
+func (s *talkers) greet(t testing.TB, n *testnet.Node, addr netip.Addr) {
+	t.Helper()
+	conn, err := n.Dial(t.Context(), "udp", at(addr, s.port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	f := flow{"talk", conn}
+	if err := errors.Join(f.send([]byte("hello")), f.read(4)); err != nil {
+		t.Fatalf("talk of %s with %v: %v", n.Name, addr, err)
+	}
+}
+
+// awaitMore waits until the talkers have been seen to go on after attach.
+func (s *talkers) awaitMore(t testing.TB, capture *testnet.Capture) {
+	t.Helper()
+	eventually(t, patience, "peers that go on sending", func() error {
+		heard := map[netip.Addr]int{}
+		for _, p := range capture.Packets() {
+			if !p.Inbound && p.Src.Port() == s.port {
+				heard[p.Src.Addr()]++
+			}
+		}
+		if heard[testnet.Other4] < 20 || heard[testnet.Other6] < 20 {
+			return fmt.Errorf("heard %v", heard)
+		}
+		return nil
+	})
+}
+
+// pinger sends echo requests of one id.
+type pinger struct {
+	node *testnet.Node
+	id   uint16
+}
+
+func (p pinger) send(t testing.TB) {
+	t.Helper()
+	for seq := range uint16(3) {
+		for _, ping := range [][]byte{
+			testnet.ICMPEcho(p.node.IPv4, testnet.Web4, p.id, seq), testnet.ICMPEcho(p.node.IPv6, testnet.Web6, p.id, seq),
+		} {
+			if err := testnet.SendRaw(p.node, ping); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// seen wants both families' requests and their answers in a capture.
+func (p pinger) seen(capture *testnet.Capture) error {
+	kinds := map[string]bool{}
+	for _, packet := range capture.Packets() {
+		kinds[fmt.Sprintf("%s %d", packet.Proto, packet.ICMPType)] = true
+	}
+	for _, kind := range []string{"icmp 8", "icmp 0", "icmpv6 128", "icmpv6 129"} {
+		if !kinds[kind] {
+			return fmt.Errorf("%s is missing of %v", kind, kinds)
+		}
+	}
+	return nil
+}
+
+// stopped ends a capture and returns what is neither Tor's nor the link's.
+func stopped(t testing.TB, capture *testnet.Capture) []testnet.Packet {
+	t.Helper()
+	if err := capture.Stop(); err != nil {
+		t.Error(err)
+	}
+	return capture.NonTor()
+}
+
+// ofRouter tells whether a packet belongs to a flow that the router itself has.
+func ofRouter(p testnet.Packet, f *flow) bool {
+	return p.Src.String() == f.conn.LocalAddr().String() && p.Dst.String() == f.conn.RemoteAddr().String()
+}
+
+// checkServersSawExitsOnlyIfAny is checkServersSawExitsOnly where nobody need come.
+func checkServersSawExitsOnlyIfAny(t testing.TB, lab *testnet.Lab) {
+	t.Helper()
+	if len(lab.Web.Visits()) > 0 {
+		checkServersSawExitsOnly(t, lab)
+		return
+	}
+	for _, q := range append(lab.DNS.Queries(), lab.RouterDNS.Queries()...) {
+		if !lab.Tor.IsExit(q.Source.Addr()) {
+			t.Errorf("a resolver was asked for %s by %v", q.Name, q.Source)
+		}
+	}
+}
