@@ -56,6 +56,10 @@ lint: ## Formatting, vet, and the limits on size and nesting
 check-generated: ## The committed BPF objects are what their source compiles to
 	./internal/abi/check-generated.sh
 
+.PHONY: bench
+bench: deps-test ## Time the classifier by kind of packet (figures of one run: only their ratios count)
+	$(GO) test -run "^$$" -bench . ./bench
+
 ##@ Other
 
 .PHONY: deps-run

@@ -107,7 +107,7 @@ func readStat(pid int) (procStat, error) {
 // parseStat begins behind the name of the program, which may hold blanks and
 // parentheses of its own: the third field of the line is the first here.
 func parseStat(line string) (procStat, error) {
-	const state, starttime = 3 - 3, 22 - 3
+	const state, starttime = 0, 19 // fields 3 and 22 of proc_pid_stat(5)
 	fields := strings.Fields(line[strings.LastIndexByte(line, ')')+1:])
 	if len(fields) <= starttime {
 		return procStat{}, fmt.Errorf("parse process state %q: too few fields", line)

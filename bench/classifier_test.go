@@ -1,0 +1,111 @@
+// Package bench measures. It has no tests that pass or fail by time: figures
+// of one machine and one run are only worth their ratios.
+//
+//	sudo go test -run '^$' -bench . ./bench
+package bench
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/loader"
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// repeat is how often the kernel runs the program for one system call.
+const repeat = 10_000
+
+var (
+	client = netip.MustParseAddr("192.168.50.11")
+	direct = netip.MustParseAddr("51.21.0.80")
+	public = netip.MustParseAddr("51.20.0.80")
+)
+
+// BenchmarkClassifier runs the LAN program over one packet of each kind and
+// reports the kernel's own time for it, in nanoseconds.
+func BenchmarkClassifier(b *testing.B) {
+	program := lanProgram(b)
+	for _, kind := range []struct {
+		name   string
+		packet []byte
+	}{
+		{"tor", testnet.TCPSegment(from(40000), to(public, 443), testnet.FlagACK, 1, 1, nil)},
+		{"direct", testnet.UDPDatagram(from(40000), to(direct, 5000), make([]byte, 22))},
+		{"router", testnet.TCPSegment(from(40000), to(testnet.LANRouter4, 22), testnet.FlagACK, 1, 1, nil)},
+		{"flood", testnet.UDPDatagram(from(40000), to(public, 5000), make([]byte, 22))},
+	} {
+		b.Run(kind.name, func(b *testing.B) {
+			frame := testnet.Frame(net.HardwareAddr{2, 0, 0, 0, 0, 1}, net.HardwareAddr{2, 0, 0, 0, 0, 2}, unix.ETH_P_IP, kind.packet)
+			var spent int64
+			for b.Loop() {
+				_, duration, err := program.Benchmark(frame, repeat, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				spent += duration.Nanoseconds()
+			}
+			b.ReportMetric(float64(spent)/float64(b.N), "ns/packet")
+			b.ReportMetric(0, "ns/op") // of the system call: says nothing
+		})
+	}
+}
+
+func from(port uint16) netip.AddrPort             { return netip.AddrPortFrom(client, port) }
+func to(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
+
+// lanProgram loads the datapath for a small plan, in a network namespace and
+// below a bpffs of its own.
+func lanProgram(b *testing.B) *ebpf.Program {
+	b.Helper()
+	if os.Geteuid() != 0 {
+		b.Fatal("loading BPF programs needs root: run the benchmarks with sudo")
+	}
+	runtime.LockOSThread() // and never unlocked: the namespace ends with the thread
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		b.Fatal(err)
+	}
+	mount := "/run/torbpf-bench"
+	root, err := loader.Mount(mount)
+	if err != nil {
+		b.Fatal(err)
+	}
+	d := loader.Open(loader.Options{Root: root, Namespace: "bench"})
+	p := &plan.Plan{
+		Mark:       plan.Mark{Shift: 24},
+		LocalAddrs: []netip.Addr{testnet.LANRouter4},
+		Onion4:     netip.MustParsePrefix("10.192.0.0/10"),
+		Inbound:    true,
+	}
+	p.Exclusions.Destinations = []netip.Prefix{netip.PrefixFrom(direct, 32)}
+	g, err := d.ApplyGuards(p)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := g.AttachLANs(); err != nil {
+		b.Fatal(err)
+	}
+	program, err := ebpf.LoadPinnedProgram(d.Dir()+"/programs/torbpf_lan", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		program.Close()
+		if err := g.Close(); err != nil {
+			b.Error(err)
+		}
+		if err := d.Remove(); err != nil {
+			b.Error(err)
+		}
+		if err := loader.Unmount(mount); err != nil {
+			b.Error(err)
+		}
+	})
+	return program
+}
