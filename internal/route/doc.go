@@ -5,11 +5,11 @@
 // never get here, since the local table has priority 0. For a LAN eth1, in the
 // order in which the kernel asks them (class bits at 0x0f000000):
 //
-//	100  iif eth1 fwmark 0x8000000/0x8000000 prohibit   a class that must not be forwarded
-//	101  fwmark 0x100000/0xf100000 goto 103             IPv6 only, for each exempt mark
-//	102  iif eth1 fwmark 0x0/0xf000000 prohibit         IPv6 only: never judged
-//	102  iif eth1 fwmark 0x4000000/0x4000000 prohibit   IPv6 only: no such class
-//	103  nop                                            IPv6 only, with exempt marks
+//	100  iif eth1 fwmark 0x8000000/0x8000000 blackhole   a class that must not be forwarded
+//	101  fwmark 0x100000/0xf100000 goto 103              IPv6 only, for each exempt mark
+//	102  iif eth1 fwmark 0x0/0xf000000 blackhole         IPv6 only: never judged
+//	102  iif eth1 fwmark 0x4000000/0x4000000 blackhole   IPv6 only: no such class
+//	103  nop                                             IPv6 only, with exempt marks
 //
 // The guard against packets never judged is not for IPv4: with rp_filter on, the
 // kernel looks up the way back to the sender of every packet, without its mark and
@@ -18,6 +18,10 @@
 // Exempt packets jump over it rather than to a table, so that what the user's own
 // rules say of them still counts. If the jump's end is missing, the kernel goes on
 // to the next rule: that blocks.
+//
+// The action is blackhole, which says nothing: the error that prohibit sends would
+// go to whatever source a packet claims, so one from a forged or stale address
+// would make the router tell the WAN what a LAN device wanted.
 //
 // A rule never lets anything pass, so a half-applied set blocks too much and
 // never too little.

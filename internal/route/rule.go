@@ -34,22 +34,22 @@ type rule struct {
 	iif      string // "" for any interface
 	mark     uint32
 	mask     uint32 // 0: whatever the mark
-	action   uint8  // FR_ACT_PROHIBIT, FR_ACT_GOTO or FR_ACT_NOP
+	action   uint8  // FR_ACT_BLACKHOLE, FR_ACT_GOTO or FR_ACT_NOP
 	target   uint32 // of a goto
 }
 
 // wanted returns the rules of a plan in the order in which they are added.
 func wanted(p *plan.Plan, family uint8) []rule {
 	var rules []rule
-	prohibit := func(priority uint32, mark, mask uint32) {
+	block := func(priority uint32, mark, mask uint32) {
 		for _, lan := range p.LANNames() {
 			rules = append(rules, rule{
-				family: family, priority: priority, iif: lan, mark: mark, mask: mask, action: nl.FR_ACT_PROHIBIT,
+				family: family, priority: priority, iif: lan, mark: mark, mask: mask, action: nl.FR_ACT_BLACKHOLE,
 			})
 		}
 	}
 	blocked := p.Mark.Class(abi.VerdictBlockedBit)
-	prohibit(priorityBlocked, blocked, blocked)
+	block(priorityBlocked, blocked, blocked)
 	if family == unix.AF_INET {
 		return rules
 	}
@@ -57,9 +57,9 @@ func wanted(p *plan.Plan, family uint8) []rule {
 		rules = append(rules, rule{family: family, priority: priorityEnd, action: nl.FR_ACT_NOP})
 		rules = append(rules, exempt...)
 	}
-	prohibit(priorityUnjudged, p.Mark.Class(uint32(abi.VerdictNone)), p.Mark.ClassMask())
+	block(priorityUnjudged, p.Mark.Class(uint32(abi.VerdictNone)), p.Mark.ClassMask())
 	unassigned := p.Mark.Class(classUnassigned)
-	prohibit(priorityUnjudged, unassigned, unassigned)
+	block(priorityUnjudged, unassigned, unassigned)
 	return rules
 }
 
@@ -97,8 +97,8 @@ func (r rule) String() string {
 		fmt.Fprintf(&b, " fwmark %#x/%#x", r.mark, r.mask)
 	}
 	switch r.action {
-	case nl.FR_ACT_PROHIBIT:
-		b.WriteString(" prohibit")
+	case nl.FR_ACT_BLACKHOLE:
+		b.WriteString(" blackhole")
 	case nl.FR_ACT_GOTO:
 		fmt.Fprintf(&b, " goto %d", r.target)
 	case nl.FR_ACT_NOP:

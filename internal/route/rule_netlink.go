@@ -13,7 +13,7 @@ import (
 )
 
 // The messages are made and read here: netlink.RuleList does not tell a rule's
-// action, so with it a rule of ours that somebody turned from prohibit into nop
+// action, so with it a rule of ours that somebody turned from blackhole into nop
 // would look sound.
 
 // Flags of struct fib_rule_hdr (linux/fib_rules.h).

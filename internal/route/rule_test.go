@@ -141,9 +141,9 @@ func TestForeignRulesStay(t *testing.T) {
 	// At our priorities without our protocol, or the reverse, or nearly ours.
 	run(t, `
 ip link add eth1 type bridge
-ip rule add priority 100 iif eth1 fwmark 0x8000000/0x8000000 prohibit
-ip -6 rule add priority 102 iif eth1 fwmark 0x0/0xf000000 prohibit protocol 99
-ip rule add priority 110 iif eth1 fwmark 0x8000000/0x8000000 prohibit protocol 84
+ip rule add priority 100 iif eth1 fwmark 0x8000000/0x8000000 blackhole
+ip -6 rule add priority 102 iif eth1 fwmark 0x0/0xf000000 blackhole protocol 99
+ip rule add priority 110 iif eth1 fwmark 0x8000000/0x8000000 blackhole protocol 84
 ip rule add priority 99 nop protocol 84
 ip -6 rule add priority 5000 fwmark 0xca6c lookup 51820
 `)
@@ -165,12 +165,12 @@ ip -6 rule add priority 5000 fwmark 0xca6c lookup 51820
 }
 
 func TestPresentNamesWhatIsMissing(t *testing.T) {
-	const first = "ip -4 rule add priority 100 protocol 84 iif eth1 fwmark 0x8000000/0x8000000 prohibit"
+	const first = "ip -4 rule add priority 100 protocol 84 iif eth1 fwmark 0x8000000/0x8000000 blackhole"
 	for _, tt := range []struct {
 		name, damage string
 	}{
 		{"deleted", "ip rule del priority 100"},
-		{"replaced by a nop", "ip rule del priority 100\n" + strings.Replace(first, "prohibit", "nop", 1)},
+		{"replaced by a nop", "ip rule del priority 100\n" + strings.Replace(first, "blackhole", "nop", 1)},
 		{"narrowed to a source", "ip rule del priority 100\n" + first + " from 10.0.0.0/8"},
 		{"inverted", "ip rule del priority 100\n" + strings.Replace(first, "add", "add not", 1)},
 		{"another interface", "ip rule del priority 100\n" + strings.Replace(first, "eth1", "eth2", 1)},
@@ -253,9 +253,9 @@ func forwards(t *testing.T, version int, iif string, mark uint32) bool {
 	args := []string{fmt.Sprintf("-%d", version), "route", "get", dst, "from", src, "iif", iif, "mark", fmt.Sprint(mark)}
 	out, err := exec.Command("ip", args...).CombinedOutput()
 	switch {
-	case err == nil && !strings.Contains(string(out), "prohibit"):
+	case err == nil && !strings.Contains(string(out), "blackhole"):
 		return true
-	case strings.Contains(string(out), "Permission denied"), strings.Contains(string(out), "prohibit"):
+	case strings.Contains(string(out), "Invalid argument"), strings.Contains(string(out), "blackhole"):
 		return false
 	}
 	t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
