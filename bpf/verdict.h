@@ -251,15 +251,6 @@ static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
 	return VERDICT_NEXT;
 }
 
-/*
- * Whether the router asks itself. IPv6 says of such a query that it came in by
- * the interface whose address it is for.
- */
-static __always_inline int source_is_router(const struct packet *p)
-{
-	return bpf_map_lookup_elem(&local_addrs, &p->saddr.key) != NULL;
-}
-
 static __always_inline int source_is_direct(const struct packet *p, const struct settings *s)
 {
 	struct prefix_policy *entry;
@@ -289,7 +280,7 @@ static __always_inline int pass_lookup(void)
 /*
  * DNS about to reach a socket of the router. What was redirected arrives at
  * another port; what still says 53 would make the router's own resolver ask
- * its upstream in clear. Only a source outside Tor may do that, as the router.
+ * its upstream in clear. Only a source outside Tor may do that.
  */
 static __always_inline int act_on_lookup(const struct packet *p, __u32 ifindex,
 					 const struct settings *s)

@@ -30,6 +30,8 @@ type Generation struct {
 	datapath   *Datapath
 	plan       *plan.Plan
 	collection *ebpf.Collection
+
+	unsupported []string
 }
 
 // load loads the programs with maps filled for the plan; nothing is attached.
@@ -130,6 +132,9 @@ func closeMaps(maps map[string]*ebpf.Map) {
 // Gates returns the map through which the sentry opens and closes Tor to new
 // connections; it stays valid until Close.
 func (g *Generation) Gates() *ebpf.Map { return g.collection.Maps[abi.DatapathMapGates] }
+
+// Unsupported says what this kernel lacks and torbpf goes without.
+func (g *Generation) Unsupported() []string { return g.unsupported }
 
 // Close releases the file descriptors.
 func (g *Generation) Close() error {

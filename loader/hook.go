@@ -48,7 +48,10 @@ func (g *Generation) attachGuards() error {
 			return err
 		}
 	}
-	return g.attachDNS()
+	if err := g.attachDNS(); err != nil {
+		return err
+	}
+	return g.attachDelivery()
 }
 
 // AttachLANs attaches the LAN programs, detaches those of interfaces that are

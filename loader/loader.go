@@ -92,6 +92,9 @@ func (d *Datapath) Present() bool {
 // and returns all of them: what could not be removed still blocks.
 func (d *Datapath) Remove() error {
 	errs := []error{d.removeHooks(nil), removeLink(d.linkPin(dnsPin))}
+	for pin := range deliveryPins {
+		errs = append(errs, removeLink(d.linkPin(pin)))
+	}
 	if err := os.RemoveAll(d.dir); err != nil {
 		errs = append(errs, fmt.Errorf("remove pins: %w", err))
 	}

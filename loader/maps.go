@@ -149,13 +149,9 @@ func fillLinkLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 // broadcast address of a subnet: DNS to those would reach the router's resolver
 // without passing the DNS guard.
 func fillAddrs(maps map[string]*ebpf.Map, p *plan.Plan) error {
-	broadcasts := make(map[netip.Addr]bool)
-	for _, l := range p.Local {
-		broadcasts[lastAddr(l.Prefix)] = true
-	}
 	for _, addr := range p.LocalAddrs {
 		kind := abi.LocalAddrRouter
-		if broadcasts[addr] {
+		if slices.Contains(p.Broadcasts, addr) {
 			kind = abi.LocalAddrBroadcast
 		}
 		key := abi.DatapathAddress{Addr: addr.As16()}
@@ -164,16 +160,6 @@ func fillAddrs(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		}
 	}
 	return nil
-}
-
-// lastAddr returns the broadcast address of an IPv4 subnet that has one.
-func lastAddr(p netip.Prefix) netip.Addr {
-	if !p.Addr().Is4() || p.Bits() >= 31 {
-		return netip.Addr{}
-	}
-	first := p.Masked().Addr().As4()
-	last := binary.BigEndian.Uint32(first[:]) | ^uint32(0)>>p.Bits()
-	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, last)))
 }
 
 func fillMarks(maps map[string]*ebpf.Map, p *plan.Plan) error {

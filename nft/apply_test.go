@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
@@ -168,6 +169,39 @@ func TestApplyPrevailsWhileOthersChangeRules(t *testing.T) {
 	})
 	if got := len(cutElementsOf(t, setCut4)); got != len(flows) {
 		t.Errorf("%d of %d cut peers are left", got, len(flows))
+	}
+}
+
+// TestAStaleReadIsNotWritten: a peer cut off since would be heard again.
+func TestAStaleReadIsNotWritten(t *testing.T) {
+	enterFreshNetNS(t)
+	if err := Apply(minimalPlan()); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs, err := build(minimalPlan())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var old state
+	generation, err := readUnchanged(conn, func() (err error) {
+		old, err = readState(conn)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := AddCut(someFlows(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := rs.write(conn, old, generation); !errors.Is(err, unix.ERESTART) {
+		t.Errorf("write says %v, want ERESTART", err)
+	}
+	if got := len(cutElementsOf(t, setCut4)); got != 1 {
+		t.Errorf("%d cut peers are left, want 1", got)
 	}
 }
 

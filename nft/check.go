@@ -28,22 +28,12 @@ func Check(p *plan.Plan) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	for range attempts {
-		before, err := conn.GetGen()
-		if err != nil {
-			return nil, fmt.Errorf("read the nftables generation: %w", err)
-		}
-		differences, err := want.compare(conn)
-		after, genErr := conn.GetGen()
-		if genErr != nil {
-			return nil, fmt.Errorf("read the nftables generation: %w", genErr)
-		}
-		// What was listed while it changed says nothing, errors included.
-		if before.ID == after.ID {
-			return differences, err
-		}
-	}
-	return nil, fmt.Errorf("compare table inet %s: %w: some program keeps changing nftables, try again once it rests", plan.Table, unix.ERESTART)
+	var differences []string
+	_, err = readUnchanged(conn, func() (err error) {
+		differences, err = want.compare(conn)
+		return err
+	})
+	return differences, err
 }
 
 func (rs *ruleset) compare(conn *nftables.Conn) ([]string, error) {

@@ -16,6 +16,9 @@ const (
 	// DroppedPort counts packets to tor's and the sentry's ports that were not
 	// diverted there.
 	DroppedPort = "closed_port"
+	// DroppedAnswer counts what those ports answered by another way than to a
+	// LAN: to a source that was forged or has moved.
+	DroppedAnswer = "stray_answer"
 	// DroppedBlocked counts packets whose class must not be forwarded.
 	DroppedBlocked = "blocked_class"
 	// DroppedLocal counts packets for a local subnet that were about to leave
@@ -27,7 +30,7 @@ const (
 )
 
 func counterNames() []string {
-	return []string{DroppedCutPeer, DroppedPort, DroppedBlocked, DroppedLocal, DroppedUnjudged}
+	return []string{DroppedCutPeer, DroppedPort, DroppedAnswer, DroppedBlocked, DroppedLocal, DroppedUnjudged}
 }
 
 // Drop is what one guard has dropped since attach.

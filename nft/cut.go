@@ -22,8 +22,9 @@ const (
 	cutChunk = 4096
 )
 
-// state is what survives a replacement of the table.
+// state is what the kernel has, as far as the next table cares.
 type state struct {
+	present  bool                             // whether there is a table at all
 	cuts     map[string][]nftables.SetElement // by set
 	counters map[string]expr.Counter
 }
@@ -105,6 +106,7 @@ func readState(conn *nftables.Conn) (state, error) {
 	if err != nil || t == nil {
 		return old, err
 	}
+	old.present = true
 	if old.counters, err = readCounters(conn); err != nil {
 		return old, err
 	}

@@ -98,10 +98,13 @@ func notToLAN() []expr.Any   { return []expr.Any{meta(expr.MetaKeyOIFNAME), notI
 // fromNowhere matches what the router itself sends.
 func fromNowhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), equal(native(0))} }
 
-func fromLoopback() []expr.Any {
+func fromLoopback() []expr.Any { return isLoopback(expr.MetaKeyIIFNAME) }
+func toLoopback() []expr.Any   { return isLoopback(expr.MetaKeyOIFNAME) }
+
+func isLoopback(key expr.MetaKey) []expr.Any {
 	name := make([]byte, unix.IFNAMSIZ)
 	copy(name, "lo")
-	return []expr.Any{meta(expr.MetaKeyIIFNAME), equal(name)}
+	return []expr.Any{meta(key), equal(name)}
 }
 
 func markIs(value, mask uint32) []expr.Any {

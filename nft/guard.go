@@ -14,6 +14,8 @@ import (
 const (
 	chainInput           = "input"
 	chainInputPorts      = "input_ports"
+	chainOutput          = "output"
+	chainOutputPorts     = "output_ports"
 	chainForward         = "forward"
 	chainForwardLocal    = "forward_local"
 	chainForwardUnjudged = "forward_unjudged"
@@ -24,19 +26,34 @@ const (
 func (b *builder) inputChains() []chain {
 	return []chain{
 		baseChain(chainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, plan.PriorityGuard,
-			newRule("a port of tor's or the sentry's", protocolAndPort(), []expr.Any{in(setPorts)}, goTo(chainInputPorts))),
+			newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts))),
 		subChain(chainInputPorts,
-			newRule("the router itself", fromLoopback(), accept()),
 			newRule("diverted here", fromLAN(), ctDNAT(), accept()),
+			newRule("the router itself", fromLoopback(), accept()),
 			newRule("an open proxy to the WAN, a way past the class for a LAN", drop(DroppedPort))),
 	}
 }
 
+// outputChains keep what answers from those ports to where diverted packets come
+// from. A device may claim any source, or one of a LAN that is gone: the answer
+// to it would take the way to the WAN, and say there whom the device wanted.
+// Answers are still recognised by their port here, since their address is put
+// back at postrouting only.
+func (b *builder) outputChains() []chain {
+	return []chain{
+		baseChain(chainOutput, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityGuard,
+			newRule("from a port of tor's or the sentry's", protocolAndPort(sourcePort), []expr.Any{in(setPorts)}, goTo(chainOutputPorts))),
+		subChain(chainOutputPorts,
+			newRule("the router itself", toLoopback(), accept()),
+			newRule("any other way but to a LAN", notToLAN(), drop(DroppedAnswer))),
+	}
+}
+
 // protocolAndPort loads what portSet holds.
-func protocolAndPort() []expr.Any {
+func protocolAndPort(offset uint32) []expr.Any {
 	return []expr.Any{
 		meta(expr.MetaKeyL4PROTO),
-		payload(expr.PayloadBaseTransportHeader, destinationPort, 2, word(1)),
+		payload(expr.PayloadBaseTransportHeader, offset, 2, word(1)),
 	}
 }
 

@@ -256,22 +256,28 @@ func TestASimultaneousOpenIsNotInbound(t *testing.T) {
 // TestWhatALANBeginsWithinAnInboundConnectionIsNotInbound: it inherits the ct
 // mark of its master, as a data connection of FTP does.
 func TestWhatALANBeginsWithinAnInboundConnectionIsNotInbound(t *testing.T) {
-	l := newLab(t)
-	l.apply(l.plan())
-	l.servePorts()
-	l.serve(l.client, "tcp", ":80", "client")
-	l.serve(l.outside, "tcp", ":9876", "outside")
-	l.serve(l.outside, "udp", ":9876", "outside")
-	l.classifyAll()
-	l.expect("ip", `oifname "lan0" tcp dport 80`)
-	l.mustAnswer("client", l.outside, "tcp", wan4+":8080")
-	l.mustAnswer("trans", l.client, "tcp", outside4+":9876")
-	if !matches(l.conntrack("-L", "--mark", "0x03000000/0x0f000000"), `dport=9876`) || !matches(l.conntrack("-L", "expect"), `proto=17`) {
-		t.Fatalf("nothing inherits the mark, so this shows nothing:\n%s", l.conntrack("-L"))
+	for _, network := range []string{"tcp", "udp"} {
+		t.Run(network, func(t *testing.T) {
+			l := newLab(t)
+			l.apply(l.plan())
+			l.servePorts()
+			l.serve(l.client, "tcp", ":80", "client")
+			l.serve(l.outside, network, ":9876", "outside")
+			l.classifyAll()
+			l.expect("ip", network, `oifname "lan0" tcp dport 80`)
+			l.mustAnswer("client", l.outside, "tcp", wan4+":8080")
+			if expected := l.conntrack("-L", "expect"); !matches(expected, `dport=9876`) {
+				t.Fatalf("nothing inherits the mark, so this shows nothing:\n%s", expected)
+			}
+			if network == "tcp" {
+				l.mustAnswer("trans", l.client, network, outside4+":9876")
+				return
+			}
+			l.mustDrop(DroppedBlocked, network, func(ctx context.Context) (string, error) {
+				return ask(ctx, l.client, network, "", outside4+":9876")
+			})
+		})
 	}
-	l.mustDrop(DroppedBlocked, "udp", func(ctx context.Context) (string, error) {
-		return ask(ctx, l.client, "udp", "", outside4+":9876")
-	})
 }
 
 // TestWhatALANExpectsIsNotInbound: a connection from outside that belongs to
@@ -281,7 +287,7 @@ func TestWhatALANExpectsIsNotInbound(t *testing.T) {
 	l.apply(l.plan())
 	l.serve(l.outside, "tcp", ":80", "outside")
 	l.serve(l.client, "tcp", ":9876", "client")
-	l.expect("ip6", `oifname "wan0" tcp dport 80`)
+	l.expect("ip6", "tcp", `oifname "wan0" tcp dport 80`)
 	l.classify(`iifname "lan0"`, abi.VerdictDirect)
 	l.mustAnswer("outside", l.client, "tcp", "["+outside6+"]:80")
 	l.classifyAll()
@@ -292,18 +298,16 @@ func TestWhatALANExpectsIsNotInbound(t *testing.T) {
 
 // expect makes conntrack expect connections to port 9876 from the one who is
 // called by those that match, as its helpers do.
-func (l *lab) expect(family, match string) {
+func (l *lab) expect(family, protocol, match string) {
 	l.t.Helper()
 	load(l.t, fmt.Sprintf(`
 table %s helper {
-	ct expectation tcp_data { protocol tcp; dport 9876; timeout 1m; size 1; }
-	ct expectation udp_data { protocol udp; dport 9876; timeout 1m; size 2; }
+	ct expectation data { protocol %s; dport 9876; timeout 1m; size 1; }
 	chain forward {
 		type filter hook forward priority 0;
-		%[2]s ct state new ct expectation set "tcp_data"
-		%[2]s ct state new ct expectation set "udp_data"
+		%s ct state new ct expectation set "data"
 	}
-}`, family, match))
+}`, family, protocol, match))
 }
 
 // connection opens a TCP connection from the client to a server outside.

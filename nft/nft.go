@@ -27,9 +27,12 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// attempts bounds how often a transaction is begun again because somebody else
-// changed nftables between our reading and our writing.
+// attempts bounds how often we begin again because somebody else changed
+// nftables between our reading and our writing.
 const attempts = 64
+
+// errBusy is what remains when they are spent.
+var errBusy = errors.New("some program keeps changing nftables, try again once it rests")
 
 // table names our table; a fresh value, since nftables.Conn may write to it.
 func table() *nftables.Table {
@@ -48,31 +51,77 @@ func Apply(p *plan.Plan) error {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	for range attempts {
-		err = rs.replace(conn)
+		err := rs.replace(conn)
 		if !errors.Is(err, unix.ERESTART) {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: some program keeps changing nftables, try again once it rests", err)
+	return fmt.Errorf("replace table inet %s: %w", plan.Table, errBusy)
 }
 
-// replace is one attempt: ERESTART says that what it read is out of date.
+// replace is one attempt: ERESTART says that what it read was out of date when
+// it wrote.
 func (rs *ruleset) replace(conn *nftables.Conn) error {
-	gen, err := conn.GetGen()
-	if err != nil {
-		return fmt.Errorf("read the nftables generation: %w", err)
-	}
-	old, err := readState(conn)
+	var old state
+	generation, err := readUnchanged(conn, func() (err error) {
+		old, err = readState(conn)
+		return err
+	})
 	if err != nil {
 		return err
 	}
+	return rs.write(conn, old, generation)
+}
+
+// write replaces the table, provided that nobody changed nftables since the
+// generation in which its old state was read: else it would undo that.
+func (rs *ruleset) write(conn *nftables.Conn, old state, generation uint32) error {
 	if err := rs.queue(conn, old); err != nil {
 		return fmt.Errorf("write the ruleset of table inet %s: %w", plan.Table, err)
 	}
-	if err := conn.FlushWithGenID(gen.ID); err != nil {
+	if err := conn.FlushWithGenID(generation); err != nil {
 		return fmt.Errorf("replace table inet %s: %w", plan.Table, err)
 	}
 	return nil
+}
+
+// readUnchanged reads until nobody changed nftables meanwhile, and returns the
+// generation that was read. A listing of two halves says nothing, and neither
+// does its error.
+func readUnchanged(conn *nftables.Conn, read func() error) (generation uint32, err error) {
+	for range attempts {
+		before, err := conn.GetGen()
+		if err != nil {
+			return 0, fmt.Errorf("read the nftables generation: %w", err)
+		}
+		if err := awaitCommit(conn, before.ID); err != nil {
+			return 0, err
+		}
+		readErr := read()
+		after, err := conn.GetGen()
+		if err != nil {
+			return 0, fmt.Errorf("read the nftables generation: %w", err)
+		}
+		if before.ID == after.ID {
+			return before.ID, readErr
+		}
+	}
+	return 0, fmt.Errorf("read table inet %s: %w", plan.Table, errBusy)
+}
+
+// awaitCommit returns once the transaction that made a generation is done. The
+// kernel counts a generation before its listings show all of it (the elements
+// of interval sets come last), but it has one transaction wait for another: so
+// this queues up with one that it refuses unread, for naming a generation that
+// is out of reach.
+func awaitCommit(conn *nftables.Conn, generation uint32) error {
+	const outOfReach = 1 << 31
+	conn.AddTable(table())
+	err := conn.FlushWithGenID(generation ^ outOfReach)
+	if err == nil || errors.Is(err, unix.ERESTART) {
+		return nil
+	}
+	return fmt.Errorf("await the nftables transactions of others: %w", err)
 }
 
 // Remove deletes the table, if it is there.
@@ -81,10 +130,12 @@ func Remove() error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	// Adding first makes deleting succeed in either case, without a race.
-	conn.AddTable(table())
-	conn.DelTable(table())
-	if err := conn.Flush(); err != nil {
+	t, err := findTable(conn)
+	if err != nil || t == nil {
+		return err
+	}
+	conn.DelTable(t)
+	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("delete table inet %s: %w", plan.Table, err)
 	}
 	return nil

@@ -72,7 +72,7 @@ func build(p *plan.Plan) (*ruleset, error) {
 		return nil, err
 	}
 	rs.sets = sets
-	rs.chains = slices.Concat(b.classifyChains(), b.lateMarkChains(), b.divertChains(), b.inputChains(), b.forwardChains())
+	rs.chains = slices.Concat(b.classifyChains(), b.lateMarkChains(), b.divertChains(), b.inputChains(), b.outputChains(), b.forwardChains())
 	for _, s := range rs.sets {
 		s.Table = rs.table
 	}
@@ -134,9 +134,12 @@ func subChain(name string, rules ...rule) chain {
 }
 
 // queue puts the replacement of the table into the connection's next batch.
+// Nothing is deleted that is not there: the kernel would show others an empty
+// table until the batch is done.
 func (rs *ruleset) queue(conn *nftables.Conn, old state) error {
-	conn.AddTable(rs.table)
-	conn.DelTable(rs.table)
+	if old.present {
+		conn.DelTable(rs.table)
+	}
 	conn.AddTable(rs.table)
 	for _, name := range rs.counters {
 		value := old.counters[name]

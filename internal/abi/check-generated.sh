@@ -23,9 +23,9 @@ if [ "$(sed -n 's/^clang //p' generated.txt)" != "$(compiler)" ]; then
 	echo "check-generated: the source is unchanged; clang $(compiler) is not the compiler that made the objects, bytes not compared" >&2
 	exit 0
 fi
-before=$(sha256sum datapath_bpfel.o datapath_bpfel.go)
+before=$(sha256sum ./*_bpfel.o ./*_bpfel.go)
 go generate .
-after=$(sha256sum datapath_bpfel.o datapath_bpfel.go)
+after=$(sha256sum ./*_bpfel.o ./*_bpfel.go)
 [ "$before" = "$after" ] || {
 	echo "the committed BPF objects are not what their source compiles to: commit the result of make generate" >&2
 	exit 1

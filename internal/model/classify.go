@@ -80,6 +80,11 @@ func (p *Policy) reason(k Packet) abi.Reason {
 		}
 		return abi.ReasonDirectSource
 	}
+	return p.destinationReason(k)
+}
+
+// destinationReason is the order of the steps that ask where a packet goes.
+func (p *Policy) destinationReason(k Packet) abi.Reason {
 	switch {
 	case p.onion(k.Dst):
 		return onionReason(k)

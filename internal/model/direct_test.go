@@ -20,6 +20,7 @@ func aPlan() *plan.Plan {
 			{Prefix: netip.MustParsePrefix("fd00:1::/64"), Index: lanIndex, Name: "eth1"},
 		},
 		LocalAddrs: []netip.Addr{netip.MustParseAddr(router4), netip.MustParseAddr(router6), netip.MustParseAddr(subnet4)},
+		Broadcasts: []netip.Addr{netip.MustParseAddr(subnet4)},
 		Onion4:     netip.MustParsePrefix("10.192.0.0/10"),
 		Onion6:     netip.MustParsePrefix("fd7a:6f6e::/32"),
 		LocalMode:  config.LocalConnected,
@@ -91,6 +92,10 @@ func TestPolicyFollowsItsPlan(t *testing.T) {
 		t.Errorf("with an exempt mark UDP is %s, want %s", got, abi.ReasonExemptMark)
 	}
 	p := FromPlan(made)
+	query := Parse(ip(laptop4, subnet4, udp(1, 53)), false, Metadata{Protocol: etherIPv4})
+	if _, got := p.Classify(query); got != abi.ReasonDNSGuard {
+		t.Errorf("DNS by broadcast is %s, want %s", got, abi.ReasonDNSGuard)
+	}
 	if verdict, got := p.Judge(Parse(ip(laptop4, web4, tcp(1, 2, tcpSYN)), false, Metadata{Protocol: etherIPv4})); verdict != abi.VerdictRefused || got != abi.ReasonTorNotReady {
 		t.Errorf("before the sentry speaks TCP is %s, %s", verdict, got)
 	}

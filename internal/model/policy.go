@@ -35,7 +35,7 @@ type Policy struct {
 	Sources      []PrefixPolicy
 	Local        []plan.LocalSubnet // Index 0: reserved space
 	LocalMode    abi.LocalMode
-	Addrs        []netip.Addr  // the router's own
+	Addrs        []netip.Addr  // the router's own; those of Broadcasts may be among them
 	Broadcasts   []netip.Addr  // of the subnets it is in
 	Exempt       []config.Mark // masks without our bits
 	OurMark      plan.Mark
@@ -51,14 +51,15 @@ type Policy struct {
 // closed: only the sentry knows whether Tor is there.
 func FromPlan(p *plan.Plan) *Policy {
 	out := &Policy{
-		LocalMode: localMode(p.LocalMode),
-		Addrs:     p.LocalAddrs,
-		Exempt:    p.Exclusions.Marks,
-		OurMark:   p.Mark,
-		LateMarks: len(p.Exclusions.Marks) > 0,
-		Inbound:   p.Inbound,
-		Onion4:    p.Onion4,
-		Onion6:    p.Onion6,
+		LocalMode:  localMode(p.LocalMode),
+		Addrs:      p.LocalAddrs,
+		Broadcasts: p.Broadcasts,
+		Exempt:     p.Exclusions.Marks,
+		OurMark:    p.Mark,
+		LateMarks:  len(p.Exclusions.Marks) > 0,
+		Inbound:    p.Inbound,
+		Onion4:     p.Onion4,
+		Onion6:     p.Onion6,
 	}
 	for _, prefix := range p.Exclusions.Destinations {
 		out.Destinations = append(out.Destinations, PrefixPolicy{prefix, abi.PolicyDirect})

@@ -26,6 +26,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 	p := &Plan{
 		Mark:       Mark{Shift: cfg.MarkShift},
 		LocalAddrs: localAddrs(h),
+		Broadcasts: broadcasts(h),
 		Ports:      Ports{Trans: cfg.Tor.TransPort, DNS: cfg.Tor.DNSPort, Resolver: cfg.Tor.ResolverPort},
 		LocalMode:  cfg.Local,
 		Inbound:    cfg.Inbound,

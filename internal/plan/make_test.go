@@ -165,7 +165,7 @@ func TestLocalAddrsAreUniqueAndHaveBroadcastsWhereSubnetsDo(t *testing.T) {
 	for _, a := range localAddrs(b.Host) {
 		got = append(got, a.String())
 	}
-	want := []string{"10.0.0.1", "10.0.0.3", "10.0.1.0", "10.0.2.1", "172.16.9.9", "172.31.255.255", "fe80::1"}
+	want := []string{"10.0.0.0", "10.0.0.1", "10.0.0.3", "10.0.1.0", "10.0.2.1", "172.16.0.0", "172.16.9.9", "172.31.255.255", "fe80::1"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

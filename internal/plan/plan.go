@@ -89,7 +89,8 @@ type Plan struct {
 	LANs       []LAN
 	Uplinks    []Uplink
 	Local      []LocalSubnet
-	LocalAddrs []netip.Addr // the router's own, and the broadcast addresses of its subnets
+	LocalAddrs []netip.Addr // the router's own, and Broadcasts
+	Broadcasts []netip.Addr // those that stand for all hosts of a subnet of the router's
 	Onion4     netip.Prefix
 	Onion6     netip.Prefix
 	Ports      Ports

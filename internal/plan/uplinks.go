@@ -80,19 +80,28 @@ func localSubnets(h Host, uplinks []Uplink) []LocalSubnet {
 	return out
 }
 
-// localAddrs returns every address of the host and the broadcast address of
-// every IPv4 subnet that has one, sorted. Loopback addresses are left out: the
+// localAddrs returns every address of the host and the broadcast addresses of
+// every IPv4 subnet that has any, sorted. Loopback addresses are left out: the
 // kernel drops them as martians when they come from a LAN.
 func localAddrs(h Host) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range h.Addrs {
-		addr := a.Prefix.Addr()
-		if addr.IsLoopback() {
-			continue
+		if addr := a.Prefix.Addr(); !addr.IsLoopback() {
+			out = append(out, addr)
 		}
-		out = append(out, addr)
-		if addr.Is4() && a.Prefix.Bits() < 31 {
-			out = append(out, broadcast(a.Prefix))
+	}
+	out = append(out, broadcasts(h)...)
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+// broadcasts returns the addresses that stand for all hosts of a subnet, of any
+// interface: the last and, to kernels before 5.13, the first.
+func broadcasts(h Host) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range h.Addrs {
+		if addr := a.Prefix.Addr(); addr.Is4() && !addr.IsLoopback() && a.Prefix.Bits() < 31 {
+			out = append(out, a.Prefix.Masked().Addr(), broadcast(a.Prefix))
 		}
 	}
 	slices.SortFunc(out, netip.Addr.Compare)

@@ -2,7 +2,9 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/route"
@@ -55,7 +57,7 @@ func StepNames() []string {
 func (r *Router) apply(ctx context.Context, before, s *State, p *plan.Plan, found *foundTor) error {
 	d, err := r.datapath(s.Config.Clsact)
 	if err != nil {
-		return err
+		return errors.Join(err, r.putBackState(before))
 	}
 	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d}
 	err = j.run(ctx)
@@ -66,6 +68,18 @@ func (r *Router) apply(ctx context.Context, before, s *State, p *plan.Plan, foun
 		return fmt.Errorf("%w\nundoing it: %w\nwhat is left blocks; run `torbpf detach --all` to remove it", err, undo)
 	}
 	return err
+}
+
+// putBackState makes the state file tell of what is in force, before any step
+// has changed that.
+func (r *Router) putBackState(before *State) error {
+	if before != nil {
+		return r.saveState(before)
+	}
+	if err := os.Remove(r.statePath()); err != nil {
+		return fmt.Errorf("remove state: %w", err)
+	}
+	return nil
 }
 
 func (j *job) run(ctx context.Context) error {
@@ -94,6 +108,9 @@ func (j *job) applyGuards(context.Context) error {
 		return err
 	}
 	j.generation = g
+	for _, lacking := range g.Unsupported() {
+		j.notify("note: this kernel has " + lacking)
+	}
 	return nil
 }
 

@@ -31,7 +31,7 @@ func (r *Router) Detach(ctx context.Context, interfaces []string) ([]string, err
 	defer unlock()
 	before, err := r.attached()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, r.forgetIfUnused(before))
 	}
 	for _, name := range interfaces {
 		if !slices.Contains(before.Config.Interfaces, name) {
@@ -100,6 +100,9 @@ func (r *Router) anythingLeft() (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if _, err := tor.Find(r.torDir()); !errors.Is(err, tor.ErrNotRunning) {
+		return true, err
+	}
 	return d.Present() || table, nil
 }
 
@@ -160,10 +163,18 @@ func (r *Router) removeDirs() error {
 	return err
 }
 
-// forgetIfUnused removes the directories of an attach that did not come about.
+// forgetIfUnused removes the directories of a command that did not come about,
+// unless they tell how to remove what is there without a state file.
 func (r *Router) forgetIfUnused(before *State) error {
 	if before != nil {
 		return nil
+	}
+	if _, err := os.Stat(r.statePath()); !errors.Is(err, os.ErrNotExist) {
+		return err // it could not be read, and is all there is to go by
+	}
+	left, err := r.anythingLeft()
+	if err != nil || left {
+		return err
 	}
 	return r.removeDirs()
 }

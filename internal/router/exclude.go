@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -32,7 +33,7 @@ func (r *Router) Exclude(ctx context.Context, remove bool, entries []config.Entr
 	defer unlock()
 	before, err := r.attached()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, r.forgetIfUnused(before))
 	}
 	s := before.clone()
 	s.Config.Force = s.Config.Force || o.Force

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -112,7 +113,35 @@ func makePlan(s *State) (*plan.Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the host: %w", err)
 	}
-	return planFor(s, facts)
+	s.followRenames(facts)
+	p, err := planFor(s, facts)
+	if err != nil {
+		return nil, err
+	}
+	s.Links = make(map[string]int)
+	for _, l := range p.LANs {
+		s.Links[l.Name] = l.Index
+	}
+	return p, nil
+}
+
+// followRenames puts the new name of an interface that was renamed since into
+// the configuration: its programs are still attached, and the rules that go by
+// name must find it. A name that is merely missing stays; it may come back.
+func (s *State) followRenames(facts plan.Host) {
+	for i, name := range s.Config.Interfaces {
+		index, known := s.Links[name]
+		if _, there := facts.LinkByName(name); there || !known {
+			continue
+		}
+		link, there := facts.LinkByIndex(index)
+		if !there {
+			continue
+		}
+		s.Config.Interfaces[i] = link.Name
+	}
+	slices.Sort(s.Config.Interfaces)
+	s.Config.Interfaces = slices.Compact(s.Config.Interfaces)
 }
 
 func planFor(s *State, facts plan.Host) (*plan.Plan, error) {

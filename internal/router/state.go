@@ -29,6 +29,7 @@ type State struct {
 	Config  config.Config     `json:"config"`
 	Onion4  netip.Prefix      `json:"onion4"` // the .onion ranges in use
 	Onion6  netip.Prefix      `json:"onion6"`
+	Links   map[string]int    `json:"links"` // ifindex of each interface attached to, by name
 	Sentry  Process           `json:"sentry"`
 	Sysctls map[string]string `json:"sysctls,omitempty"` // what detach restores
 }
@@ -156,6 +157,7 @@ func (s *State) clone() *State {
 	c.Config.Exclusions.Destinations = slices.Clone(s.Config.Exclusions.Destinations)
 	c.Config.Exclusions.Sources = slices.Clone(s.Config.Exclusions.Sources)
 	c.Config.Exclusions.Marks = slices.Clone(s.Config.Exclusions.Marks)
+	c.Links = maps.Clone(s.Links)
 	c.Sysctls = maps.Clone(s.Sysctls)
 	return &c
 }

@@ -95,6 +95,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		Sentry:     sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
 	}
 	status.Tor = r.torStatus(ctx, s)
+	s.followRenames(facts)
 	p, err := planFor(s, facts)
 	if err != nil {
 		status.problem("the host no longer fits the configuration: %v", err)

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * A second guard of local delivery, for kernels from 6.4 on that have BTF. The
+ * kernel hands broadcast and multicast datagrams to sockets without the look-up
+ * at which torbpf_dns stands guard, so with the tc program and nftables both
+ * gone a device could make the router's resolver ask its upstream in clear by
+ * asking a broadcast address. This program sees every delivered packet, is
+ * attached to one network namespace, and outlives `nft flush ruleset`.
+ */
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/netfilter.h>
+#include <stddef.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+#define PORT_DNS 53
+
+char _license[] SEC("license") = "Dual MIT/GPL";
+
+/* The kernel's own, as far as we read them; the loader finds the offsets. */
+struct net_device {
+	int ifindex;
+} __attribute__((preserve_access_index));
+
+struct nf_hook_state {
+	struct net_device *in;
+} __attribute__((preserve_access_index));
+
+struct sk_buff;
+
+struct bpf_nf_ctx {
+	const struct nf_hook_state *state;
+	struct sk_buff *skb;
+} __attribute__((preserve_access_index));
+
+extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
+
+struct ports {
+	__be16 source_be;
+	__be16 destination_be;
+};
+
+/* Those of the other programs; see maps.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct lan);
+} lans SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct counter_key);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+/* Addresses of subnets that every host takes in, in the form of abi.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct address);
+	__type(value, __u8);
+} broadcasts SEC(".maps");
+
+struct datagram {
+	struct address daddr;
+	__u32 offset; /* of its ports */
+	__u8 protocol;
+};
+
+#define MAX_EXTENSION_HEADERS 8
+
+enum reading {
+	READING_DONE,
+	READING_NOTHING, /* cut off, or a later fragment: harmless by itself */
+	READING_HIDDEN,	 /* behind more extension headers than anyone needs */
+};
+
+static __always_inline enum reading read_ipv4(const struct bpf_dynptr *data, struct datagram *d)
+{
+	struct iphdr ip;
+
+	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
+		return READING_NOTHING;
+	d->daddr.addr[10] = 0xff;
+	d->daddr.addr[11] = 0xff;
+	__builtin_memcpy(&d->daddr.addr[12], &ip.daddr, sizeof(ip.daddr));
+	d->protocol = ip.protocol;
+	d->offset = ip.ihl * 4;
+	return READING_DONE; /* fragments have been put together before this hook */
+}
+
+/* Fragments may still be on their own; the first one shows the ports. */
+static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, struct datagram *d)
+{
+	struct ipv6hdr ip;
+	__u8 header[4];
+	int i;
+
+	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
+		return READING_NOTHING;
+	__builtin_memcpy(&d->daddr, &ip.daddr, sizeof(d->daddr));
+	d->protocol = ip.nexthdr;
+	d->offset = sizeof(ip);
+	for (i = 0; i < MAX_EXTENSION_HEADERS; i++) {
+		if (d->protocol != IPPROTO_HOPOPTS && d->protocol != IPPROTO_DSTOPTS &&
+		    d->protocol != IPPROTO_ROUTING && d->protocol != IPPROTO_FRAGMENT)
+			return READING_DONE;
+		if (bpf_dynptr_read(header, sizeof(header), data, d->offset, 0))
+			return READING_NOTHING;
+		if (d->protocol == IPPROTO_FRAGMENT && (header[2] || header[3] & 0xf8))
+			return READING_NOTHING;
+		d->offset += d->protocol == IPPROTO_FRAGMENT ? 8 : (header[1] + 1) * 8;
+		d->protocol = header[0];
+	}
+	return READING_HIDDEN;
+}
+
+/* Whether more than one host takes it in; 0.0.0.0 counts as a broadcast. */
+static __always_inline int for_many(const struct datagram *d, int ipv4)
+{
+	const __u8 *a = d->daddr.addr;
+
+	if (!ipv4)
+		return a[0] == 0xff;
+	if (a[12] >= 224 || !(a[12] | a[13] | a[14] | a[15]))
+		return 1;
+	return bpf_map_lookup_elem(&broadcasts, a) != NULL;
+}
+
+static __always_inline void count_drop(__u32 ifindex)
+{
+	struct counter_key key = {
+		.ifindex = ifindex, .verdict = VERDICT_REFUSED, .reason = REASON_DNS_GUARD};
+	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
+	struct counter first = {.packets = 1};
+
+	if (counter)
+		counter->packets++;
+	else
+		bpf_map_update_elem(&counters, &key, &first, BPF_NOEXIST);
+}
+
+SEC("netfilter")
+int torbpf_delivery(struct bpf_nf_ctx *ctx)
+{
+	__u32 ifindex = ctx->state->in->ifindex;
+	struct datagram d = {};
+	struct bpf_dynptr data;
+	struct ports ports;
+	__u8 version;
+	enum reading reading;
+
+	if (!bpf_map_lookup_elem(&lans, &ifindex))
+		return NF_ACCEPT;
+	if (bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &data))
+		return NF_DROP;
+	if (bpf_dynptr_read(&version, sizeof(version), &data, 0, 0))
+		return NF_DROP;
+	reading = version >> 4 == 4 ? read_ipv4(&data, &d) : read_ipv6(&data, &d);
+	if (reading == READING_NOTHING || !for_many(&d, version >> 4 == 4))
+		return NF_ACCEPT;
+	if (reading == READING_HIDDEN)
+		return NF_DROP;
+	if (d.protocol != IPPROTO_UDP)
+		return NF_ACCEPT;
+	if (bpf_dynptr_read(&ports, sizeof(ports), &data, d.offset, 0))
+		return NF_DROP;
+	if (ports.destination_be != bpf_htons(PORT_DNS))
+		return NF_ACCEPT;
+	count_drop(ifindex);
+	return NF_DROP;
+}

@@ -1,0 +1,109 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/torbpf/torbpf/internal/abi"
+)
+
+// deliveryPriority is behind the filter chains of all others. Two generations
+// may not share one, so they take turns.
+const deliveryPriority = 400
+
+// deliveryPins are the links of the guard of bpf/delivery.bpf.c, by family.
+var deliveryPins = map[string]link.NetfilterProtocolFamily{
+	"delivery4": link.NetfilterProtoIPv4,
+	"delivery6": link.NetfilterProtoIPv6,
+}
+
+// attachDelivery attaches the guard of delivered broadcasts, where the kernel
+// can have it. Where it cannot, why is in Unsupported: the other layers are
+// there, and it takes a device that asks DNS by broadcast on purpose, while two
+// of them have failed, to notice.
+func (g *Generation) attachDelivery() error {
+	collection, err := g.loadDelivery()
+	if notSupported(err) {
+		g.unsupported = append(g.unsupported, "no second guard of local delivery: it takes Linux 6.4 with CONFIG_NETFILTER_BPF_LINK and BTF")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer collection.Close()
+	program := collection.Programs[abi.DeliveryProgTorbpfDelivery]
+	for pin, family := range deliveryPins {
+		err := attachNetfilter(g.datapath.linkPin(pin), family, program)
+		if notSupported(err) {
+			g.unsupported = append(g.unsupported, fmt.Sprintf("no second guard of local delivery (%s)", pin))
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("attach %s: %w", abi.DeliveryProgTorbpfDelivery, err)
+		}
+	}
+	return nil
+}
+
+func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
+	spec, err := abi.LoadDelivery()
+	if err != nil {
+		return nil, fmt.Errorf("read BPF object: %w", err)
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		MapReplacements: map[string]*ebpf.Map{
+			abi.DeliveryMapLans:     g.collection.Maps[abi.DatapathMapLans],
+			abi.DeliveryMapCounters: g.collection.Maps[abi.DatapathMapCounters],
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", abi.DeliveryProgTorbpfDelivery, err)
+	}
+	table := collection.Maps[abi.DeliveryMapBroadcasts]
+	for _, addr := range g.plan.Broadcasts {
+		if err := table.Put(abi.DatapathAddress{Addr: addr.As16()}, uint8(1)); err != nil {
+			collection.Close()
+			return nil, fmt.Errorf("write broadcast address %s: %w", addr, err)
+		}
+	}
+	return collection, nil
+}
+
+// attachNetfilter puts the program beside the one that is there, then takes
+// that away.
+func attachNetfilter(pin string, family link.NetfilterProtocolFamily, program *ebpf.Program) error {
+	old, err := openLink(pin)
+	if err != nil {
+		return err
+	}
+	priority := int32(deliveryPriority)
+	if old != nil {
+		defer old.Close()
+		info, err := old.Info()
+		if err != nil {
+			return fmt.Errorf("inspect link: %w", err)
+		}
+		if n := info.Netfilter(); n != nil && n.Priority == priority {
+			priority++
+		}
+	}
+	l, err := link.AttachNetfilter(link.NetfilterOptions{
+		Program: program, ProtocolFamily: family, Hook: link.NetfilterInetLocalIn, Priority: priority,
+	})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return exchangeLink(pin, l, old)
+}
+
+// notSupported tells a kernel that lacks the program type, its kfunc or BTF
+// from a failure.
+func notSupported(err error) bool {
+	var refused *ebpf.VerifierError
+	return errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound) || errors.As(err, &refused)
+}
