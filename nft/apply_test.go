@@ -188,7 +188,7 @@ func TestAStaleReadIsNotWritten(t *testing.T) {
 	}
 	var old state
 	generation, err := readUnchanged(conn, func() (err error) {
-		old, err = readState(conn)
+		old, err = rs.readState(conn)
 		return err
 	})
 	if err != nil {

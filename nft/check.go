@@ -59,11 +59,15 @@ func (rs *ruleset) compare(conn *nftables.Conn) ([]string, error) {
 }
 
 func (rs *ruleset) compareCounters(conn *nftables.Conn) ([]string, error) {
-	have, err := readCounters(conn)
+	have, others, err := readObjects(conn)
 	if err != nil {
 		return nil, err
 	}
-	return compareNames("counter", rs.counters, slices.Collect(maps.Keys(have))), nil
+	differences := compareNames("counter", rs.counters, slices.Collect(maps.Keys(have)))
+	if others > 0 {
+		differences = append(differences, fmt.Sprintf("%d objects are not torbpf's", others))
+	}
+	return differences, nil
 }
 
 // compareNames says which names are missing and which are not ours.
@@ -83,15 +87,13 @@ func compareNames(kind string, want, have []string) []string {
 }
 
 func (rs *ruleset) compareChains(conn *nftables.Conn) ([]string, error) {
-	all, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	all, err := listChains(conn)
 	if err != nil {
-		return nil, fmt.Errorf("list chains: %w", err)
+		return nil, err
 	}
 	have := make(map[string]*nftables.Chain)
 	for _, c := range all {
-		if c.Table.Name == plan.Table {
-			have[c.Name] = c
-		}
+		have[c.Name] = c
 	}
 	var names, differences []string
 	for _, c := range rs.chains {

@@ -49,7 +49,7 @@ func Drops() ([]Drop, error) {
 	if t, err := findTable(conn); err != nil || t == nil {
 		return nil, err
 	}
-	counters, err := readCounters(conn)
+	counters, _, err := readObjects(conn)
 	if err != nil {
 		return nil, err
 	}
@@ -62,21 +62,25 @@ func Drops() ([]Drop, error) {
 	return drops, nil
 }
 
-// readCounters returns all counters of our table by name.
-func readCounters(conn *nftables.Conn) (map[string]expr.Counter, error) {
+// readObjects returns the counters of our table by name, and how many objects
+// of other types it has.
+func readObjects(conn *nftables.Conn) (counters map[string]expr.Counter, others int, err error) {
 	objects, err := conn.GetNamedObjects(table())
 	if err != nil {
-		return nil, fmt.Errorf("list counters of table inet %s: %w", plan.Table, err)
+		return nil, 0, fmt.Errorf("list objects of table inet %s: %w", plan.Table, err)
 	}
-	counters := make(map[string]expr.Counter)
+	counters = make(map[string]expr.Counter)
 	for _, object := range objects {
 		named, ok := object.(*nftables.NamedObj)
 		if !ok {
+			others++
 			continue
 		}
 		if c, ok := named.Obj.(*expr.Counter); ok {
 			counters[named.Name] = *c
+		} else {
+			others++
 		}
 	}
-	return counters, nil
+	return counters, others, nil
 }

@@ -22,13 +22,6 @@ const (
 	cutChunk = 4096
 )
 
-// state is what the kernel has, as far as the next table cares.
-type state struct {
-	present  bool                             // whether there is a table at all
-	cuts     map[string][]nftables.SetElement // by set
-	counters map[string]expr.Counter
-}
-
 // AddCut makes the router deaf to the peers of flows that are about to be cut:
 // else a packet of theirs would be answered by a reset from the router, or
 // would begin the flow anew as one from outside, whose replies may leave in
@@ -97,50 +90,4 @@ func hasPorts(protocol uint8) bool {
 		return true
 	}
 	return false
-}
-
-// readState reads what the next table takes over from this one.
-func readState(conn *nftables.Conn) (state, error) {
-	var old state
-	t, err := findTable(conn)
-	if err != nil || t == nil {
-		return old, err
-	}
-	old.present = true
-	if old.counters, err = readCounters(conn); err != nil {
-		return old, err
-	}
-	old.cuts = make(map[string][]nftables.SetElement)
-	for name, address := range map[string]nftables.SetDatatype{setCut4: nftables.TypeIPAddr, setCut6: nftables.TypeIP6Addr} {
-		want := cutSet(name, address)
-		have, err := conn.GetSetByName(t, name)
-		if errors.Is(err, unix.ENOENT) {
-			continue
-		}
-		if err != nil {
-			return old, fmt.Errorf("read set %s: %w", name, err)
-		}
-		if have.KeyType != want.KeyType || !have.HasTimeout {
-			continue // not made by this version: its elements would not fit
-		}
-		if old.cuts[name], err = liveElements(conn, have); err != nil {
-			return old, fmt.Errorf("read elements of set %s: %w", name, err)
-		}
-	}
-	return old, nil
-}
-
-// liveElements returns the elements of a set with what is left of their time.
-func liveElements(conn *nftables.Conn, s *nftables.Set) ([]nftables.SetElement, error) {
-	elements, err := conn.GetSetElements(s)
-	if err != nil {
-		return nil, err
-	}
-	var live []nftables.SetElement
-	for _, e := range elements {
-		if e.Expires >= time.Millisecond {
-			live = append(live, nftables.SetElement{Key: e.Key, Timeout: e.Expires})
-		}
-	}
-	return live, nil
 }

@@ -132,6 +132,10 @@ func ctDNAT() []expr.Any {
 	return []expr.Any{ct(expr.CtKeySTATUS), and(native(statusDNAT)), notEqual(native(0))}
 }
 
+func notDNAT() []expr.Any {
+	return []expr.Any{ct(expr.CtKeySTATUS), and(native(statusDNAT)), equal(native(0))}
+}
+
 func protocol(number byte) []expr.Any {
 	return []expr.Any{meta(expr.MetaKeyL4PROTO), equal([]byte{number})}
 }

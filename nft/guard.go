@@ -26,12 +26,19 @@ const (
 func (b *builder) inputChains() []chain {
 	return []chain{
 		baseChain(chainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, plan.PriorityGuard,
+			newRule("DNS that came in by an interface that is no LAN by this name, so it was not diverted", b.blocked(), notDNAT(), drop(DroppedBlocked)),
 			newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts))),
 		subChain(chainInputPorts,
 			newRule("diverted here", fromLAN(), ctDNAT(), accept()),
 			newRule("the router itself", fromLoopback(), accept()),
 			newRule("an open proxy to the WAN, a way past the class for a LAN", drop(DroppedPort))),
 	}
+}
+
+// blocked matches every class that must not be forwarded.
+func (b *builder) blocked() []expr.Any {
+	bit := b.Mark.Class(abi.VerdictBlockedBit)
+	return markIs(bit, bit)
 }
 
 // outputChains keep what answers from those ports to where diverted packets come

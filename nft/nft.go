@@ -40,7 +40,8 @@ func table() *nftables.Table {
 }
 
 // Apply makes the table what the plan says, whatever it was before. Peers that
-// are cut off stay so for the rest of their time, and counters go on.
+// are cut off stay so for the rest of their time, and counters go on, unless
+// the table was not one of ours.
 func Apply(p *plan.Plan) error {
 	rs, err := build(p)
 	if err != nil {
@@ -57,32 +58,6 @@ func Apply(p *plan.Plan) error {
 		}
 	}
 	return fmt.Errorf("replace table inet %s: %w", plan.Table, errBusy)
-}
-
-// replace is one attempt: ERESTART says that what it read was out of date when
-// it wrote.
-func (rs *ruleset) replace(conn *nftables.Conn) error {
-	var old state
-	generation, err := readUnchanged(conn, func() (err error) {
-		old, err = readState(conn)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return rs.write(conn, old, generation)
-}
-
-// write replaces the table, provided that nobody changed nftables since the
-// generation in which its old state was read: else it would undo that.
-func (rs *ruleset) write(conn *nftables.Conn, old state, generation uint32) error {
-	if err := rs.queue(conn, old); err != nil {
-		return fmt.Errorf("write the ruleset of table inet %s: %w", plan.Table, err)
-	}
-	if err := conn.FlushWithGenID(generation); err != nil {
-		return fmt.Errorf("replace table inet %s: %w", plan.Table, err)
-	}
-	return nil
 }
 
 // readUnchanged reads until nobody changed nftables meanwhile, and returns the
@@ -124,19 +99,24 @@ func awaitCommit(conn *nftables.Conn, generation uint32) error {
 	return fmt.Errorf("await the nftables transactions of others: %w", err)
 }
 
-// Remove deletes the table, if it is there.
+// Remove deletes the table, if it is there, and that of a probe that was killed.
 func Remove() error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	t, err := findTable(conn)
-	if err != nil || t == nil {
-		return err
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return fmt.Errorf("list nftables tables: %w", err)
 	}
-	conn.DelTable(t)
-	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("delete table inet %s: %w", plan.Table, err)
+	for _, t := range tables {
+		if t.Name != plan.Table && t.Name != probeTable {
+			continue
+		}
+		conn.DelTable(t)
+		if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("delete table inet %s: %w", t.Name, err)
+		}
 	}
 	return nil
 }

@@ -132,34 +132,3 @@ func baseChain(name string, kind nftables.ChainType, hook *nftables.ChainHook, p
 func subChain(name string, rules ...rule) chain {
 	return chain{Chain: &nftables.Chain{Name: name}, rules: rules}
 }
-
-// queue puts the replacement of the table into the connection's next batch.
-// Nothing is deleted that is not there: the kernel would show others an empty
-// table until the batch is done.
-func (rs *ruleset) queue(conn *nftables.Conn, old state) error {
-	if old.present {
-		conn.DelTable(rs.table)
-	}
-	conn.AddTable(rs.table)
-	for _, name := range rs.counters {
-		value := old.counters[name]
-		conn.AddObj(&nftables.NamedObj{Table: rs.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &value})
-	}
-	// Chains come before the maps that lead to them, rules after the sets.
-	for _, c := range rs.chains {
-		conn.AddChain(c.Chain)
-	}
-	for _, s := range rs.sets {
-		// A set is numbered within its batch, so each batch gets a copy.
-		fresh := *s.Set
-		if err := conn.AddSet(&fresh, slices.Concat(s.elements, old.cuts[s.Name])); err != nil {
-			return fmt.Errorf("add set %s: %w", s.Name, err)
-		}
-	}
-	for _, c := range rs.chains {
-		for _, r := range c.rules {
-			conn.AddRule(&nftables.Rule{Table: rs.table, Chain: c.Chain, Exprs: r.exprs, UserData: r.userData()})
-		}
-	}
-	return nil
-}

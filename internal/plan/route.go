@@ -56,19 +56,25 @@ func (h Host) defaultRoute(index int) (Route, bool) {
 type reached struct {
 	prefix netip.Prefix
 	index  int
-	how    string // for messages: "the subnet of" or "routed by"
+	how    string // connectedTo or routedBy
 }
+
+// How a prefix is reached, as messages say it.
+const (
+	connectedTo = "the subnet of"
+	routedBy    = "routed by"
+)
 
 // reaches returns the subnets of the host's addresses, then the destinations
 // of its routes, but for default-like ones; masked, in the host's order.
 func (h Host) reaches() []reached {
 	var out []reached
 	for _, a := range h.Addrs {
-		out = append(out, reached{a.Prefix.Masked(), a.Index, "the subnet of"})
+		out = append(out, reached{a.Prefix.Masked(), a.Index, connectedTo})
 	}
 	for _, r := range h.Routes {
 		if !defaultLike(r.Dst) {
-			out = append(out, reached{r.Dst.Masked(), r.Index, "routed by"})
+			out = append(out, reached{r.Dst.Masked(), r.Index, routedBy})
 		}
 	}
 	return out

@@ -55,20 +55,30 @@ func uplinks(cfg config.Config, h Host, lans []Link) ([]Uplink, error) {
 	return out, nil
 }
 
-// localSubnets returns what is reached without an uplink: the subnets of and
-// the routes by all other interfaces, sorted by prefix, but for loopback,
-// link-local and multicast, which are judged before.
+// localSubnets returns what is reached without an uplink, sorted by prefix: the
+// subnets of and the routes by the LANs, and of other interfaces their subnets
+// and what private space they lead to. Loopback, link-local and multicast are
+// left out, which are judged before.
+//
+// A public prefix that is routed by an interface other than a default route's
+// (television, telephony, a second provider, a split tunnel) is not local: it
+// would be a way to the internet that nobody excluded. And while no uplink is
+// known any interface may turn out to be one, so only LANs count.
 //
 // A prefix reached by several interfaces has an entry for each, the ones with
 // an address in the subnet first, and may leave by any of them. A BPF map holds
 // one of these, whichever: there it only says that the prefix is local, while
 // the guards that know the interface get the whole list.
-func localSubnets(h Host, uplinks []Uplink) []LocalSubnet {
+func localSubnets(h Host, uplinks []Uplink, lans []LAN) []LocalSubnet {
 	var out []LocalSubnet
 	for _, r := range h.reaches() {
 		l, ok := h.LinkByIndex(r.index)
-		outside := slices.ContainsFunc(uplinks, func(u Uplink) bool { return u.Index == r.index })
-		if !ok || l.Loopback || outside || r.prefix.Addr().IsLinkLocalUnicast() || r.prefix.Addr().IsMulticast() {
+		if !ok || l.Loopback || r.prefix.Addr().IsLinkLocalUnicast() || r.prefix.Addr().IsMulticast() {
+			continue
+		}
+		behindLAN := slices.ContainsFunc(lans, func(lan LAN) bool { return lan.Index == r.index })
+		outside := len(uplinks) == 0 || slices.ContainsFunc(uplinks, func(u Uplink) bool { return u.Index == r.index })
+		if !behindLAN && (outside || r.how == routedBy && !private(r.prefix)) {
 			continue
 		}
 		s := LocalSubnet{Prefix: r.prefix, Index: l.Index, Name: l.Name}
@@ -115,4 +125,9 @@ func broadcast(p netip.Prefix) netip.Addr {
 		a[bit/8] |= 0x80 >> (bit % 8)
 	}
 	return netip.AddrFrom4(a)
+}
+
+// private says whether no public host has an address under a prefix.
+func private(p netip.Prefix) bool {
+	return slices.ContainsFunc(Reserved(), func(r netip.Prefix) bool { return config.PrefixCovers(r, p) })
 }

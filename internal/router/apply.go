@@ -27,6 +27,7 @@ type job struct {
 	tor        *foundTor
 	datapath   *loader.Datapath
 	generation *loader.Generation
+	attached   bool // the LAN programs are those of generation
 }
 
 // steps in the order up; see the package comment.
@@ -37,7 +38,7 @@ func (j *job) steps() []step {
 		{"guards", j.applyGuards},
 		{"nft", func(context.Context) error { return nft.Apply(j.plan) }},
 		{"firewall", j.checkFirewall},
-		{"programs", func(context.Context) error { return j.generation.AttachLANs() }},
+		{"programs", j.attachLANs},
 		{"cut", func(context.Context) error { return j.cutOver() }},
 		{"sentry", j.startSentry},
 		{"state", func(context.Context) error { return j.saveState(j.state) }},
@@ -64,10 +65,16 @@ func (r *Router) apply(ctx context.Context, before, s *State, p *plan.Plan, foun
 	if err == nil {
 		return nil
 	}
-	if undo := r.restore(context.WithoutCancel(ctx), before, s); undo != nil {
-		return fmt.Errorf("%w\nundoing it: %w\nwhat is left blocks; run `torbpf detach --all` to remove it", err, undo)
+	undo := r.restore(context.WithoutCancel(ctx), before, s)
+	if undo == nil {
+		return err
 	}
-	return err
+	// The state must tell of the policy that the LAN programs now follow.
+	inForce := s
+	if before != nil && !j.attached {
+		inForce = before
+	}
+	return errors.Join(fmt.Errorf("%w\nundoing it: %w\nrun `torbpf attach` to repair it, or `torbpf detach --all` to remove it", err, undo), r.saveState(inForce))
 }
 
 // putBackState makes the state file tell of what is in force, before any step
@@ -100,6 +107,11 @@ func (j *job) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (j *job) attachLANs(context.Context) error {
+	j.attached = true // as soon as one of them may be
+	return j.generation.AttachLANs()
 }
 
 func (j *job) applyGuards(context.Context) error {

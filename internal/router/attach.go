@@ -85,7 +85,7 @@ func (r *Router) bring(ctx context.Context, before, s *State) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.checkPorts(before, p); err != nil {
+	if err := r.checkPorts(before, s, p); err != nil {
 		return nil, err
 	}
 	if err := r.saveState(s); err != nil {
@@ -98,9 +98,13 @@ func (r *Router) bring(ctx context.Context, before, s *State) (*Result, error) {
 }
 
 // checkPorts refuses ports that somebody else listens on. What torbpf itself
-// has there already is no conflict.
-func (r *Router) checkPorts(before *State, p *plan.Plan) error {
-	conflicts, err := host.PortsInUse(p.Ports)
+// has there already is no conflict, nor is the user's own tor where it is to be.
+func (r *Router) checkPorts(before, s *State, p *plan.Plan) error {
+	ports := p.Ports
+	if s.Config.Tor.Mode == config.TorSystem {
+		ports.Trans, ports.DNS = 0, 0
+	}
+	conflicts, err := host.PortsInUse(ports)
 	if err != nil {
 		return fmt.Errorf("check ports: %w", err)
 	}

@@ -2,7 +2,9 @@ package router
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/host"
@@ -26,6 +28,7 @@ func (j *job) cutOver() error {
 	}
 	policy := model.FromPlan(j.plan)
 	cut, adopt := route.Classify(j.plan, flows, policy.Direct)
+	adopt = slices.DeleteFunc(adopt, func(f plan.Flow) bool { return !j.mayAdopt(f) })
 	if _, err := route.SetMarks(adopt, inboundMark(j.plan.Mark), j.plan.Mark.ClassMask()); err != nil {
 		return err
 	}
@@ -34,6 +37,34 @@ func (j *job) cutOver() error {
 	}
 	_, err = route.Delete(cut)
 	return err
+}
+
+// mayAdopt is for connections that were there before a LAN was attached, and came
+// in by a port forward of the user's. Later ones have got their mark from
+// nftables, which sees the interface; conntrack does not tell it, so a LAN device
+// could claim any source to have a connection of its own taken for one from
+// outside.
+func (j *job) mayAdopt(f plan.Flow) bool {
+	if !f.DNAT {
+		return false
+	}
+	for _, l := range j.newLANs() {
+		for _, p := range l.Prefixes {
+			if p.Contains(f.ReplySrc.Addr().Unmap()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// newLANs are those of the plan that were not attached to before.
+func (j *job) newLANs() []plan.LAN {
+	if j.before == nil {
+		return j.plan.LANs
+	}
+	known := slices.Collect(maps.Values(j.before.Links)) // a renamed one is not new
+	return slices.DeleteFunc(slices.Clone(j.plan.LANs), func(l plan.LAN) bool { return slices.Contains(known, l.Index) })
 }
 
 func inboundMark(m plan.Mark) uint32 { return m.Class(uint32(abi.VerdictInbound)) }

@@ -13,6 +13,7 @@ import (
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/internal/sentry"
 	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/nft"
 	"github.com/torbpf/torbpf/tor"
@@ -119,6 +120,7 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 	}
 	errs := []error{
 		stopSentry(s),
+		sentry.StopAll(), // the state may be lost, or older than what runs
 		d.Remove(),
 		route.Remove(),
 		nft.Remove(),

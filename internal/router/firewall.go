@@ -21,7 +21,8 @@ var ErrFirewall = errors.New("a firewall on this host drops what is diverted to 
 // checkFirewall finds out, by a packet of each kind, whether what a LAN sends
 // to Tor gets through the host's own input chains. It would be in nobody's
 // interest to let the LAN find out by timeouts. The packets go to an address of
-// the .onion range, which is diverted even before the tc programs are there.
+// the .onion range, which is diverted before the tc programs are there; once they
+// are, the gate may stop a packet for its own reasons, so only new LANs are asked.
 func (j *job) checkFirewall(context.Context) error {
 	if j.state.Config.Force {
 		return nil
@@ -30,7 +31,7 @@ func (j *job) checkFirewall(context.Context) error {
 	if err != nil || len(chains) == 0 {
 		return err
 	}
-	for _, lan := range j.plan.LANs {
+	for _, lan := range j.newLANs() {
 		probes, frames := j.probes(lan)
 		arrived, err := nft.Arrived(probes, func() error {
 			for _, frame := range frames {
