@@ -72,6 +72,9 @@ enum reason {
 	REASON_UPLINK_GUARD, /* refused at an uplink: it should not have come here */
 	REASON_DNS_GUARD,    /* refused: DNS to the router that no redirect takes away */
 
+	REASON_FOREIGN_SOURCE, /* refused: no LAN has this source: the answer would leave */
+	REASON_DELIVERY_GUARD, /* refused: delivered to another port than Tor's */
+
 	REASON_MAX,
 };
 

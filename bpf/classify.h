@@ -5,8 +5,8 @@
  * test holds the two together.
  *
  * The order is the promise (docs/ARCHITECTURE.md, "Decision order"):
- * link-local and multicast but for DNS, source, .onion, DNS, the router,
- * exclusions, local subnets, TCP, the rest.
+ * link-local and multicast but for DNS, foreign sources, source policy, .onion,
+ * DNS, the router, exclusions, local subnets, TCP, the rest.
  */
 #ifndef TORBPF_CLASSIFY_H
 #define TORBPF_CLASSIFY_H
@@ -14,9 +14,10 @@
 #include "maps.h"
 #include "packet.h"
 
-#define PORT_DNS  53
-#define PORT_NTP  123
-#define PORT_QUIC 443
+#define PORT_DNS     53
+#define PORT_NTP     123
+#define PORT_QUIC    443
+#define PORT_DNS_TLS 853
 
 struct decision {
 	enum verdict verdict;
@@ -53,6 +54,13 @@ static __always_inline int is_dns(const struct packet *p)
 	       (p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_TCP);
 }
 
+/* Whether a packet shows the port of DNS over TLS or QUIC. */
+static __always_inline int is_encrypted_dns(const struct packet *p)
+{
+	return p->fragment != FRAGMENT_LATER && p->dport_be == bpf_htons(PORT_DNS_TLS) &&
+	       (p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_TCP);
+}
+
 /* Multicast, and the broadcast address of whatever link it is. */
 static __always_inline int group_destination(const struct packet *p)
 {
@@ -63,24 +71,82 @@ static __always_inline int group_destination(const struct packet *p)
 	return bpf_ntohl(p->daddr.word_be[0]) >> 24 == 0xff;
 }
 
-static __always_inline int link_local_destination(const struct packet *p)
+static __always_inline int link_local(const struct packet *p, const union inet_address *a)
 {
 	if (p->layer3 == LAYER3_IPV4)
-		return ipv4_under(p->daddr.word_be[3], 0xa9fe0000, 0xffff0000);
-	return (bpf_ntohl(p->daddr.word_be[0]) & 0xffc00000) == 0xfe800000;
+		return ipv4_under(a->word_be[3], 0xa9fe0000, 0xffff0000);
+	return (bpf_ntohl(a->word_be[0]) & 0xffc00000) == 0xfe800000;
+}
+
+static __always_inline int unspecified(const struct packet *p, const union inet_address *a)
+{
+	if (a->word_be[3])
+		return 0;
+	return p->layer3 == LAYER3_IPV4 || !(a->word_be[0] | a->word_be[1] | a->word_be[2]);
+}
+
+/* Looks an address up in the map of its family; NULL where no prefix covers it. */
+static __always_inline void *lookup_prefix(const struct packet *p, const union inet_address *a,
+					   void *map4, void *map6)
+{
+	struct prefix4 key4 = {.prefixlen = 32, .addr_be = a->word_be[3]};
+	struct prefix6 key6 = {.prefixlen = 128};
+
+	if (p->layer3 == LAYER3_IPV4)
+		return bpf_map_lookup_elem(map4, &key4);
+	__builtin_memcpy(key6.addr, a, sizeof(key6.addr));
+	return bpf_map_lookup_elem(map6, &key6);
+}
+
+/*
+ * Whether no LAN has the source, be it forged or an address of yesterday's
+ * prefix. Whatever answers such a packet (a socket, the kernel's ICMP, Tor by a
+ * NAT mapping) would take the default route, and so tell the WAN of it. IPv6
+ * link-local addresses are answered on their link; nobody's on none.
+ */
+static __always_inline int foreign_source(const struct packet *p)
+{
+	struct local_subnet *subnet;
+	__u32 ifindex;
+
+	if (unspecified(p, &p->saddr) || (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr)))
+		return 0;
+	subnet = lookup_prefix(p, &p->saddr, &local4_prefixes, &local6_prefixes);
+	if (!subnet || !subnet->ifindex)
+		return 1;
+	ifindex = subnet->ifindex;
+	return !bpf_map_lookup_elem(&lans, &ifindex);
+}
+
+static __always_inline struct decision classify_foreign(const struct packet *p)
+{
+	if (foreign_source(p))
+		return decide(VERDICT_REFUSED, REASON_FOREIGN_SOURCE);
+	return undecided();
+}
+
+/* Whether DNS over TLS or QUIC asks the router itself. */
+static __always_inline int asks_router_encrypted(const struct packet *p)
+{
+	return is_encrypted_dns(p) && bpf_map_lookup_elem(&local_addrs, &p->daddr.key);
 }
 
 /*
  * Destinations that no router forwards, whoever sends to them. The router's own
- * resolver listens there, too, so DNS is judged as to any other address.
+ * resolver listens there, too, so DNS is judged as to any other address. What a
+ * link-local address of the router is sent is answered wherever the source
+ * leads, but for ICMPv6, which answers by the link it came from; and neighbour
+ * discovery must go on with an address of yesterday's prefix.
  */
 static __always_inline struct decision classify_unforwarded(const struct packet *p)
 {
-	if (is_dns(p))
+	if (is_dns(p) || asks_router_encrypted(p))
 		return undecided();
 	if (group_destination(p))
 		return decide(VERDICT_LOCAL, REASON_MULTICAST);
-	if (link_local_destination(p))
+	if (!link_local(p, &p->daddr))
+		return undecided();
+	if ((p->layer3 == LAYER3_IPV6 && p->protocol == IPPROTO_ICMPV6) || !foreign_source(p))
 		return decide(VERDICT_LOCAL, REASON_LINK_LOCAL);
 	return undecided();
 }
@@ -105,19 +171,6 @@ static __always_inline int onion_destination(const struct packet *p, const struc
 		bits -= take;
 	}
 	return 1;
-}
-
-/* Looks an address up in the map of its family; NULL where no prefix covers it. */
-static __always_inline void *lookup_prefix(const struct packet *p, const union inet_address *a,
-					   void *map4, void *map6)
-{
-	struct prefix4 key4 = {.prefixlen = 32, .addr_be = a->word_be[3]};
-	struct prefix6 key6 = {.prefixlen = 128};
-
-	if (p->layer3 == LAYER3_IPV4)
-		return bpf_map_lookup_elem(map4, &key4);
-	__builtin_memcpy(key6.addr, a, sizeof(key6.addr));
-	return bpf_map_lookup_elem(map6, &key6);
 }
 
 static __always_inline struct decision classify_source(const struct packet *p,
@@ -196,6 +249,9 @@ static __always_inline struct decision classify_router(const struct packet *p)
 	/* A later fragment hides its port, and might finish a DNS query. */
 	if (p->fragment != FRAGMENT_NONE && !is_icmp(p))
 		return decide(VERDICT_REFUSED, REASON_FRAGMENT);
+	/* Its resolver would ask upstream in clear; refused at once, clients go back to 53. */
+	if (is_encrypted_dns(p))
+		return decide(VERDICT_REFUSED, REASON_DNS_GUARD);
 	return decide(VERDICT_LOCAL, REASON_ROUTER_ADDRESS);
 }
 
@@ -270,6 +326,9 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	d = classify_unforwarded(p);
 	if (decided(d))
 		return d;
+	d = classify_foreign(p);
+	if (decided(d))
+		return d;
 	d = classify_source(p, s);
 	if (decided(d))
 		return d;
@@ -324,11 +383,12 @@ static __always_inline int inbound_reply(const struct packet *p)
 /*
  * A refusal is not final where conntrack or a late mark may overrule it: such
  * a packet passes, in a class that nothing forwards unless one of them does.
+ * Neither knows better of a source that is no LAN's.
  */
 static __always_inline struct decision reconsider(const struct packet *p, const struct settings *s,
 						  struct decision d)
 {
-	if (d.verdict != VERDICT_REFUSED)
+	if (d.verdict != VERDICT_REFUSED || d.reason == REASON_FOREIGN_SOURCE)
 		return d;
 	if (s->inbound && inbound_reply(p))
 		return decide(VERDICT_PENDING, REASON_INBOUND_REPLY);

@@ -6,6 +6,10 @@
  * gone a device could make the router's resolver ask its upstream in clear by
  * asking a broadcast address. This program sees every delivered packet, is
  * attached to one network namespace, and outlives `nft flush ruleset`.
+ *
+ * It also holds what a class promises: what is to be redirected to Tor arrives
+ * at Tor's ports or nowhere. Otherwise, with our own redirect gone, a rule of
+ * the user's that redirects DNS elsewhere would take it.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
@@ -20,6 +24,12 @@
 
 #define PORT_DNS 53
 
+/* As in the other programs; see verdict.h. */
+const volatile __u32 mark_shift = 24;
+const volatile __u16 trans_port = 9040;
+const volatile __u16 dns_port = 9053;
+const volatile __u16 resolver_port = 9054;
+
 char _license[] SEC("license") = "Dual MIT/GPL";
 
 /* The kernel's own, as far as we read them; the loader finds the offsets. */
@@ -31,7 +41,9 @@ struct nf_hook_state {
 	struct net_device *in;
 } __attribute__((preserve_access_index));
 
-struct sk_buff;
+struct sk_buff {
+	__u32 mark;
+} __attribute__((preserve_access_index));
 
 struct bpf_nf_ctx {
 	const struct nf_hook_state *state;
@@ -134,10 +146,9 @@ static __always_inline int for_many(const struct datagram *d, int ipv4)
 	return bpf_map_lookup_elem(&broadcasts, a) != NULL;
 }
 
-static __always_inline void count_drop(__u32 ifindex)
+static __always_inline int drop(__u32 ifindex, enum reason reason)
 {
-	struct counter_key key = {
-		.ifindex = ifindex, .verdict = VERDICT_REFUSED, .reason = REASON_DNS_GUARD};
+	struct counter_key key = {.ifindex = ifindex, .verdict = VERDICT_REFUSED, .reason = reason};
 	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
 	struct counter first = {.packets = 1};
 
@@ -145,35 +156,61 @@ static __always_inline void count_drop(__u32 ifindex)
 		counter->packets++;
 	else
 		bpf_map_update_elem(&counters, &key, &first, BPF_NOEXIST);
+	return NF_DROP;
+}
+
+/* Whether a packet has come to where its class sends it. */
+static __always_inline int diverted(const struct bpf_dynptr *data, const struct datagram *d)
+{
+	struct ports ports;
+	__u16 port;
+
+	if (d->protocol != IPPROTO_TCP && d->protocol != IPPROTO_UDP)
+		return 0;
+	if (bpf_dynptr_read(&ports, sizeof(ports), data, d->offset, 0))
+		return 0;
+	port = bpf_ntohs(ports.destination_be);
+	return port == resolver_port ||
+	       port == (d->protocol == IPPROTO_TCP ? trans_port : dns_port);
+}
+
+static __always_inline int guard_broadcast(const struct bpf_dynptr *data, const struct datagram *d,
+					   enum reading reading, int ipv4, __u32 ifindex)
+{
+	struct ports ports;
+
+	if (reading == READING_NOTHING || !for_many(d, ipv4))
+		return NF_ACCEPT;
+	if (reading == READING_HIDDEN)
+		return drop(ifindex, REASON_DNS_GUARD);
+	if (d->protocol != IPPROTO_UDP)
+		return NF_ACCEPT;
+	if (bpf_dynptr_read(&ports, sizeof(ports), data, d->offset, 0))
+		return drop(ifindex, REASON_DNS_GUARD);
+	if (ports.destination_be != bpf_htons(PORT_DNS))
+		return NF_ACCEPT;
+	return drop(ifindex, REASON_DNS_GUARD);
 }
 
 SEC("netfilter")
 int torbpf_delivery(struct bpf_nf_ctx *ctx)
 {
 	__u32 ifindex = ctx->state->in->ifindex;
+	int blocked = ctx->skb->mark >> mark_shift & VERDICT_BLOCKED_BIT;
 	struct datagram d = {};
 	struct bpf_dynptr data;
-	struct ports ports;
 	__u8 version;
 	enum reading reading;
 
-	if (!bpf_map_lookup_elem(&lans, &ifindex))
+	if (!blocked && !bpf_map_lookup_elem(&lans, &ifindex))
 		return NF_ACCEPT;
-	if (bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &data))
-		return NF_DROP;
-	if (bpf_dynptr_read(&version, sizeof(version), &data, 0, 0))
-		return NF_DROP;
+	if (bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &data) ||
+	    bpf_dynptr_read(&version, sizeof(version), &data, 0, 0))
+		return drop(ifindex, REASON_DELIVERY_GUARD);
 	reading = version >> 4 == 4 ? read_ipv4(&data, &d) : read_ipv6(&data, &d);
-	if (reading == READING_NOTHING || !for_many(&d, version >> 4 == 4))
+	if (!blocked)
+		return guard_broadcast(&data, &d, reading, version >> 4 == 4, ifindex);
+	if (reading == READING_DONE && diverted(&data, &d))
 		return NF_ACCEPT;
-	if (reading == READING_HIDDEN)
-		return NF_DROP;
-	if (d.protocol != IPPROTO_UDP)
-		return NF_ACCEPT;
-	if (bpf_dynptr_read(&ports, sizeof(ports), &data, d.offset, 0))
-		return NF_DROP;
-	if (ports.destination_be != bpf_htons(PORT_DNS))
-		return NF_ACCEPT;
-	count_drop(ifindex);
-	return NF_DROP;
+	return drop(ifindex, REASON_DELIVERY_GUARD);
 }

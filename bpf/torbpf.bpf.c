@@ -79,7 +79,8 @@ int torbpf_dns(struct bpf_sk_lookup *ctx)
 	__u32 ifindex = ctx->ingress_ifindex;
 	struct packet p = {};
 
-	if (ctx->local_port != PORT_DNS || !bpf_map_lookup_elem(&lans, &ifindex))
+	if (!resolver_lookup(READ_CONTEXT(ctx->local_port)) ||
+	    !bpf_map_lookup_elem(&lans, &ifindex))
 		return pass_lookup();
 	parse_lookup(ctx, &p);
 	return act_on_lookup(&p, ifindex, load_settings());
@@ -96,7 +97,7 @@ int torbpf_dns_src(struct bpf_sk_lookup *ctx)
 	struct packet p = {};
 	__u32 ifindex;
 
-	if (ctx->local_port != PORT_DNS)
+	if (!resolver_lookup(READ_CONTEXT(ctx->local_port)))
 		return pass_lookup();
 	parse_lookup(ctx, &p);
 	subnet = lookup_prefix(&p, &p.saddr, &local4_prefixes, &local6_prefixes);

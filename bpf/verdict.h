@@ -16,6 +16,11 @@
 /* Where our eight bits are in the mark; set by the loader from internal/plan. */
 const volatile __u32 mark_shift = 24;
 
+/* Where redirected packets go, in host order; set by the loader likewise. */
+const volatile __u16 trans_port = 9040;
+const volatile __u16 dns_port = 9053;
+const volatile __u16 resolver_port = 9054;
+
 #define CLASS_BITS     0x0fU
 #define INSTANCE_SHIFT 4
 #define MARK_BITS      0xffU
@@ -133,7 +138,10 @@ static __always_inline int drop(struct __sk_buff *skb, __u32 ifindex, struct dec
 	return TC_ACT_SHOT;
 }
 
-/* Drops, samples and, where the sender gains from it, answers. */
+/*
+ * Drops, samples and, where the sender gains from it, answers. Who claims a
+ * source that no LAN has is told nothing: it is not the one who would hear.
+ */
 static __always_inline int refuse(struct __sk_buff *skb, int ethernet, const struct packet *p,
 				  struct decision d)
 {
@@ -143,6 +151,8 @@ static __always_inline int refuse(struct __sk_buff *skb, int ethernet, const str
 	if (p->layer3 == LAYER3_MALFORMED || !may_tell(p))
 		return TC_ACT_SHOT;
 	report(ifindex, skb->len, p, d);
+	if (d.reason == REASON_FOREIGN_SOURCE)
+		return TC_ACT_SHOT;
 	if (!answer(skb, ethernet, p, d.reason == REASON_TOR_NOT_READY))
 		return TC_ACT_SHOT;
 	/* The answer goes back the way the packet came; it carries no class. */
@@ -200,18 +210,51 @@ static __always_inline int act_without_settings(struct __sk_buff *skb)
 	return drop(skb, skb->ifindex, decide(VERDICT_REFUSED, REASON_MALFORMED));
 }
 
+/* Drops and samples what should not have come to an uplink. */
+static __always_inline int drop_leak(struct __sk_buff *skb, const struct packet *p)
+{
+	struct decision leak = decide(VERDICT_REFUSED, REASON_UPLINK_GUARD);
+
+	if (may_tell(p))
+		report(skb->ifindex, skb->len, p, leak);
+	return drop(skb, skb->ifindex, leak);
+}
+
+/*
+ * Whether the router sends this from one of Tor's or the sentry's ports: an
+ * answer to a LAN host. If the route to that host is gone it takes the default
+ * route, and if nftables is, too, nobody else stops it. Its addresses do not
+ * tell any more: conntrack has put the site's back. But its socket does.
+ */
+static __always_inline int diverted_answer(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_sock *sk = skb->sk;
+	__u32 port;
+
+	if (!sk)
+		return 0;
+	port = sk->src_port;
+	if (port != trans_port && port != dns_port && port != resolver_port)
+		return 0;
+	parse_network_header(skb, p);
+	if (port == resolver_port)
+		return 1;
+	return p->protocol == (port == trans_port ? IPPROTO_TCP : IPPROTO_UDP);
+}
+
 /*
  * A packet on its way out by an uplink. Masquerading has hidden its source by
  * now, but the kernel remembers the interface it came in by. Packets of the
- * router itself came in by none.
+ * router itself came in by none; they are its own business, but for answers.
  */
 static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct settings *s)
 {
-	struct decision leak = decide(VERDICT_REFUSED, REASON_UPLINK_GUARD);
 	__u32 ingress = skb->ingress_ifindex;
 	struct packet p = {};
 
-	if (!ingress || !bpf_map_lookup_elem(&lans, &ingress))
+	if (!ingress)
+		return diverted_answer(skb, &p) ? drop_leak(skb, &p) : VERDICT_NEXT;
+	if (!bpf_map_lookup_elem(&lans, &ingress))
 		return VERDICT_NEXT;
 	switch (mark_class(skb->mark)) {
 	case VERDICT_DIRECT:
@@ -225,9 +268,7 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct set
 		break;
 	}
 	parse_network_header(skb, &p);
-	if (may_tell(&p))
-		report(skb->ifindex, skb->len, &p, leak);
-	return drop(skb, skb->ifindex, leak);
+	return drop_leak(skb, &p);
 }
 
 /* A packet about to reach a LAN host: nothing is decided, we only learn. */
@@ -271,6 +312,11 @@ static __always_inline int asks_itself(const struct packet *p)
 	return p->layer3 == LAYER3_IPV4 && p->saddr.word_be[3] == p->daddr.word_be[3];
 }
 
+static __always_inline int resolver_lookup(__u32 port)
+{
+	return port == PORT_DNS || port == PORT_DNS_TLS;
+}
+
 /* A look-up that is none of our business. */
 static __always_inline int pass_lookup(void)
 {
@@ -279,8 +325,8 @@ static __always_inline int pass_lookup(void)
 
 /*
  * DNS about to reach a socket of the router. What was redirected arrives at
- * another port; what still says 53 would make the router's own resolver ask
- * its upstream in clear. Only a source outside Tor may do that.
+ * another port; what still says 53, or 853 for TLS, would make the router's own
+ * resolver ask its upstream in clear. Only a source outside Tor may do that.
  */
 static __always_inline int act_on_lookup(const struct packet *p, __u32 ifindex,
 					 const struct settings *s)

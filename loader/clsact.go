@@ -155,12 +155,16 @@ func clsactHooks() ([]hook, error) {
 func ours(filters []netlink.Filter) []*netlink.BpfFilter {
 	var out []*netlink.BpfFilter
 	for _, f := range filters {
-		bpf, ok := f.(*netlink.BpfFilter)
-		if ok && (bpf.Handle == filterHandle || bpf.Handle == filterHandle2) && strings.HasPrefix(bpf.Name, filterPrefix) {
-			out = append(out, bpf)
+		if isOurs(f) {
+			out = append(out, f.(*netlink.BpfFilter))
 		}
 	}
 	return out
+}
+
+func isOurs(f netlink.Filter) bool {
+	bpf, ok := f.(*netlink.BpfFilter)
+	return ok && (bpf.Handle == filterHandle || bpf.Handle == filterHandle2) && strings.HasPrefix(bpf.Name, filterPrefix)
 }
 
 // linkFilters lists all filters on both directions of an interface.

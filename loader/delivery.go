@@ -21,10 +21,10 @@ var deliveryPins = map[string]link.NetfilterProtocolFamily{
 	"delivery6": link.NetfilterProtoIPv6,
 }
 
-// attachDelivery attaches the guard of delivered broadcasts, where the kernel
-// can have it. Where it cannot, why is in Unsupported: the other layers are
-// there, and it takes a device that asks DNS by broadcast on purpose, while two
-// of them have failed, to notice.
+// attachDelivery attaches the guard of what is delivered, where the kernel can
+// have it. Where it cannot, why is in Unsupported: the other layers are there,
+// and it takes a device that asks DNS by broadcast on purpose while two of them
+// have failed, or a redirect of the user's own while ours is gone, to notice.
 func (g *Generation) attachDelivery() error {
 	collection, err := g.loadDelivery()
 	if notSupported(err) {
@@ -54,6 +54,9 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read BPF object: %w", err)
 	}
+	if err := setVariables(spec, g.plan); err != nil {
+		return nil, err
+	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		MapReplacements: map[string]*ebpf.Map{
 			abi.DeliveryMapLans:     g.collection.Maps[abi.DatapathMapLans],
@@ -76,6 +79,9 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 // attachNetfilter puts the program beside the one that is there, then takes
 // that away.
 func attachNetfilter(pin string, family link.NetfilterProtocolFamily, program *ebpf.Program) error {
+	if err := removeLink(newPin(pin)); err != nil { // a killed process left it in our place
+		return err
+	}
 	old, err := openLink(pin)
 	if err != nil {
 		return err

@@ -43,8 +43,8 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read BPF objects: %w", err)
 	}
-	if err := spec.Variables[abi.DatapathVarMarkShift].Set(uint32(p.Mark.Shift)); err != nil {
-		return nil, fmt.Errorf("set mark shift: %w", err)
+	if err := setVariables(spec, p); err != nil {
+		return nil, err
 	}
 	sizeMaps(spec, p)
 
@@ -63,6 +63,22 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
+}
+
+// setVariables gives the programs of either object the mark and the ports of a
+// plan; both call them the same.
+func setVariables(spec *ebpf.CollectionSpec, p *plan.Plan) error {
+	for name, value := range map[string]any{
+		abi.DatapathVarMarkShift:    uint32(p.Mark.Shift),
+		abi.DatapathVarTransPort:    p.Ports.Trans,
+		abi.DatapathVarDnsPort:      p.Ports.DNS,
+		abi.DatapathVarResolverPort: p.Ports.Resolver,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set variable %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // loadCollection tries the DNS guard that asks for the interface first; a

@@ -147,12 +147,22 @@ func tcxPrograms(t *testing.T, l netlink.Link) []uint32 {
 // lookupPrograms counts the sk_lookup programs of our namespace.
 func lookupPrograms(t *testing.T) int {
 	t.Helper()
-	namespace, err := os.Open("/proc/thread-self/ns/net")
+	n, err := countLookups()
 	must(t, err)
+	return n
+}
+
+func countLookups() (int, error) {
+	namespace, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return 0, err
+	}
 	defer namespace.Close()
 	chain, err := link.QueryPrograms(link.QueryOptions{Target: int(namespace.Fd()), Attach: ebpf.AttachSkLookup})
-	must(t, err)
-	return len(chain.Programs)
+	if err != nil {
+		return 0, err
+	}
+	return len(chain.Programs), nil
 }
 
 // qdiscAt returns the kind of the clsact or ingress qdisc, "" if none.
@@ -197,6 +207,14 @@ func mapIDs(t *testing.T, d *Datapath) map[string]ebpf.MapID {
 		must(t, m.Close())
 	}
 	return ids
+}
+
+func expectLANs(t *testing.T, d *Datapath, want ...uint32) {
+	t.Helper()
+	slices.Sort(want)
+	if have := lanIndexes(t, d); !slices.Equal(have, want) {
+		t.Errorf("LANs are %v, want %v", have, want)
+	}
 }
 
 func lanIndexes(t *testing.T, d *Datapath) []uint32 {

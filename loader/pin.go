@@ -11,10 +11,14 @@ import (
 // newPrefix begins the name of a pin that is about to replace another.
 const newPrefix = "new-"
 
+func newPin(path string) string {
+	return filepath.Join(filepath.Dir(path), newPrefix+filepath.Base(path))
+}
+
 // replacePin pins under another name and renames, so that a reader finds the
 // old object or the new one.
 func replacePin(path string, pin func(string) error) error {
-	temporary := filepath.Join(filepath.Dir(path), newPrefix+filepath.Base(path))
+	temporary := newPin(path)
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove stale pin: %w", err)
 	}

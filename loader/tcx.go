@@ -21,7 +21,11 @@ func (d *Datapath) attachTCX(h hook, program *ebpf.Program) error {
 	}
 	if old != nil {
 		defer old.Close()
-		if heads(old, h) {
+		first, err := d.heads(h)
+		if err != nil {
+			return err
+		}
+		if first {
 			return old.Update(program)
 		}
 	}
@@ -42,32 +46,14 @@ func (h hook) attachType() ebpf.AttachType {
 	return ebpf.AttachTCXIngress
 }
 
-// heads tells whether a link is alive at a hook with no tcx program ahead.
-func heads(l link.Link, h hook) bool {
-	info, err := l.Info()
-	if err != nil || info.TCX() == nil || info.TCX().Ifindex != uint32(h.ifindex) {
-		return false
-	}
-	chain, err := link.QueryPrograms(link.QueryOptions{Target: h.ifindex, Attach: h.attachType()})
-	if err != nil || len(chain.Programs) == 0 {
-		return false
-	}
-	return chain.Programs[0].ID == info.Program
-}
-
-// alive tells whether a pinned link is still attached to an interface: one
-// that is gone, with another at its index perhaps, leaves a dead link.
-func (d *Datapath) alive(h hook) (bool, error) {
-	l, err := openLink(d.linkPin(h.pin()))
-	if err != nil || l == nil {
+// heads tells whether the pinned link of a hook is alive with none ahead.
+func (d *Datapath) heads(h hook) (bool, error) {
+	id, err := d.attached(h)
+	if err != nil || id == 0 {
 		return false, err
 	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		return false, fmt.Errorf("inspect link of %s: %w", h, err)
-	}
-	return info.TCX() != nil && info.TCX().Ifindex == uint32(h.ifindex), nil
+	ahead, err := tcxAhead(h, id)
+	return ahead == 0, err
 }
 
 // openLink opens a pinned link, nil if there is none.

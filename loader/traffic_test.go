@@ -27,9 +27,8 @@ type datagram struct {
 	to       netip.AddrPort
 }
 
-// bytes writes the packet, IPv4 header and all; the kernel fills in the
-// header's identification and checksum. A TCP packet is a bare ACK, which no
-// gate holds up.
+// bytes writes the packet, IPv4 header and all. A TCP packet is a bare ACK,
+// which no gate holds up.
 func (d datagram) bytes(from netip.Addr) []byte {
 	transport := make([]byte, 8)
 	if d.protocol == unix.IPPROTO_TCP {
@@ -49,6 +48,8 @@ func (d datagram) bytes(from netip.Addr) []byte {
 	ip[0], ip[8], ip[9] = 0x45, 64, d.protocol
 	copy(ip[12:], src[:])
 	copy(ip[16:], dst[:])
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+len(transport)))
+	binary.BigEndian.PutUint16(ip[10:], checksum(ip))
 	return append(ip, transport...)
 }
 

@@ -84,13 +84,62 @@ func wantPresent(t *testing.T, want bool) {
 
 // TestApplyReplacesWhateverIsThere by that name, and twice is as good as once.
 func TestApplyReplacesWhateverIsThere(t *testing.T) {
-	enterFreshNetNS(t)
-	load(t, `table inet torbpf { flags dormant; set cut4 { type ipv4_addr; elements = { 10.0.0.1 }; }; chain strange { accept; }; }`)
-	for range 3 {
-		if err := Apply(fullPlan()); err != nil {
-			t.Fatal(err)
-		}
-		wantDifferences(t, fullPlan())
+	for name, rules := range map[string]string{
+		"sleeping":          `flags dormant; chain forward { type filter hook forward priority 0; }`,
+		"other cut sets":    `set cut4 { type ipv4_addr; elements = { 10.0.0.1 }; }`,
+		"cut sets that age": `set cut4 { type ipv4_addr; timeout 10m; elements = { 10.0.0.1 }; }`,
+		"an object":         `quota mine { over 1 mbytes; }; chain strange { quota name mine accept; }`,
+		"nothing of ours":   `chain strange { accept; }; chain input { type filter hook input priority 0; jump strange; }`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			enterFreshNetNS(t)
+			load(t, "table inet torbpf { "+rules+"; }")
+			for range 3 {
+				if err := Apply(fullPlan()); err != nil {
+					t.Fatal(err)
+				}
+				wantDifferences(t, fullPlan())
+			}
+		})
+	}
+}
+
+// TestApplyRepairsDamageAroundCutPeers without a peer being heard again.
+func TestApplyRepairsDamageAroundCutPeers(t *testing.T) {
+	for name, damage := range map[string]string{
+		"none":              "",
+		"an emptied table":  "flush table inet torbpf",
+		"a missing chain":   "flush chain inet torbpf divert; delete chain inet torbpf divert",
+		"a missing map":     "flush chain inet torbpf forward; delete map inet torbpf verdicts",
+		"a missing counter": "flush chain inet torbpf cut_peers; delete counter inet torbpf cut_peer",
+		"a missing cut set": "flush chain inet torbpf cut_peers; delete set inet torbpf cut6",
+		"foreign parts": `
+			add chain inet torbpf mine
+			add map inet torbpf theirs { type mark : verdict; elements = { 1 : jump mine }; }
+			add set inet torbpf others { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 }; }
+			add counter inet torbpf count
+			add rule inet torbpf mine ip saddr @others counter name count accept
+			add rule inet torbpf input meta mark vmap @theirs
+			add rule inet torbpf input tcp dport { 1, 2, 3 } meta mark vmap { 2 : jump mine, 3 : drop }
+			add chain inet torbpf late { type filter hook input priority 99; policy drop; }`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			enterFreshNetNS(t)
+			flows := someFlows(5)
+			if err := errors.Join(Apply(fullPlan()), AddCut(flows)); err != nil {
+				t.Fatal(err)
+			}
+			load(t, damage)
+			for range 2 {
+				if err := Apply(fullPlan()); err != nil {
+					t.Fatal(err)
+				}
+				wantDifferences(t, fullPlan())
+			}
+			if got := len(cutElementsOf(t, setCut4)); got != len(flows) {
+				t.Errorf("%d of %d cut peers are left", got, len(flows))
+			}
+		})
 	}
 }
 

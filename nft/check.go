@@ -2,15 +2,12 @@ package nft
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/plan"
 )
@@ -59,15 +56,11 @@ func (rs *ruleset) compare(conn *nftables.Conn) ([]string, error) {
 }
 
 func (rs *ruleset) compareCounters(conn *nftables.Conn) ([]string, error) {
-	have, others, err := readObjects(conn)
+	objects, err := listObjects(conn)
 	if err != nil {
 		return nil, err
 	}
-	differences := compareNames("counter", rs.counters, slices.Collect(maps.Keys(have)))
-	if others > 0 {
-		differences = append(differences, fmt.Sprintf("%d objects are not torbpf's", others))
-	}
-	return differences, nil
+	return compareNames("counter", rs.counters, slices.Collect(maps.Keys(objects))), nil
 }
 
 // compareNames says which names are missing and which are not ours.
@@ -87,13 +80,9 @@ func compareNames(kind string, want, have []string) []string {
 }
 
 func (rs *ruleset) compareChains(conn *nftables.Conn) ([]string, error) {
-	all, err := listChains(conn)
+	have, err := listChains(conn)
 	if err != nil {
 		return nil, err
-	}
-	have := make(map[string]*nftables.Chain)
-	for _, c := range all {
-		have[c.Name] = c
 	}
 	var names, differences []string
 	for _, c := range rs.chains {
@@ -102,7 +91,7 @@ func (rs *ruleset) compareChains(conn *nftables.Conn) ([]string, error) {
 		if !ok {
 			continue
 		}
-		if !sameHook(c.Chain, live) {
+		if !sameHook(c.Chain, live) || !equalOrNil(c.Policy, live.Policy) {
 			differences = append(differences, fmt.Sprintf("chain %s has another hook, priority or policy", c.Name))
 		}
 		rules, err := conn.GetRules(rs.table, c.Chain)
@@ -116,18 +105,6 @@ func (rs *ruleset) compareChains(conn *nftables.Conn) ([]string, error) {
 		differences = append(differences, more...)
 	}
 	return append(compareNames("chain", names, slices.Collect(maps.Keys(have))), differences...), nil
-}
-
-func sameHook(a, b *nftables.Chain) bool {
-	return a.Type == b.Type && equalOrNil(a.Hooknum, b.Hooknum) &&
-		equalOrNil(a.Priority, b.Priority) && equalOrNil(a.Policy, b.Policy)
-}
-
-func equalOrNil[T comparable](a, b *T) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return *a == *b
 }
 
 func (c chain) compareRules(have []*nftables.Rule) ([]string, error) {
@@ -166,13 +143,9 @@ func encode(exprs []expr.Any) ([]byte, error) {
 }
 
 func (rs *ruleset) compareSets(conn *nftables.Conn) ([]string, error) {
-	all, err := conn.GetSets(rs.table)
+	have, err := listSets(conn)
 	if err != nil {
-		return nil, fmt.Errorf("list sets: %w", err)
-	}
-	have := make(map[string]*nftables.Set)
-	for _, s := range all {
-		have[s.Name] = s
+		return nil, err
 	}
 	var names, differences []string
 	for _, s := range rs.sets {
@@ -185,72 +158,13 @@ func (rs *ruleset) compareSets(conn *nftables.Conn) ([]string, error) {
 			differences = append(differences, fmt.Sprintf("set %s is of another type", s.Name))
 			continue
 		}
-		same, err := s.sameElements(conn, live)
+		change, err := s.compare(conn, live)
 		if err != nil {
 			return nil, err
 		}
-		if !same {
+		if len(change.stale)+len(change.missing) > 0 {
 			differences = append(differences, fmt.Sprintf("set %s has other elements", s.Name))
 		}
 	}
 	return append(compareNames("set", names, slices.Collect(maps.Keys(have))), differences...), nil
-}
-
-func sameKind(a, b *nftables.Set) bool {
-	return a.KeyType == b.KeyType && a.IsMap == b.IsMap && a.Interval == b.Interval &&
-		a.HasTimeout == b.HasTimeout && a.Timeout == b.Timeout && a.Size == b.Size
-}
-
-// sameElements compares what is fixed; elements with a timeout come and go.
-func (s set) sameElements(conn *nftables.Conn, live *nftables.Set) (bool, error) {
-	if s.HasTimeout {
-		return true, nil
-	}
-	elements, err := conn.GetSetElements(live)
-	if err != nil {
-		return false, fmt.Errorf("list elements of set %s: %w", s.Name, err)
-	}
-	var want, have []string
-	for _, e := range s.elements {
-		want = append(want, fmt.Sprintf("%x-%x %v", e.Key, e.KeyEnd, e.VerdictData))
-	}
-	for _, e := range elements {
-		v, err := decodeVerdict(e.Val)
-		if err != nil {
-			return false, fmt.Errorf("read elements of set %s: %w", s.Name, err)
-		}
-		have = append(have, fmt.Sprintf("%x-%x %v", e.Key, e.KeyEnd, v))
-	}
-	slices.Sort(want)
-	slices.Sort(have)
-	return slices.Equal(want, have), nil
-}
-
-// decodeVerdict reads the value of a map element, which the library leaves as
-// netlink attributes; nil for a set, whose elements have none.
-func decodeVerdict(data []byte) (*expr.Verdict, error) {
-	if len(data) == 0 {
-		return nil, nil
-	}
-	decoder, err := netlink.NewAttributeDecoder(data)
-	if err != nil {
-		return nil, fmt.Errorf("decode a verdict: %w", err)
-	}
-	var v expr.Verdict
-	for decoder.Next() {
-		switch decoder.Type() {
-		case unix.NFTA_VERDICT_CODE:
-			code := decoder.Bytes()
-			if len(code) != 4 {
-				return nil, errors.New("decode a verdict: its code is not 32 bits")
-			}
-			v.Kind = expr.VerdictKind(int32(uint32(code[0])<<24 | uint32(code[1])<<16 | uint32(code[2])<<8 | uint32(code[3])))
-		case unix.NFTA_VERDICT_CHAIN:
-			v.Chain = decoder.String()
-		}
-	}
-	if err := decoder.Err(); err != nil {
-		return nil, fmt.Errorf("decode a verdict: %w", err)
-	}
-	return &v, nil
 }

@@ -32,6 +32,7 @@ func TestCheckFindsEveryChange(t *testing.T) {
 		{"a class is diverted elsewhere", "delete element inet torbpf diversions { 0x08000000 }; add element inet torbpf diversions { 0x08000000 : goto divert_dns }", "set diversions has other elements"},
 		{"a set is added", "add set inet torbpf mine { type mark; }", "set mine is not torbpf's"},
 		{"a counter is added", "add counter inet torbpf mine", "counter mine is not torbpf's"},
+		{"a quota is added", "add quota inet torbpf mine { over 1 mbytes; }", "counter mine is not torbpf's"},
 		{"a counter counts", "reset counters table inet torbpf", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -5,8 +5,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-
-	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // The counters of the table, one for each way to be dropped by it.
@@ -49,38 +47,17 @@ func Drops() ([]Drop, error) {
 	if t, err := findTable(conn); err != nil || t == nil {
 		return nil, err
 	}
-	counters, _, err := readObjects(conn)
+	objects, err := listObjects(conn)
 	if err != nil {
 		return nil, err
 	}
 	var drops []Drop
 	for _, name := range counterNames() {
-		if c, ok := counters[name]; ok {
-			drops = append(drops, Drop{Guard: name, Packets: c.Packets, Bytes: c.Bytes})
+		if o := objects[name]; o != nil {
+			if c, ok := o.Obj.(*expr.Counter); ok {
+				drops = append(drops, Drop{Guard: name, Packets: c.Packets, Bytes: c.Bytes})
+			}
 		}
 	}
 	return drops, nil
-}
-
-// readObjects returns the counters of our table by name, and how many objects
-// of other types it has.
-func readObjects(conn *nftables.Conn) (counters map[string]expr.Counter, others int, err error) {
-	objects, err := conn.GetNamedObjects(table())
-	if err != nil {
-		return nil, 0, fmt.Errorf("list objects of table inet %s: %w", plan.Table, err)
-	}
-	counters = make(map[string]expr.Counter)
-	for _, object := range objects {
-		named, ok := object.(*nftables.NamedObj)
-		if !ok {
-			others++
-			continue
-		}
-		if c, ok := named.Obj.(*expr.Counter); ok {
-			counters[named.Name] = *c
-		} else {
-			others++
-		}
-	}
-	return counters, others, nil
 }

@@ -2,7 +2,10 @@ package nft
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"testing"
 
 	"github.com/torbpf/torbpf/internal/abi"
@@ -52,6 +55,44 @@ func TestEachClassIsDivertedToItsPort(t *testing.T) {
 				continue // the router itself answers there
 			}
 			l.mustAnswer(test.want, l.client, test.network, host+":"+test.port)
+		}
+	}
+}
+
+// TestDNSIsAnsweredInEverySubnet of a LAN: tor answers from the address that the
+// kernel chooses for the device that asked, and only an answer from where the
+// query was sent to gets back.
+func TestDNSIsAnsweredInEverySubnet(t *testing.T) {
+	l := newLab(t)
+	l.servePorts()
+	err := errors.Join(
+		bringUp(l.router, "lan0", []string{"10.9.8.1/24", "fd50::1/64"}),
+		bringUp(l.client.nl, "eth0", []string{"10.9.8.11/24", "fd50::11/64"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := l.plan()
+	for _, a := range []string{lan4 + "/24", "10.9.8.1/24", "fd50::1/64", lan6 + "/64"} {
+		_ = append(p.LANs[0].Addrs, netip.MustParsePrefix(a))
+	}
+	l.apply(p)
+	wantDifferences(t, p)
+	for _, class := range []abi.Verdict{abi.VerdictDNS, abi.VerdictNone} {
+		l.classify(`iifname "lan0"`, class)
+		for from, servers := range map[string][]string{
+			client4:     {lan4, "10.9.8.1", outside4},
+			"10.9.8.11": {lan4, "10.9.8.1", outside4},
+			client6:     {lan6, "fd50::1", outside6},
+			"fd50::11":  {lan6, "fd50::1", outside6},
+		} {
+			for _, server := range servers {
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				got, err := ask(ctx, l.client, "udp", net.JoinHostPort(from, "0"), net.JoinHostPort(server, "53"))
+				cancel()
+				if err != nil || got != "dns" {
+					t.Errorf("%s asked %s as class %v: answered by %q (%v), want tor", from, server, class, got, err)
+				}
+			}
 		}
 	}
 }

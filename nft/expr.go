@@ -101,10 +101,13 @@ func fromNowhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), equal(n
 func fromLoopback() []expr.Any { return isLoopback(expr.MetaKeyIIFNAME) }
 func toLoopback() []expr.Any   { return isLoopback(expr.MetaKeyOIFNAME) }
 
-func isLoopback(key expr.MetaKey) []expr.Any {
-	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, "lo")
-	return []expr.Any{meta(key), equal(name)}
+func isLoopback(key expr.MetaKey) []expr.Any { return isInterface(key, "lo") }
+
+// isInterface compares a name that ifname has found to fit.
+func isInterface(key expr.MetaKey, name string) []expr.Any {
+	padded := make([]byte, unix.IFNAMSIZ)
+	copy(padded, name)
+	return []expr.Any{meta(key), equal(padded)}
 }
 
 func markIs(value, mask uint32) []expr.Any {
@@ -152,9 +155,17 @@ func toPort(port uint16) []expr.Any {
 }
 
 func toPrefix(p netip.Prefix) []expr.Any {
+	return inPrefix(p, familyOf(p.Addr()).destination)
+}
+
+func fromPrefix(p netip.Prefix) []expr.Any {
+	return inPrefix(p, familyOf(p.Addr()).source)
+}
+
+func inPrefix(p netip.Prefix, offset uint32) []expr.Any {
 	f := familyOf(p.Addr())
 	return append(isFamily(f),
-		payload(expr.PayloadBaseNetworkHeader, f.destination, f.size, reg1),
+		payload(expr.PayloadBaseNetworkHeader, offset, f.size, reg1),
 		and(net.CIDRMask(p.Bits(), int(f.size)*8)), equal(p.Masked().Addr().AsSlice()))
 }
 

@@ -26,7 +26,10 @@ func minimalPlan() *plan.Plan {
 // fullPlan has two LANs, both families and subnets that overlap.
 func fullPlan() *plan.Plan {
 	p := minimalPlan()
-	p.LANs = []plan.LAN{{Name: "lan1"}, {Name: "lan0"}}
+	p.LANs = []plan.LAN{{Name: "lan1"}, {Name: "lan0", Addrs: []netip.Prefix{
+		netip.MustParsePrefix("192.168.50.1/24"), netip.MustParsePrefix("192.168.50.2/24"),
+		netip.MustParsePrefix("192.168.50.129/25"), netip.MustParsePrefix("fd50::1/64"),
+	}}}
 	p.Onion4 = netip.MustParsePrefix("10.192.0.0/10")
 	p.Onion6 = netip.MustParsePrefix("fd7a:6f6e:696f::/48")
 	for _, s := range []struct{ name, prefix string }{

@@ -40,8 +40,7 @@ func table() *nftables.Table {
 }
 
 // Apply makes the table what the plan says, whatever it was before. Peers that
-// are cut off stay so for the rest of their time, and counters go on, unless
-// the table was not one of ours.
+// are cut off stay so for the rest of their time, and counters go on.
 func Apply(p *plan.Plan) error {
 	rs, err := build(p)
 	if err != nil {
@@ -129,18 +128,4 @@ func Present() (bool, error) {
 	}
 	found, err := findTable(conn)
 	return found != nil, err
-}
-
-// findTable returns our table as the kernel has it, nil if there is none.
-func findTable(conn *nftables.Conn) (*nftables.Table, error) {
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("list nftables tables: %w", err)
-	}
-	for _, t := range tables {
-		if t.Name == plan.Table {
-			return t, nil
-		}
-	}
-	return nil, nil
 }

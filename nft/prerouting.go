@@ -141,7 +141,7 @@ func (b *builder) divertChains() []chain {
 	tcp, udp := protocol(unix.IPPROTO_TCP), protocol(unix.IPPROTO_UDP)
 	unjudged := []rule{
 		newRule("DNS without a class: tc is gone or the mark was wiped, still it is Tor's",
-			udp, toPort(portDNS), redirect(b.Ports.DNS)),
+			udp, toPort(portDNS), goTo(chainDivertDNS)),
 		newRule("DNS without a class: tc is gone or the mark was wiped, still it is Tor's",
 			tcp, toPort(portDNS), redirect(b.Ports.Resolver)),
 	}
@@ -153,7 +153,7 @@ func (b *builder) divertChains() []chain {
 			newRule("only what a LAN sends", notFromLAN(), leave()),
 			newRule("by class; direct, local and inbound go their way", lookUpClass(b.Mark.ClassMask(), mapDivert))),
 		subChain(chainDivertTrans, newRule("to tor's TransPort", tcp, redirect(b.Ports.Trans))),
-		subChain(chainDivertDNS, newRule("to tor's DNSPort", udp, redirect(b.Ports.DNS))),
+		subChain(chainDivertDNS, b.dnsRules()...),
 		subChain(chainDivertResolver,
 			newRule("to the sentry, for what DNSPort cannot answer", tcp, redirect(b.Ports.Resolver)),
 			newRule("to the sentry, for what DNSPort cannot answer", udp, redirect(b.Ports.Resolver))),

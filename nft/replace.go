@@ -2,7 +2,6 @@ package nft
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -10,14 +9,26 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
+// A transaction is atomic within one base chain only. Of a chain that is
+// deleted and added anew, a packet may meet the new one before the transaction
+// and the old one after it: both are empty then, and it is through. A deleted
+// element can be missed by a rule that is still in force. So chains and sets
+// stay, rules are replaced inside them, and of elements only those are touched
+// that change. The cut-off peers are not even listed: the kernel rearranges a
+// large set under a listing, and what is written back would lack some.
+
 // state is what the kernel has by the name of our table.
 type state struct {
-	table    *nftables.Table // nil if there is none
-	chains   []*nftables.Chain
-	sets     []*nftables.Set
-	counters []string
-	// sound says that what is to outlive the rest can stay in place.
-	sound bool
+	table   *nftables.Table // nil if there is none
+	chains  map[string]*nftables.Chain
+	sets    map[string]*nftables.Set
+	changes map[string]changes // of sets that stay
+	objects map[string]*nftables.NamedObj
+}
+
+// changes leads from the elements of a live set to those it should have.
+type changes struct {
+	stale, missing []nftables.SetElement
 }
 
 // replace is one attempt: ERESTART says that what it read was out of date when
@@ -35,9 +46,16 @@ func (rs *ruleset) replace(conn *nftables.Conn) error {
 }
 
 // write replaces the table, provided that nobody changed nftables since the
-// generation in which its old state was read: else it would undo that.
+// generation in which its old state was read.
 func (rs *ruleset) write(conn *nftables.Conn, old state, generation uint32) error {
-	rs.queueRemoval(conn, old)
+	if old.table != nil && old.table.Flags != rs.table.Flags {
+		conn.DelTable(old.table) // it slept, so nothing can be lost
+		old = state{}
+	}
+	conn.AddTable(rs.table)
+	if err := rs.queueRemoval(conn, old); err != nil {
+		return fmt.Errorf("clear table inet %s: %w", plan.Table, err)
+	}
 	if err := rs.queue(conn, old); err != nil {
 		return fmt.Errorf("write the ruleset of table inet %s: %w", plan.Table, err)
 	}
@@ -48,87 +66,71 @@ func (rs *ruleset) write(conn *nftables.Conn, old state, generation uint32) erro
 }
 
 func (rs *ruleset) readState(conn *nftables.Conn) (state, error) {
-	t, err := findTable(conn)
-	if err != nil || t == nil {
-		return state{}, err
+	old := state{changes: make(map[string]changes)}
+	var err error
+	if old.table, err = findTable(conn); err != nil || old.table == nil {
+		return old, err
 	}
-	old := state{table: t}
 	if old.chains, err = listChains(conn); err != nil {
-		return state{}, err
+		return old, err
 	}
-	sets, err := conn.GetSets(t)
-	if err != nil {
-		return state{}, fmt.Errorf("list sets of table inet %s: %w", plan.Table, err)
+	if old.objects, err = listObjects(conn); err != nil {
+		return old, err
 	}
-	old.sets = sets
-	counters, others, err := readObjects(conn)
-	if err != nil {
-		return state{}, err
+	if old.sets, err = listSets(conn); err != nil {
+		return old, err
 	}
-	for name := range counters {
-		old.counters = append(old.counters, name)
+	for _, s := range rs.sets {
+		live := old.sets[s.Name]
+		if live == nil || !sameKind(s.Set, live) {
+			continue
+		}
+		if old.changes[s.Name], err = s.compare(conn, live); err != nil {
+			return old, err
+		}
 	}
-	old.sound = t.Flags == rs.table.Flags && others == 0 && rs.fits(sets)
 	return old, nil
 }
 
-// fits reports whether sets that are to stay are as this version makes them.
-func (rs *ruleset) fits(live []*nftables.Set) bool {
-	for _, have := range live {
-		if want := rs.lasting(have.Name); want != nil && !sameKind(want, have) {
-			return false
+// queueRemoval deletes the rules and all that is not to stay.
+func (rs *ruleset) queueRemoval(conn *nftables.Conn, old state) error {
+	if old.table == nil {
+		return nil
+	}
+	conn.FlushTable(old.table)
+	for name, s := range old.sets {
+		change, stays := old.changes[name]
+		switch {
+		case s.Anonymous: // went with its rule
+		case stays && len(change.stale) > 0:
+			if err := conn.SetDeleteElements(s, change.stale); err != nil {
+				return fmt.Errorf("delete elements of set %s: %w", name, err)
+			}
+		case !stays && s.IsMap:
+			conn.FlushSet(s) // or older kernels hold on to the chains it leads to
+			conn.DelSet(s)
+		case !stays:
+			conn.DelSet(s)
 		}
 	}
-	return true
-}
-
-// lasting returns the set of that name if its elements outlive a replacement.
-func (rs *ruleset) lasting(name string) *nftables.Set {
-	for _, s := range rs.sets {
-		if s.Name == name && s.HasTimeout {
-			return s.Set
+	for name, c := range old.chains {
+		if want := rs.chain(name); want == nil || !sameHook(want, c) {
+			conn.DelChain(c)
+		}
+	}
+	for _, o := range old.objects {
+		if !rs.counts(o) {
+			conn.DeleteObject(o)
 		}
 	}
 	return nil
 }
 
-// queueRemoval deletes everything that is to be made anew. The cut-off peers
-// stay in the kernel: one that is listed and written back may get lost, since
-// the kernel rearranges a large set while it is listed. Nothing is deleted
-// that is not there: others would be shown an empty table meanwhile.
-func (rs *ruleset) queueRemoval(conn *nftables.Conn, old state) {
-	if old.table == nil {
-		return
-	}
-	if !old.sound {
-		conn.DelTable(old.table)
-		return
-	}
-	conn.FlushTable(old.table)
-	for _, s := range old.sets {
-		// Rules have lost their own, unnamed sets with the flush.
-		if s.Anonymous || rs.lasting(s.Name) != nil {
-			continue
-		}
-		conn.FlushSet(s) // or older kernels hold on to the chains that a map leads to
-		conn.DelSet(s)
-	}
-	for _, c := range old.chains {
-		conn.DelChain(c)
-	}
-	for _, name := range old.counters {
-		if !slices.Contains(rs.counters, name) {
-			conn.DeleteObject(counterObject(old.table, name))
-		}
-	}
-}
-
-// queue adds what is missing then.
+// queue adds the rules and what is missing; a chain that stays gets its policy.
 func (rs *ruleset) queue(conn *nftables.Conn, old state) error {
-	conn.AddTable(rs.table)
 	for _, name := range rs.counters {
-		if !old.sound || !slices.Contains(old.counters, name) {
-			conn.AddObj(counterObject(rs.table, name))
+		if o := old.objects[name]; o == nil || !rs.counts(o) {
+			conn.AddObj(&nftables.NamedObj{Table: rs.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 		}
 	}
 	// Chains come before the maps that lead to them, rules after the sets.
@@ -136,13 +138,8 @@ func (rs *ruleset) queue(conn *nftables.Conn, old state) error {
 		conn.AddChain(c.Chain)
 	}
 	for _, s := range rs.sets {
-		if old.sound && s.HasTimeout && old.hasSet(s.Name) {
-			continue
-		}
-		// A set is numbered within its batch, so each batch gets a copy.
-		fresh := *s.Set
-		if err := conn.AddSet(&fresh, s.elements); err != nil {
-			return fmt.Errorf("add set %s: %w", s.Name, err)
+		if err := s.queue(conn, old); err != nil {
+			return err
 		}
 	}
 	for _, c := range rs.chains {
@@ -153,19 +150,37 @@ func (rs *ruleset) queue(conn *nftables.Conn, old state) error {
 	return nil
 }
 
-func (old state) hasSet(name string) bool {
-	return slices.ContainsFunc(old.sets, func(s *nftables.Set) bool { return s.Name == name })
-}
-
-func counterObject(t *nftables.Table, name string) *nftables.NamedObj {
-	return &nftables.NamedObj{Table: t, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
-}
-
-// listChains returns the chains of our table.
-func listChains(conn *nftables.Conn) ([]*nftables.Chain, error) {
-	all, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("list chains: %w", err)
+func (s set) queue(conn *nftables.Conn, old state) error {
+	if change, stays := old.changes[s.Name]; stays {
+		if err := conn.SetAddElements(s.Set, change.missing); err != nil {
+			return fmt.Errorf("add elements to set %s: %w", s.Name, err)
+		}
+		return nil
 	}
-	return slices.DeleteFunc(all, func(c *nftables.Chain) bool { return c.Table.Name != plan.Table }), nil
+	// A set is numbered within its batch, so each batch gets a copy.
+	fresh := *s.Set
+	if err := conn.AddSet(&fresh, s.elements); err != nil {
+		return fmt.Errorf("add set %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// chain returns the chain of that name, nil if the ruleset has none.
+func (rs *ruleset) chain(name string) *nftables.Chain {
+	for _, c := range rs.chains {
+		if c.Name == name {
+			return c.Chain
+		}
+	}
+	return nil
+}
+
+// counts reports whether an object is one of the ruleset's counters.
+func (rs *ruleset) counts(o *nftables.NamedObj) bool {
+	for _, name := range rs.counters {
+		if o.Name == name && o.Type == nftables.ObjTypeCounter {
+			return true
+		}
+	}
+	return false
 }

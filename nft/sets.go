@@ -35,6 +35,10 @@ const (
 // With its size known, the kernel chooses its fastest hash.
 const classes = 16
 
+// maxLANs is the size of the set of LANs: what the BPF map of that name takes.
+// It does not follow their number, or one more would make it another set.
+const maxLANs = 256
+
 func (b *builder) sets() ([]set, error) {
 	lans, err := b.lanSet()
 	if err != nil {
@@ -77,7 +81,7 @@ func (b *builder) lanSet() (set, error) {
 	return set{
 		Set: &nftables.Set{
 			Name: setLANs, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
-			Size: uint32(len(elements)), Comment: "torified interfaces",
+			Size: maxLANs, Comment: "torified interfaces",
 		},
 		elements: elements,
 	}, nil

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -33,6 +34,9 @@ type Node struct {
 
 	lab *Lab
 	nl  *netlink.Handle
+
+	mu      sync.Mutex
+	packets *os.File // see SendFrame
 }
 
 // AddNode creates a further namespace, gone with the lab.
@@ -197,6 +201,9 @@ func (n *Node) Netlink() *netlink.Handle { return n.nl }
 func (n *Node) close() error {
 	if n.nl != nil {
 		n.nl.Close()
+	}
+	if n.packets != nil {
+		n.packets.Close()
 	}
 	return errors.Join(killInside(n.Path), removeNetNS(n.Path))
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -145,22 +146,40 @@ func Echo(n *Node, proto string, server netip.AddrPort, timeout time.Duration) e
 // SendFrame puts an Ethernet frame on the wire as it is, bypassing the node's own
 // routing and firewall. See Frame and TagVLAN.
 func (n *Node) SendFrame(ifname string, frame []byte) error {
-	err := n.Do(func() error {
-		iface, err := net.InterfaceByName(ifname)
-		if err != nil {
-			return fmt.Errorf("find interface: %w", err)
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open packet socket: %w", err)
-		}
-		defer unix.Close(fd)
-		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: iface.Index})
-	})
+	link, err := n.nl.LinkByName(ifname)
+	if err != nil {
+		return fmt.Errorf("send frame on %s of %s: %w", ifname, n.Name, err)
+	}
+	fd, err := n.packetSocket()
+	if err == nil {
+		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
+	}
 	if err != nil {
 		return fmt.Errorf("send frame on %s of %s: %w", ifname, n.Name, err)
 	}
 	return nil
+}
+
+// packetSocket is one for all frames of a node: to close one takes the kernel
+// some 10 ms.
+func (n *Node) packetSocket() (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.packets != nil {
+		return int(n.packets.Fd()), nil
+	}
+	err := n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open packet socket: %w", err)
+		}
+		n.packets = os.NewFile(uintptr(fd), "packet socket of "+n.Name)
+		return nil
+	})
+	if err != nil {
+		return -1, err
+	}
+	return int(n.packets.Fd()), nil
 }
 
 // SendRaw sends an IP packet as it is from a client to its router, whatever source

@@ -15,7 +15,7 @@ func newExclude() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exclude",
 		Short: "Say what goes direct instead of through Tor",
-		Args:  usageArgs(cobra.NoArgs),
+		Args:  knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return usageError{err: errors.New("add, del or list?"), command: cmd.CommandPath()}
 		},
@@ -59,13 +59,14 @@ narrower ones.`,
 	cmd.Flags().BoolVar(&f.source, "source", false, "the arguments are source prefixes")
 	cmd.Flags().BoolVar(&f.mark, "mark", false, "the arguments are fwmarks: VALUE or VALUE/MASK")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the changes as JSON")
-	cmd.MarkFlagsMutuallyExclusive("source", "mark")
 	return cmd
 }
 
 func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error {
 	kind := config.KindDestination
 	switch {
+	case f.source && f.mark:
+		return usageError{err: errors.New("--source and --mark exclude different things: give one at a time"), command: cmd.CommandPath()}
 	case f.source:
 		kind = config.KindSource
 	case f.mark:

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/router"
 	"github.com/torbpf/torbpf/loader"
 )
@@ -51,7 +53,7 @@ func run(ctx context.Context, args []string) int {
 func exitCode(err error) int {
 	var usage usageError
 	switch {
-	case errors.As(err, &usage), errors.Is(err, config.ErrInvalid), strings.HasPrefix(err.Error(), "unknown command"):
+	case errors.As(err, &usage), isAny(err, config.ErrInvalid, plan.ErrNoInterface, plan.ErrUnknownInterface, plan.ErrLoopback):
 		return exitUsage
 	case errors.Is(err, router.ErrNotAttached):
 		return exitNotAttached
@@ -62,6 +64,26 @@ func exitCode(err error) int {
 	default:
 		return exitFailed
 	}
+}
+
+// isAny tells whether an error is one of several; what else a host does not
+// allow (other refusals of internal/plan) is no error of usage.
+func isAny(err error, targets ...error) bool {
+	return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
+}
+
+// knownCommand takes what is left of the command line for the name of a command
+// that does not exist.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q", args[0])
+	cmd.SuggestionsMinimumDistance = 2 // letters that may be mistyped
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		text += fmt.Sprintf(": did you mean %s?", strings.Join(near, " or "))
+	}
+	return usageError{err: errors.New(text), command: cmd.CommandPath()}
 }
 
 // usageArgs makes what a check of the arguments finds an error of usage.

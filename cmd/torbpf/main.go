@@ -37,7 +37,7 @@ Tor's, and everything that Tor cannot carry is refused, never let out.
   sudo torbpf detach --all       the host is as it was before`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},

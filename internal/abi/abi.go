@@ -60,6 +60,8 @@ const (
 	ReasonMalformed         = DatapathReasonREASON_MALFORMED
 	ReasonUplinkGuard       = DatapathReasonREASON_UPLINK_GUARD
 	ReasonDNSGuard          = DatapathReasonREASON_DNS_GUARD
+	ReasonForeignSource     = DatapathReasonREASON_FOREIGN_SOURCE
+	ReasonDeliveryGuard     = DatapathReasonREASON_DELIVERY_GUARD
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

@@ -147,7 +147,9 @@ const (
 	DatapathReasonREASON_MALFORMED          DatapathReason = 29
 	DatapathReasonREASON_UPLINK_GUARD       DatapathReason = 30
 	DatapathReasonREASON_DNS_GUARD          DatapathReason = 31
-	DatapathReasonREASON_MAX                DatapathReason = 32
+	DatapathReasonREASON_FOREIGN_SOURCE     DatapathReason = 32
+	DatapathReasonREASON_DELIVERY_GUARD     DatapathReason = 33
+	DatapathReasonREASON_MAX                DatapathReason = 34
 )
 
 type DatapathRefusal struct {
@@ -219,10 +221,13 @@ const (
 	DatapathProgTorbpfLanOut  = "torbpf_lan_out"
 	DatapathProgTorbpfLanOut3 = "torbpf_lan_out3"
 	DatapathProgTorbpfUplink  = "torbpf_uplink"
+	DatapathVarDnsPort        = "dns_port"
 	DatapathVarLocalAddrType  = "local_addr_type"
 	DatapathVarMarkShift      = "mark_shift"
 	DatapathVarPolicyType     = "policy_type"
 	DatapathVarRefusalType    = "refusal_type"
+	DatapathVarResolverPort   = "resolver_port"
+	DatapathVarTransPort      = "trans_port"
 )
 
 // LoadDatapath returns the embedded CollectionSpec for Datapath.
@@ -301,10 +306,13 @@ type DatapathMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
+	DnsPort       *ebpf.VariableSpec `ebpf:"dns_port"`
 	LocalAddrType *ebpf.VariableSpec `ebpf:"local_addr_type"`
 	MarkShift     *ebpf.VariableSpec `ebpf:"mark_shift"`
 	PolicyType    *ebpf.VariableSpec `ebpf:"policy_type"`
 	RefusalType   *ebpf.VariableSpec `ebpf:"refusal_type"`
+	ResolverPort  *ebpf.VariableSpec `ebpf:"resolver_port"`
+	TransPort     *ebpf.VariableSpec `ebpf:"trans_port"`
 }
 
 // DatapathObjects contains all objects after they have been loaded into the kernel.
@@ -368,10 +376,13 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
+	DnsPort       *ebpf.Variable `ebpf:"dns_port"`
 	LocalAddrType *ebpf.Variable `ebpf:"local_addr_type"`
 	MarkShift     *ebpf.Variable `ebpf:"mark_shift"`
 	PolicyType    *ebpf.Variable `ebpf:"policy_type"`
 	RefusalType   *ebpf.Variable `ebpf:"refusal_type"`
+	ResolverPort  *ebpf.Variable `ebpf:"resolver_port"`
+	TransPort     *ebpf.Variable `ebpf:"trans_port"`
 }
 
 // DatapathPrograms contains all programs after they have been loaded into the kernel.

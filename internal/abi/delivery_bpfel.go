@@ -20,6 +20,10 @@ const (
 	DeliveryMapCounters        = "counters"
 	DeliveryMapLans            = "lans"
 	DeliveryProgTorbpfDelivery = "torbpf_delivery"
+	DeliveryVarDnsPort         = "dns_port"
+	DeliveryVarMarkShift       = "mark_shift"
+	DeliveryVarResolverPort    = "resolver_port"
+	DeliveryVarTransPort       = "trans_port"
 )
 
 // LoadDelivery returns the embedded CollectionSpec for Delivery.
@@ -80,6 +84,10 @@ type DeliveryMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryVariableSpecs struct {
+	DnsPort      *ebpf.VariableSpec `ebpf:"dns_port"`
+	MarkShift    *ebpf.VariableSpec `ebpf:"mark_shift"`
+	ResolverPort *ebpf.VariableSpec `ebpf:"resolver_port"`
+	TransPort    *ebpf.VariableSpec `ebpf:"trans_port"`
 }
 
 // DeliveryObjects contains all objects after they have been loaded into the kernel.
@@ -119,6 +127,10 @@ func (m *DeliveryMaps) Close() error {
 //
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryVariables struct {
+	DnsPort      *ebpf.Variable `ebpf:"dns_port"`
+	MarkShift    *ebpf.Variable `ebpf:"mark_shift"`
+	ResolverPort *ebpf.Variable `ebpf:"resolver_port"`
+	TransPort    *ebpf.Variable `ebpf:"trans_port"`
 }
 
 // DeliveryPrograms contains all programs after they have been loaded into the kernel.

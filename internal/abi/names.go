@@ -72,6 +72,9 @@ var reasonTexts = map[Reason]reasonText{
 
 	ReasonUplinkGuard: {VerdictRefused, "uplink-guard", "stopped at an uplink: an earlier guard is missing or was bypassed"},
 	ReasonDNSGuard:    {VerdictRefused, "dns-guard", "DNS that no redirect takes to Tor: the router's resolver would ask in clear"},
+
+	ReasonForeignSource: {VerdictRefused, "foreign-source", "the source is of no LAN (forged, or out of date): an answer would leave by the uplink"},
+	ReasonDeliveryGuard: {VerdictRefused, "delivery-guard", "bound for Tor, but delivered to another port of the router: our redirect is missing"},
 }
 
 // String returns the name of a reason as the CLI, the metrics and the

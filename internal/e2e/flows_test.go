@@ -198,6 +198,9 @@ func (f *flow) ends() error {
 	return fmt.Errorf("%s: nobody says that it has ended", f.name)
 }
 
+// begun is how much of a download startDownload reads.
+const begun = 1000
+
 // startDownload begins to read a page and leaves the rest to the caller.
 func startDownload(t testing.TB, n *testnet.Node, url string) io.Reader {
 	t.Helper()
@@ -206,7 +209,7 @@ func startDownload(t testing.TB, n *testnet.Node, url string) io.Reader {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { body.Close() })
-	if _, err := io.ReadFull(body, make([]byte, 1000)); err != nil {
+	if _, err := io.ReadFull(body, make([]byte, begun)); err != nil {
 		t.Fatalf("begin %s: %v", url, err)
 	}
 	return body

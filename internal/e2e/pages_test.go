@@ -32,6 +32,8 @@ func openPage(ctx context.Context, n *testnet.Node, url string) (io.ReadCloser, 
 	return response.Body, nil
 }
 
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
 // page is the address of a server's page that says who asks.
 func page(addr netip.Addr) string {
 	return "http://" + net.JoinHostPort(addr.String(), "80") + "/"

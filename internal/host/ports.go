@@ -32,6 +32,7 @@ func (c Conflict) String() string {
 // PortsInUse returns the ports that tor or the sentry could not listen on,
 // because something in this namespace is bound to them on any address. The
 // kernel is asked by binding, as tables of sockets do not list all that bind.
+// Port 0 is nobody's.
 func PortsInUse(ports plan.Ports) ([]Conflict, error) {
 	var conflicts []Conflict
 	for _, want := range []struct {

@@ -10,7 +10,8 @@ import (
 func lan(h Host, l Link) LAN {
 	out := LAN{Name: l.Name, Index: l.Index, Ethernet: l.Ethernet, MAC: l.MAC}
 	ipv6 := false
-	for _, p := range h.addrs(l.Index) {
+	out.Addrs = h.addrs(l.Index)
+	for _, p := range out.Addrs {
 		a := p.Addr()
 		if a.Is4() {
 			out.Addr4 = prefer(out.Addr4, a)

@@ -59,6 +59,7 @@ type LAN struct {
 	MAC      [6]byte
 	Addr4    netip.Addr // the address its ICMP errors come from; zero if none
 	Addr6    netip.Addr
+	Addrs    []netip.Prefix // its own with their subnets, in the kernel's order
 	Prefixes []netip.Prefix // sources expected behind it, masked
 }
 

@@ -21,6 +21,9 @@ func (p *Plan) String() string {
 	for _, l := range p.LANs {
 		line("lan %s", device(l.Name, l.Index, l.Ethernet))
 		line("  answers from %s", words(l.Addr4, l.Addr6))
+		for _, a := range l.Addrs {
+			line("  has %s", a)
+		}
 		for _, prefix := range l.Prefixes {
 			line("  expects %s", prefix)
 		}

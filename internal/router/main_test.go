@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -58,6 +59,7 @@ func inNamespace(t *testing.T) bool {
 	const marker = "TORBPF_TEST_IN_NAMESPACE"
 	if os.Getenv(marker) == t.Name() {
 		buildHost(t)
+		t.Cleanup(func() { detachAll(t) })
 		return true
 	}
 	if os.Geteuid() != 0 {
@@ -72,6 +74,15 @@ func inNamespace(t *testing.T) bool {
 		t.Fatal(err)
 	}
 	return false
+}
+
+// detachAll leaves no process behind, not even by a test that fails.
+func detachAll(t *testing.T) {
+	r, err := New(Options{})
+	must(t, err)
+	if err := r.DetachAll(context.Background()); err != nil && !errors.Is(err, ErrNotAttached) {
+		t.Error(err)
+	}
 }
 
 // buildHost makes a router of the namespace: eth0 leads outside, eth1 and eth2

@@ -150,14 +150,15 @@ func inForce(t *testing.T, r *Router) map[string]string {
 		"tor": fmt.Sprint(daemon.PID(), daemon.Alive()), "torrc": string(torrc),
 		"excluded":  prefixes(t, r, abi.DatapathMapDst4Prefixes),
 		"processes": fmt.Sprint(strings.Count(processes(t), "\n") + 1),
-		"ruleset":   output(t, "nft -s list ruleset"), "ip rule": rules(t, "ip rule"), "ip -6 rule": rules(t, "ip -6 rule"),
+		"ruleset":   sorted(t, "nft -s list ruleset"), "ip rule": sorted(t, "ip rule"), "ip -6 rule": sorted(t, "ip -6 rule"),
 		"pins": files(t, r.PinDir(), false), "files": files(t, r.dir, false), "sysctls": files(t, "/proc/sys/net", true),
 	}
 }
 
-// rules lists ip rules; in which order those of one priority stand, which all
-// forbid something, depends on which came first.
-func rules(t *testing.T, command string) string {
+// sorted runs a command and sorts what it prints, where the order says nothing:
+// that of ip rules of one priority, which all forbid something, and of sets
+// depends on which came first. That of nft's rules is checkApplied's matter.
+func sorted(t *testing.T, command string) string {
 	t.Helper()
 	lines := strings.Split(output(t, command), "\n")
 	slices.Sort(lines)

@@ -78,7 +78,7 @@ func readConfig(pipe *os.File) (Config, error) {
 // nameSelf gives the process the name that ps and top show. It would be "exe",
 // after the path that Spawn starts it by.
 func nameSelf() error {
-	if err := os.WriteFile("/proc/self/comm", []byte("torbpf-sentry"), 0); err != nil {
+	if err := os.WriteFile("/proc/self/comm", []byte(processName), 0); err != nil {
 		return fmt.Errorf("name the sentry's process: %w", err)
 	}
 	return nil
