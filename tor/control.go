@@ -1,8 +1,8 @@
 package tor
 
 import (
+	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -20,9 +20,10 @@ import (
 const (
 	commandTimeout = 10 * time.Second
 	replyMax       = 4 << 20 // bytes; a mad tor must not fill our memory
+	linesMax       = 1 << 16 // a short line takes many times its length
 )
 
-var errReplyTooLong = fmt.Errorf("tor's reply is over %d MiB", replyMax>>20)
+var errReplyTooLong = errors.New("the reply is longer than any of tor's")
 
 // Control is an authenticated control connection. Commands may come from
 // several goroutines. Each ends within ten seconds, or when its context ends;
@@ -40,15 +41,16 @@ type Control struct {
 // wire bounds what is read for one command.
 type wire struct {
 	net.Conn
-	left int
+	left, lines int // bytes and line ends that may yet come
 }
 
 func (w *wire) Read(p []byte) (int, error) {
-	if w.left <= 0 {
+	if w.left <= 0 || w.lines <= 0 {
 		return 0, errReplyTooLong
 	}
 	n, err := w.Conn.Read(p[:min(len(p), w.left)])
 	w.left -= n
+	w.lines -= bytes.Count(p[:n], []byte("\n"))
 	return n, err
 }
 
@@ -72,7 +74,11 @@ func DialPassword(ctx context.Context, address, password string) (*Control, erro
 		return nil, fmt.Errorf("connect to tor's control port: %w", err)
 	}
 	c := newControl(address, conn)
-	if err := c.authenticate(ctx, password); err != nil {
+	s, err := identify(conn, target)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("talk to tor at %s: %w", address, err), c.Close())
+	}
+	if err := c.authenticate(ctx, s, password); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
@@ -94,27 +100,9 @@ func splitAddress(address string) (network, target string, err error) {
 	return "tcp", address, nil
 }
 
-func (c *Control) authenticate(ctx context.Context, password string) error {
-	err := c.bounded(ctx, func() error {
-		info, err := c.bine.ProtocolInfo()
-		if err != nil {
-			return err
-		}
-		if password == "" || !info.HasAuthMethod("HASHEDPASSWORD") {
-			return c.bine.Authenticate("")
-		}
-		_, err = c.bine.SendRequest("AUTHENTICATE %s", hex.EncodeToString([]byte(password)))
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("authenticate to tor at %s: %w", c.address, err)
-	}
-	return nil
-}
-
-// bounded runs an exchange under a deadline and gives the connection up if it
-// does not end in a reply.
-func (c *Control) bounded(ctx context.Context, exchange func() error) error {
+// bounded runs an exchange under a deadline, reads at most room bytes for it
+// and gives the connection up if it does not end in a reply.
+func (c *Control) bounded(ctx context.Context, room int, exchange func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.broken != nil {
@@ -126,7 +114,7 @@ func (c *Control) bounded(ctx context.Context, exchange func() error) error {
 	if err := c.wire.SetDeadline(time.Now().Add(commandTimeout)); err != nil {
 		return err
 	}
-	c.wire.left = replyMax
+	c.wire.left, c.wire.lines = room, linesMax
 	// If ctx ends early, a deadline in the past wakes the exchange.
 	woken := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -156,7 +144,7 @@ func (c *Control) command(ctx context.Context, line string) (*control.Response, 
 		return nil, fmt.Errorf("ask tor: a line break in %q", line)
 	}
 	var resp *control.Response
-	err := c.bounded(ctx, func() (err error) {
+	err := c.bounded(ctx, replyMax, func() (err error) {
 		resp, err = c.bine.SendRequest("%s", line)
 		return err
 	})
@@ -215,7 +203,7 @@ func (c *Control) Signal(ctx context.Context, name string) error {
 func (c *Control) loadConf(ctx context.Context, torrc string) error {
 	// A line that begins with a dot would end the text.
 	text := strings.ReplaceAll("\n"+strings.TrimSuffix(torrc, "\n"), "\n.", "\n..")[1:]
-	return c.bounded(ctx, func() error { return c.bine.LoadConf(text) })
+	return c.bounded(ctx, replyMax, func() error { return c.bine.LoadConf(text) })
 }
 
 // Close hangs up, without the farewell that a hung tor would not answer.

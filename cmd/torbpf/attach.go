@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -92,9 +91,7 @@ func (f *attachFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	bar := newBootstrapBar(f.noWait || f.asJSON)
-	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
-	defer cancel()
-	result, err := r.Attach(ctx, edit, router.AttachOptions{NoWait: f.noWait, Progress: bar.show})
+	result, err := r.Attach(cmd.Context(), edit, router.AttachOptions{NoWait: f.noWait, Timeout: f.timeout, Progress: bar.show})
 	bar.finish(err == nil)
 	if result != nil {
 		warn(result.Warnings)

@@ -15,6 +15,7 @@ import (
 // AttachOptions say how attach behaves; what it attaches is the Config.
 type AttachOptions struct {
 	NoWait   bool
+	Timeout  time.Duration      // how long to wait for Tor, once all else is done
 	Progress func(tor.Progress) // gets each step of Tor's bootstrap
 }
 
@@ -43,6 +44,8 @@ func (r *Router) Attach(ctx context.Context, edit func(*config.Config), o Attach
 	if o.NoWait {
 		return result, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
 	return result, r.waitReady(ctx, result.Plan, control, o.Progress)
 }
 
