@@ -3,6 +3,7 @@ package sentry
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -85,7 +86,7 @@ func newFakeDNSPort(t *testing.T) *fakeDNSPort {
 				continue
 			}
 			if packed := f.reply(&query, peerOf(from)); packed != nil {
-				conn.WriteTo(packed, from)
+				_, _ = conn.WriteTo(packed, from) // whoever asked notices
 			}
 		}
 	}()
@@ -223,7 +224,7 @@ func wantEnded(t *testing.T, conn net.Conn, what string) error {
 	if n != 0 || err == nil {
 		t.Errorf("%s: got data", what)
 	}
-	if netErr, ok := err.(net.Error); ok && netErr.Timeout() {
+	if netErr := net.Error(nil); errors.As(err, &netErr) && netErr.Timeout() {
 		t.Errorf("%s: the connection was not ended", what)
 	}
 	return err

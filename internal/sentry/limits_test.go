@@ -130,7 +130,7 @@ func TestIdleAndHalfFedConnectionsAreEnded(t *testing.T) {
 			if strings.HasPrefix(what, "served") {
 				receive(t, conn)
 			}
-			wantEnded(t, conn, what)
+			_ = wantEnded(t, conn, what)
 		})
 	}
 }
@@ -144,7 +144,7 @@ func TestIdleConnectionsMakeRoomWhenCrowded(t *testing.T) {
 	eventually(t, "the first is served", func() bool { return r.connections.inUse() == 1 })
 	second := r.connect(t, link{"tcp", another4, router4})
 	within(t, "ending one of two idle connections, of three possible", func() {
-		wantEnded(t, second, "second")
+		_ = wantEnded(t, second, "second")
 	})
 	if reply := ask(t, first, question("www.example.", dns.TypeA)); reply.Rcode != ok {
 		t.Errorf("the first, idle while there was room, got %v", reply)
@@ -355,7 +355,7 @@ func TestStoppedOrDeadTorIsAFailureInBoundedTime(t *testing.T) {
 	must(t, tor.Process.Signal(unix.SIGCONT))
 	want("going on", ok)
 	must(t, tor.Process.Kill())
-	tor.Wait()
+	_ = tor.Wait() // it was killed
 	want("dead", servFail)
 }
 

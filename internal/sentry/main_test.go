@@ -92,7 +92,7 @@ func beGateWriter() error {
 func beDNSPort() error {
 	server := &dns.Server{
 		Addr: "127.0.0.1:" + os.Args[2], Net: "udp",
-		Handler:           dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(torAnswer(q)) }),
+		Handler:           dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(torAnswer(q)) }),
 		NotifyStartedFunc: func() { fmt.Println("listening") },
 	}
 	return server.ListenAndServe()
