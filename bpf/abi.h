@@ -74,6 +74,7 @@ enum reason {
 
 	REASON_FOREIGN_SOURCE, /* refused: no LAN has this source: the answer would leave */
 	REASON_DELIVERY_GUARD, /* refused: delivered to another port than Tor's */
+	REASON_ROUTER_DNS,     /* refused: DNS for the router's own resolver alone */
 
 	REASON_MAX,
 };

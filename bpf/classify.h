@@ -47,18 +47,22 @@ static __always_inline int ipv4_under(__be32 addr_be, __u32 prefix, __u32 mask)
 	return (bpf_ntohl(addr_be) & mask) == prefix;
 }
 
-/* Whether a packet shows the port of DNS; a later fragment has none to show. */
-static __always_inline int is_dns(const struct packet *p)
+/* Whether a packet shows a port; a later fragment has none to show. */
+static __always_inline int is_to_port(const struct packet *p, __u16 port)
 {
-	return p->fragment != FRAGMENT_LATER && p->dport_be == bpf_htons(PORT_DNS) &&
+	return p->fragment != FRAGMENT_LATER && p->dport_be == bpf_htons(port) &&
 	       (p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_TCP);
 }
 
-/* Whether a packet shows the port of DNS over TLS or QUIC. */
+static __always_inline int is_dns(const struct packet *p)
+{
+	return is_to_port(p, PORT_DNS);
+}
+
+/* DNS over TLS or QUIC. */
 static __always_inline int is_encrypted_dns(const struct packet *p)
 {
-	return p->fragment != FRAGMENT_LATER && p->dport_be == bpf_htons(PORT_DNS_TLS) &&
-	       (p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_TCP);
+	return is_to_port(p, PORT_DNS_TLS);
 }
 
 /* Multicast, and the broadcast address of whatever link it is. */
@@ -102,7 +106,7 @@ static __always_inline void *lookup_prefix(const struct packet *p, const union i
  * Whether no LAN has the source, be it forged or an address of yesterday's
  * prefix. Whatever answers such a packet (a socket, the kernel's ICMP, Tor by a
  * NAT mapping) would take the default route, and so tell the WAN of it. IPv6
- * link-local addresses are answered on their link; nobody's on none.
+ * link-local addresses are answered on their link, the unspecified one nowhere.
  */
 static __always_inline int foreign_source(const struct packet *p)
 {
@@ -228,7 +232,7 @@ static __always_inline struct decision classify_dns(const struct packet *p)
 	if (!is_dns(p))
 		return undecided();
 	if (broadcast_destination(p))
-		return decide(VERDICT_REFUSED, REASON_DNS_GUARD);
+		return decide(VERDICT_REFUSED, REASON_ROUTER_DNS);
 	if (p->fragment == FRAGMENT_FIRST)
 		return decide(VERDICT_REFUSED, REASON_FRAGMENT);
 	if (p->protocol == IPPROTO_UDP)
@@ -251,7 +255,7 @@ static __always_inline struct decision classify_router(const struct packet *p)
 		return decide(VERDICT_REFUSED, REASON_FRAGMENT);
 	/* Its resolver would ask upstream in clear; refused at once, clients go back to 53. */
 	if (is_encrypted_dns(p))
-		return decide(VERDICT_REFUSED, REASON_DNS_GUARD);
+		return decide(VERDICT_REFUSED, REASON_ROUTER_DNS);
 	return decide(VERDICT_LOCAL, REASON_ROUTER_ADDRESS);
 }
 

@@ -196,7 +196,8 @@ SEC("netfilter")
 int torbpf_delivery(struct bpf_nf_ctx *ctx)
 {
 	__u32 ifindex = ctx->state->in->ifindex;
-	int blocked = ctx->skb->mark >> mark_shift & VERDICT_BLOCKED_BIT;
+	struct sk_buff *skb = ctx->skb;
+	int blocked = skb->mark >> mark_shift & VERDICT_BLOCKED_BIT;
 	struct datagram d = {};
 	struct bpf_dynptr data;
 	__u8 version;
@@ -204,7 +205,7 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 
 	if (!blocked && !bpf_map_lookup_elem(&lans, &ifindex))
 		return NF_ACCEPT;
-	if (bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &data) ||
+	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data) ||
 	    bpf_dynptr_read(&version, sizeof(version), &data, 0, 0))
 		return drop(ifindex, REASON_DELIVERY_GUARD);
 	reading = version >> 4 == 4 ? read_ipv4(&data, &d) : read_ipv6(&data, &d);

@@ -23,6 +23,7 @@ const (
 // added where missing. A filter of ours that is there is replaced atomically.
 // Behind one that somebody has put ahead of it a program may be skipped: then
 // a new filter is added, which the kernel puts in front, before the old goes.
+// In between, packets that were past the front when it came must reach the old.
 func (d *Datapath) attachClsact(h hook, program *ebpf.Program) error {
 	l, err := netlink.LinkByIndex(h.ifindex)
 	if err != nil {
@@ -38,24 +39,38 @@ func (d *Datapath) attachClsact(h hook, program *ebpf.Program) error {
 	if err := refuseOtherKind(l, h, filters); err != nil {
 		return err
 	}
+	return replaceFilter(h.filter(program), filters)
+}
+
+// replaceFilter puts a filter in the place of ours among filters, or ahead of
+// all of them where somebody else is first.
+func replaceFilter(filter *netlink.BpfFilter, filters []netlink.Filter) error {
 	old := ours(filters)
-	filter := h.filter(program)
+	for len(old) > 1 { // a killed process left two; the first has judged what the second sees
+		last := len(old) - 1
+		if err := netlink.FilterDel(old[last]); err != nil {
+			return fmt.Errorf("remove clsact filter: %w", err)
+		}
+		old = old[:last]
+	}
+	first := len(old) == 0 || isOurs(filters[0])
 	if len(old) > 0 {
 		filter.Handle = old[0].Handle
-		if filters[0] != netlink.Filter(old[0]) {
-			filter.Handle = filterHandle ^ filterHandle2 ^ old[0].Handle
-		}
+	}
+	if !first {
+		filter.Handle ^= filterHandle ^ filterHandle2
 	}
 	if err := netlink.FilterReplace(filter); err != nil {
 		return fmt.Errorf("replace clsact filter: %w", err)
 	}
-	for _, f := range old {
-		if f.Handle == filter.Handle {
-			continue
-		}
-		if err := netlink.FilterDel(f); err != nil {
-			return fmt.Errorf("remove clsact filter: %w", err)
-		}
+	if first {
+		return nil
+	}
+	if err := awaitPackets(); err != nil {
+		return err
+	}
+	if err := netlink.FilterDel(old[0]); err != nil {
+		return fmt.Errorf("remove clsact filter: %w", err)
 	}
 	return nil
 }

@@ -100,7 +100,7 @@ func TestDNSByBroadcastReachesNoSocket(t *testing.T) {
 		s := l.newSender(t)
 		must(t, unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1))
 		query := datagram{unix.IPPROTO_UDP, netip.AddrPortFrom(addr, 53)}
-		counted(t, d, s, query, l.lan.Attrs().Index, abi.VerdictRefused, abi.ReasonDNSGuard)
+		counted(t, d, s, query, l.lan.Attrs().Index, abi.VerdictRefused, abi.ReasonRouterDNS)
 	}
 }
 

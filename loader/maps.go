@@ -109,8 +109,10 @@ func fillExclusions(maps map[string]*ebpf.Map, p *plan.Plan) error {
 }
 
 // fillLocal writes the least important first, since of two entries for the
-// same prefix the later one stays: reserved space, then the local subnets from
-// the last to the first, which is the one that the plan means.
+// same prefix the later one stays: reserved space, then the local subnets from the
+// last to the first, which is the one that the plan means. Those of LANs follow
+// the others: a subnet that a LAN shares with another interface must not make
+// its hosts' sources foreign.
 func fillLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	for _, prefix := range plan.Reserved() {
 		reserved := abi.DatapathLocalSubnet{}
@@ -118,18 +120,28 @@ func fillLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 			return err
 		}
 	}
-	for _, l := range slices.Backward(p.Local) {
-		subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)}
-		if err := putPrefix(maps, localPrefixes, l.Prefix, subnet); err != nil {
-			return err
+	for _, ofLANs := range []bool{false, true} {
+		for _, l := range slices.Backward(p.Local) {
+			if isLAN(p, l.Index) != ofLANs {
+				continue
+			}
+			subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)}
+			if err := putPrefix(maps, localPrefixes, l.Prefix, subnet); err != nil {
+				return err
+			}
 		}
 	}
 	return fillLinkLocal(maps, p)
 }
 
+func isLAN(p *plan.Plan, index int) bool {
+	return slices.ContainsFunc(p.LANs, func(l plan.LAN) bool { return l.Index == index })
+}
+
 // fillLinkLocal gives link-local space to a LAN. As a destination it is judged
-// before this map is asked; as a source it is all that the DNS guard of an old
-// kernel has to tell a client that asks from its link-local address.
+// before this map is asked; as a source it is how the program knows that a LAN
+// uses IPv4's, and all that the DNS guard of an old kernel has to tell a client
+// that asks from its link-local address.
 func fillLinkLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	for _, l := range p.LANs {
 		for _, prefix := range l.Prefixes {
@@ -202,7 +214,7 @@ func forgetLANs(m *ebpf.Map, p *plan.Plan) error {
 	var gone []uint32
 	entries := m.Iterate()
 	for entries.Next(&index, &lan) {
-		if !slices.ContainsFunc(p.LANs, func(l plan.LAN) bool { return uint32(l.Index) == index }) {
+		if !isLAN(p, int(index)) {
 			gone = append(gone, index)
 		}
 	}

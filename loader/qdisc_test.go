@@ -166,6 +166,26 @@ func TestForeignFilterAheadIsOvertaken(t *testing.T) {
 	}
 }
 
+// A process killed while it overtakes leaves two filters at a hook.
+func TestFilterLeftByAKilledProcessGoes(t *testing.T) {
+	for _, ahead := range []bool{false, true} {
+		t.Run(fmt.Sprintf("somebody ahead %t", ahead), func(t *testing.T) {
+			l := newLab(t)
+			d := l.open(t, true)
+			apply(t, d, l.plan())
+			g := guards(t, d, l.plan())
+			second := newHook(kindLAN, l.lan.Attrs().Index).filter(g.collection.Programs[programLAN])
+			second.Handle = filterHandle2
+			must(t, netlink.FilterAdd(second))
+			if ahead {
+				l.putAhead(t, newForeign(t, next), true, 1)
+			}
+			apply(t, d, l.plan())
+			expectAttachments(t, d, l.attachments(true))
+		})
+	}
+}
+
 // A killed process leaves the qdisc without a filter; nothing breaks.
 func TestQdiscWithoutFilterIsNoError(t *testing.T) {
 	l := newLab(t)

@@ -73,7 +73,7 @@ func TestDNSIsAnsweredInEverySubnet(t *testing.T) {
 	}
 	p := l.plan()
 	for _, a := range []string{lan4 + "/24", "10.9.8.1/24", "fd50::1/64", lan6 + "/64"} {
-		_ = append(p.LANs[0].Addrs, netip.MustParsePrefix(a))
+		p.LANs[0].Addrs = append(p.LANs[0].Addrs, netip.MustParsePrefix(a))
 	}
 	l.apply(p)
 	wantDifferences(t, p)

@@ -183,7 +183,7 @@ func TestAPidOfSomebodyElseIsNotOurTor(t *testing.T) {
 	if err := other.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { other.Process.Kill(); other.Wait() }()
+	defer func() { _, _ = other.Process.Kill(), other.Wait() }()
 	otherStart, err := startTicks(other.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
@@ -244,7 +244,7 @@ func TestFindWithoutARecord(t *testing.T) {
 	if err := imposter.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { wait.Close(); imposter.Wait() }()
+	defer func() { _, _ = wait.Close(), imposter.Wait() }()
 	if found, err := Find(o.Dir); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("another user's process was taken for tor: %v, %v", found, err)
 	}

@@ -39,8 +39,11 @@ func query(t *testing.T, from, to string, kind dnsmessage.Type) (netip.Addr, err
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	if err := m.Unpack(buf[:n]); err != nil || len(m.Answers) != 1 {
-		return netip.Addr{}, fmt.Errorf("%v answers, %s, %v", len(m.Answers), m.RCode, err)
+	if err := m.Unpack(buf[:n]); err != nil {
+		return netip.Addr{}, err
+	}
+	if len(m.Answers) != 1 {
+		return netip.Addr{}, fmt.Errorf("%d answers, %s", len(m.Answers), m.RCode)
 	}
 	switch body := m.Answers[0].Body.(type) {
 	case *dnsmessage.AResource:
@@ -77,7 +80,9 @@ func TestTorServesTheLANAndNobodyElse(t *testing.T) {
 			t.Fatalf("TransPort from %s: %v", from, err)
 		}
 		defer conn.Close()
-		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Error(err)
+		}
 		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("TransPort keeps the connection from %s: %v", from, err)
 		}

@@ -34,8 +34,8 @@ func ownTor(t *testing.T, lines ...string) (address string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		if cmd.Wait(); t.Failed() {
+		_, _ = cmd.Process.Kill(), cmd.Wait()
+		if t.Failed() {
 			t.Log(out.String())
 		}
 	})

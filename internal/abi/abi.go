@@ -62,6 +62,7 @@ const (
 	ReasonDNSGuard          = DatapathReasonREASON_DNS_GUARD
 	ReasonForeignSource     = DatapathReasonREASON_FOREIGN_SOURCE
 	ReasonDeliveryGuard     = DatapathReasonREASON_DELIVERY_GUARD
+	ReasonRouterDNS         = DatapathReasonREASON_ROUTER_DNS
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

@@ -149,7 +149,8 @@ const (
 	DatapathReasonREASON_DNS_GUARD          DatapathReason = 31
 	DatapathReasonREASON_FOREIGN_SOURCE     DatapathReason = 32
 	DatapathReasonREASON_DELIVERY_GUARD     DatapathReason = 33
-	DatapathReasonREASON_MAX                DatapathReason = 34
+	DatapathReasonREASON_ROUTER_DNS         DatapathReason = 34
+	DatapathReasonREASON_MAX                DatapathReason = 35
 )
 
 type DatapathRefusal struct {

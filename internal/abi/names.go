@@ -75,6 +75,7 @@ var reasonTexts = map[Reason]reasonText{
 
 	ReasonForeignSource: {VerdictRefused, "foreign-source", "the source is of no LAN (forged, or out of date): an answer would leave by the uplink"},
 	ReasonDeliveryGuard: {VerdictRefused, "delivery-guard", "bound for Tor, but delivered to another port of the router: our redirect is missing"},
+	ReasonRouterDNS:     {VerdictRefused, "router-dns", "DNS by broadcast, or encrypted to the router: its own resolver would ask in clear"},
 }
 
 // String returns the name of a reason as the CLI, the metrics and the

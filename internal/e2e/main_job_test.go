@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -96,6 +97,11 @@ func lookups(n *testnet.Node) []func() error {
 		testnet.Resolver4, testnet.PublicResolver4, testnet.PublicResolver6,
 		netip.MustParseAddr("10.0.0.53"), netip.MustParseAddr("fd99::53"),
 	}
+	if link, err := n.Netlink().LinkByName("eth0"); err == nil {
+		// The router's link-local address, which it may have announced.
+		zone := strconv.Itoa(link.Attrs().Index)
+		servers = append(servers, netip.MustParseAddr("fe80::ff:fe00:5001").WithZone(zone))
+	}
 	var out []func() error
 	for i, server := range servers {
 		for _, proto := range []string{"udp", "tcp"} {
@@ -125,7 +131,7 @@ func lookup(n *testnet.Node, server netip.AddrPort, name, qtype, proto, want str
 	var err error
 	for range 3 {
 		var reply *dns.Msg
-		if reply, err = testnet.DNSQuery(n, server, name, qtype, proto, torPatience/3); err != nil {
+		if reply, err = testnet.DNSQuery(n, server, name, qtype, proto, patience/2); err != nil {
 			continue
 		}
 		var got []string

@@ -63,13 +63,17 @@ func (p *Policy) reason(k Packet) abi.Reason {
 	case Malformed:
 		return abi.ReasonMalformed
 	}
-	if !k.isDNS() {
+	foreign := p.foreign(k.Src)
+	if !k.isDNS() && !p.asksRouterEncrypted(k) {
 		switch {
 		case isGroup(k):
 			return abi.ReasonMulticast
-		case k.Dst.IsLinkLocalUnicast():
+		case k.Dst.IsLinkLocalUnicast() && (!foreign || k.Layer3 == IPv6 && k.isICMP()):
 			return abi.ReasonLinkLocal
 		}
+	}
+	if foreign {
+		return abi.ReasonForeignSource
 	}
 	switch policyOf(p.Sources, k.Src) {
 	case abi.PolicyBlock:
@@ -94,6 +98,9 @@ func (p *Policy) destinationReason(k Packet) abi.Reason {
 		if k.Fragment != Whole && !k.isICMP() {
 			return abi.ReasonFragment
 		}
+		if k.isEncryptedDNS() {
+			return abi.ReasonRouterDNS
+		}
 		return abi.ReasonRouterAddress
 	case policyOf(p.Destinations, k.Dst) == abi.PolicyDirect:
 		return abi.ReasonDirectDestination
@@ -110,6 +117,20 @@ func (p *Policy) destinationReason(k Packet) abi.Reason {
 func (p *Policy) router(a netip.Addr) bool {
 	return slices.Contains(p.Addrs, a) || slices.Contains(p.Broadcasts, a)
 }
+
+// foreign says whether no LAN has a source. What the router answered to it would
+// leave by the uplink.
+func (p *Policy) foreign(src netip.Addr) bool {
+	if src.IsUnspecified() || src.Is6() && src.IsLinkLocalUnicast() {
+		return false
+	}
+	subnet, _ := p.localSubnet(src)
+	return subnet.Index == 0 || !slices.Contains(p.LANs, subnet.Index)
+}
+
+// asksRouterEncrypted says whether DNS over TLS or QUIC asks the router itself:
+// its resolver would ask upstream in clear.
+func (p *Policy) asksRouterEncrypted(k Packet) bool { return k.isEncryptedDNS() && p.router(k.Dst) }
 
 // isGroup says whether a packet goes to many hosts at once.
 func isGroup(k Packet) bool {
@@ -135,7 +156,7 @@ func onionReason(k Packet) abi.Reason {
 func (p *Policy) dnsReason(k Packet) abi.Reason {
 	switch {
 	case isGroup(k), k.Layer3 == IPv4 && k.Dst.IsUnspecified(), slices.Contains(p.Broadcasts, k.Dst):
-		return abi.ReasonDNSGuard
+		return abi.ReasonRouterDNS
 	case k.Fragment != Whole:
 		return abi.ReasonFragment
 	case k.Protocol == protoTCP:
@@ -176,9 +197,10 @@ func restReason(k Packet) abi.Reason {
 }
 
 // reconsider gives a refused packet to whoever may know better: conntrack, if
-// the flow was seen coming from outside, or the user's prerouting rules.
+// the flow was seen coming from outside, or the user's prerouting rules. Neither
+// knows better of a source that is no LAN's.
 func (p *Policy) reconsider(k Packet, reason abi.Reason) abi.Reason {
-	if reason == abi.ReasonMalformed {
+	if reason == abi.ReasonMalformed || reason == abi.ReasonForeignSource {
 		return reason
 	}
 	flow := InboundFlow{Protocol: k.Protocol, LAN: netip.AddrPortFrom(k.Src, k.SrcPort), Peer: netip.AddrPortFrom(k.Dst, k.DstPort)}

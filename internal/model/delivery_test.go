@@ -193,7 +193,7 @@ func TestBroadcastDNSReachesNoResolver(t *testing.T) {
 	w.attach("torbpf_lan", w.lan)
 	for _, c := range all {
 		question := ip(c.src, c.dst, udp(40000, 53, []byte(c.name)...))
-		w.expect(c.name, w.lan, abi.ReasonDNSGuard, etherTo(c.mac, hostMAC, question))
+		w.expect(c.name, w.lan, abi.ReasonRouterDNS, etherTo(c.mac, hostMAC, question))
 	}
 	w.ask(stationMAC, console4, router4, "of an excluded host")
 	r.expect("of an excluded host")

@@ -14,6 +14,7 @@ import (
 func aPlan() *plan.Plan {
 	return &plan.Plan{
 		Mark: plan.Mark{Shift: 24},
+		LANs: []plan.LAN{{Name: "eth1", Index: lanIndex}},
 		Local: []plan.LocalSubnet{
 			{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Index: 7, Name: "wg0"},
 			{Prefix: netip.MustParsePrefix("192.168.1.0/24"), Index: lanIndex, Name: "eth1"},
@@ -93,8 +94,8 @@ func TestPolicyFollowsItsPlan(t *testing.T) {
 	}
 	p := FromPlan(made)
 	query := Parse(ip(laptop4, subnet4, udp(1, 53)), false, Metadata{Protocol: etherIPv4})
-	if _, got := p.Classify(query); got != abi.ReasonDNSGuard {
-		t.Errorf("DNS by broadcast is %s, want %s", got, abi.ReasonDNSGuard)
+	if _, got := p.Classify(query); got != abi.ReasonRouterDNS {
+		t.Errorf("DNS by broadcast is %s, want %s", got, abi.ReasonRouterDNS)
 	}
 	if verdict, got := p.Judge(Parse(ip(laptop4, web4, tcp(1, 2, tcpSYN)), false, Metadata{Protocol: etherIPv4})); verdict != abi.VerdictRefused || got != abi.ReasonTorNotReady {
 		t.Errorf("before the sentry speaks TCP is %s, %s", verdict, got)

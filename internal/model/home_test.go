@@ -25,6 +25,14 @@ const (
 	vpn4      = "10.8.0.9" // behind an interface that is no uplink
 	private4  = "10.1.2.3"
 	mdns4     = "224.0.0.251"
+	guest4    = "192.168.2.10" // in another LAN
+	forged4   = "51.0.0.1"
+	stale4    = "192.168.9.10" // of a subnet the LAN had
+	forged6   = "2601::1"
+	stale6    = "fd00:2::10"
+	guest6    = "fd00:6::10"
+	peer4     = "8.0.0.10" // in a LAN without Ethernet; see TestFramesWithoutEthernet
+	peer6     = "2600:0:86dd::10"
 
 	laptop6   = "fd00:1::10"
 	blocked6  = "fd00:1::66"
@@ -59,6 +67,7 @@ func home() *Policy {
 			{netip.MustParsePrefix(blocked6 + "/128"), abi.PolicyBlock},
 			{netip.MustParsePrefix(console6 + "/128"), abi.PolicyDirect},
 		},
+		LANs:      []int{lanIndex, guestIndex},
 		LocalMode: abi.LocalConnected,
 		Exempt:    []config.Mark{{Value: exemptMark, Mask: 0xff00}},
 		Onion4:    netip.MustParsePrefix("10.192.0.0/10"),
@@ -72,7 +81,11 @@ func home() *Policy {
 	for _, prefix := range plan.Reserved() {
 		p.Local = append(p.Local, plan.LocalSubnet{Prefix: prefix})
 	}
-	for prefix, index := range map[string]int{"192.168.1.0/24": lanIndex, "fd00:1::/64": lanIndex, "10.8.0.0/24": 7} {
+	for prefix, index := range map[string]int{
+		"192.168.1.0/24": lanIndex, "fd00:1::/64": lanIndex, "10.8.0.0/24": 7,
+		"192.168.2.0/24": guestIndex, "fd00:6::/64": guestIndex,
+		"8.0.0.0/16": lanIndex, "2600:0:86dd::/48": lanIndex,
+	} {
 		p.Local = append(p.Local, plan.LocalSubnet{Prefix: netip.MustParsePrefix(prefix), Index: index})
 	}
 	return p

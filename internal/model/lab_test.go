@@ -20,6 +20,9 @@ import (
 // every network namespace has.
 const lanIndex = 1
 
+// guestIndex is another LAN, on which no program runs.
+const guestIndex = 6
+
 // What a tc program returns (linux/pkt_cls.h).
 const (
 	actNext     = 0xffffffff
@@ -74,6 +77,7 @@ func load(tb testing.TB, shift uint8) *objects {
 	o.put("lans", uint32(lanIndex), abi.DatapathLan{
 		Addr4Be: be4(routerAddr4), Addr6: routerAddr6.As16(),
 	})
+	o.put("lans", uint32(guestIndex), abi.DatapathLan{})
 	return o
 }
 

@@ -68,8 +68,13 @@ func (k Packet) isICMP() bool {
 }
 
 // isDNS says whether the packet shows port 53. A later fragment shows nothing.
-func (k Packet) isDNS() bool {
-	return (k.Protocol == protoUDP || k.Protocol == protoTCP) && k.Fragment != Later && k.DstPort == 53
+func (k Packet) isDNS() bool { return k.showsPort(53) }
+
+// isEncryptedDNS says whether the packet shows the port of DNS over TLS or QUIC.
+func (k Packet) isEncryptedDNS() bool { return k.showsPort(853) }
+
+func (k Packet) showsPort(port uint16) bool {
+	return (k.Protocol == protoUDP || k.Protocol == protoTCP) && k.Fragment != Later && k.DstPort == port
 }
 
 // begins says whether the packet asks for something new, rather than carrying

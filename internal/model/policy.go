@@ -9,6 +9,7 @@ package model
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
@@ -34,6 +35,7 @@ type Policy struct {
 	Destinations []PrefixPolicy
 	Sources      []PrefixPolicy
 	Local        []plan.LocalSubnet // Index 0: reserved space
+	LANs         []int              // indices of the torified interfaces
 	LocalMode    abi.LocalMode
 	Addrs        []netip.Addr  // the router's own; those of Broadcasts may be among them
 	Broadcasts   []netip.Addr  // of the subnets it is in
@@ -67,13 +69,37 @@ func FromPlan(p *plan.Plan) *Policy {
 	for _, prefix := range p.Exclusions.Sources {
 		out.Sources = append(out.Sources, PrefixPolicy{prefix, abi.PolicyDirect})
 	}
-	// A local subnet that is the same prefix as reserved space comes later
-	// and so wins.
-	for _, prefix := range plan.Reserved() {
-		out.Local = append(out.Local, plan.LocalSubnet{Prefix: prefix})
+	out.Local = localSubnets(p)
+	for _, l := range p.LANs {
+		out.LANs = append(out.LANs, l.Index)
 	}
-	out.Local = append(out.Local, p.Local...)
 	return out
+}
+
+// localSubnets orders what is local, the least important first: a subnet wins
+// over reserved space that is the same prefix, and a LAN over another interface
+// that leads to the same subnet, since it may be the source's. Link-local space
+// is a LAN's for its sources only; as a destination it is judged before.
+func localSubnets(p *plan.Plan) []plan.LocalSubnet {
+	var reserved, others, behindLANs []plan.LocalSubnet
+	for _, prefix := range plan.Reserved() {
+		reserved = append(reserved, plan.LocalSubnet{Prefix: prefix})
+	}
+	for _, s := range slices.Backward(p.Local) {
+		if slices.ContainsFunc(p.LANs, func(l plan.LAN) bool { return l.Index == s.Index }) {
+			behindLANs = append(behindLANs, s)
+		} else {
+			others = append(others, s)
+		}
+	}
+	for _, l := range p.LANs {
+		for _, prefix := range l.Prefixes {
+			if prefix.Addr().IsLinkLocalUnicast() {
+				behindLANs = append(behindLANs, plan.LocalSubnet{Prefix: prefix, Index: l.Index, Name: l.Name})
+			}
+		}
+	}
+	return slices.Concat(reserved, others, behindLANs)
 }
 
 func localMode(m config.LocalMode) abi.LocalMode {

@@ -30,7 +30,7 @@ var special = []string{
 	"febf:ffff::1", "fec0::", "feff:ffff::1", "ff00::", "ff02::1", mdns6,
 	laptop4, blocked4, console4, phone4, printer4, router4, wan4, subnet4, web4, excluded4, carved4, onion4, vpn4, private4,
 	laptop6, blocked6, console6, printer6, router6, link6, web6, excluded6, carved6, onion6, private6,
-	"8.0.0.10", "2600:0:86dd::10",
+	peer4, peer6, guest4, forged4, stale4, guest6, forged6, stale6,
 }
 
 // address returns an address of one family, often one the policy speaks of.
@@ -48,6 +48,28 @@ func (d dice) address(p *Policy, four bool) netip.Addr {
 			return a
 		}
 	}
+}
+
+// source returns an address of one family, mostly one that a LAN has.
+func (d dice) source(p *Policy, four bool) netip.Addr {
+	var own []netip.Prefix
+	for _, l := range p.Local {
+		if l.Prefix.Addr().Is4() == four && slices.Contains(p.LANs, l.Index) {
+			own = append(own, l.Prefix)
+		}
+	}
+	if len(own) == 0 || d.one(4) {
+		return d.address(p, four)
+	}
+	if prefix := pick(d, own...); !d.one(2) {
+		return d.edge(prefix)
+	}
+	for range 100 { // those that rules speak of
+		if a := netip.MustParseAddr(pick(d, special...)); a.Is4() == four && !p.foreign(a) {
+			return a
+		}
+	}
+	return d.edge(own[0])
 }
 
 func (d dice) anyAddress(four bool) netip.Addr {
@@ -117,6 +139,7 @@ func (d dice) policy() *Policy {
 		LateMarks: d.one(2),
 		Inbound:   d.one(2),
 		GateOpen:  !d.one(4),
+		LANs:      []int{lanIndex, guestIndex},
 	}
 	if d.one(3) {
 		p = home()
@@ -133,8 +156,14 @@ func (d dice) policy() *Policy {
 		policy := pick(d, abi.PolicyDirect, abi.PolicyTor, abi.PolicyBlock)
 		p.Sources = append(p.Sources, PrefixPolicy{d.prefix(p, d.one(2)), policy})
 	}
+	if !d.one(4) { // or nearly all sources would be foreign
+		for _, prefix := range []string{"192.168.1.0/24", "fd00:1::/64", "8.0.0.0/16", "2600:0:86dd::/48"} {
+			subnet := plan.LocalSubnet{Prefix: netip.MustParsePrefix(prefix), Index: lanIndex}
+			p.Local = append(p.Local, subnet)
+		}
+	}
 	for range d.IntN(12) {
-		subnet := plan.LocalSubnet{Prefix: d.prefix(p, d.one(2)), Index: pick(d, 0, lanIndex, otherIndex)}
+		subnet := plan.LocalSubnet{Prefix: d.prefix(p, d.one(2)), Index: pick(d, 0, lanIndex, lanIndex, guestIndex, otherIndex)}
 		p.Local = append(p.Local, subnet)
 	}
 	for range d.IntN(4) {
@@ -162,7 +191,7 @@ func (d dice) policy() *Policy {
 func (d dice) unmapped(p *Policy) netip.Addr { return d.address(p, d.one(2)).Unmap() }
 
 func (d dice) port() uint16 {
-	return pick(d, 53, 53, 123, 443, 80, 5353, 0, uint16(d.Uint32()))
+	return pick(d, 53, 53, 853, 123, 443, 80, 5353, 0, uint16(d.Uint32()))
 }
 
 func (d dice) segment() segment {
@@ -184,7 +213,7 @@ func (d dice) segment() segment {
 // packet returns an IP packet by the books.
 func (d dice) packet(p *Policy) []byte {
 	four := d.one(2)
-	src, dst := d.address(p, four), d.address(p, four)
+	src, dst := d.source(p, four), d.address(p, four)
 	return ip(src.String(), dst.String(), d.segment(), d.parts(four)...)
 }
 

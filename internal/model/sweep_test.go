@@ -96,7 +96,7 @@ func TestFramesWithoutEthernet(t *testing.T) {
 	o := load(t, 24)
 	p := home()
 	o.set(p)
-	const peer4, peer6, reads4as6 = "8.0.0.10", "2600:0:86dd::10", "134.221.0.10"
+	const reads4as6 = "134.221.0.10"
 	for _, c := range []struct {
 		name   string
 		packet []byte

@@ -20,7 +20,7 @@ type row struct {
 func rows() []row {
 	return slices.Concat(
 		plainRows(), dnsRows(), onionRows(), localRows(), exclusionRows(),
-		laterRows(), fragmentRows(), extensionRows(), vlanRows(), malformedRows(), gateRows())
+		laterRows(), fragmentRows(), extensionRows(), vlanRows(), malformedRows(), gateRows(), foreignRows())
 }
 
 // Protocols that the rows name by number.
@@ -70,9 +70,9 @@ func plainRows() []row {
 		{name: "from a group of Ethernet stations", frame: etherTo(routerMAC, groupMAC, ip(laptop4, web4, udp(40000, 27015))), reason: abi.ReasonUDP},
 		{name: "overheard, for another station", frame: etherTo([6]byte{2, 0, 0, 0, 0, 99}, hostMAC, ip(laptop4, web4, udp(40000, 27015))), reason: abi.ReasonUDP},
 		{name: "from nobody, IPv4", frame: ether(ip("0.0.0.0", web4, udp(40000, 27015))), reason: abi.ReasonUDP},
-		{name: "from loopback", frame: ether(ip("127.0.0.1", web4, udp(40000, 27015))), reason: abi.ReasonUDP},
-		{name: "from a group, IPv4", frame: ether(ip("224.0.0.1", web4, udp(40000, 27015))), reason: abi.ReasonUDP},
-		{name: "from a group, IPv6", frame: ether(ip("ff02::1", web6, udp(40000, 27015))), reason: abi.ReasonUDP},
+		{name: "from loopback", frame: ether(ip("127.0.0.1", web4, udp(40000, 27015))), reason: abi.ReasonForeignSource},
+		{name: "from a group, IPv4", frame: ether(ip("224.0.0.1", web4, udp(40000, 27015))), reason: abi.ReasonForeignSource},
+		{name: "from a group, IPv6", frame: ether(ip("ff02::1", web6, udp(40000, 27015))), reason: abi.ReasonForeignSource},
 		{name: "from nobody, IPv6", frame: ether(ip("::", web6, udp(40000, 27015))), reason: abi.ReasonUDP},
 	}
 }
@@ -94,13 +94,23 @@ func dnsRows() []row {
 		{name: "DNS by TCP to the router, IPv6", frame: ether(ip(laptop6, router6, tcp(40000, 53, tcpSYN))), reason: abi.ReasonDNSTCP},
 		{name: "DNS by TCP to link-local", frame: ether(ip("fe80::a", link6, tcp(40000, 53, tcpSYN))), reason: abi.ReasonDNSTCP},
 		{name: "DNS over TLS", frame: ether(ip(laptop4, web4, tcp(40000, 853, tcpSYN))), reason: abi.ReasonTCP},
+		{name: "DNS over TLS to the router", frame: ether(ip(laptop4, router4, tcp(40000, 853, tcpSYN))), reason: abi.ReasonRouterDNS, answer: reset},
+		{name: "DNS over TLS to the router, IPv6", frame: ether(ip(laptop6, router6, tcp(40000, 853, tcpSYN))), reason: abi.ReasonRouterDNS, answer: reset},
+		{name: "DNS over TLS to the router's link-local address", frame: ether(ip("fe80::a", link6, tcp(40000, 853, tcpSYN))), reason: abi.ReasonRouterDNS, answer: reset},
+		{name: "DNS over TLS to the router where marks may come late", frame: ether(ip(laptop4, wan4, tcp(40000, 853, tcpSYN))), reason: abi.ReasonRouterDNS, answer: reset, home: lateMarks},
+		{name: "DNS over QUIC to the router", frame: ether(ip(laptop4, router4, udp(40000, 853, query...))), reason: abi.ReasonRouterDNS, answer: unreachable},
+		{name: "DNS over QUIC to the router, in fragments", frame: ether(ip(laptop4, router4, udp(40000, 853, query...), fragment4(0, true))), reason: abi.ReasonFragment, answer: unreachable},
+		{name: "DNS over TLS to a neighbour", frame: ether(ip(laptop4, printer4, tcp(40000, 853, tcpSYN))), reason: abi.ReasonLocalSubnet},
+		{name: "DNS over TLS to another's link-local address", frame: ether(ip("fe80::a", "fe80::b", tcp(40000, 853, tcpSYN))), reason: abi.ReasonLinkLocal},
+		{name: "DNS over TLS to the router from an excluded host", frame: ether(ip(console4, router4, tcp(40000, 853, tcpSYN))), reason: abi.ReasonDirectSource},
+		{name: "SCTP to port 853 of the router", frame: ether(ip(laptop4, router4, raw(protoSCTP, tcp(40000, 853, 0).bytes...))), reason: abi.ReasonRouterAddress},
 		{name: "DNS from an excluded host", frame: ether(ip(console4, router4, udp(40000, 53, query...))), reason: abi.ReasonDirectSource},
 		{name: "DNS from a blocked host", frame: ether(ip(blocked4, router4, udp(40000, 53, query...))), reason: abi.ReasonBlockedSource, answer: unreachable},
-		{name: "DNS by multicast", frame: etherTo(groupMAC, hostMAC, ip(laptop4, "224.0.0.1", udp(40000, 53, query...))), reason: abi.ReasonDNSGuard},
-		{name: "DNS by multicast, IPv6", frame: etherTo(groupMAC, hostMAC, ip(laptop6, "ff02::1", udp(40000, 53, query...))), reason: abi.ReasonDNSGuard},
-		{name: "DNS by broadcast", frame: etherTo(groupMAC, hostMAC, ip(laptop4, "255.255.255.255", udp(40000, 53, query...))), reason: abi.ReasonDNSGuard},
-		{name: "DNS by broadcast in the subnet, for the router alone", frame: ether(ip(laptop4, subnet4, udp(40000, 53, query...))), reason: abi.ReasonDNSGuard, answer: unreachable},
-		{name: "DNS by broadcast, the old way", frame: etherTo(groupMAC, hostMAC, ip("0.0.0.0", "0.0.0.0", udp(40000, 53, query...))), reason: abi.ReasonDNSGuard},
+		{name: "DNS by multicast", frame: etherTo(groupMAC, hostMAC, ip(laptop4, "224.0.0.1", udp(40000, 53, query...))), reason: abi.ReasonRouterDNS},
+		{name: "DNS by multicast, IPv6", frame: etherTo(groupMAC, hostMAC, ip(laptop6, "ff02::1", udp(40000, 53, query...))), reason: abi.ReasonRouterDNS},
+		{name: "DNS by broadcast", frame: etherTo(groupMAC, hostMAC, ip(laptop4, "255.255.255.255", udp(40000, 53, query...))), reason: abi.ReasonRouterDNS},
+		{name: "DNS by broadcast in the subnet, for the router alone", frame: ether(ip(laptop4, subnet4, udp(40000, 53, query...))), reason: abi.ReasonRouterDNS, answer: unreachable},
+		{name: "DNS by broadcast, the old way", frame: etherTo(groupMAC, hostMAC, ip("0.0.0.0", "0.0.0.0", udp(40000, 53, query...))), reason: abi.ReasonRouterDNS},
 		{name: "DNS by multicast from an excluded host", frame: etherTo(groupMAC, hostMAC, ip(console4, "224.0.0.1", udp(40000, 53, query...))), reason: abi.ReasonDirectSource},
 		{name: "multicast DNS", frame: etherTo(groupMAC, hostMAC, ip(laptop4, mdns4, udp(5353, 5353, query...))), reason: abi.ReasonMulticast},
 		{name: "multicast DNS, IPv6", frame: etherTo(groupMAC, hostMAC, ip(laptop6, mdns6, udp(5353, 5353, query...))), reason: abi.ReasonMulticast},

@@ -89,6 +89,7 @@ func TestStaleExemptMarksOpenNothing(t *testing.T) {
 	if out.action != actShot {
 		t.Errorf("the uplink returns %#x on a mark that is no longer exempt, want %#x", out.action, actShot)
 	}
+	frame = ether(ip(laptop4, web4, tcp(40000, 443, tcpSYN)))
 	out = o.watch(t, "torbpf_lan", frame, skBuff{Ifindex: lanIndex, Mark: exemptMark})
 	if out.mark>>24 != uint32(abi.VerdictTor) {
 		t.Errorf("the mark on a LAN is %#08x, want class %s", out.mark, abi.VerdictTor)
