@@ -77,8 +77,12 @@ func lanProgram(b *testing.B) *ebpf.Program {
 		b.Fatal(err)
 	}
 	d := loader.Open(loader.Options{Root: root, Namespace: "bench"})
+	const loopback = 1 // where a test run puts its packets
+	subnet := netip.PrefixFrom(testnet.LANRouter4, 24).Masked()
 	p := &plan.Plan{
 		Mark:       plan.Mark{Shift: 24},
+		LANs:       []plan.LAN{{Name: "lo", Index: loopback, Ethernet: true, Prefixes: []netip.Prefix{subnet}}},
+		Local:      []plan.LocalSubnet{{Prefix: subnet, Index: loopback, Name: "lo"}},
 		LocalAddrs: []netip.Addr{testnet.LANRouter4},
 		Onion4:     netip.MustParsePrefix("10.192.0.0/10"),
 		Inbound:    true,

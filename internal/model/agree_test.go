@@ -58,7 +58,7 @@ func TestModelAgrees(t *testing.T) {
 		}
 	}
 	for r := abi.ReasonNone + 1; r < abi.ReasonMax; r++ {
-		elsewhere := r == abi.ReasonUplinkGuard || r == abi.ReasonDeliveryGuard
+		elsewhere := r == abi.ReasonUplinkGuard || r == abi.ReasonDNSGuard || r == abi.ReasonDeliveryGuard
 		if !met[r] && !elsewhere {
 			t.Errorf("no packet met the reason %s", r)
 		}

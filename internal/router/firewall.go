@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,9 @@ func (j *job) checkFirewall(context.Context) error {
 	}
 	for _, lan := range j.newLANs() {
 		probes, frames := j.probes(lan)
+		if len(probes) == 0 {
+			continue
+		}
 		arrived, err := nft.Arrived(probes, func() error {
 			for _, frame := range frames {
 				if err := loader.Inject(lan.Index, frame); err != nil {
@@ -80,25 +84,30 @@ func (j *job) probes(lan plan.LAN) ([]nft.Probe, [][]byte) {
 		probes = append(probes, nft.Probe{Name: name, Dst: dst, Protocol: protocol})
 		frames = append(frames, probeFrame(lan, protocol, src, dst))
 	}
-	if lan.Addr4.Is4() {
-		src, dst := neighbour(lan.Addr4), j.plan.Onion4.Addr().Next()
+	if src, ok := neighbour(lan, lan.Addr4); ok {
+		dst := j.plan.Onion4.Addr().Next()
 		add("tcp4", unix.IPPROTO_TCP, src, dst)
 		add("udp4", unix.IPPROTO_UDP, src, dst)
 	}
-	if lan.Addr6.Is6() && !lan.Addr6.IsLinkLocalUnicast() {
-		src, dst := neighbour(lan.Addr6), j.plan.Onion6.Addr().Next()
+	if src, ok := neighbour(lan, lan.Addr6); ok && !src.IsLinkLocalUnicast() {
+		dst := j.plan.Onion6.Addr().Next()
 		add("tcp6", unix.IPPROTO_TCP, src, dst)
 		add("udp6", unix.IPPROTO_UDP, src, dst)
 	}
 	return probes, frames
 }
 
-// neighbour returns an address of the same subnet, for any subnet of a LAN.
-func neighbour(a netip.Addr) netip.Addr {
+// neighbour returns another address of the subnet that one of the router's is
+// in; a foreign source would not get past the LAN program.
+func neighbour(lan plan.LAN, a netip.Addr) (netip.Addr, bool) {
+	if !a.IsValid() {
+		return netip.Addr{}, false
+	}
 	b := a.AsSlice()
 	b[len(b)-1] ^= 1
 	n, _ := netip.AddrFromSlice(b)
-	return n
+	behind := slices.ContainsFunc(lan.Prefixes, func(p netip.Prefix) bool { return p.Contains(n) })
+	return n, behind
 }
 
 // probeFrame builds a SYN to port 80 or a UDP datagram to port 53. Their

@@ -24,6 +24,9 @@ const statusSchema = 1
 // controlPatience bounds how long status waits for a tor that may hang.
 const controlPatience = 3 * time.Second
 
+// lastGuards are the reasons of what only a last guard stopped.
+var lastGuards = []abi.Reason{abi.ReasonUplinkGuard, abi.ReasonDNSGuard, abi.ReasonDeliveryGuard}
+
 // Status is what torbpf does in one network namespace, read from the kernel's
 // own tables and from tor.
 type Status struct {
@@ -126,7 +129,7 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan) e
 			Packets:   c.Packets,
 			Bytes:     c.Bytes,
 		})
-		if c.Reason == abi.ReasonUplinkGuard || c.Reason == abi.ReasonDNSGuard {
+		if slices.Contains(lastGuards, c.Reason) {
 			s.Stopped += c.Packets
 		}
 	}
