@@ -24,6 +24,18 @@ func (d *Datapath) addClsact(l netlink.Link) error {
 	if err := os.MkdirAll(d.qdiscMark(l), 0o700); err != nil {
 		return errors.Join(fmt.Errorf("remember clsact qdisc: %w", err), netlink.QdiscDel(clsactOf(l)))
 	}
+	return keepQueueLength(l)
+}
+
+// keepQueueLength puts back what adding a qdisc changes by the way: the kernel
+// takes a queue of no length, usual for virtual interfaces, for a mistake.
+func keepQueueLength(l netlink.Link) error {
+	if l.Attrs().TxQLen != 0 {
+		return nil
+	}
+	if err := netlink.LinkSetTxQLen(l, 0); err != nil {
+		return fmt.Errorf("keep queue length of %s: %w", l.Attrs().Name, err)
+	}
 	return nil
 }
 
