@@ -294,7 +294,7 @@ func TestNobodyElsePosesAsOurTor(t *testing.T) {
 	o := managed(t, int(acct.UID))
 	sh(t, "chmod 777 "+o.runDir())
 	var asked atomic.Int32
-	answer := func(conn io.Writer, _ string) bool { asked.Add(1); return false }
+	answer := func(io.Writer, string) bool { asked.Add(1); return false }
 	asUser(t, nobody, func() { listenFake(t, SocketPath(o.Dir), answer) })
 	wantRefused(t, SocketPath(o.Dir), "uid 65534 listens there", "somebody poses as tor")
 	if asked.Load() != 0 {

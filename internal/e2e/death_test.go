@@ -158,7 +158,7 @@ func TestTorGone(t *testing.T) {
 	t.Run("hung", func(t *testing.T) {
 		pid := torPID(t, lab)
 		kill(t, unix.SIGSTOP, pid)
-		defer unix.Kill(pid, unix.SIGCONT) // the test may end in between
+		defer func() { _ = unix.Kill(pid, unix.SIGCONT) }() // the test may end in between
 		begin := time.Now()
 		capture := captureWAN(t, lab)
 		eventually(t, 8*time.Second, "refusal by tc", func() error { return refusedWithoutTor(n) })

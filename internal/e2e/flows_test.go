@@ -125,10 +125,10 @@ func serveEcho(t testing.TB, lab *testnet.Lab, addr netip.AddrPort) {
 				return
 			}
 			context.AfterFunc(t.Context(), func() {
-				conn.(*net.TCPConn).SetLinger(0)
-				conn.Close()
+				_ = conn.(*net.TCPConn).SetLinger(0) // it may have ended by itself
+				_ = conn.Close()
 			})
-			go io.Copy(conn, conn)
+			go func() { _, _ = io.Copy(conn, conn) }() // until the test ends it
 		}
 	}()
 }
@@ -149,8 +149,9 @@ func openFlow(t testing.TB, n *testnet.Node, proto string, server netip.AddrPort
 	t.Cleanup(func() { conn.Close() })
 	f := &flow{fmt.Sprintf("%s from %s to %v", proto, n.Name, server), conn}
 	if server.Port() == testnet.PortDNS {
-		f.send(query("before." + testnet.Zone))
-		err = f.read(12)
+		if err = f.send(query("before." + testnet.Zone)); err == nil {
+			err = f.read(12)
+		}
 	} else {
 		err = f.echo()
 	}
@@ -253,15 +254,18 @@ func (s *talkers) talk(ctx context.Context, conn net.PacketConn) {
 	known := map[string]net.Addr{}
 	buf := make([]byte, 100)
 	for ctx.Err() == nil {
-		conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		if conn.SetReadDeadline(time.Now().Add(20*time.Millisecond)) != nil {
+			return
+		}
 		if _, peer, err := conn.ReadFrom(buf); err == nil {
 			known[peer.String()] = peer
 		} else if !errors.Is(err, os.ErrDeadlineExceeded) && strings.Contains(err.Error(), "closed") {
 			return
 		}
 		for _, peer := range known {
-			conn.WriteTo([]byte("more than an echo would be"), peer)
-			s.sent.Add(1)
+			if _, err := conn.WriteTo([]byte("more than an echo would be"), peer); err == nil {
+				s.sent.Add(1)
+			}
 		}
 	}
 }

@@ -30,7 +30,7 @@ func strays(n *testnet.Node) []stray {
 		out = append(out, straySegments(src)...)
 	}
 	out = append(out, strayHeaders(n)...)
-	return append(out, strayForgeries(n)...)
+	return append(out, strayForgeries()...)
 }
 
 // elsewhere are destinations beyond the router, of the family of an address:
@@ -180,7 +180,7 @@ func headerChecksum(header []byte) uint16 {
 }
 
 // strayForgeries: source addresses that are not the device's own.
-func strayForgeries(n *testnet.Node) []stray {
+func strayForgeries() []stray {
 	var out []stray
 	for _, src := range []netip.Addr{
 		testnet.WANRouter4, testnet.LANRouter4, netip.MustParseAddr("192.168.60.77"), netip.MustParseAddr("8.8.4.4"), netip.MustParseAddr("0.0.0.0"),

@@ -106,8 +106,7 @@ func startSystemTor(t testing.TB, lab *testnet.Lab) *systemTor {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		s.cmd.Process.Kill()
-		s.cmd.Wait()
+		_, _ = s.cmd.Process.Kill(), s.cmd.Wait()
 	})
 	eventually(t, patience, "the control socket of the user's tor", func() error {
 		_, err := os.Stat(s.control)

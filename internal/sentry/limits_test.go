@@ -272,7 +272,7 @@ func TestPipelinedQueriesAreAnsweredInParallelAndAfterTheClientsEnd(t *testing.T
 			t.Errorf("reply %d: %v", i, reply)
 		}
 	}
-	wantEnded(t, conn, "after the last reply")
+	_ = wantEnded(t, conn, "after the last reply")
 }
 
 func TestQuestionsInFlightAreBounded(t *testing.T) {

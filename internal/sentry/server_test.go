@@ -84,7 +84,7 @@ func checkRule(t *testing.T, r *resolver, l link, c ruleCase, open bool) {
 func checkIgnored(t *testing.T, conn net.Conn, what string) {
 	t.Helper()
 	if _, ok := conn.(*net.TCPConn); ok {
-		wantEnded(t, conn, what)
+		_ = wantEnded(t, conn, what)
 		return
 	}
 	next := question("next.example.", dns.TypeMX)
