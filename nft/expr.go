@@ -95,6 +95,10 @@ func fromLAN() []expr.Any    { return []expr.Any{meta(expr.MetaKeyIIFNAME), in(s
 func notFromLAN() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIFNAME), notIn(setLANs)} }
 func notToLAN() []expr.Any   { return []expr.Any{meta(expr.MetaKeyOIFNAME), notIn(setLANs)} }
 
+func toSettlingLAN() []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyOIFNAME), in(setSettle)}
+}
+
 // fromNowhere matches what the router itself sends.
 func fromNowhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), equal(native(0))} }
 
@@ -141,6 +145,10 @@ func notDNAT() []expr.Any {
 
 func protocol(number byte) []expr.Any {
 	return []expr.Any{meta(expr.MetaKeyL4PROTO), equal([]byte{number})}
+}
+
+func notProtocol(number byte) []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyL4PROTO), notEqual([]byte{number})}
 }
 
 func isFamily(f family) []expr.Any {

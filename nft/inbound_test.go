@@ -60,6 +60,34 @@ func TestPortForwardAnswersLeaveDirectly(t *testing.T) {
 	l.mustAnswer("client", l.dmz, "tcp", client4+":80")
 }
 
+// TestWhatNobodyTrackedIsNotInbound: where the kernel tracked nothing before, a
+// peer's datagram may belong to a flow that the LAN began in clear. A SYN does
+// not, and what a port forward translates was tracked.
+func TestWhatNobodyTrackedIsNotInbound(t *testing.T) {
+	l := newLab(t)
+	if err := Apply(l.plan(), "lan0"); err != nil {
+		t.Fatal(err)
+	}
+	wantDifferences(t, l.plan())
+	l.apply(l.plan()) // again: the time goes on
+	l.serve(l.client, "tcp", ":80", "client")
+	l.serve(l.client, "udp", ":81", "client")
+	l.serve(l.client2, "udp", ":81", "client2")
+	l.classifyAll()
+	for _, what := range []struct{ name, network, to string }{
+		{"udp", "udp", "[" + client6 + "]:81"}, {"udp without a forward", "udp", client4 + ":81"},
+	} {
+		l.mustDrop(DroppedBlocked, what.name, func(ctx context.Context) (string, error) {
+			return ask(ctx, l.outside, what.network, "", what.to)
+		})
+	}
+	l.mustAnswer("client", l.outside, "tcp", "["+client6+"]:80")
+	l.mustAnswer("client", l.outside, "udp", wan4+":8081")
+	l.mustAnswer("client2", l.outside, "udp", "["+client26+"]:81")
+	nft(t, "", "flush", "set", "inet", "torbpf", setSettle) // as time would
+	l.mustAnswer("client", l.outside, "udp", "["+client6+"]:81")
+}
+
 // TestLaterPacketsFromOutsideTeachTheLAN as well as the first.
 func TestLaterPacketsFromOutsideTeachTheLAN(t *testing.T) {
 	l := newLab(t)

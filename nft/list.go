@@ -93,8 +93,8 @@ func sameKind(a, b *nftables.Set) bool {
 // compare lists a live set. Elements with a timeout come and go by themselves.
 func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 	var change changes
-	if s.HasTimeout {
-		return change, nil
+	if s.HasTimeout { // what is there is there for its time
+		return changes{missing: s.elements}, nil
 	}
 	elements, err := conn.GetSetElements(live)
 	if err != nil {

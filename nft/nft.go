@@ -40,9 +40,11 @@ func table() *nftables.Table {
 }
 
 // Apply makes the table what the plan says, whatever it was before. Peers that
-// are cut off stay so for the rest of their time, and counters go on.
-func Apply(p *plan.Plan) error {
-	rs, err := build(p)
+// are cut off stay so for the rest of their time, and counters go on. The fresh
+// are those LANs of the plan that were not attached until now: for a while only
+// what the user's rules translate, or a SYN, counts as begun outside there.
+func Apply(p *plan.Plan, fresh ...string) error {
+	rs, err := build(p, fresh...)
 	if err != nil {
 		return err
 	}

@@ -101,6 +101,8 @@ func (b *builder) openings() chain {
 			markIsNot(0, b.Mark.ClassMask()), leave()),
 		newRule("the middle of a connection that a LAN may have begun",
 			tcpFlagsAreNot(tcpSYN, handshake), leave()),
+		newRule("a LAN may have begun it before anything was tracked",
+			toSettlingLAN(), notDNAT(), notProtocol(unix.IPPROTO_TCP), leave()),
 		newRule("began outside, and the user's rules let it in",
 			ctStateIn(expr.CtStateBitNEW),
 			setCtMark(^b.Mark.ClassMask(), b.class(abi.VerdictInbound)), b.markInbound()))

@@ -49,6 +49,7 @@ func (r rule) userData() []byte {
 // builder turns one plan into rules.
 type builder struct {
 	*plan.Plan
+	fresh []string // LANs attached just now
 	marks []exemptMark
 }
 
@@ -58,8 +59,8 @@ type exemptMark struct {
 }
 
 // build is pure: the same plan gives the same ruleset.
-func build(p *plan.Plan) (*ruleset, error) {
-	b := builder{Plan: p}
+func build(p *plan.Plan, fresh ...string) (*ruleset, error) {
+	b := builder{Plan: p, fresh: fresh}
 	if err := b.readMarks(); err != nil {
 		return nil, err
 	}

@@ -26,6 +26,7 @@ const (
 	setLocal6  = "local6"
 	setCut4    = "cut4"
 	setCut6    = "cut6"
+	setSettle  = "settling"
 	setPorts   = "ports"
 	mapDivert  = "diversions"
 	mapForward = "verdicts"
@@ -56,6 +57,7 @@ func (b *builder) sets() ([]set, error) {
 		lans, local4, local6,
 		{Set: cutSet(setCut4, nftables.TypeIPAddr)},
 		{Set: cutSet(setCut6, nftables.TypeIP6Addr)},
+		b.settlingSet(),
 		b.portSet(),
 		b.classMap(mapDivert, b.diversions()),
 		b.classMap(mapForward, b.forwardVerdicts()),
@@ -85,6 +87,23 @@ func (b *builder) lanSet() (set, error) {
 		},
 		elements: elements,
 	}, nil
+}
+
+// settlingSet holds the LANs that have just been attached. Without a stateful rule
+// of the user's the kernel tracks nothing until our table is there: a flow that a
+// LAN began before then looks as if the peer began it whose packet comes first,
+// and for most protocols nothing in that packet says otherwise.
+func (b *builder) settlingSet() set {
+	s := set{Set: &nftables.Set{
+		Name: setSettle, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
+		HasTimeout: true, Timeout: cutTime, Comment: "interfaces whose flows may be older than our table",
+	}}
+	for _, name := range b.fresh {
+		key := make([]byte, unix.IFNAMSIZ)
+		copy(key, name) // one of b.LANs, whose names lanSet has checked
+		s.elements = append(s.elements, nftables.SetElement{Key: key, Timeout: cutTime})
+	}
+	return s
 }
 
 // localSet holds which subnets of one family lie behind which interface. The

@@ -36,7 +36,7 @@ func (j *job) steps() []step {
 		{"tor", j.startTor},
 		{"rules", func(context.Context) error { return route.Apply(j.plan) }},
 		{"guards", j.applyGuards},
-		{"nft", func(context.Context) error { return nft.Apply(j.plan) }},
+		{"nft", func(context.Context) error { return nft.Apply(j.plan, j.freshLANs()...) }},
 		{"firewall", j.checkFirewall},
 		{"programs", j.attachLANs},
 		{"cut", func(context.Context) error { return j.cutOver() }},

@@ -67,6 +67,11 @@ func (j *job) newLANs() []plan.LAN {
 	return slices.DeleteFunc(slices.Clone(j.plan.LANs), func(l plan.LAN) bool { return slices.Contains(known, l.Index) })
 }
 
+// freshLANs names the LANs that were not attached to before.
+func (j *job) freshLANs() []string {
+	return (&plan.Plan{LANs: j.newLANs()}).LANNames()
+}
+
 func inboundMark(m plan.Mark) uint32 { return m.Class(uint32(abi.VerdictInbound)) }
 
 // forgetFlows leaves conntrack as if torbpf had not been: connections that it
