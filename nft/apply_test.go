@@ -174,7 +174,8 @@ func TestApplyRefusesAPlanThatWouldLeak(t *testing.T) {
 	}
 }
 
-// TestNothingPassesWhileTheTableIsReplaced floods the router meanwhile.
+// TestNothingPassesWhileTheTableIsReplaced floods the router meanwhile, with
+// plans by turns that differ in chains, maps, LANs and rules.
 func TestNothingPassesWhileTheTableIsReplaced(t *testing.T) {
 	l := newLab(t)
 	l.apply(l.plan())
@@ -185,9 +186,14 @@ func TestNothingPassesWhileTheTableIsReplaced(t *testing.T) {
 	for _, port := range []string{"80", "81"} { // pending, and without a class
 		go func() { done <- flood(ctx, l.client, "["+outside6+"]:"+port) }()
 	}
-	for range 100 {
+	other := l.plan()
+	other.LANs = append(other.LANs, plan.LAN{Name: "lan2"})
+	other.Exclusions.Marks = []config.Mark{{Value: 0x1, Mask: 0xff}}
+	other.Inbound = false
+	plans := []*plan.Plan{l.plan(), other, other}
+	for i := range 150 {
 		blocked, unjudged := l.drops(DroppedBlocked), l.drops(DroppedUnjudged)
-		l.apply(l.plan())
+		l.apply(plans[i%len(plans)])
 		l.eventually("both floods go on", func() bool {
 			return l.drops(DroppedBlocked) > blocked && l.drops(DroppedUnjudged) > unjudged
 		})

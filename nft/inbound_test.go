@@ -6,12 +6,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os/exec"
-	"strconv"
+	"regexp"
 	"testing"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // blockReplies is what tc makes of a LAN host's packets that answer somebody
@@ -86,6 +86,38 @@ func TestWhatNobodyTrackedIsNotInbound(t *testing.T) {
 	l.mustAnswer("client2", l.outside, "udp", "["+client26+"]:81")
 	nft(t, "", "flush", "set", "inet", "torbpf", setSettle) // as time would
 	l.mustAnswer("client", l.outside, "udp", "["+client6+"]:81")
+}
+
+// TestALANSettlesFromItsLastAttach on, and one that is detached is forgotten.
+func TestALANSettlesFromItsLastAttach(t *testing.T) {
+	enterFreshNetNS(t)
+	one, both := minimalPlan(), fullPlan()
+	settling := func() string { return nft(t, "", "list", "set", "inet", "torbpf", setSettle) }
+	for _, step := range []struct {
+		plan  *plan.Plan
+		fresh []string
+		want  string // as a regular expression
+	}{
+		{one, []string{"lan0"}, `elements = { "lan0" expires (9m59|10m)[^,]* }`},
+		{both, []string{"lan1"}, `elements = { "lan0" expires [^,]*,\s+"lan1" expires [^,]* }|elements = { "lan1" expires [^,]*,\s+"lan0" expires [^,]* }`},
+		{one, nil, `elements = { "lan0" expires [^,]* }`},
+	} {
+		if err := Apply(step.plan, step.fresh...); err != nil {
+			t.Fatal(err)
+		}
+		wantDifferences(t, step.plan)
+		if got := settling(); !regexp.MustCompile(step.want).MatchString(got) {
+			t.Errorf("settling after %v: %s\nwant %s", step.fresh, got, step.want)
+		}
+	}
+	nft(t, "", "delete", "element", "inet", "torbpf", setSettle, `{ "lan0" }`)
+	nft(t, "", "add", "element", "inet", "torbpf", setSettle, `{ "lan0" timeout 5s }`)
+	if err := Apply(one, "lan0"); err != nil {
+		t.Fatal(err)
+	}
+	if got := settling(); !regexp.MustCompile(`"lan0" (timeout 10m )?expires (9m59|10m)`).MatchString(got) {
+		t.Errorf("attached once more: %s", got)
+	}
 }
 
 // TestLaterPacketsFromOutsideTeachTheLAN as well as the first.
@@ -363,46 +395,4 @@ func (l *lab) connection(from, to string) (client, peer net.Conn) {
 	}
 	l.t.Cleanup(func() { client.Close(); peer.Close() })
 	return client, peer
-}
-
-// countFrom counts what arrives at the node from an address, neighbour
-// discovery aside.
-func (n *node) countFrom(t *testing.T, addr string) func() int {
-	family := "ip"
-	if netip.MustParseAddr(addr).Is6() {
-		family = "ip6"
-	}
-	return n.count(t, "prerouting", family+" saddr "+addr+" meta l4proto != ipv6-icmp")
-}
-
-func (n *node) count(t *testing.T, hook, match string) func() int {
-	t.Helper()
-	n.load(t, fmt.Sprintf(`
-table inet watch {
-	counter seen {}
-	chain %[1]s { type filter hook %[1]s priority -300; %[2]s counter name seen; }
-}`, hook, match))
-	return func() int { return countOf(t, n.nft(t, "", "list", "counter", "inet", "watch", "seen")) }
-}
-
-// countOf reads the number of packets in what nft lists.
-func countOf(t *testing.T, listing string) int {
-	t.Helper()
-	var packets int
-	if m := packetsPattern.FindStringSubmatch(listing); m != nil {
-		packets, _ = strconv.Atoi(m[1])
-		return packets
-	}
-	t.Fatalf("no counter in:\n%s", listing)
-	return 0
-}
-
-// conntrack runs the program of that name on the router.
-func (l *lab) conntrack(args ...string) string {
-	l.t.Helper()
-	out, err := exec.Command("conntrack", args...).Output()
-	if err != nil {
-		l.t.Fatalf("conntrack: %v", err)
-	}
-	return string(out)
 }

@@ -93,7 +93,7 @@ func sameKind(a, b *nftables.Set) bool {
 // compare lists a live set. Elements with a timeout come and go by themselves.
 func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 	var change changes
-	if s.HasTimeout { // what is there is there for its time
+	if s.HasTimeout && s.keeps == nil { // what is there is there for its time
 		return changes{missing: s.elements}, nil
 	}
 	elements, err := conn.GetSetElements(live)
@@ -105,9 +105,16 @@ func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 		if e.VerdictData, err = decodeVerdict(e.Val); err != nil {
 			return change, fmt.Errorf("list elements of set %s: %w", s.Name, err)
 		}
+		if s.keeps != nil && s.keeps(e.Key) {
+			continue
+		}
 		have[identify(e)] = nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd}
 	}
 	for _, e := range s.elements {
+		if s.HasTimeout { // its time begins anew
+			change.missing = append(change.missing, e)
+			continue
+		}
 		id := identify(e)
 		if _, ok := have[id]; !ok {
 			change.missing = append(change.missing, e)

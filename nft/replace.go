@@ -9,13 +9,14 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// A transaction is atomic within one base chain only. Of a chain that is
-// deleted and added anew, a packet may meet the new one before the transaction
-// and the old one after it: both are empty then, and it is through. A deleted
-// element can be missed by a rule that is still in force. So chains and sets
-// stay, rules are replaced inside them, and of elements only those are touched
-// that change. The cut-off peers are not even listed: the kernel rearranges a
-// large set under a listing, and what is written back would lack some.
+// A transaction is atomic within one pass through one base chain, and only as
+// to rules. A rule that is still in force misses an element which has just been
+// deleted: with its set flushed, a LAN is none, and its packets pass. Of a chain
+// that is deleted and added anew, a packet can meet the new one too early and
+// the old one too late. So chains and sets stay, rules are replaced inside them,
+// and of elements only those are touched that change. The cut-off peers are not
+// even listed: the kernel rearranges a large set under a listing, and what is
+// written back would lack some.
 
 // state is what the kernel has by the name of our table.
 type state struct {
@@ -107,10 +108,12 @@ func (rs *ruleset) queueRemoval(conn *nftables.Conn, old state) error {
 				return fmt.Errorf("delete elements of set %s: %w", name, err)
 			}
 		case !stays && s.IsMap:
-			conn.FlushSet(s) // or older kernels hold on to the chains it leads to
+			// Older kernels hold on to the chains it leads to otherwise. A class
+			// that is missed now is dropped.
+			conn.FlushSet(s)
 			conn.DelSet(s)
 		case !stays:
-			conn.DelSet(s)
+			conn.DelSet(s) // not flushed: the old rules may still look into it
 		}
 	}
 	for name, c := range old.chains {

@@ -24,6 +24,9 @@ type ruleset struct {
 type set struct {
 	*nftables.Set
 	elements []nftables.SetElement
+	// keeps says of a live element whether it stays, though it is none of
+	// elements; nil: of a set with a timeout all stay, of others none.
+	keeps func(key []byte) bool
 }
 
 type chain struct {

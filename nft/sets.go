@@ -103,6 +103,10 @@ func (b *builder) settlingSet() set {
 		copy(key, name) // one of b.LANs, whose names lanSet has checked
 		s.elements = append(s.elements, nftables.SetElement{Key: key, Timeout: cutTime})
 	}
+	s.keeps = func(key []byte) bool {
+		name := unix.ByteSliceToString(key)
+		return slices.Contains(b.LANNames(), name) && !slices.Contains(b.fresh, name)
+	}
 	return s
 }
 

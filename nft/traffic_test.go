@@ -2,10 +2,14 @@ package nft
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os/exec"
+	"strconv"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -137,4 +141,48 @@ func interrupt(ctx context.Context, conn interface{ SetDeadline(time.Time) error
 	return context.AfterFunc(ctx, func() {
 		_ = conn.SetDeadline(time.Unix(1, 0)) // fails once closed, when nothing waits
 	})
+}
+
+// countFrom counts what arrives at the node from an address, neighbour
+// discovery aside.
+func (n *node) countFrom(t *testing.T, addr string) func() int {
+	family := "ip"
+	if netip.MustParseAddr(addr).Is6() {
+		family = "ip6"
+	}
+	return n.count(t, "prerouting", family+" saddr "+addr+" meta l4proto != ipv6-icmp")
+}
+
+func (n *node) count(t *testing.T, hook, match string) func() int {
+	t.Helper()
+	n.load(t, fmt.Sprintf(`
+table inet watch {
+	counter seen {}
+	chain %[1]s { type filter hook %[1]s priority -300; %[2]s counter name seen; }
+}`, hook, match))
+	return func() int { return countOf(t, n.nft(t, "", "list", "counter", "inet", "watch", "seen")) }
+}
+
+// countOf reads the number of packets in what nft lists.
+func countOf(t *testing.T, listing string) int {
+	t.Helper()
+	m := packetsPattern.FindStringSubmatch(listing)
+	if m == nil {
+		t.Fatalf("no counter in:\n%s", listing)
+	}
+	packets, err := strconv.Atoi(m[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return packets
+}
+
+// conntrack runs the program of that name on the router.
+func (l *lab) conntrack(args ...string) string {
+	l.t.Helper()
+	out, err := exec.Command("conntrack", args...).Output()
+	if err != nil {
+		l.t.Fatalf("conntrack: %v", err)
+	}
+	return string(out)
 }

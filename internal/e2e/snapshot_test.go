@@ -34,7 +34,7 @@ func takeSnapshot(t testing.TB, lab *testnet.Lab) snapshot {
 		"tc filter show dev eth1 ingress", "tc filter show dev eth1 egress",
 	} {
 		words := strings.Fields(command)
-		s[command] = run(t, lab.Router, words[0], words[1:]...)
+		s[command] = remaining.ReplaceAllString(run(t, lab.Router, words[0], words[1:]...), "")
 	}
 	return s
 }
@@ -66,6 +66,9 @@ func compare(t testing.TB, what, before, after string) {
 		}
 	}
 }
+
+// remaining is how long something has yet to live.
+var remaining = regexp.MustCompile(` expires [0-9a-z]+`)
 
 // restless are settings that are no settings: counts, and caches to be flushed.
 var restless = regexp.MustCompile(`nf_conntrack_count$|/flush$|stable_secret$|tcp_fastopen_key$`)

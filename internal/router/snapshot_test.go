@@ -36,10 +36,13 @@ func look(t *testing.T, r *Router) map[string]string {
 		"nft list ruleset", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "ip addr", "tc qdisc",
 		"tc filter show dev eth1 ingress", "tc filter show dev eth1 egress", "tc filter show dev eth0 egress",
 	} {
-		seen[command] = output(t, command)
+		seen[command] = remaining.ReplaceAllString(output(t, command), "")
 	}
 	return seen
 }
+
+// remaining is how long an element of a set has yet to live.
+var remaining = regexp.MustCompile(` expires [0-9a-z]+`)
 
 func checkSame(t *testing.T, before, after map[string]string) {
 	t.Helper()
@@ -150,7 +153,7 @@ func inForce(t *testing.T, r *Router) map[string]string {
 		"tor": fmt.Sprint(daemon.PID(), daemon.Alive()), "torrc": string(torrc),
 		"excluded":  prefixes(t, r, abi.DatapathMapDst4Prefixes),
 		"processes": fmt.Sprint(strings.Count(processes(t), "\n") + 1),
-		"ruleset":   sorted(t, "nft -s list ruleset"), "ip rule": sorted(t, "ip rule"), "ip -6 rule": sorted(t, "ip -6 rule"),
+		"ruleset":   remaining.ReplaceAllString(sorted(t, "nft -s list ruleset"), ""), "ip rule": sorted(t, "ip rule"), "ip -6 rule": sorted(t, "ip -6 rule"),
 		"pins": files(t, r.PinDir(), false), "files": files(t, r.dir, false), "sysctls": files(t, "/proc/sys/net", true),
 	}
 }
