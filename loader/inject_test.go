@@ -52,6 +52,7 @@ func TestLANWithoutEthernetHeader(t *testing.T) {
 			d := l.open(t, mode.clsact)
 			p := l.plan()
 			p.LANs = append(p.LANs, plan.LAN{Name: "tun0", Index: index, Addr4: netip.MustParseAddr("192.168.99.1")})
+			p.Local = append(p.Local, plan.LocalSubnet{Prefix: netip.MustParsePrefix("192.168.99.0/24"), Index: index, Name: "tun0"})
 			apply(t, d, p)
 			server := l.newCapture(t)
 			server.arrives(t, l.newSender(t), directUDP)

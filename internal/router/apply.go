@@ -149,6 +149,7 @@ func (r *Router) restore(ctx context.Context, before, failed *State) error {
 	// The failure that a test asked for must not meet the way back as well.
 	quiet := *r
 	quiet.fail = func(string) error { return nil }
-	j := &job{Router: &quiet, before: before, state: s, plan: p, tor: found, datapath: d}
+	// What was left out of the failed state has been without torbpf meanwhile.
+	j := &job{Router: &quiet, before: failed, state: s, plan: p, tor: found, datapath: d}
 	return j.run(ctx)
 }
