@@ -8,8 +8,8 @@
 //	host/
 //	├── maps/       settings, dst4_prefixes, …, lans, counters
 //	├── programs/   torbpf_lan, torbpf_uplink, …
-//	├── links/      lan-3, lan_out-3, uplink-2, dns   (number: ifindex)
-//	└── qdiscs/     3                                 (clsact qdiscs that we added)
+//	├── links/      lan-3, lan_out-3, uplink-2 (number: ifindex), dns, delivery4
+//	└── qdiscs/     3 (clsact qdiscs that we added)
 //
 // A generation is a set of programs with policy maps of their own. Applying a
 // policy, changed or not, loads a new generation and exchanges the programs

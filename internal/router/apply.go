@@ -21,7 +21,7 @@ type step struct {
 // job is one apply under way.
 type job struct {
 	*Router
-	before     *State // nil when nothing was attached
+	before     *State // what this changes; nil when nothing was attached
 	state      *State
 	plan       *plan.Plan
 	tor        *foundTor
