@@ -3,9 +3,11 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,11 +46,37 @@ func wayTo(path string) (string, error) {
 	if seen, err := isBPF(filepath.Join(initRoot, path)); err == nil && seen {
 		return filepath.Join(initRoot, path), nil
 	}
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", fmt.Errorf("open bpffs at %s: %w", path, err)
+	ways.Lock()
+	defer ways.Unlock()
+	file, open := ways.open[path]
+	if !open {
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return "", fmt.Errorf("open bpffs at %s: %w", path, err)
+		}
+		file = os.NewFile(uintptr(fd), path)
+		ways.open[path] = file
 	}
-	return fmt.Sprintf("/proc/self/fd/%d", fd), nil
+	return fmt.Sprintf("/proc/self/fd/%d", file.Fd()), nil
+}
+
+// ways are the files that lead to a bpffs, by its path. One that is open keeps
+// its bpffs from being unmounted.
+var ways = struct {
+	sync.Mutex
+	open map[string]*os.File
+}{open: make(map[string]*os.File)}
+
+// closeWay closes the way to a bpffs that nobody needs any more.
+func closeWay(path string) error {
+	ways.Lock()
+	defer ways.Unlock()
+	file, open := ways.open[path]
+	if !open {
+		return nil
+	}
+	delete(ways.open, path)
+	return file.Close()
 }
 
 func mountBPF(path string) error {
@@ -76,19 +104,48 @@ func unmountEmpty(path string) error {
 		return fmt.Errorf("list bpffs: %w", err)
 	}
 	for _, entry := range entries {
-		// A pin's name has no dot; the kernel's own maps.debug and
-		// progs.debug are in every bpffs where it can preload its iterators.
-		if !strings.Contains(entry.Name(), ".") {
-			return nil
+		empty, err := holdsNothing(filepath.Join(path, entry.Name()))
+		if err != nil || !empty {
+			return err
 		}
 	}
-	if err := unix.Unmount(path, 0); err != nil {
+	if err := closeWay(path); err != nil {
+		return fmt.Errorf("let go of bpffs at %s: %w", path, err)
+	}
+	err = unix.Unmount(path, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return nil // for another namespace's torbpf, which will do it in its turn
+	}
+	if err != nil {
 		return fmt.Errorf("unmount bpffs at %s: %w", path, err)
 	}
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("remove mount point of bpffs: %w", err)
 	}
 	return nil
+}
+
+// holdsNothing tells of an entry of a bpffs whether it can go unmounted. A pin's
+// name has no dot; the kernel's own maps.debug and progs.debug are in every bpffs
+// where it can preload its iterators. And where there is no other bpffs, tc makes
+// folders and links for itself in ours, be it only asked to list its filters.
+func holdsNothing(path string) (bool, error) {
+	switch name := filepath.Base(path); name {
+	case "tc", "ip", "xdp":
+	default:
+		return strings.Contains(name, "."), nil
+	}
+	empty := true
+	err := filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			empty = false
+		}
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("list bpffs: %w", err)
+	}
+	return empty, nil
 }
 
 func isBPF(path string) (bool, error) {

@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 // beChild is run in a mount namespace of its own.
 func beChild(what, path string) error {
 	if what == "unmount" {
+		if _, err := Mount(path); err != nil { // to look for pins, as detach does
+			return err
+		}
 		return Unmount(path)
 	}
 	way, err := Mount(path)
@@ -80,6 +83,26 @@ func TestMountFromAPrivateMountNamespaceOutlivesIt(t *testing.T) {
 		child(t, "unmount", path)
 		expectMounted(t, path, false)
 	}
+}
+
+// TestWhatTCLeavesInABpffsDoesNotHoldIt, unless it has pinned something there.
+func TestWhatTCLeavesInABpffsDoesNotHoldIt(t *testing.T) {
+	path := mountPoint(t)
+	root, err := Mount(path)
+	must(t, err)
+	must(t, os.MkdirAll(filepath.Join(root, "tc", "globals"), 0o700))
+	must(t, os.Symlink(filepath.Join(path, "tc"), filepath.Join(root, "ip")))
+	must(t, os.Symlink(filepath.Join(path, "tc"), filepath.Join(root, "xdp")))
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	must(t, err)
+	defer m.Close()
+	pin := filepath.Join(root, "tc", "globals", "map")
+	must(t, m.Pin(pin))
+	must(t, Unmount(path))
+	expectMounted(t, path, true)
+	must(t, os.Remove(pin))
+	must(t, Unmount(path))
+	expectMounted(t, path, false)
 }
 
 func TestMountAndUnmountAgainChangeNothing(t *testing.T) {

@@ -23,6 +23,7 @@ const (
 // ends.
 func TestExclusions(t *testing.T) {
 	lab := torLab(t)
+	serveFlows(t, lab, testnet.Other4, testnet.Other6)
 	attach(t, lab, lan)
 	t.Run("destinations", func(t *testing.T) { checkDestinations(t, lab) })
 	t.Run("sources", func(t *testing.T) { checkSources(t, lab) })
@@ -111,11 +112,10 @@ func checkRemovalCuts(t *testing.T, lab *testnet.Lab, n *testnet.Node, command .
 	t.Helper()
 	var flows []*flow
 	for _, server := range []netip.Addr{testnet.Other4, testnet.Other6} {
-		for _, proto := range []string{"tcp", "udp"} {
-			flows = append(flows, openFlow(t, n, proto, at(server, testnet.PortEcho)))
-		}
+		flows = append(flows,
+			openFlow(t, n, "tcp", at(server, portFlows)), openFlow(t, n, "udp", at(server, testnet.PortEcho)))
 	}
-	download := startDownload(t, n, bytesPage(testnet.Other4, largeDownload))
+	download := startDownload(t, n, largePage(testnet.Other4))
 	mustTorbpf(t, lab, command...)
 	capture := captureWAN(t, lab)
 	var checks []func() error
@@ -173,7 +173,7 @@ func checkMarks(t *testing.T, lab *testnet.Lab) {
 			// Rules that wipe torbpf's bits and mean nothing to it any more: what
 			// it cannot judge is stopped.
 			flows := []*flow{
-				openFlow(t, n, "tcp", at(testnet.Other4, testnet.PortEcho)), openFlow(t, n, "udp", at(testnet.Other6, testnet.PortEcho)),
+				openFlow(t, n, "tcp", at(testnet.Other4, portFlows)), openFlow(t, n, "udp", at(testnet.Other6, testnet.PortEcho)),
 			}
 			mustTorbpf(t, lab, "exclude", "del", "--mark", "0x100")
 			capture := captureWAN(t, lab)

@@ -39,9 +39,7 @@ func TestOldFlowsEnd(t *testing.T) {
 // Others must be stopped: a peer that goes on may still be heard.
 func checkOldFlowsEnd(t *testing.T, lab *testnet.Lab, tracked6 bool) {
 	peers := newTalkers(t, lab)
-	for _, server := range []netip.Addr{testnet.Web4, testnet.Web6} {
-		serveEcho(t, lab, at(server, portFlows))
-	}
+	serveFlows(t, lab, testnet.Web4, testnet.Web6)
 	var flows, heard []*flow
 	for _, n := range []*testnet.Node{lab.Client1, lab.Client2} {
 		for _, server := range []netip.Addr{testnet.Web4, testnet.Web6} {
@@ -52,8 +50,8 @@ func checkOldFlowsEnd(t *testing.T, lab *testnet.Lab, tracked6 bool) {
 		flows = append(flows, peers.greet(t, n, testnet.Other4))
 		heard = append(heard, peers.greet(t, n, testnet.Other6))
 	}
-	downloads := []io.Reader{startDownload(t, lab.Client1, bytesPage(testnet.Web4, largeDownload))}
-	download6 := startDownload(t, lab.Client2, bytesPage(testnet.Web6, largeDownload))
+	downloads := []io.Reader{startDownload(t, lab.Client1, largePage(testnet.Web4))}
+	download6 := startDownload(t, lab.Client2, largePage(testnet.Web6))
 	if tracked6 {
 		flows, heard, downloads = append(flows, heard...), nil, append(downloads, download6)
 	}
@@ -67,6 +65,7 @@ func checkOldFlowsEnd(t *testing.T, lab *testnet.Lab, tracked6 bool) {
 	attach(t, lab, lan)
 	forget(lab)
 	capture := captureWAN(t, lab)
+	mustTorbpf(t, lab, "status") // that there was something to stop is no alarm
 	pings.send(t)
 	if err := asked.send(query("again." + testnet.Zone)); err != nil {
 		t.Log("a query on an old socket:", err)
@@ -110,36 +109,6 @@ func userRules(t testing.TB, lab *testnet.Lab, family, rules string) {
 			t.Error(err)
 		}
 	})
-}
-
-// largeDownload is more than fits into all buffers on the way.
-const largeDownload = 64 << 20
-
-// portFlows is that of serveEcho.
-const portFlows = 4445
-
-// serveEcho sends back what comes, and forgets its connections with the test: the
-// lab's own servers would ask after them in the next.
-func serveEcho(t testing.TB, lab *testnet.Lab, addr netip.AddrPort) {
-	t.Helper()
-	ln, err := lab.Internet.Listen("tcp", addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			context.AfterFunc(t.Context(), func() {
-				_ = conn.(*net.TCPConn).SetLinger(0) // it may have ended by itself
-				_ = conn.Close()
-			})
-			go func() { _, _ = io.Copy(conn, conn) }() // until the test ends it
-		}
-	}()
 }
 
 // flow is a socket of a node that talks to an echo server.

@@ -25,7 +25,8 @@ func TestInterfacesComeAndGo(t *testing.T) {
 		mustTorbpf(t, lab, attachArgs(lab, lan)...)
 		t.Logf("attaching again took %v", time.Since(begin).Round(time.Millisecond))
 	}
-	old := openFlow(t, lab.Client3, "tcp", at(testnet.Web6, testnet.PortEcho))
+	serveFlows(t, lab, testnet.Web6)
+	old := openFlow(t, lab.Client3, "tcp", at(testnet.Web6, portFlows))
 	mustTorbpf(t, lab, attachArgs(lab, lan2)...)
 	if err := old.ends(); err != nil {
 		t.Errorf("a connection of the second interface: %v", err)

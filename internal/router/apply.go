@@ -41,7 +41,7 @@ func (j *job) steps() []step {
 		{"programs", j.attachLANs},
 		{"cut", func(context.Context) error { return j.cutOver() }},
 		{"sentry", j.startSentry},
-		{"state", func(context.Context) error { return j.saveState(j.state) }},
+		{"state", j.writeState},
 	}
 }
 
@@ -107,6 +107,15 @@ func (j *job) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (j *job) writeState(context.Context) error {
+	counters, err := j.datapath.Counters()
+	if err != nil {
+		return err
+	}
+	j.state.Stopped = stoppedIn(counters)
+	return j.saveState(j.state)
 }
 
 func (j *job) attachLANs(context.Context) error {

@@ -32,6 +32,9 @@ type State struct {
 	Links   map[string]int    `json:"links"` // ifindex of each interface attached to, by name
 	Sentry  Process           `json:"sentry"`
 	Sysctls map[string]string `json:"sysctls,omitempty"` // what detach restores
+	// Stopped is what the last guards had stopped when all stood: on the way
+	// there they meet packets that the layers before them do not judge yet.
+	Stopped uint64 `json:"stopped"`
 }
 
 // Process names a process so that a reused number is not taken for it.

@@ -40,7 +40,7 @@ type Status struct {
 	Exclusions config.Exclusions `json:"exclusions"`
 	Counters   []CounterStatus   `json:"counters"`
 	Guards     []nft.Drop        `json:"guards"`   // what the nftables guards dropped
-	Stopped    uint64            `json:"stopped"`  // packets that only the last guards stopped; 0 is how it should be
+	Stopped    uint64            `json:"stopped"`  // packets that only the last guards stopped since the last change; 0 is how it should be
 	Problems   []string          `json:"problems"` // parts that are missing or changed, each with the next step
 }
 
@@ -105,7 +105,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	} else {
 		status.Tor.Onion4, status.Tor.Onion6 = p.Onion4.String(), p.Onion6.String()
 	}
-	if err := status.readKernel(d, facts, p); err != nil {
+	if err := status.readKernel(d, facts, p, s.Stopped); err != nil {
 		return nil, err
 	}
 	status.judge()
@@ -116,7 +116,20 @@ func (s *Status) problem(format string, args ...any) {
 	s.Problems = append(s.Problems, fmt.Sprintf(format, args...))
 }
 
-func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan) error {
+// stoppedIn sums up what only the last guards stopped.
+func stoppedIn(counters []loader.Counter) uint64 {
+	var stopped uint64
+	for _, c := range counters {
+		if slices.Contains(lastGuards, c.Reason) {
+			stopped += c.Packets
+		}
+	}
+	return stopped
+}
+
+// readKernel compares what there is with the plan; before is what the last
+// guards had stopped when it was put in force.
+func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, before uint64) error {
 	counters, err := d.Counters()
 	if err != nil {
 		return err
@@ -129,9 +142,9 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan) e
 			Packets:   c.Packets,
 			Bytes:     c.Bytes,
 		})
-		if slices.Contains(lastGuards, c.Reason) {
-			s.Stopped += c.Packets
-		}
+	}
+	if stopped := stoppedIn(counters); stopped > before {
+		s.Stopped = stopped - before
 	}
 	if s.Guards, err = nft.Drops(); err != nil {
 		return err
