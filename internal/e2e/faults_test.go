@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -41,7 +42,11 @@ var (
 		rename(t, lab, lan, "lan0")
 	}}
 	processesDead = fault{"processes dead", "processes", func(t *testing.T, lab *testnet.Lab) {
-		for _, pid := range ourProcesses(t, lab) {
+		pids := ourProcesses(t, lab)
+		if len(pids) < 2 {
+			t.Fatalf("only the processes %v of tor and the sentry were found: the fault would be none", pids)
+		}
+		for _, pid := range pids {
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 				t.Fatalf("kill %d: %v", pid, err)
 			}
@@ -110,7 +115,7 @@ func ourProcesses(t *testing.T, lab *testnet.Lab) []int {
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		if name := strings.TrimSpace(string(comm)); name == "tor" || name == "torbpf" {
+		if name := strings.TrimSpace(string(comm)); name == "tor" || strings.HasPrefix(name, "torbpf") {
 			out = append(out, pid)
 		}
 	}
@@ -161,13 +166,44 @@ func holds(t *testing.T, w *leakWatch, args []string, faults ...fault) {
 	for _, f := range faults {
 		f.inflict(t, lab)
 	}
+	noLeaks(t, w, "with the fault")
+	release()
+	repairs(t, lab, args)
+}
+
+func noLeaks(t *testing.T, w *leakWatch, when string) {
+	t.Helper()
 	leaks := w.leaks(t)
 	for i, l := range leaks {
 		if i == 20 {
-			t.Errorf("and %d more", len(leaks)-i)
+			t.Errorf("%s: and %d more", when, len(leaks)-i)
 			break
 		}
-		t.Error(l)
+		t.Errorf("%s: %s", when, l)
+	}
+}
+
+// repairs attaches once more, by the name that the LAN has now, and has status
+// find every part in its place.
+func repairs(t *testing.T, lab *testnet.Lab, args []string) {
+	t.Helper()
+	name := lan
+	if _, err := lab.Router.Netlink().LinkByName("lan0"); err == nil {
+		name = "lan0"
+	}
+	mustTorbpf(t, lab, append([]string{"attach", name, "--no-wait", "--torrc", loneTorrc(t, lab)}, args...)...)
+	if pids := ourProcesses(t, lab); len(pids) != 2 {
+		t.Errorf("after the repair: processes %v, want tor and the sentry", pids)
+	}
+	var status struct {
+		Problems   []string
+		Interfaces []struct{ Name string }
+	}
+	if err := json.Unmarshal([]byte(mustTorbpf(t, lab, "status", "--json").stdout), &status); err != nil {
+		t.Fatal(err)
+	}
+	if len(status.Problems) > 0 || len(status.Interfaces) != 1 || status.Interfaces[0].Name != name {
+		t.Errorf("after the repair: %+v", status)
 	}
 }
 
