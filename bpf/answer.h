@@ -13,7 +13,7 @@
 #include <linux/udp.h>
 
 #include "maps.h"
-#include "packet.h"
+#include "parse.h"
 
 #define ANSWER_TTL  64
 #define ICMP_QUOTE4 (sizeof(struct iphdr) + 8) /* RFC 792: header and 8 bytes */

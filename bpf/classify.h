@@ -11,13 +11,7 @@
 #ifndef TORBPF_CLASSIFY_H
 #define TORBPF_CLASSIFY_H
 
-#include "maps.h"
-#include "packet.h"
-
-#define PORT_DNS     53
-#define PORT_NTP     123
-#define PORT_QUIC    443
-#define PORT_DNS_TLS 853
+#include "match.h"
 
 struct decision {
 	enum verdict verdict;
@@ -42,97 +36,11 @@ static __always_inline int decided(struct decision d)
 	return d.reason != REASON_NONE;
 }
 
-static __always_inline int ipv4_under(__be32 addr_be, __u32 prefix, __u32 mask)
-{
-	return (bpf_ntohl(addr_be) & mask) == prefix;
-}
-
-/* Whether a packet shows a port; a later fragment has none to show. */
-static __always_inline int is_to_port(const struct packet *p, __u16 port)
-{
-	return p->fragment != FRAGMENT_LATER && p->dport_be == bpf_htons(port) &&
-	       (p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_TCP);
-}
-
-static __always_inline int is_dns(const struct packet *p)
-{
-	return is_to_port(p, PORT_DNS);
-}
-
-/* DNS over TLS or QUIC. */
-static __always_inline int is_encrypted_dns(const struct packet *p)
-{
-	return is_to_port(p, PORT_DNS_TLS);
-}
-
-/* Multicast, and the broadcast address of whatever link it is. */
-static __always_inline int group_destination(const struct packet *p)
-{
-	__be32 daddr_be = p->daddr.word_be[3];
-
-	if (p->layer3 == LAYER3_IPV4)
-		return ipv4_under(daddr_be, 0xe0000000, 0xf0000000) || daddr_be == 0xffffffff;
-	return bpf_ntohl(p->daddr.word_be[0]) >> 24 == 0xff;
-}
-
-static __always_inline int link_local(const struct packet *p, const union inet_address *a)
-{
-	if (p->layer3 == LAYER3_IPV4)
-		return ipv4_under(a->word_be[3], 0xa9fe0000, 0xffff0000);
-	return (bpf_ntohl(a->word_be[0]) & 0xffc00000) == 0xfe800000;
-}
-
-static __always_inline int unspecified(const struct packet *p, const union inet_address *a)
-{
-	if (a->word_be[3])
-		return 0;
-	return p->layer3 == LAYER3_IPV4 || !(a->word_be[0] | a->word_be[1] | a->word_be[2]);
-}
-
-/* Looks an address up in the map of its family; NULL where no prefix covers it. */
-static __always_inline void *lookup_prefix(const struct packet *p, const union inet_address *a,
-					   void *map4, void *map6)
-{
-	struct prefix4 key4 = {.prefixlen = 32, .addr_be = a->word_be[3]};
-	struct prefix6 key6 = {.prefixlen = 128};
-
-	if (p->layer3 == LAYER3_IPV4)
-		return bpf_map_lookup_elem(map4, &key4);
-	__builtin_memcpy(key6.addr, a, sizeof(key6.addr));
-	return bpf_map_lookup_elem(map6, &key6);
-}
-
-/*
- * Whether no LAN has the source, be it forged or an address of yesterday's
- * prefix. Whatever answers such a packet (a socket, the kernel's ICMP, Tor by a
- * NAT mapping) would take the default route, and so tell the WAN of it. IPv6
- * link-local addresses are answered on their link, the unspecified one nowhere.
- */
-static __always_inline int foreign_source(const struct packet *p)
-{
-	struct local_subnet *subnet;
-	__u32 ifindex;
-
-	if (unspecified(p, &p->saddr) || (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr)))
-		return 0;
-	subnet = lookup_prefix(p, &p->saddr, &local4_prefixes, &local6_prefixes);
-	if (!subnet || !subnet->ifindex)
-		return 1;
-	ifindex = subnet->ifindex;
-	return !bpf_map_lookup_elem(&lans, &ifindex);
-}
-
 static __always_inline struct decision classify_foreign(const struct packet *p)
 {
 	if (foreign_source(p))
 		return decide(VERDICT_REFUSED, REASON_FOREIGN_SOURCE);
 	return undecided();
-}
-
-/* Whether DNS over TLS or QUIC asks the router itself. */
-static __always_inline int asks_router_encrypted(const struct packet *p)
-{
-	return is_encrypted_dns(p) && bpf_map_lookup_elem(&local_addrs, &p->daddr.key);
 }
 
 /*
@@ -153,28 +61,6 @@ static __always_inline struct decision classify_unforwarded(const struct packet 
 	if ((p->layer3 == LAYER3_IPV6 && p->protocol == IPPROTO_ICMPV6) || !foreign_source(p))
 		return decide(VERDICT_LOCAL, REASON_LINK_LOCAL);
 	return undecided();
-}
-
-static __always_inline int onion_destination(const struct packet *p, const struct settings *s)
-{
-	__u32 bits = s->onion6_prefixlen;
-	__u32 i, take;
-
-	if (p->layer3 == LAYER3_IPV4)
-		return s->onion4_mask_be &&
-		       (p->daddr.word_be[3] & s->onion4_mask_be) == s->onion4_addr_be;
-	if (!bits)
-		return 0;
-	for (i = 0; i < 4; i++) {
-		__u32 mask;
-
-		take = bits > 32 ? 32 : bits;
-		mask = take ? ~0U << (32 - take) : 0;
-		if ((bpf_ntohl(p->daddr.word_be[i]) ^ bpf_ntohl(s->onion6_words_be[i])) & mask)
-			return 0;
-		bits -= take;
-	}
-	return 1;
 }
 
 static __always_inline struct decision classify_source(const struct packet *p,
@@ -209,21 +95,6 @@ static __always_inline struct decision classify_onion(const struct packet *p,
 }
 
 /*
- * Whether the router takes a packet in as one of many receivers: broadcasts
- * and, from 0.0.0.0, its counterpart. Such a packet reaches sockets without the
- * look-up at which torbpf_dns guards them.
- */
-static __always_inline int broadcast_destination(const struct packet *p)
-{
-	__u8 *kind;
-
-	if (group_destination(p) || (p->layer3 == LAYER3_IPV4 && !p->daddr.word_be[3]))
-		return 1;
-	kind = bpf_map_lookup_elem(&local_addrs, &p->daddr.key);
-	return kind && *kind == LOCAL_ADDR_BROADCAST;
-}
-
-/*
  * DNS to any address; a query cut into fragments would slip past nftables. Nobody
  * asks by broadcast but to reach the router's resolver past torbpf.
  */
@@ -240,12 +111,6 @@ static __always_inline struct decision classify_dns(const struct packet *p)
 	return decide(VERDICT_RESOLVER, REASON_DNS_TCP);
 }
 
-static __always_inline int is_icmp(const struct packet *p)
-{
-	return (p->layer3 == LAYER3_IPV4 && p->protocol == IPPROTO_ICMP) ||
-	       (p->layer3 == LAYER3_IPV6 && p->protocol == IPPROTO_ICMPV6);
-}
-
 static __always_inline struct decision classify_router(const struct packet *p)
 {
 	if (!bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
@@ -257,23 +122,6 @@ static __always_inline struct decision classify_router(const struct packet *p)
 	if (is_encrypted_dns(p))
 		return decide(VERDICT_REFUSED, REASON_ROUTER_DNS);
 	return decide(VERDICT_LOCAL, REASON_ROUTER_ADDRESS);
-}
-
-/* Whether a mark, without our own bits, is exempt. */
-static __always_inline int exempt_mark(__u32 mark, __u32 count)
-{
-	struct exempt_mark *entry;
-	__u32 i, key;
-
-	for (i = 0; i < MAX_EXEMPT_MARKS; i++) {
-		if (i >= count)
-			return 0;
-		key = i;
-		entry = bpf_map_lookup_elem(&exempt_marks, &key);
-		if (entry && (mark & entry->mask) == entry->value)
-			return 1;
-	}
-	return 0;
 }
 
 static __always_inline struct decision classify_exclusion(const struct packet *p, __u32 mark,
@@ -369,19 +217,6 @@ static __always_inline int markable(enum reason reason)
 	default:
 		return 0;
 	}
-}
-
-static __always_inline int inbound_reply(const struct packet *p)
-{
-	struct inbound_flow flow = {
-		.lan_port_be = p->sport_be,
-		.peer_port_be = p->dport_be,
-		.protocol = p->protocol,
-	};
-
-	__builtin_memcpy(flow.lan_addr, &p->saddr, sizeof(flow.lan_addr));
-	__builtin_memcpy(flow.peer_addr, &p->daddr, sizeof(flow.peer_addr));
-	return bpf_map_lookup_elem(&inbound_flows, &flow) != NULL;
 }
 
 /*

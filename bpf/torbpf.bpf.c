@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * torbpf's BPF programs, one short entry per hook: parse (packet.h), classify
+ * torbpf's BPF programs, one short entry per hook: parse (parse.h), classify
  * (classify.h), act (verdict.h). What user space sees of them is in abi.h,
  * the maps are in maps.h.
  *
@@ -10,7 +10,7 @@
  */
 #include "classify.h"
 #include "maps.h"
-#include "packet.h"
+#include "parse.h"
 #include "verdict.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
