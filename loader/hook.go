@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // The kinds of hooks.
@@ -69,13 +70,44 @@ func (g *Generation) AttachLANs() error {
 			return err
 		}
 	}
-	if err := g.datapath.removeHooks(g.planned()); err != nil {
+	keep, err := g.kept()
+	if err != nil {
+		return err
+	}
+	if err := g.datapath.removeHooks(keep); err != nil {
 		return err
 	}
 	if err := forgetLANs(g.collection.Maps[abi.DatapathMapLans], g.plan); err != nil {
 		return err
 	}
 	return g.pin()
+}
+
+// kept are the hooks that the plan wants, and the guards of interfaces that are
+// uplinks no more but have no other part in the plan: a default route may be gone
+// for a moment only, and be back before anybody plans again.
+func (g *Generation) kept() ([]hook, error) {
+	keep := g.planned()
+	links, _, err := g.datapath.pinnedLinks()
+	if err != nil {
+		return nil, err
+	}
+	filters, err := clsactHooks()
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range append(links, filters...) {
+		if h.kind == kindUplink && !g.inside(h.ifindex) {
+			keep = append(keep, h)
+		}
+	}
+	return keep, nil
+}
+
+// inside tells whether an interface is a LAN or leads to a local subnet.
+func (g *Generation) inside(ifindex int) bool {
+	return slices.ContainsFunc(g.plan.LANs, func(l plan.LAN) bool { return l.Index == ifindex }) ||
+		slices.ContainsFunc(g.plan.Local, func(s plan.LocalSubnet) bool { return s.Index == ifindex })
 }
 
 // planned are the hooks that the plan wants.

@@ -72,6 +72,12 @@ func noLocalPlan() *plan.Plan {
 	return p
 }
 
+func awaitingPlan() *plan.Plan {
+	p := minimalPlan()
+	p.Waiting, p.Patterns = []string{"eth7"}, []string{"wlan*"}
+	return p
+}
+
 var goldens = []struct {
 	name string
 	plan func() *plan.Plan
@@ -82,6 +88,7 @@ var goldens = []struct {
 	{"mark-shift-16", shiftPlan},
 	{"inbound-off", closedPlan},
 	{"local-none", noLocalPlan},
+	{"awaited", awaitingPlan},
 }
 
 // TestApplyListsAsTheGoldenFile holds the rules that Go builds against a file

@@ -5,8 +5,10 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -14,25 +16,69 @@ import (
 const (
 	chainInput           = "input"
 	chainInputPorts      = "input_ports"
+	chainInputAwaited    = "input_awaited"
 	chainOutput          = "output"
 	chainOutputPorts     = "output_ports"
 	chainForward         = "forward"
 	chainForwardLocal    = "forward_local"
 	chainForwardUnjudged = "forward_unjudged"
+	chainForwardOthers   = "forward_others"
 )
 
 // inputChains keep tor's and the sentry's ports, which listen on all addresses,
 // to those whom we diverted there. An accept ends our chain only.
 func (b *builder) inputChains() []chain {
-	return []chain{
-		baseChain(chainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, plan.PriorityGuard,
-			newRule("DNS that came in by an interface that is no LAN by this name, so it was not diverted", b.blocked(), notDNAT(), drop(DroppedBlocked)),
-			newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts))),
+	rules := append(b.awaitedRules(goTo(chainInputAwaited)),
+		newRule("DNS that came in by an interface that is no LAN by this name, so it was not diverted", b.blocked(), notDNAT(), drop(DroppedBlocked)),
+		newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts)))
+	chains := []chain{
+		baseChain(chainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, plan.PriorityGuard, rules...),
 		subChain(chainInputPorts,
 			newRule("diverted here", fromLAN(), ctDNAT(), accept()),
 			newRule("the router itself", fromLoopback(), accept()),
 			newRule("an open proxy to the WAN, a way past the class for a LAN", drop(DroppedPort))),
 	}
+	if !b.awaits() {
+		return chains
+	}
+	return append(chains, subChain(chainInputAwaited, awaitedInput()...))
+}
+
+// awaitedInput keeps the router's own resolver from asking in clear. What else the
+// router is asked stays here.
+func awaitedInput() []rule {
+	rules := []rule{newRule("not even to tor and the sentry", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, drop(DroppedPort))}
+	for _, number := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		for _, port := range []uint16{portDNS, portDNSTLS} {
+			rules = append(rules, newRule("the router's resolver would ask in clear", protocol(number), toPort(port), drop(DroppedUnjudged)))
+		}
+	}
+	return rules
+}
+
+func (b *builder) awaits() bool { return len(b.Waiting)+len(b.Patterns) > 0 }
+
+// awaitedRules match what comes in by an interface that no program is on yet: one
+// that is waited for, or that has just appeared under a pattern.
+func (b *builder) awaitedRules(then []expr.Any) []rule {
+	var rules []rule
+	for _, name := range b.Waiting {
+		key := make([]byte, unix.IFNAMSIZ)
+		copy(key, name) // lanSet has checked it
+		rules = append(rules, newRule("waited for", []expr.Any{meta(expr.MetaKeyIIFNAME), equal(key)}, then))
+	}
+	return append(rules, b.patternRules(then)...)
+}
+
+// patternRules match what comes in by an interface that has appeared under a
+// pattern. The comparison ends where the name is left open.
+func (b *builder) patternRules(then []expr.Any) []rule {
+	var rules []rule
+	for _, pattern := range b.Patterns {
+		begins := []expr.Any{meta(expr.MetaKeyIIFNAME), equal([]byte(config.PatternPrefix(pattern)))}
+		rules = append(rules, newRule("new under "+pattern, notFromLAN(), begins, then))
+	}
+	return rules
 }
 
 // blocked matches every class that must not be forwarded.
@@ -83,7 +129,7 @@ func (b *builder) forwardVerdicts() map[abi.Verdict]expr.Verdict {
 // interface it came from has another name by now.
 func (b *builder) forwardChains() []chain {
 	local, elsewhere := "a subnet behind the interface it was learned on", "the subnet is elsewhere now: this may be the way to the WAN"
-	return []chain{
+	chains := []chain{
 		baseChain(chainForward, nftables.ChainTypeFilter, nftables.ChainHookForward, plan.PriorityGuard,
 			newRule("by class", lookUpClass(b.Mark.ClassMask(), mapForward)),
 			newRule("any other class must not be forwarded", drop(DroppedBlocked))),
@@ -93,12 +139,19 @@ func (b *builder) forwardChains() []chain {
 			newRule(elsewhere, drop(DroppedLocal))),
 		subChain(chainForwardUnjudged, b.unjudgedRules()...),
 	}
+	if len(b.Patterns) == 0 {
+		return chains
+	}
+	return append(chains, subChain(chainForwardOthers, append(b.patternRules(drop(DroppedUnjudged)), newRule("not from a LAN", accept()))...))
 }
 
 // unjudgedRules see what has no class: all that is not a LAN's, and what a LAN
 // sends past tc.
 func (b *builder) unjudgedRules() []rule {
 	rules := []rule{newRule("not from a LAN", notFromLAN(), accept())}
+	if len(b.Patterns) > 0 {
+		rules = []rule{newRule("of no LAN by name, but perhaps of one to be", notFromLAN(), goTo(chainForwardOthers))}
+	}
 	if len(b.marks) > 0 {
 		for _, p := range b.onionPrefixes() {
 			rules = append(rules, newRule("no mark exempts .onion", toPrefix(p), drop(DroppedUnjudged)))

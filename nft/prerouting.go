@@ -24,7 +24,11 @@ const (
 	chainDivertUnjudged = "divert_unjudged"
 )
 
-const portDNS = 53
+// Ports of DNS and of DNS over TLS or QUIC.
+const (
+	portDNS    = 53
+	portDNSTLS = 853
+)
 
 // Directions of a connection, as conntrack numbers them.
 const (

@@ -67,10 +67,10 @@ func (b *builder) sets() ([]set, error) {
 // lanSet goes by name, so that an interface that was deleted and came back is
 // still known; one that was renamed is known to the tc program on it.
 func (b *builder) lanSet() (set, error) {
-	if len(b.LANs) == 0 {
+	names := b.BlockedNames()
+	if len(names)+len(b.Patterns) == 0 {
 		return set{}, errors.New("the plan has no LAN interface: name one")
 	}
-	names := b.LANNames()
 	slices.Sort(names)
 	var elements []nftables.SetElement
 	for _, name := range slices.Compact(names) {
@@ -83,7 +83,7 @@ func (b *builder) lanSet() (set, error) {
 	return set{
 		Set: &nftables.Set{
 			Name: setLANs, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
-			Size: maxLANs, Comment: "torified interfaces",
+			Size: maxLANs, Comment: "interfaces that are torified, or will be",
 		},
 		elements: elements,
 	}, nil

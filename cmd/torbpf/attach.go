@@ -26,6 +26,7 @@ type attachFlags struct {
 	uplinks                           []string
 	local                             string
 	refuseInbound, force, clsact      bool
+	skipFirewallProbe                 bool
 	noWait, asJSON                    bool
 	markShift                         uint8
 	timeout                           time.Duration
@@ -73,6 +74,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	flags.Uint8Var(&f.markShift, "mark-shift", d.MarkShift, "lowest of the eight fwmark bits that torbpf uses")
 	flags.BoolVar(&f.clsact, "clsact", false, "attach by clsact even where the kernel has tcx")
 	flags.BoolVar(&f.force, "force", false, "take an interface that carries a default route, or an exclusion of everything")
+	flags.BoolVar(&f.skipFirewallProbe, "skip-firewall-probe", false, "do not ask whether this host's firewall lets in what is redirected")
 	flags.StringSliceVar(&f.excludes, "exclude", nil, "destination prefixes that go direct")
 	flags.StringSliceVar(&f.excludeSources, "exclude-source", nil, "source prefixes that go direct")
 	flags.StringSliceVar(&f.exMarks, "exclude-mark", nil, "fwmarks (0x100 or 0x100/0xff00) that go direct")
@@ -133,7 +135,11 @@ func (f *attachFlags) edit(cmd *cobra.Command, args []string) (func(*config.Conf
 	on("refuse-inbound", func(c *config.Config) { c.Inbound = !f.refuseInbound })
 	on("mark-shift", func(c *config.Config) { c.MarkShift = f.markShift })
 	on("clsact", func(c *config.Config) { c.Clsact = f.clsact })
-	on("force", func(c *config.Config) { c.Force = f.force })
+	on("force", func(c *config.Config) {
+		c.Force = f.force
+		c.Everything = f.force && (c.Everything || c.Exclusions.Everything())
+	})
+	on("skip-firewall-probe", func(c *config.Config) { c.SkipFirewallProbe = f.skipFirewallProbe })
 	torEdits, err := f.editTor(given)
 	if err != nil {
 		return nil, err
@@ -143,7 +149,7 @@ func (f *attachFlags) edit(cmd *cobra.Command, args []string) (func(*config.Conf
 		return nil, err
 	}
 	edits = append(edits, torEdits...)
-	edits = append(edits, exclude)
+	edits = append([]func(*config.Config){exclude}, edits...) // whether they are all of it decides what force means
 	return func(c *config.Config) {
 		for _, name := range args {
 			if !slices.Contains(c.Interfaces, name) {

@@ -33,15 +33,20 @@ const (
 
 // Config is a complete wish; Default gives one to start from.
 type Config struct {
-	Interfaces []string   `json:"interfaces"` // LAN interfaces to torify
-	Uplinks    []string   `json:"uplinks"`    // named beside those with a default route
-	Force      bool       `json:"force"`      // take an interface that carries a default route
-	Local      LocalMode  `json:"local"`
-	Inbound    bool       `json:"inbound"` // replies to connections begun outside may leave directly
-	MarkShift  uint8      `json:"mark_shift"`
-	Clsact     bool       `json:"clsact"` // attach by clsact even where tcx exists
-	Tor        Tor        `json:"tor"`
-	Exclusions Exclusions `json:"exclusions"`
+	Interfaces []string  `json:"interfaces"` // LAN interfaces to torify; a * at the end stands for any rest of a name
+	Uplinks    []string  `json:"uplinks"`    // named beside those with a default route
+	Wait       bool      `json:"wait"`       // interfaces that are missing or not fit yet are waited for, not refused
+	Force      bool      `json:"force"`      // take an interface that carries a default route
+	Everything bool      `json:"everything"` // let an exclusion cover every address of a family
+	Local      LocalMode `json:"local"`
+	Inbound    bool      `json:"inbound"` // replies to connections begun outside may leave directly
+	MarkShift  uint8     `json:"mark_shift"`
+	Clsact     bool      `json:"clsact"` // attach by clsact even where tcx exists
+	// SkipFirewallProbe attaches without asking whether the host's own firewall
+	// lets in what is redirected.
+	SkipFirewallProbe bool       `json:"skip_firewall_probe"`
+	Tor               Tor        `json:"tor"`
+	Exclusions        Exclusions `json:"exclusions"`
 }
 
 // Tor configures the tor behind the router.

@@ -187,6 +187,12 @@ func (e *Exclusions) Remove(entry Entry) Change {
 	return c
 }
 
+// Everything says whether a prefix lets every address of its family out.
+func (e *Exclusions) Everything() bool {
+	all := func(p netip.Prefix) bool { return p.Bits() == 0 }
+	return slices.ContainsFunc(e.Destinations, all) || slices.ContainsFunc(e.Sources, all)
+}
+
 // entries returns a fresh list of one kind.
 func (e *Exclusions) entries(kind Kind) []Entry {
 	var out []Entry

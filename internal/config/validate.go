@@ -75,7 +75,7 @@ func (v *validation) add(field, format string, args ...any) {
 
 func (v *validation) interfaces(c Config) {
 	for _, name := range c.Interfaces {
-		v.name("interfaces", name)
+		v.name("interfaces", PatternPrefix(name))
 	}
 	for _, name := range c.Uplinks {
 		v.name("uplinks", name)
@@ -89,7 +89,7 @@ func (v *validation) interfaces(c Config) {
 // also be read as something else by nft.
 func (v *validation) name(field, name string) {
 	odd := strings.IndexFunc(name, func(r rune) bool {
-		return r == '/' || r == ':' || r == '"' || unicode.IsSpace(r) || !unicode.IsPrint(r)
+		return r == '*' || r == '/' || r == ':' || r == '"' || unicode.IsSpace(r) || !unicode.IsPrint(r)
 	})
 	if name == "" || name == "." || name == ".." || len(name) > 15 || odd >= 0 {
 		v.add(field, "%q is no interface name (1 to 15 characters without blanks, quotes, / and :): ip link lists them", name)
@@ -178,8 +178,8 @@ func join(list []netip.Prefix) string {
 }
 
 func (v *validation) exclusions(c Config) {
-	v.excluded("exclusions.destinations", c.Exclusions.Destinations, c.Force)
-	v.excluded("exclusions.sources", c.Exclusions.Sources, c.Force)
+	v.excluded("exclusions.destinations", c.Exclusions.Destinations, c.Everything)
+	v.excluded("exclusions.sources", c.Exclusions.Sources, c.Everything)
 	for _, m := range c.Exclusions.Marks {
 		if _, err := ParseMark(m.String()); err != nil {
 			v.add("exclusions.marks", "%v", err)
@@ -189,14 +189,14 @@ func (v *validation) exclusions(c Config) {
 
 // excluded judges one list of prefixes. Host bits are masked later: what was
 // typed has passed ParsePrefix.
-func (v *validation) excluded(field string, list []netip.Prefix, force bool) {
+func (v *validation) excluded(field string, list []netip.Prefix, everything bool) {
 	for _, p := range list {
 		switch {
 		case !p.IsValid():
 			v.add(field, "holds an invalid prefix: write one such as 104.16.0.0/13")
 		case p.Addr().Is4In6():
 			v.add(field, "%s is IPv4-mapped and never appears on the wire: write it as IPv4", p)
-		case p.Bits() == 0 && !force:
+		case p.Bits() == 0 && !everything:
 			v.add(field, "%s would let everything past Tor: torbpf detach switches Tor off; or insist with --force", p)
 		}
 	}

@@ -29,7 +29,7 @@ func TestValidateAccepts(t *testing.T) {
 			c.Tor.Onion4, c.Tor.Onion6 = netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fc00::/7")
 		},
 		"everything, forced": func(c *Config) {
-			c.Force, c.Exclusions.Destinations = true, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+			c.Everything, c.Exclusions.Destinations = true, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
 		},
 	} {
 		c := Default()

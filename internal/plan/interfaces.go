@@ -8,27 +8,61 @@ import (
 	"github.com/torbpf/torbpf/internal/config"
 )
 
-// lanLinks returns the interfaces to torify in the order given, each once, or
-// the first refusal.
-func lanLinks(cfg config.Config, h Host) ([]Link, error) {
+// chosen is what becomes of the interfaces that a configuration names.
+type chosen struct {
+	links    []Link   // to be torified, in the order given
+	waiting  []string // missing or not fit yet
+	patterns []string
+}
+
+// chooseLANs finds the interfaces to torify, or the first reason against one.
+// Where they are to be waited for, one that does not fit now is blocked by its
+// name until it does.
+func chooseLANs(cfg config.Config, h Host) (chosen, error) {
+	var c chosen
 	if len(cfg.Interfaces) == 0 {
-		return nil, noInterface(cfg, h)
+		return c, noInterface(cfg, h)
 	}
-	var links []Link
 	for _, name := range cfg.Interfaces {
-		if slices.Contains(names(links), name) {
+		if config.IsPattern(name) {
+			c.patterns = append(c.patterns, name)
+			c.addMatching(cfg, h, name)
 			continue
 		}
 		l, ok := h.LinkByName(name)
-		if !ok {
-			return nil, unknownInterface(h, name)
+		err := unknownInterface(h, name)
+		if ok {
+			err = h.attachable(cfg, l)
 		}
-		if err := h.attachable(cfg, l); err != nil {
-			return nil, err
+		switch {
+		case err == nil:
+			c.add(l)
+		case cfg.Wait:
+			c.waiting = append(c.waiting, name)
+		default:
+			return c, err
 		}
-		links = append(links, l)
 	}
-	return links, nil
+	if len(c.links) == 0 && !cfg.Wait {
+		return c, noMatch(h, c.patterns)
+	}
+	return c, nil
+}
+
+// addMatching adds what a pattern stands for and could be torified. An uplink
+// that the user named is never meant.
+func (c *chosen) addMatching(cfg config.Config, h Host, pattern string) {
+	for _, l := range h.Links {
+		if config.MatchesPattern(pattern, l.Name) && !slices.Contains(cfg.Uplinks, l.Name) && h.attachable(cfg, l) == nil {
+			c.add(l)
+		}
+	}
+}
+
+func (c *chosen) add(l Link) {
+	if !slices.Contains(c.links, l) {
+		c.links = append(c.links, l)
+	}
 }
 
 // attachable says why an interface cannot be torified, the cause that explains
@@ -76,6 +110,11 @@ func noInterface(cfg config.Config, h Host) error {
 	return refuse(ErrNoInterface, "", fit,
 		"no interface given: name the one your devices are behind, e.g. torbpf attach %s (these fit: %s)",
 		fit[0], strings.Join(fit, ", "))
+}
+
+func noMatch(h Host, patterns []string) error {
+	return refuse(ErrUnknownInterface, patterns[0], nil,
+		"no interface that could be torified is called %s here: name one of %s", strings.Join(patterns, " or "), orElse(names(h.Links), "those that ip link lists"))
 }
 
 func unknownInterface(h Host, name string) error {

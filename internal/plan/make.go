@@ -16,7 +16,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		return nil, fmt.Errorf("check configuration: %w", err)
 	}
 	cfg.Exclusions = cfg.Exclusions.Normalized()
-	links, err := lanLinks(cfg, h)
+	chosen, err := chooseLANs(cfg, h)
 	if err != nil {
 		return nil, err
 	}
@@ -33,10 +33,11 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		Exclusions: cfg.Exclusions,
 	}
 	p.Exclusions.Marks = withoutOurs(cfg.Exclusions.Marks, p.Mark)
-	for _, l := range links {
+	p.Waiting, p.Patterns = chosen.waiting, chosen.patterns
+	for _, l := range chosen.links {
 		p.LANs = append(p.LANs, lan(h, l))
 	}
-	if p.Uplinks, err = uplinks(cfg, h, links); err != nil {
+	if p.Uplinks, err = uplinks(cfg, h, chosen.links); err != nil {
 		return nil, err
 	}
 	p.Local = localSubnets(h, p.Uplinks, p.LANs)

@@ -88,6 +88,8 @@ type Ports struct {
 type Plan struct {
 	Mark       Mark
 	LANs       []LAN
+	Waiting    []string // wanted, but missing or not fit yet: blocked by name
+	Patterns   []string // wanted names with a * at their end: what appears under one is blocked
 	Uplinks    []Uplink
 	Local      []LocalSubnet
 	LocalAddrs []netip.Addr // the router's own, and Broadcasts
@@ -108,6 +110,10 @@ func (p *Plan) LANNames() []string {
 	}
 	return names
 }
+
+// BlockedNames returns the names of all interfaces from which nothing may be
+// forwarded that was not judged: those torified and those waited for.
+func (p *Plan) BlockedNames() []string { return append(p.LANNames(), p.Waiting...) }
 
 // LANPrefixes returns all prefixes behind torified interfaces.
 func (p *Plan) LANPrefixes() []netip.Prefix {

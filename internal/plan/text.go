@@ -28,6 +28,9 @@ func (p *Plan) String() string {
 			line("  expects %s", prefix)
 		}
 	}
+	for _, name := range append(p.Waiting, p.Patterns...) {
+		line("blocked until it is there: %s", name)
+	}
 	for _, u := range p.Uplinks {
 		line("uplink %s", device(u.Name, u.Index, u.Ethernet))
 	}

@@ -18,6 +18,9 @@ func uplinks(cfg config.Config, h Host, lans []Link) ([]Uplink, error) {
 	var links []Link
 	for _, name := range cfg.Uplinks {
 		l, ok := h.LinkByName(name)
+		if !ok && cfg.Wait {
+			continue
+		}
 		if !ok {
 			return nil, unknownInterface(h, name)
 		}

@@ -14,7 +14,8 @@
 // The guard against packets never judged is not for IPv4: with rp_filter on, the
 // kernel looks up the way back to the sender of every packet, without its mark and
 // as if it came from the interface the packet leaves by, so answers to the LAN
-// would be taken for unjudged LAN packets and dropped. IPv6 has no such check.
+// would be taken for unjudged LAN packets and dropped. IPv6 has no such check. Nor
+// are there answers to an interface that is only waited for: that has it in both.
 // Exempt packets jump over it rather than to a table, so that what the user's own
 // rules say of them still counts. If the jump's end is missing, the kernel goes on
 // to the next rule: that blocks.

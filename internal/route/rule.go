@@ -41,25 +41,26 @@ type rule struct {
 // wanted returns the rules of a plan in the order in which they are added.
 func wanted(p *plan.Plan, family uint8) []rule {
 	var rules []rule
-	block := func(priority uint32, mark, mask uint32) {
-		for _, lan := range p.LANNames() {
+	block := func(lans []string, priority uint32, mark, mask uint32) {
+		for _, lan := range lans {
 			rules = append(rules, rule{
 				family: family, priority: priority, iif: lan, mark: mark, mask: mask, action: nl.FR_ACT_BLACKHOLE,
 			})
 		}
 	}
 	blocked := p.Mark.Class(abi.VerdictBlockedBit)
-	block(priorityBlocked, blocked, blocked)
+	block(p.BlockedNames(), priorityBlocked, blocked, blocked)
+	unjudged := p.BlockedNames()
 	if family == unix.AF_INET {
-		return rules
+		unjudged = p.Waiting // nothing is forwarded to them, so no way back is asked for
 	}
-	if exempt := exemptions(p); len(exempt) > 0 {
+	if exempt := exemptions(p); family == unix.AF_INET6 && len(exempt) > 0 {
 		rules = append(rules, rule{family: family, priority: priorityEnd, action: nl.FR_ACT_NOP})
 		rules = append(rules, exempt...)
 	}
-	block(priorityUnjudged, p.Mark.Class(uint32(abi.VerdictNone)), p.Mark.ClassMask())
+	block(unjudged, priorityUnjudged, p.Mark.Class(uint32(abi.VerdictNone)), p.Mark.ClassMask())
 	unassigned := p.Mark.Class(classUnassigned)
-	block(priorityUnjudged, unassigned, unassigned)
+	block(unjudged, priorityUnjudged, unassigned, unassigned)
 	return rules
 }
 

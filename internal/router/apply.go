@@ -115,6 +115,7 @@ func (j *job) writeState(context.Context) error {
 		return err
 	}
 	j.state.Stopped = stoppedIn(counters)
+	j.state.Links = linksOf(j.plan)
 	return j.saveState(j.state)
 }
 

@@ -36,21 +36,22 @@ func (r *Router) Exclude(ctx context.Context, remove bool, entries []config.Entr
 		return nil, nil, errors.Join(err, r.forgetIfUnused(before))
 	}
 	s := before.clone()
-	s.Config.Force = s.Config.Force || o.Force
 	changes, err := edit(&s.Config.Exclusions, remove, entries)
 	if err != nil {
 		return changes, nil, err
 	}
+	// What was insisted on holds until it is taken back, and for nothing else.
+	s.Config.Everything = (s.Config.Everything || o.Force) && s.Config.Exclusions.Everything()
 	result, err := r.bring(ctx, before, s)
 	if err != nil {
 		return nil, nil, err
 	}
 	if !remove && o.Forwarding {
 		if err := r.enableForwarding(s, result.Plan); err != nil {
-			return changes, nil, err
+			return changes, nil, fmt.Errorf("the exclusions are in force, but forwarding is not: %w", err)
 		}
 	}
-	return changes, forwardingWarnings(s), nil
+	return changes, r.warnings(s, result.Plan), nil
 }
 
 func edit(e *config.Exclusions, remove bool, entries []config.Entry) ([]config.Change, error) {

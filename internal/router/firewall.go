@@ -25,11 +25,11 @@ var ErrFirewall = errors.New("a firewall on this host drops what is diverted to 
 // the .onion range, which is diverted before the tc programs are there; once they
 // are, the gate may stop a packet for its own reasons, so only new LANs are asked.
 func (j *job) checkFirewall(context.Context) error {
-	if j.state.Config.Force {
+	if j.state.Config.SkipFirewallProbe {
 		return nil
 	}
 	chains, err := nft.ForeignInputChains()
-	if err != nil || len(chains) == 0 {
+	if err != nil {
 		return err
 	}
 	for _, lan := range j.newLANs() {
@@ -66,13 +66,17 @@ func (j *job) explainFirewall(lan plan.LAN, probes []nft.Probe, arrived map[stri
 	if len(lost) == 0 {
 		return nil
 	}
+	lacking := fmt.Errorf("%w (from %s: %s)", ErrFirewall, lan.Name, strings.Join(lost, ", "))
+	if len(chains) == 0 {
+		return fmt.Errorf("%w: nftables has no input chain, so look at `iptables-legacy -S INPUT` and at the programs that `bpftool net` and `tc filter` list; or attach with --skip-firewall-probe", lacking)
+	}
 	var rules strings.Builder
 	for _, c := range chains {
 		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q tcp dport '{ %d, %d }' accept", c, lan.Name, j.plan.Ports.Trans, j.plan.Ports.Resolver)
 		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q udp dport '{ %d, %d }' accept", c, lan.Name, j.plan.Ports.DNS, j.plan.Ports.Resolver)
 	}
-	return fmt.Errorf("%w (from %s: %s): allow it with the rules below that name the chain at fault, or attach with --force%s",
-		ErrFirewall, lan.Name, strings.Join(lost, ", "), rules.String())
+	return fmt.Errorf("%w: allow it with the rules below that name the chain at fault, or attach with --skip-firewall-probe%s",
+		lacking, rules.String())
 }
 
 // probes returns what to inject into a LAN: a packet for TransPort and one for

@@ -114,15 +114,18 @@ func makePlan(s *State) (*plan.Plan, error) {
 		return nil, fmt.Errorf("read the host: %w", err)
 	}
 	s.followRenames(facts)
-	p, err := planFor(s, facts)
-	if err != nil {
-		return nil, err
-	}
-	s.Links = make(map[string]int)
+	return planFor(s, facts)
+}
+
+// linksOf names the interfaces that a plan attaches to. The state takes them
+// only when all is done: a LAN of an attach that was killed half-way counts as
+// new to the next one, which then takes a new LAN's precautions again.
+func linksOf(p *plan.Plan) map[string]int {
+	links := make(map[string]int)
 	for _, l := range p.LANs {
-		s.Links[l.Name] = l.Index
+		links[l.Name] = l.Index
 	}
-	return p, nil
+	return links
 }
 
 // followRenames puts the new name of an interface that was renamed since into

@@ -29,7 +29,7 @@ type State struct {
 	Config  config.Config     `json:"config"`
 	Onion4  netip.Prefix      `json:"onion4"` // the .onion ranges in use
 	Onion6  netip.Prefix      `json:"onion6"`
-	Links   map[string]int    `json:"links"` // ifindex of each interface attached to, by name
+	Links   map[string]int    `json:"links"` // ifindex of each interface whose attach was completed, by name
 	Sentry  Process           `json:"sentry"`
 	Sysctls map[string]string `json:"sysctls,omitempty"` // what detach restores
 	// Stopped is what the last guards had stopped when all stood: on the way

@@ -1,0 +1,48 @@
+package loader
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Missing names the guards of local delivery that are not attached to this
+// network namespace. Those that this kernel cannot have are among them; see
+// Generation.Unsupported.
+func (d *Datapath) Missing() ([]string, error) {
+	var missing []string
+	here, err := d.dnsGuarded()
+	if err != nil {
+		return nil, err
+	}
+	if !here {
+		missing = append(missing, dnsPin)
+	}
+	for pin := range deliveryPins {
+		l, err := openLink(d.linkPin(pin))
+		if err != nil {
+			return nil, err
+		}
+		if l == nil {
+			missing = append(missing, pin)
+			continue
+		}
+		l.Close()
+	}
+	return missing, nil
+}
+
+// dnsGuarded tells whether the DNS guard is attached to our network namespace.
+func (d *Datapath) dnsGuarded() (bool, error) {
+	l, err := openLink(d.linkPin(dnsPin))
+	if err != nil || l == nil {
+		return false, err
+	}
+	defer l.Close()
+	namespace, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("open network namespace: %w", err)
+	}
+	defer unix.Close(namespace)
+	return attachedTo(l, namespace)
+}
