@@ -27,7 +27,7 @@ func (l *lab) attachments(clsact bool) []Attachment {
 		by = "clsact"
 	}
 	lan, wan := l.lan.Attrs().Index, l.wan.Attrs().Index
-	return []Attachment{{kindLAN, lan, by, 0}, {kindOut, lan, by, 0}, {kindUplink, wan, by, 0}}
+	return []Attachment{{KindLAN, lan, by, 0}, {KindOut, lan, by, 0}, {KindUplink, wan, by, 0}}
 }
 
 func expectAttachments(t *testing.T, d *Datapath, want []Attachment) {
@@ -200,7 +200,7 @@ func TestRemoveGoesOnAfterAnError(t *testing.T) {
 			d := l.open(t, mode.clsact)
 			apply(t, d, l.plan())
 			// A program where a link should be cannot be detached.
-			wrong := d.linkPin(newHook(kindUplink, 4711).pin())
+			wrong := d.linkPin(newHook(KindUplink, 4711).pin())
 			m, err := d.openMap("lans")
 			must(t, err)
 			defer m.Close()
@@ -278,7 +278,7 @@ func TestLinkLeftByAKilledProcessGoes(t *testing.T) {
 	d := l.open(t, false)
 	apply(t, d, l.plan())
 	foreign := newForeign(t, next)
-	stray := foreign.attachTCX(t, l.wan, l.attachType(kindUplink))
+	stray := foreign.attachTCX(t, l.wan, l.attachType(KindUplink))
 	must(t, stray.Pin(d.linkPin(newPrefix+"uplink-99")))
 	must(t, stray.Close())
 	apply(t, d, l.plan())
@@ -296,7 +296,7 @@ func TestForeignProgramAheadIsOvertaken(t *testing.T) {
 	server.arrives(t, s, directUDP)
 
 	foreign := newForeign(t, accept)
-	foreign.attachTCX(t, l.lan, l.attachType(kindLAN))
+	foreign.attachTCX(t, l.lan, l.attachType(KindLAN))
 	skipped := l.attachments(false)
 	skipped[0].Ahead = 1
 	expectAttachments(t, d, skipped)

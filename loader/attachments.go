@@ -12,11 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// How a program is attached.
+const (
+	ByTCX    = "tcx"
+	ByClsact = "clsact"
+)
+
 // Attachment is a hook with a program of ours.
 type Attachment struct {
-	Kind    string // "lan", "lan_out" or "uplink"
+	Kind    string // KindLAN, KindOut or KindUplink
 	Ifindex int
-	By      string // "tcx" or "clsact"
+	By      string // ByTCX or ByClsact
 	Ahead   int    // programs of somebody else that see a packet first, and could keep it from ours
 }
 
@@ -40,7 +46,7 @@ func (d *Datapath) Attachments() ([]Attachment, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, Attachment{Kind: h.kind, Ifindex: h.ifindex, By: "tcx", Ahead: ahead})
+		out = append(out, Attachment{Kind: h.kind, Ifindex: h.ifindex, By: ByTCX, Ahead: ahead})
 	}
 	filters, err := clsactHooks()
 	if err != nil {
@@ -51,7 +57,7 @@ func (d *Datapath) Attachments() ([]Attachment, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, Attachment{Kind: h.kind, Ifindex: h.ifindex, By: "clsact", Ahead: ahead})
+		out = append(out, Attachment{Kind: h.kind, Ifindex: h.ifindex, By: ByClsact, Ahead: ahead})
 	}
 	slices.SortFunc(out, func(a, b Attachment) int {
 		return cmp.Or(cmp.Compare(a.Ifindex, b.Ifindex), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.By, b.By))

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const dnsPin = "dns"
+// GuardDNS names the DNS guard among what Missing returns, and its pin.
+const GuardDNS = "dns"
 
 // attachDNS attaches the guard of local delivery to our network namespace, or
 // exchanges the program under the link that is there. A link to a namespace
@@ -18,7 +19,7 @@ func (g *Generation) attachDNS() error {
 	if program == nil {
 		program = g.collection.Programs[programDNSSrc]
 	}
-	if err := attachDNSTo(g.datapath.linkPin(dnsPin), program); err != nil {
+	if err := attachDNSTo(g.datapath.linkPin(GuardDNS), program); err != nil {
 		return fmt.Errorf("attach %s to network namespace: %w", program, err)
 	}
 	return nil

@@ -145,10 +145,6 @@ func closeMaps(maps map[string]*ebpf.Map) {
 	}
 }
 
-// Gates returns the map through which the sentry opens and closes Tor to new
-// connections; it stays valid until Close.
-func (g *Generation) Gates() *ebpf.Map { return g.collection.Maps[abi.DatapathMapGates] }
-
 // Unsupported says what this kernel lacks and torbpf goes without.
 func (g *Generation) Unsupported() []string { return g.unsupported }
 

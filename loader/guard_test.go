@@ -28,7 +28,7 @@ func TestUplinkGuardStopsWhatALANMayNotSend(t *testing.T) {
 				server.seen[refusedUDP] = 0
 
 				g := guards(t, d, l.plan())
-				must(t, g.Gates().Put(uint32(0), gateOpen))
+				must(t, g.collection.Maps[abi.DatapathMapGates].Put(uint32(0), gateOpen))
 				must(t, g.pin())
 				wan := l.wan.Attrs().Index
 				for _, p := range []datagram{refusedUDP, directUDP, torTCP} { // nobody has judged them

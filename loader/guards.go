@@ -16,7 +16,7 @@ func (d *Datapath) Missing() ([]string, error) {
 		return nil, err
 	}
 	if !here {
-		missing = append(missing, dnsPin)
+		missing = append(missing, GuardDNS)
 	}
 	for pin := range deliveryPins {
 		l, err := openLink(d.linkPin(pin))
@@ -34,7 +34,7 @@ func (d *Datapath) Missing() ([]string, error) {
 
 // dnsGuarded tells whether the DNS guard is attached to our network namespace.
 func (d *Datapath) dnsGuarded() (bool, error) {
-	l, err := openLink(d.linkPin(dnsPin))
+	l, err := openLink(d.linkPin(GuardDNS))
 	if err != nil || l == nil {
 		return false, err
 	}

@@ -14,11 +14,11 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// The kinds of hooks.
+// The kinds of hooks: what a LAN sends, what it is sent, what leaves by an uplink.
 const (
-	kindLAN    = "lan"
-	kindOut    = "lan_out"
-	kindUplink = "uplink"
+	KindLAN    = "lan"
+	KindOut    = "lan_out"
+	KindUplink = "uplink"
 )
 
 // hook is one place where a program is attached: a direction of an interface.
@@ -30,7 +30,7 @@ type hook struct {
 }
 
 func newHook(kind string, ifindex int) hook {
-	return hook{kind: kind, ifindex: ifindex, egress: kind != kindLAN}
+	return hook{kind: kind, ifindex: ifindex, egress: kind != KindLAN}
 }
 
 func (h hook) pin() string { return h.kind + "-" + strconv.Itoa(h.ifindex) }
@@ -45,7 +45,7 @@ func (h hook) String() string {
 // attachGuards attaches what stands behind the LAN programs.
 func (g *Generation) attachGuards() error {
 	for _, u := range g.plan.Uplinks {
-		if err := g.attach(newHook(kindUplink, u.Index), programUplink); err != nil {
+		if err := g.attach(newHook(KindUplink, u.Index), programUplink); err != nil {
 			return err
 		}
 	}
@@ -63,10 +63,10 @@ func (g *Generation) AttachLANs() error {
 		if !l.Ethernet {
 			in, out = programLANL3, programOutL3
 		}
-		if err := g.attach(newHook(kindOut, l.Index), out); err != nil {
+		if err := g.attach(newHook(KindOut, l.Index), out); err != nil {
 			return err
 		}
-		if err := g.attach(newHook(kindLAN, l.Index), in); err != nil {
+		if err := g.attach(newHook(KindLAN, l.Index), in); err != nil {
 			return err
 		}
 	}
@@ -97,7 +97,7 @@ func (g *Generation) kept() ([]hook, error) {
 		return nil, err
 	}
 	for _, h := range append(links, filters...) {
-		if h.kind == kindUplink && !g.inside(h.ifindex) {
+		if h.kind == KindUplink && !g.inside(h.ifindex) {
 			keep = append(keep, h)
 		}
 	}
@@ -114,10 +114,10 @@ func (g *Generation) inside(ifindex int) bool {
 func (g *Generation) planned() []hook {
 	var hooks []hook
 	for _, l := range g.plan.LANs {
-		hooks = append(hooks, newHook(kindOut, l.Index), newHook(kindLAN, l.Index))
+		hooks = append(hooks, newHook(KindOut, l.Index), newHook(KindLAN, l.Index))
 	}
 	for _, u := range g.plan.Uplinks {
-		hooks = append(hooks, newHook(kindUplink, u.Index))
+		hooks = append(hooks, newHook(KindUplink, u.Index))
 	}
 	return hooks
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
@@ -180,7 +181,7 @@ func (l *lab) open(t *testing.T, clsact bool) *Datapath {
 func apply(t *testing.T, d *Datapath, p *plan.Plan) {
 	t.Helper()
 	g := guards(t, d, p)
-	must(t, g.Gates().Put(uint32(0), gateOpen))
+	must(t, g.collection.Maps[abi.DatapathMapGates].Put(uint32(0), gateOpen))
 	if err := g.AttachLANs(); err != nil {
 		t.Fatalf("attach LANs: %v", err)
 	}

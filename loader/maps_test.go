@@ -116,7 +116,7 @@ func TestWhatProgramsCountAndTheGateOutliveAGeneration(t *testing.T) {
 	g := guards(t, d, l.plan())
 	must(t, g.AttachLANs())
 	expectGate(t, d, false)
-	must(t, g.Gates().Put(uint32(0), gateOpen))
+	must(t, g.collection.Maps[abi.DatapathMapGates].Put(uint32(0), gateOpen))
 	s := l.newSender(t)
 	lan := l.lan.Attrs().Index
 	counted(t, d, s, refusedUDP, lan, abi.VerdictRefused, abi.ReasonUDP)

@@ -174,7 +174,7 @@ func TestFilterLeftByAKilledProcessGoes(t *testing.T) {
 			d := l.open(t, true)
 			apply(t, d, l.plan())
 			g := guards(t, d, l.plan())
-			second := newHook(kindLAN, l.lan.Attrs().Index).filter(g.collection.Programs[programLAN])
+			second := newHook(KindLAN, l.lan.Attrs().Index).filter(g.collection.Programs[programLAN])
 			second.Handle = filterHandle2
 			must(t, netlink.FilterAdd(second))
 			if ahead {

@@ -118,7 +118,7 @@ func TestExchangingProgramsOverAndOverIsNeverOpen(t *testing.T) {
 			s, server := l.newSender(t), l.newCapture(t)
 			server.arrives(t, s, directUDP) // ARP is done
 			f := l.startFlood(t, d, s)
-			h := newHook(kindUplink, l.wan.Attrs().Index)
+			h := newHook(KindUplink, l.wan.Attrs().Index)
 			for turn := range 100 {
 				c.exchange(t, l, h, turn, generations[turn%2])
 			}

@@ -45,6 +45,9 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, i := range s.Interfaces {
 		fmt.Fprintf(t, "LAN\t%s\t%s\n", i.Name, attachedBy(i))
 	}
+	for _, name := range s.Waiting {
+		fmt.Fprintf(t, "LAN\t%s\tblocked until it is there\n", name)
+	}
 	for _, i := range s.Uplinks {
 		fmt.Fprintf(t, "uplink\t%s\tguarded: %s\n", i.Name, attachedBy(i))
 	}
@@ -60,10 +63,24 @@ func printStatus(w io.Writer, s *router.Status) error {
 	if err := printCounters(w, s); err != nil {
 		return err
 	}
+	for _, l := range s.Lacks {
+		fmt.Fprintf(w, "note: this kernel has %s\n", l)
+	}
+	printProblems(w, s)
+	return nil
+}
+
+// printProblems says what is wrong and what to type.
+func printProblems(w io.Writer, s *router.Status) {
 	for _, p := range s.Problems {
 		fmt.Fprintf(w, "! %s\n", p)
 	}
-	return nil
+	if s.Stopped > 0 {
+		fmt.Fprintf(w, "! %d packets got as far as the last guards, which stopped them: something bypasses the tc programs or nftables (torbpf check shows them)\n", s.Stopped)
+	}
+	if len(s.Problems) > 0 {
+		fmt.Fprintln(w, "to repair: `sudo torbpf attach` once more, or let `torbpf run` do it")
+	}
 }
 
 func printCounters(w io.Writer, s *router.Status) error {

@@ -79,7 +79,8 @@ func Present(p *plan.Plan) (missing []string, err error) {
 		}
 		sound := map[rule]bool{}
 		for _, r := range present {
-			if !r.altered && !r.detached {
+			// One that is waited for is not there, by definition.
+			if !r.altered && (!r.detached || slices.Contains(p.Waiting, r.iif)) {
 				sound[r.rule] = true
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/route"
@@ -12,7 +13,20 @@ import (
 	"github.com/torbpf/torbpf/nft"
 )
 
-// step is one part of apply; its name is what errors and tests call it.
+// The names of the steps of apply, in their order.
+const (
+	stepTor      = "tor"
+	stepRules    = "rules"
+	stepGuards   = "guards"
+	stepNFT      = "nft"
+	stepFirewall = "firewall"
+	stepPrograms = "programs"
+	stepCut      = "cut"
+	stepSentry   = "sentry"
+	stepState    = "state"
+)
+
+// step is one part of apply.
 type step struct {
 	name string
 	do   func(context.Context) error
@@ -27,21 +41,23 @@ type job struct {
 	tor        *foundTor
 	datapath   *loader.Datapath
 	generation *loader.Generation
-	attached   bool // the LAN programs are those of generation
+	attached   bool     // the LAN programs are those of generation
+	only       []string // the steps of a repair; nil for all
+	mends      bool     // nobody asked for it: what the last guards have stopped stays an alarm
 }
 
 // steps in the order up; see the package comment.
 func (j *job) steps() []step {
 	return []step{
-		{"tor", j.startTor},
-		{"rules", func(context.Context) error { return route.Apply(j.plan) }},
-		{"guards", j.applyGuards},
-		{"nft", func(context.Context) error { return nft.Apply(j.plan, j.freshLANs()...) }},
-		{"firewall", j.checkFirewall},
-		{"programs", j.attachLANs},
-		{"cut", func(context.Context) error { return j.cutOver() }},
-		{"sentry", j.startSentry},
-		{"state", j.writeState},
+		{stepTor, j.startTor},
+		{stepRules, func(context.Context) error { return route.Apply(j.plan) }},
+		{stepGuards, j.applyGuards},
+		{stepNFT, func(context.Context) error { return nft.Apply(j.plan, j.freshLANs()...) }},
+		{stepFirewall, j.checkFirewall},
+		{stepPrograms, j.attachLANs},
+		{stepCut, func(context.Context) error { return j.cutOver() }},
+		{stepSentry, j.startSentry},
+		{stepState, j.writeState},
 	}
 }
 
@@ -96,8 +112,11 @@ func (j *job) run(ctx context.Context) error {
 		}
 	}()
 	for _, s := range j.steps() {
+		if j.only != nil && !slices.Contains(j.only, s.name) {
+			continue
+		}
 		if err := ctx.Err(); err != nil {
-			return err
+			return fmt.Errorf("stopped before step %s: %w", s.name, err)
 		}
 		if err := s.do(ctx); err != nil {
 			return err
@@ -110,12 +129,18 @@ func (j *job) run(ctx context.Context) error {
 }
 
 func (j *job) writeState(context.Context) error {
-	counters, err := j.datapath.Counters()
+	if !j.mends {
+		counters, err := j.datapath.Counters()
+		if err != nil {
+			return err
+		}
+		j.state.Stopped = stoppedIn(counters)
+	}
+	digest, err := digestOf(j.plan)
 	if err != nil {
 		return err
 	}
-	j.state.Stopped = stoppedIn(counters)
-	j.state.Links = linksOf(j.plan)
+	j.state.Planned, j.state.Links, j.state.Blocked = digest, linksOf(j.plan), false
 	return j.saveState(j.state)
 }
 
@@ -125,15 +150,26 @@ func (j *job) attachLANs(context.Context) error {
 }
 
 func (j *job) applyGuards(context.Context) error {
-	g, err := j.datapath.ApplyGuards(j.plan)
+	g, err := j.openOrLoad()
 	if err != nil {
 		return err
 	}
 	j.generation = g
+	j.state.Lacks = g.Unsupported()
 	for _, lacking := range g.Unsupported() {
 		j.notify("note: this kernel has " + lacking)
 	}
 	return nil
+}
+
+// openOrLoad has a repair use the programs that are pinned, as far as they are.
+func (j *job) openOrLoad() (*loader.Generation, error) {
+	if j.only != nil {
+		if g, err := j.datapath.Reopen(j.plan); err == nil {
+			return g, nil
+		}
+	}
+	return j.datapath.ApplyGuards(j.plan)
 }
 
 // restore brings the host back from a failed state to the one before, nil for
@@ -141,6 +177,9 @@ func (j *job) applyGuards(context.Context) error {
 func (r *Router) restore(ctx context.Context, before, failed *State) error {
 	if before == nil {
 		return r.removeAll(ctx, failed)
+	}
+	if before.Blocked {
+		return r.restoreBlock(before, failed)
 	}
 	s := before.clone()
 	s.Sentry = failed.Sentry

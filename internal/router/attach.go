@@ -55,7 +55,7 @@ func (r *Router) attach(ctx context.Context, edit func(*config.Config)) (*Result
 	if err := requireRoot(); err != nil {
 		return nil, "", err
 	}
-	unlock, err := r.lock()
+	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, "", err
 	}
@@ -91,6 +91,7 @@ func (r *Router) bring(ctx context.Context, before, s *State) (*Result, error) {
 	if err := r.checkPorts(before, s, p); err != nil {
 		return nil, err
 	}
+	s.Planned = "" // until all steps are done, so that a kill half-way is noticed
 	if err := r.saveState(s); err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ func (r *Router) Detach(ctx context.Context, interfaces []string) ([]string, err
 	if err := requireRoot(); err != nil {
 		return nil, err
 	}
-	unlock, err := r.lock()
+	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (r *Router) DetachAll(ctx context.Context) error {
 	if err := requireRoot(); err != nil {
 		return err
 	}
-	unlock, err := r.lock()
+	unlock, err := r.lock(ctx)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func (r *Router) Exclude(ctx context.Context, remove bool, entries []config.Entr
 	if err := requireRoot(); err != nil {
 		return nil, nil, err
 	}
-	unlock, err := r.lock()
+	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -90,9 +90,6 @@ func New(o Options) (*Router, error) {
 	return r, nil
 }
 
-// Namespace returns the name under which state and pins are kept.
-func (r *Router) Namespace() string { return r.ns.Name }
-
 // PinDir returns where the BPF pins of this namespace are, for bpftool.
 func (r *Router) PinDir() string { return filepath.Join(bpfDir, r.ns.Name) }
 

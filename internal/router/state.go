@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +34,16 @@ type State struct {
 	Links   map[string]int    `json:"links"` // ifindex of each interface whose attach was completed, by name
 	Sentry  Process           `json:"sentry"`
 	Sysctls map[string]string `json:"sysctls,omitempty"` // what detach restores
+	// Blocked says that only the block of Enforce is in place: nothing of the
+	// interfaces is forwarded, and Tor is not asked for anything yet.
+	Blocked bool `json:"blocked"`
+	// Planned is the digest of the plan in force: another one from the same
+	// configuration means that the host has changed since.
+	Planned string `json:"planned"`
+	// Origin is the digest of the configuration file that Config was read from,
+	// "" for none; what commands have changed since does not change it.
+	Origin string   `json:"origin"`
+	Lacks  []string `json:"lacks"` // layers that this kernel cannot have, in words
 	// Stopped is what the last guards had stopped when all stood: on the way
 	// there they meet packets that the layers before them do not judge yet.
 	Stopped uint64 `json:"stopped"`
@@ -77,14 +89,18 @@ func (r *Router) saveState(s *State) error {
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
 	}
-	temporary := r.statePath() + ".new"
-	if err := writeSynced(temporary, append(data, '\n')); err != nil {
+	if err := replaceFile(r.statePath(), append(data, '\n')); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
-	if err := os.Rename(temporary, r.statePath()); err != nil {
-		return fmt.Errorf("replace state: %w", err)
-	}
 	return nil
+}
+
+func replaceFile(path string, data []byte) error {
+	temporary := path + ".new"
+	if err := writeSynced(temporary, data); err != nil {
+		return err
+	}
+	return os.Rename(temporary, path)
 }
 
 func writeSynced(path string, data []byte) error {
@@ -96,9 +112,13 @@ func writeSynced(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// lockPatience is how long a command waits for another one, or for a repair of
+// the daemon's, to end.
+const lockPatience = 5 * time.Second
+
 // lock makes this process the only one to change anything in the namespace.
 // The kernel drops it when the process ends, however it does.
-func (r *Router) lock() (unlock func(), err error) {
+func (r *Router) lock(ctx context.Context) (unlock func(), err error) {
 	// Root's own folder: others may pass through, to tor's and the sentry's
 	// files, but not look around.
 	for _, dir := range []string{runDir, r.dir} {
@@ -106,7 +126,7 @@ func (r *Router) lock() (unlock func(), err error) {
 			return nil, fmt.Errorf("make state directory: %w", err)
 		}
 	}
-	f, err := lockFile(filepath.Join(runDir, r.ns.Name+".lock"))
+	f, err := waitLock(ctx, filepath.Join(runDir, r.ns.Name+".lock"))
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +135,27 @@ func (r *Router) lock() (unlock func(), err error) {
 		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
 	}
 	return func() { f.Close() }, nil
+}
+
+// waitLock is lockFile, again and again while somebody else has it.
+func waitLock(ctx context.Context, path string) (*os.File, error) {
+	deadline := time.NewTimer(lockPatience)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		f, err := lockFile(path)
+		if !errors.Is(err, ErrBusy) {
+			return f, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-deadline.C:
+			return nil, err
+		case <-tick.C:
+		}
+	}
 }
 
 // lockFile locks the file of that name. Detach removes it while holding it, so
@@ -162,5 +203,6 @@ func (s *State) clone() *State {
 	c.Config.Exclusions.Marks = slices.Clone(s.Config.Exclusions.Marks)
 	c.Links = maps.Clone(s.Links)
 	c.Sysctls = maps.Clone(s.Sysctls)
+	c.Lacks = slices.Clone(s.Lacks)
 	return &c
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
-	"github.com/torbpf/torbpf/internal/route"
 	"github.com/torbpf/torbpf/internal/sentry"
 	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/nft"
@@ -34,6 +33,7 @@ type Status struct {
 	Namespace  string            `json:"namespace"`
 	Pins       string            `json:"pins"` // folder of the BPF pins, for bpftool
 	Interfaces []InterfaceStatus `json:"interfaces"`
+	Waiting    []string          `json:"waiting"` // interfaces that are blocked until they are there
 	Uplinks    []InterfaceStatus `json:"uplinks"`
 	Tor        TorStatus         `json:"tor"`
 	Sentry     bool              `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
@@ -41,7 +41,8 @@ type Status struct {
 	Counters   []CounterStatus   `json:"counters"`
 	Guards     []nft.Drop        `json:"guards"`   // what the nftables guards dropped
 	Stopped    uint64            `json:"stopped"`  // packets that only the last guards stopped since the last change; 0 is how it should be
-	Problems   []string          `json:"problems"` // parts that are missing or changed, each with the next step
+	Lacks      []string          `json:"lacks"`    // layers that this kernel cannot have
+	Problems   []string          `json:"problems"` // parts that are missing or changed; attaching again puts them right
 }
 
 // InterfaceStatus is a LAN or an uplink.
@@ -96,19 +97,31 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		Pins:       r.PinDir(),
 		Exclusions: s.Config.Exclusions,
 		Sentry:     sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
+		Lacks:      append([]string{}, s.Lacks...),
+		// A list without entries is [] in JSON, not null.
+		Interfaces: []InterfaceStatus{}, Waiting: []string{}, Uplinks: []InterfaceStatus{},
+		Counters: []CounterStatus{}, Problems: []string{},
 	}
 	status.Tor = r.torStatus(ctx, s)
 	s.followRenames(facts)
 	p, err := planFor(s, facts)
 	if err != nil {
 		status.problem("the host no longer fits the configuration: %v", err)
+		p = plan.Block(s.Config)
 	} else {
 		status.Tor.Onion4, status.Tor.Onion6 = p.Onion4.String(), p.Onion6.String()
 	}
+	status.Waiting = append(status.Waiting, p.Waiting...)
+	status.Waiting = append(status.Waiting, p.Patterns...)
 	if err := status.readKernel(d, facts, p, s.Stopped); err != nil {
 		return nil, err
 	}
-	status.judge()
+	found, err := r.inspect(s, p, d)
+	if err != nil {
+		return nil, err
+	}
+	status.Problems = append(status.Problems, found.texts()...)
+	status.judge(s)
 	return status, nil
 }
 
@@ -153,33 +166,11 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, b
 	if err != nil {
 		return err
 	}
-	if p == nil {
-		return nil
-	}
 	for _, l := range p.LANs {
-		s.Interfaces = append(s.Interfaces, interfaceStatus(attachments, "lan", l.Name, l.Index))
+		s.Interfaces = append(s.Interfaces, interfaceStatus(attachments, loader.KindLAN, l.Name, l.Index))
 	}
 	for _, u := range p.Uplinks {
-		s.Uplinks = append(s.Uplinks, interfaceStatus(attachments, "uplink", u.Name, u.Index))
-	}
-	return s.compare(p)
-}
-
-// compare notes what is not as attach made it.
-func (s *Status) compare(p *plan.Plan) error {
-	differences, err := nft.Check(p)
-	if err != nil {
-		return err
-	}
-	for _, d := range differences {
-		s.problem("nftables: %s", d)
-	}
-	missing, err := route.Present(p)
-	if err != nil {
-		return err
-	}
-	for _, m := range missing {
-		s.problem("ip rule missing: %s", m)
+		s.Uplinks = append(s.Uplinks, interfaceStatus(attachments, loader.KindUplink, u.Name, u.Index))
 	}
 	return nil
 }
@@ -194,24 +185,14 @@ func interfaceStatus(attachments []loader.Attachment, kind, name string, index i
 	return status
 }
 
-// judge turns what was read into problems.
-func (s *Status) judge() {
-	for _, i := range slices.Concat(s.Interfaces, s.Uplinks) {
-		if i.AttachedBy == "" {
-			s.problem("no program on %s: its traffic is refused by the guards behind it", i.Name)
-		}
-	}
-	if !s.Sentry {
-		s.problem("the sentry is gone: DNS over TCP is refused, and Tor's readiness is not followed")
+// judge adds what only status looks at.
+func (s *Status) judge(state *State) {
+	if state.Blocked {
+		s.problem("nothing is attached yet: what is waited for is blocked until `torbpf run` attaches it, see its log")
+		return
 	}
 	if !s.Tor.Alive {
 		s.problem("tor does not answer: clients are refused")
-	}
-	if s.Stopped > 0 {
-		s.problem("%d packets got as far as the last guards, which stopped them: something bypasses the tc programs or nftables", s.Stopped)
-	}
-	if len(s.Problems) > 0 {
-		s.Problems = append(s.Problems, "to repair: `sudo torbpf attach` once more")
 	}
 }
 
@@ -246,9 +227,6 @@ func linkName(facts plan.Host, index int) string {
 	}
 	return fmt.Sprintf("if%d", index)
 }
-
-// Healthy tells whether nothing needs attention.
-func (s *Status) Healthy() bool { return len(s.Problems) == 0 }
 
 // ErrStopped reports packets that only the last guards stopped.
 var ErrStopped = errors.New("packets got as far as the last guards")

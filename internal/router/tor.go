@@ -138,6 +138,11 @@ func (j *job) startSentry(context.Context) error {
 		return fmt.Errorf("open the sentry's log: %w", err)
 	}
 	defer log.Close()
+	gates, err := j.datapath.Gates()
+	if err != nil {
+		return err
+	}
+	defer gates.Close()
 	pid, started, err := sentry.Spawn(sentry.SpawnOptions{
 		Args: []string{"sentry"},
 		Config: sentry.Config{
@@ -147,7 +152,7 @@ func (j *job) startSentry(context.Context) error {
 			LANPrefixes:  j.plan.LANPrefixes(),
 			LANs:         j.plan.LANNames(),
 		},
-		Gates: j.generation.Gates().FD(),
+		Gates: gates.FD(),
 		Log:   log,
 		Group: j.tor.group,
 	})

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/torbpf/torbpf/internal/router"
+)
+
+// errUnsound is what check returns for problems that are no alarm.
+var errUnsound = errors.New("not all is as it should be")
+
+func newCheck() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Tell by the exit code whether all layers stand and nothing got as far as the last guards",
+		Long: `check looks at every layer. Exit code 0: all stand, and the last guards have
+stopped nothing since attach. 1: something is missing or changed. 3: nothing is
+attached. 4: an alarm; packets got as far as the last guards, which stopped them.
+Attaching again acknowledges an alarm.`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := newRouter()
+			if err != nil {
+				return err
+			}
+			status, err := r.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			alarms, err := r.Alarms()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = printJSON(cmd.OutOrStdout(), map[string]any{
+					"schema": 1, "stopped": status.Stopped, "problems": status.Problems, "alarms": append([]router.Alarm{}, alarms...),
+				})
+			} else {
+				printCheck(cmd.OutOrStdout(), status, alarms)
+			}
+			if err != nil {
+				return err
+			}
+			return verdict(status)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return cmd
+}
+
+func verdict(s *router.Status) error {
+	switch {
+	case s.Stopped > 0:
+		return fmt.Errorf("%w: %d", router.ErrStopped, s.Stopped)
+	case len(s.Problems) > 0:
+		return errUnsound
+	}
+	return nil
+}
+
+// alarmsShown is how many alarms check prints, the first ones: they tell what
+// began it.
+const alarmsShown = 10
+
+func printCheck(w io.Writer, s *router.Status, alarms []router.Alarm) {
+	fmt.Fprintf(w, "last guards stopped: %d packets\n", s.Stopped)
+	for i, a := range alarms {
+		if i == alarmsShown {
+			fmt.Fprintf(w, "  and %d more\n", len(alarms)-i)
+			break
+		}
+		fmt.Fprintf(w, "  %s %s on %s: protocol %d, %s > %s, %d bytes\n",
+			a.Time.Format("2006-01-02 15:04:05"), a.Reason, a.Interface, a.Protocol, a.Src, a.Dst, a.Length)
+	}
+	printProblems(w, s)
+	if len(s.Problems) == 0 {
+		fmt.Fprintln(w, "all layers stand")
+	}
+}

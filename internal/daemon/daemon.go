@@ -1,0 +1,212 @@
+// Package daemon keeps what internal/router attaches as it should be: `torbpf
+// run`, for a service manager. It decides when something is looked at and how
+// often it is tried; what is wrong and how it is put right is the router's.
+//
+//	configuration ─▶ Enforce: the interfaces are blocked by name      ─▶ READY=1
+//	                     │
+//	rtnetlink, nftables ─┼─▶ Mend: attach what has come, repair what is gone
+//	a tick               │       (one after the other, slower while it fails)
+//	                     ├─▶ tor that hangs is restarted
+//	                     └─▶ alarms of the last guards are logged
+//
+// It is never what keeps traffic in: all of that is in the kernel, and while the
+// daemon is dead or behind, what is missing blocks. When it is told to stop, it
+// leaves everything as it is.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/mdlayher/sdnotify"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/router"
+)
+
+// Options say what a daemon runs with.
+type Options struct {
+	Router *router.Router
+	File   string // the configuration; one that does not exist leaves what is attached
+	Log    *slog.Logger
+}
+
+// daemon is one run of Run.
+type daemon struct {
+	Options
+	notifier *sdnotify.Notifier // nil without a service manager that listens
+	kicks    chan struct{}
+	paces    paces
+	waiting  []string // what was logged last
+	troubles []string // likewise
+}
+
+// Run keeps a configuration in force until ctx ends, which is no error. It
+// returns an error at once if there is nothing to keep, or a configuration that
+// cannot be used: then the interfaces of the last one that could are blocked.
+func Run(ctx context.Context, o Options) error {
+	d := &daemon{Options: o, kicks: make(chan struct{}, 1), paces: make(paces)}
+	notifier, err := sdnotify.New()
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("reach the service manager: %w", err)
+	}
+	if err == nil {
+		d.notifier = notifier
+		defer notifier.Close()
+	}
+	if err := d.load(ctx); err != nil {
+		return errors.Join(err, d.blockLast(ctx))
+	}
+	events, err := subscribe()
+	if err != nil {
+		return err
+	}
+	d.notify(sdnotify.Ready)
+	g, ctx := errgroup.WithContext(ctx)
+	for _, e := range events {
+		g.Go(func() error { return e.watch(ctx, d.kick) })
+	}
+	g.Go(func() error { return d.watchTor(ctx) })
+	g.Go(func() error { return d.watchAlarms(ctx) })
+	g.Go(func() error { return d.mend(ctx) })
+	err = g.Wait()
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	d.notify(sdnotify.Stopping)
+	return err
+}
+
+// load puts the configuration file in force.
+func (d *daemon) load(ctx context.Context) error {
+	cfg, err := config.Load(d.File)
+	if errors.Is(err, os.ErrNotExist) {
+		attached, err := d.Router.InForce()
+		if err == nil && !attached {
+			err = fmt.Errorf("there is nothing to run: %s does not exist, and nothing is attached; run `torbpf attach INTERFACE`, then `torbpf enable`", d.File)
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	return d.Router.Enforce(ctx, cfg)
+}
+
+func (d *daemon) blockLast(ctx context.Context) error {
+	names, err := d.Router.BlockLast(ctx)
+	if len(names) > 0 {
+		d.Log.Error("blocked the interfaces of the last configuration that could be read", "interfaces", names)
+	}
+	return err
+}
+
+// reload is load for a daemon that runs: an error changes nothing.
+func (d *daemon) reload(ctx context.Context) {
+	d.notify(sdnotify.Reloading)
+	if err := d.load(ctx); err != nil {
+		d.Log.Error("the configuration was not reloaded, the old one stays", "error", err)
+	} else {
+		d.Log.Info("the configuration is in force", "file", d.File)
+	}
+	d.notify(sdnotify.Ready)
+}
+
+// notify tells the service manager. What it does not get it acts upon itself.
+func (d *daemon) notify(states ...string) {
+	if d.notifier == nil {
+		return
+	}
+	if err := d.notifier.Notify(states...); err != nil {
+		d.Log.Warn("the service manager was not told", "error", err)
+	}
+}
+
+// kick has everything looked at soon.
+func (d *daemon) kick() {
+	select {
+	case d.kicks <- struct{}{}:
+	default: // it will be already
+	}
+}
+
+// watchdog resets the service manager's watchdog (systemd, WatchdogSec).
+const watchdog = "WATCHDOG=1"
+
+// Paces of the loop.
+const (
+	// tick finds what announces itself by no event: tc programs, processes.
+	tick = 250 * time.Millisecond
+	// settle lets a burst of events come to its end.
+	settle = 20 * time.Millisecond
+)
+
+// mend repairs until ctx ends.
+func (d *daemon) mend(ctx context.Context) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		d.once(ctx)
+		d.notify(watchdog)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-hangup:
+			d.reload(ctx)
+		case <-d.kicks:
+			select {
+			case <-ctx.Done():
+			case <-time.After(settle):
+			}
+		case <-ticker.C:
+		}
+	}
+}
+
+// once mends once and tells what came of it.
+func (d *daemon) once(ctx context.Context) {
+	var asked []string
+	m, err := d.Router.Mend(ctx, func(found []string) bool {
+		asked = found
+		return d.paces.due(found, time.Now())
+	})
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		d.paces.tried(asked, time.Now())
+		d.trouble(append(m.Found, err.Error()), "could not be mended, what is missing blocks; it will be tried again")
+		return
+	case m.Mended:
+		d.paces.tried(asked, time.Now())
+		d.troubles = nil
+		d.Log.Warn("mended", "found", m.Found, "seconds", m.Took.Seconds())
+	case len(m.Found) > 0 && asked == nil:
+		d.trouble(m.Found, "cannot be mended by torbpf")
+	case asked == nil:
+		d.troubles = nil
+	}
+	if !slices.Equal(m.Waiting, d.waiting) {
+		d.waiting = m.Waiting
+		d.Log.Info("interfaces that are waited for, and blocked meanwhile", "interfaces", m.Waiting)
+	}
+}
+
+// trouble logs what does not go away once, not at every turn.
+func (d *daemon) trouble(found []string, text string) {
+	if !slices.Equal(found, d.troubles) {
+		d.troubles = found
+		d.Log.Error(text, "found", found)
+	}
+}

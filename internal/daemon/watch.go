@@ -1,0 +1,65 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/router"
+)
+
+// A tor that does not answer is asked again before it is taken for hung: one that
+// swaps or writes to a slow disk comes back, and its circuits are worth the wait.
+const (
+	torPause    = 4 * time.Second
+	torPatience = 3 // unanswered questions in a row, each of a few seconds
+)
+
+// watchTor restarts a managed tor that hangs.
+func (d *daemon) watchTor(ctx context.Context) error {
+	ticker := time.NewTicker(torPause)
+	defer ticker.Stop()
+	silent := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		hangs, err := d.Router.TorHangs(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			d.Log.Warn("tor could not be looked at", "error", err)
+		case !hangs:
+			silent = 0
+			continue
+		}
+		if silent++; silent < torPatience {
+			continue
+		}
+		silent = 0
+		d.Log.Error("tor hangs: it is started anew, clients are refused until it is ready")
+		if err := d.Router.RestartTor(ctx); err != nil && ctx.Err() == nil {
+			d.Log.Error("tor could not be started anew", "error", err)
+		}
+	}
+}
+
+// watchAlarms logs what only the last guards stopped. The log does not say where
+// it was bound: logs travel, and `torbpf check` shows the headers.
+func (d *daemon) watchAlarms(ctx context.Context) error {
+	var last time.Time
+	unsaid := 0
+	return d.Router.WatchAlarms(ctx, func(a router.Alarm) {
+		if now := time.Now(); now.Sub(last) < time.Second {
+			unsaid++
+			return
+		} else {
+			last = now
+		}
+		d.Log.Error("ALARM: a packet got as far as a last guard, which stopped it; see `torbpf check`",
+			"interface", a.Interface, "reason", a.Reason, "protocol", a.Protocol, "length", a.Length, "more", unsaid)
+		unsaid = 0
+	})
+}

@@ -1,0 +1,224 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// runDaemon is `torbpf run` under way in a router.
+type runDaemon struct {
+	cmd *exec.Cmd
+	log *syncBuffer
+}
+
+// syncBuffer is what a process writes, to be read meanwhile.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// writeConfig writes a configuration file for a daemon, whose tor knows of no
+// network.
+func writeConfig(t testing.TB, lab *testnet.Lab, lines ...string) string {
+	t.Helper()
+	path := filepath.Join(lab.Dir(), "torbpf.toml")
+	text := strings.Join(lines, "\n") + fmt.Sprintf("\n[tor]\ntorrc = %q\n", loneTorrc(t, lab))
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// startRun starts `torbpf run` and ends it with the test, which must find that it
+// obeys.
+func startRun(t testing.TB, lab *testnet.Lab, file string) *runDaemon {
+	t.Helper()
+	d := &runDaemon{log: &syncBuffer{}}
+	d.cmd = lab.Router.Command(context.Background(), program, "run", "--config", file)
+	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("torbpf run: %s", d.log)
+		}
+		d.stop(t)
+	})
+	return d
+}
+
+// stop tells the daemon to end, unless it has.
+func (d *runDaemon) stop(t testing.TB) {
+	t.Helper()
+	if d.cmd.ProcessState != nil {
+		return
+	}
+	if err := d.cmd.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Error(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- d.cmd.Wait() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("torbpf run: %v: %s", err, d.log)
+		}
+	case <-time.After(patience):
+		t.Errorf("torbpf run does not obey SIGTERM: %s", d.log)
+		if err := d.cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// sound is nil when status finds everything in its place on these LANs.
+func sound(t testing.TB, lab *testnet.Lab, lans ...string) error {
+	t.Helper()
+	var status struct {
+		Problems   []string
+		Interfaces []struct {
+			Name       string
+			AttachedBy string `json:"attached_by"`
+		}
+	}
+	r := runTorbpf(t, lab, "status", "--json")
+	if err := json.Unmarshal([]byte(r.stdout), &status); err != nil {
+		return fmt.Errorf("%w: %v", err, r)
+	}
+	var names []string
+	for _, i := range status.Interfaces {
+		if i.AttachedBy != "" {
+			names = append(names, i.Name)
+		}
+	}
+	if len(status.Problems) > 0 || !slices.Equal(names, lans) {
+		return fmt.Errorf("attached to %v: %v", names, status.Problems)
+	}
+	return nil
+}
+
+// TestRunRepairs: whatever is taken away while `torbpf run` is there comes back by
+// itself, and nothing leaks meanwhile.
+func TestRunRepairs(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	w := watchLeaks(t, lab)
+	detachLater(t, lab)
+	startRun(t, lab, writeConfig(t, lab, `interfaces = ["eth1"]`))
+	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+	for _, f := range []fault{tcxGone, outGone, uplinkGone, dnsGone, tableGone, rulesetGone, rulesGone, sentryGone, torGone, pinsGone, addressChanged, lanRecreated, foreignFirst} {
+		t.Run(f.name, func(t *testing.T) {
+			w.capture.Reset()
+			forget(lab)
+			f.inflict(t, lab)
+			begin := time.Now()
+			eventually(t, patience, "the repair", func() error { return sound(t, lab, lan) })
+			t.Logf("sound again after %v", time.Since(begin).Round(10*time.Millisecond))
+			noLeaks(t, w, "after the repair")
+		})
+	}
+}
+
+var (
+	outGone = fault{"learning program gone", "tc", func(t *testing.T, lab *testnet.Lab) {
+		removeAll(t, filepath.Join(pinDir(t, lab), "links", "lan_out-*"))
+	}}
+	uplinkGone = fault{"uplink guard gone", "tc", func(t *testing.T, lab *testnet.Lab) {
+		removeAll(t, filepath.Join(pinDir(t, lab), "links", "uplink-*"))
+	}}
+	dnsGone = fault{"guards of local delivery gone", "tc", func(t *testing.T, lab *testnet.Lab) {
+		removeAll(t, filepath.Join(pinDir(t, lab), "links", "d*"))
+	}}
+	rulesGone = fault{"ip rules gone", "rules", func(t *testing.T, lab *testnet.Lab) {
+		for _, family := range []string{"-4", "-6"} {
+			run(t, lab.Router, "ip", family, "rule", "flush", "protocol", "84")
+		}
+	}}
+	sentryGone = fault{"sentry dead", "processes", func(t *testing.T, lab *testnet.Lab) {
+		kill(t, unix.SIGKILL, pidsNamed(t, lab, "torbpf-sentry")...)
+	}}
+	torGone = fault{"tor dead", "processes", func(t *testing.T, lab *testnet.Lab) {
+		kill(t, unix.SIGKILL, pidsNamed(t, lab, "tor")...)
+	}}
+	pinsGone = fault{"all pins gone", "tc", func(t *testing.T, lab *testnet.Lab) {
+		if err := os.RemoveAll(pinDir(t, lab)); err != nil {
+			t.Fatal(err)
+		}
+	}}
+	addressChanged = fault{"second address", "host", func(t *testing.T, lab *testnet.Lab) {
+		run(t, lab.Router, "ip", "addr", "add", "192.168.51.1/24", "dev", lan)
+	}}
+	lanRecreated = fault{"interface down, renamed and back", "name", func(t *testing.T, lab *testnet.Lab) {
+		rename(t, lab, lan, "gone0")
+		rename(t, lab, "gone0", lan)
+	}}
+	foreignFirst = fault{"foreign program first", "tc", func(t *testing.T, lab *testnet.Lab) {
+		attachForeign(t, lab, lan)
+	}}
+)
+
+// TestRunWaitsForInterfaces: an interface that appears while nobody is there to
+// attach it is blocked by its name alone, or by a pattern; then it is attached.
+func TestRunWaitsForInterfaces(t *testing.T) {
+	for _, name := range []string{"eth7", "lan0"} {
+		t.Run(name, func(t *testing.T) {
+			lab := plainLab(t, testnet.Options{})
+			w := watchLeaks(t, lab)
+			detachLater(t, lab)
+			d := startRun(t, lab, writeConfig(t, lab, `interfaces = ["eth7", "lan*"]`, `uplinks = ["eth0"]`))
+			eventually(t, patience, "the block", func() error {
+				if r := runTorbpf(t, lab, "status"); !strings.Contains(r.stdout, "lan*") || !strings.Contains(r.stdout, "eth7") {
+					return fmt.Errorf("status: %v", r)
+				}
+				return nil
+			})
+			if err := d.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			rename(t, lab, lan, name)
+			noLeaks(t, w, "before anybody could attach it")
+			if err := d.cmd.Process.Signal(unix.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, patience, "attach", func() error { return sound(t, lab, name) })
+			noLeaks(t, w, "attached")
+		})
+	}
+}
+
+func linkOf(t testing.TB, lab *testnet.Lab, name string) netlink.Link {
+	t.Helper()
+	l, err := lab.Router.Netlink().LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}

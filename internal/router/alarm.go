@@ -1,0 +1,141 @@
+package router
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/loader"
+)
+
+// Alarm is a packet that only a last guard stopped: the layers before it did not
+// hold, or were bypassed.
+type Alarm struct {
+	Time      time.Time `json:"time"`
+	Interface string    `json:"interface"` // where the guard is
+	Reason    string    `json:"reason"`    // which guard, see docs/REASONS.md
+	Protocol  uint8     `json:"protocol"`
+	Src       string    `json:"src"` // as it left: at an uplink, masqueraded
+	Dst       string    `json:"dst"`
+	Length    int       `json:"length"`
+}
+
+// alarmsMax bounds the file of alarms, in bytes. The first ones tell what began it.
+const alarmsMax = 256 << 10
+
+func (r *Router) alarmsPath() string { return filepath.Join(r.dir, "alarms.jsonl") }
+
+// refusalPoll is how often it is looked whether the ring buffer is still the one
+// that is written to.
+const refusalPoll = time.Second
+
+// WatchAlarms reads what the programs report until ctx ends, and keeps the alarms
+// in a file for root alone: their headers say whom a device wanted. told gets each.
+func (r *Router) WatchAlarms(ctx context.Context, told func(Alarm)) error {
+	for ctx.Err() == nil {
+		d, err := r.datapath(false)
+		if err != nil {
+			return err
+		}
+		reader, err := d.Refusals()
+		if err == nil {
+			err = r.readAlarms(ctx, reader, told)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(refusalPoll): // nothing is attached, or it has just been replaced
+		}
+	}
+	return nil
+}
+
+func (r *Router) readAlarms(ctx context.Context, reader *loader.Refusals, told func(Alarm)) error {
+	defer reader.Close()
+	checked := time.Now()
+	for ctx.Err() == nil {
+		refusal, ok, err := reader.Next(refusalPoll)
+		if err != nil {
+			return err
+		}
+		if ok && slices.Contains(lastGuards, refusal.Reason) {
+			alarm := r.alarm(refusal)
+			told(alarm)
+			if err := r.keepAlarm(alarm); err != nil {
+				return err
+			}
+		}
+		if time.Since(checked) < refusalPoll {
+			continue
+		}
+		checked = time.Now()
+		if !reader.Current() {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (r *Router) alarm(f loader.Refusal) Alarm {
+	a := Alarm{
+		Time: time.Now(), Reason: f.Reason.String(), Protocol: f.Protocol,
+		Src: f.Src.String(), Dst: f.Dst.String(), Length: f.Length,
+	}
+	if facts, err := host.Read(); err == nil {
+		a.Interface = linkName(facts, f.Ifindex)
+	}
+	return a
+}
+
+func (r *Router) keepAlarm(a Alarm) error {
+	line, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("encode alarm: %w", err)
+	}
+	f, err := os.OpenFile(r.alarmsPath(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // detached meanwhile, with all that was there
+	}
+	if err != nil {
+		return fmt.Errorf("keep alarm: %w", err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() > alarmsMax {
+		return err
+	}
+	if _, err := f.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("keep alarm: %w", err)
+	}
+	return nil
+}
+
+// Alarms returns the alarms that were kept since attach, the oldest first.
+func (r *Router) Alarms() ([]Alarm, error) {
+	f, err := os.Open(r.alarmsPath())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read alarms: %w", err)
+	}
+	defer f.Close()
+	var alarms []Alarm
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		var a Alarm
+		if err := json.Unmarshal(lines.Bytes(), &a); err != nil {
+			return alarms, fmt.Errorf("read alarms from %s: %w", r.alarmsPath(), err)
+		}
+		alarms = append(alarms, a)
+	}
+	return alarms, lines.Err()
+}

@@ -1,0 +1,148 @@
+package router
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/nft"
+)
+
+// Enforce makes a configuration file's wish the one in force. Where nothing is
+// attached, its interfaces are blocked by name, which takes no time and nothing
+// of the host: what may be attached now is left to Mend. Where that file is in
+// force already, what commands have changed since stays.
+func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
+	if err := requireRoot(); err != nil {
+		return err
+	}
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	before, err := r.loadState()
+	if err != nil {
+		return err
+	}
+	origin, err := originOf(cfg)
+	if err != nil {
+		return err
+	}
+	if err := r.rememberGuarded(cfg); err != nil {
+		return err
+	}
+	switch {
+	case before == nil:
+		s := &State{Config: cfg, Origin: origin}
+		return r.block(s)
+	case before.Origin == origin:
+		return nil
+	case before.Blocked:
+		s := before.clone()
+		s.Config, s.Origin = cfg, origin
+		return r.block(s)
+	}
+	s := before.clone()
+	s.Config, s.Origin = cfg, origin
+	_, err = r.bring(ctx, before, s)
+	return err
+}
+
+// InForce tells whether anything is attached or blocked.
+func (r *Router) InForce() (bool, error) {
+	if err := requireRoot(); err != nil {
+		return false, err
+	}
+	s, err := r.loadState()
+	return s != nil, err
+}
+
+func originOf(cfg config.Config) (string, error) {
+	text, err := json.Marshal(cfg)
+	if err != nil {
+		return "", fmt.Errorf("encode configuration: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// guardedPath holds the last configuration that could be read. It outlives a
+// reboot, so that a file that cannot be read then does not leave a LAN open.
+func (r *Router) guardedPath() string { return filepath.Join(r.data, "guarded.json") }
+
+func (r *Router) rememberGuarded(cfg config.Config) error {
+	text, err := json.Marshal(cfg)
+	if err == nil {
+		err = os.MkdirAll(r.data, 0o711)
+	}
+	if err == nil {
+		err = replaceFile(r.guardedPath(), text)
+	}
+	if err != nil {
+		return fmt.Errorf("remember which interfaces to block: %w", err)
+	}
+	return nil
+}
+
+// BlockLast blocks the interfaces of the last configuration that could be read,
+// unless something is in force. It returns their names.
+func (r *Router) BlockLast(ctx context.Context) ([]string, error) {
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	before, err := r.loadState()
+	if err != nil || before != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(r.guardedPath())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, r.forgetIfUnused(nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read which interfaces to block: %w", err)
+	}
+	s := &State{}
+	if err := json.Unmarshal(text, &s.Config); err != nil {
+		return nil, fmt.Errorf("read which interfaces to block from %s: %w", r.guardedPath(), err)
+	}
+	return s.Config.Interfaces, r.block(s)
+}
+
+// block closes the interfaces of a state by their names, and nothing else.
+func (r *Router) block(s *State) error {
+	s.Blocked = true
+	if err := r.saveState(s); err != nil {
+		return err
+	}
+	p := plan.Block(s.Config)
+	return errors.Join(nft.Apply(p), route.Apply(p))
+}
+
+// restoreBlock goes back to the block after an attach that failed: that comes
+// first, then the programs go. Tor runs on; the next attempt will want it.
+func (r *Router) restoreBlock(before, failed *State) error {
+	s := before.clone()
+	s.Sentry = failed.Sentry
+	if err := r.block(s); err != nil {
+		return err
+	}
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(d.Remove(), stopSentry(s)); err != nil {
+		return err
+	}
+	return r.saveState(s)
+}

@@ -1,0 +1,226 @@
+package router
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/internal/sentry"
+	"github.com/torbpf/torbpf/loader"
+	"github.com/torbpf/torbpf/nft"
+	"github.com/torbpf/torbpf/tor"
+)
+
+// What a finding may name in the place of one step.
+const (
+	stepAll  = "all"
+	stepNone = "none" // torbpf cannot put it right
+)
+
+// finding is something that is not as the state in force has it.
+type finding struct {
+	step string // of apply, which puts it right
+	text string
+}
+
+// findings collects what is wrong.
+type findings []finding
+
+func (f *findings) add(step, format string, args ...any) {
+	*f = append(*f, finding{step, fmt.Sprintf(format, args...)})
+}
+
+// steps returns what has to be done about the findings, nil for everything: each
+// step with those that rest upon it.
+func (f findings) steps() []string {
+	follow := map[string][]string{
+		stepTor:      {stepTor},
+		stepRules:    {stepRules},
+		stepNFT:      {stepNFT},
+		stepSentry:   {stepSentry},
+		stepGuards:   {stepGuards, stepPrograms, stepSentry}, // a new generation, and perhaps new gates
+		stepPrograms: {stepGuards, stepPrograms, stepSentry},
+	}
+	steps := []string{stepState}
+	for _, one := range f {
+		if one.step == stepAll {
+			return nil
+		}
+		steps = append(steps, follow[one.step]...)
+	}
+	return steps
+}
+
+// mendable tells whether anything can be done about the findings.
+func (f findings) mendable() bool {
+	return slices.ContainsFunc(f, func(one finding) bool { return one.step != stepNone })
+}
+
+// texts returns the findings in words.
+func (f findings) texts() []string {
+	out := make([]string, 0, len(f))
+	for _, one := range f {
+		out = append(out, one.text)
+	}
+	return out
+}
+
+// digestOf tells plans apart across commands.
+func digestOf(p *plan.Plan) (string, error) {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return "", fmt.Errorf("encode plan: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// inspect compares the kernel and the processes with the state in force and the
+// plan that it gives on the host as it is now.
+func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, error) {
+	if s.Blocked {
+		return inspectBlock(s)
+	}
+	var f findings
+	digest, err := digestOf(p)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case s.Version != r.version:
+		f.add(stepAll, "what is attached was made by torbpf %s; this is %s", s.Version, r.version)
+	case s.Planned != digest:
+		f.add(stepAll, "addresses, routes or interfaces of this host have changed since attach")
+	}
+	for _, look := range []func() error{
+		func() error { return f.guards(s, d) },
+		func() error { return f.attachments(p, d) },
+		func() error { return f.rulesets(p) },
+		func() error { return r.processes(&f, s) },
+	} {
+		if err := look(); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// inspectBlock is inspect while only the block is in place.
+func inspectBlock(s *State) (findings, error) {
+	var f findings
+	if err := f.rulesets(plan.Block(s.Config)); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *findings) rulesets(p *plan.Plan) error {
+	differences, err := nft.Check(p)
+	if err != nil {
+		return err
+	}
+	for _, d := range differences {
+		f.add(stepNFT, "nftables: %s", d)
+	}
+	missing, err := route.Present(p)
+	if err != nil {
+		return err
+	}
+	for _, m := range missing {
+		f.add(stepRules, "ip rule missing: %s", m)
+	}
+	return nil
+}
+
+func (f *findings) guards(s *State, d *loader.Datapath) error {
+	missing, err := d.Missing()
+	if err != nil {
+		return err
+	}
+	for _, name := range missing {
+		if name == loader.GuardDNS || len(s.Lacks) == 0 {
+			f.add(stepGuards, "no guard %s at local delivery: one layer is missing", name)
+		}
+	}
+	gates, err := d.Gates()
+	if err != nil {
+		f.add(stepGuards, "the maps of torbpf are not to be found below %s: %v", d.Dir(), err)
+		return nil
+	}
+	return gates.Close()
+}
+
+func (f *findings) attachments(p *plan.Plan, d *loader.Datapath) error {
+	attachments, err := d.Attachments()
+	if err != nil {
+		return err
+	}
+	look := func(kind, name string, index int, without string) {
+		i := slices.IndexFunc(attachments, func(a loader.Attachment) bool { return a.Kind == kind && a.Ifindex == index })
+		switch {
+		case i < 0:
+			f.add(stepPrograms, "no program %s on %s: %s", kind, name, without)
+		case attachments[i].Ahead > 0:
+			step := stepPrograms
+			if attachments[i].By == loader.ByClsact {
+				step = stepNone // tcx programs run before all filters
+			}
+			f.add(step, "%d programs of others run before torbpf's (%s) on %s and can keep packets from it", attachments[i].Ahead, kind, name)
+		}
+	}
+	for _, l := range p.LANs {
+		look(loader.KindLAN, l.Name, l.Index, "what it sends is dropped by the guards behind it")
+		look(loader.KindOut, l.Name, l.Index, "replies to connections from outside are refused")
+	}
+	for _, u := range p.Uplinks {
+		look(loader.KindUplink, u.Name, u.Index, "one layer is missing")
+	}
+	return nil
+}
+
+func (r *Router) processes(f *findings, s *State) error {
+	if !sentry.Running(s.Sentry.PID, s.Sentry.StartTime) {
+		f.add(stepSentry, "the sentry is gone: DNS over TCP is refused, and Tor's readiness is not followed")
+	}
+	if s.Config.Tor.Mode == config.TorSystem {
+		return nil
+	}
+	_, err := tor.Find(r.torDir())
+	if errors.Is(err, tor.ErrNotRunning) {
+		f.add(stepTor, "tor is gone: clients are refused")
+		return nil
+	}
+	return err
+}
+
+// look reads the state in force and the host, and finds what is wrong. A nil
+// State means that nothing is attached.
+func (r *Router) look() (*State, *plan.Plan, findings, error) {
+	s, err := r.loadState()
+	if err != nil || s == nil {
+		return nil, nil, nil, err
+	}
+	facts, err := host.Read()
+	if err != nil {
+		return s, nil, nil, fmt.Errorf("read the host: %w", err)
+	}
+	now := s.clone()
+	now.followRenames(facts)
+	p, err := planFor(now, facts)
+	if err != nil {
+		return s, nil, nil, fmt.Errorf("the host no longer fits the configuration: %w", err)
+	}
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return s, nil, nil, err
+	}
+	found, err := r.inspect(s, p, d)
+	return s, p, found, err
+}

@@ -1,0 +1,175 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/nft"
+	"github.com/torbpf/torbpf/tor"
+)
+
+// Mended is what one call of Mend found and did.
+type Mended struct {
+	Attached bool          // false: nothing is in force, so there was nothing to mend
+	Waiting  []string      // interfaces that are blocked until they are there
+	Found    []string      // what was or is wrong, in words; none for a sound state
+	Mended   bool          // something was done about it, or tried
+	Took     time.Duration // what putting it right took
+}
+
+// Mend looks once at all that the state in force needs, and puts right what is
+// wrong: a part that is gone alone, all of it after the host has changed. While
+// it does, and if it cannot, what is wrong blocks. may is asked beforehand, with
+// what was found: a caller who says no has it left for a later call.
+func (r *Router) Mend(ctx context.Context, may func(found []string) bool) (Mended, error) {
+	_, m, err := r.diagnose()
+	asked := m.Found
+	if err != nil {
+		asked = []string{err.Error()}
+	}
+	if (err == nil && !m.Mended) || !may(asked) {
+		m.Mended = false
+		return m, nil
+	}
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return m, err
+	}
+	defer unlock()
+	begin := time.Now()
+	m, err = r.mend(ctx)
+	m.Took = time.Since(begin)
+	return m, err
+}
+
+// diagnosis is what there is to mend.
+type diagnosis struct {
+	state *State // nil: nothing is in force
+	found findings
+	all   bool // what was only blocked can be attached now
+}
+
+// diagnose looks; the Mended says what mend would do.
+func (r *Router) diagnose() (diagnosis, Mended, error) {
+	s, p, found, err := r.look()
+	d := diagnosis{state: s, found: found}
+	m := Mended{Attached: s != nil, Found: found.texts(), Mended: found.mendable()}
+	if p == nil {
+		return d, m, err
+	}
+	m.Waiting = append(m.Waiting, p.Waiting...)
+	m.Waiting = append(m.Waiting, p.Patterns...)
+	if s.Blocked && len(p.LANs) > 0 {
+		d.all, m.Mended = true, true
+		m.Found = append(m.Found, "to be attached now: "+joinNames(p.LANNames()))
+	}
+	return d, m, err
+}
+
+// mend looks again, under the lock, since a command may have come first.
+func (r *Router) mend(ctx context.Context) (Mended, error) {
+	d, m, err := r.diagnose()
+	switch {
+	case d.state == nil:
+		return m, errors.Join(err, r.forgetIfUnused(nil))
+	case err != nil:
+		return m, errors.Join(err, r.holdBlocked(d.state))
+	case !m.Mended:
+		return m, nil
+	case d.all:
+		return m, r.rebring(ctx, d.state, nil)
+	case d.state.Blocked:
+		return m, r.block(d.state)
+	}
+	return m, r.rebring(ctx, d.state, d.found.steps())
+}
+
+// holdBlocked sees to it that nothing passes while no plan can be made: of what
+// is there everything stays, and where nothing is, the block comes.
+func (r *Router) holdBlocked(s *State) error {
+	present, err := nft.Present()
+	if err != nil {
+		return err
+	}
+	if present && !s.Blocked {
+		return nil
+	}
+	p := plan.Block(s.Config)
+	return errors.Join(nft.Apply(p), route.Apply(p))
+}
+
+// rebring applies the state in force once more, or only some steps of it. What
+// the last guards have stopped meanwhile stays an alarm.
+func (r *Router) rebring(ctx context.Context, before *State, only []string) error {
+	s := before.clone()
+	found, err := r.findTor(ctx, s)
+	if err != nil {
+		return err
+	}
+	p, err := makePlan(s)
+	if err != nil {
+		return err
+	}
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return err
+	}
+	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d, only: only, mends: true}
+	err = j.run(ctx)
+	if err != nil && before.Blocked {
+		return errors.Join(err, r.restoreBlock(before, s))
+	}
+	return err
+}
+
+// RestartTor ends a managed tor that hangs and starts it anew. Clients are
+// refused until it is bootstrapped.
+func (r *Router) RestartTor(ctx context.Context) error {
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := r.loadState()
+	if err != nil || !managesTor(s) {
+		return err
+	}
+	if err := r.stopTor(ctx); err != nil {
+		return err
+	}
+	return r.rebring(ctx, s, []string{stepTor})
+}
+
+// TorHangs tells whether a tor that is ours to restart is there and does not
+// answer its control connection within a few seconds.
+func (r *Router) TorHangs(ctx context.Context) (bool, error) {
+	s, err := r.loadState()
+	if err != nil || !managesTor(s) {
+		return false, err
+	}
+	d, err := tor.Find(r.torDir())
+	if errors.Is(err, tor.ErrNotRunning) {
+		return false, nil // that is for Mend
+	}
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, controlPatience)
+	defer cancel()
+	c, err := d.Dial(ctx)
+	if err != nil {
+		return true, nil
+	}
+	defer c.Close()
+	_, err = c.Version(ctx)
+	return err != nil, nil
+}
+
+// managesTor tells whether a state has a tor that torbpf starts and stops.
+func managesTor(s *State) bool {
+	return s != nil && !s.Blocked && s.Config.Tor.Mode == config.TorManaged
+}

@@ -1,0 +1,51 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// Reopen returns the generation that is pinned, which must be that of the plan,
+// with its guards attached again where they were missing. No program is loaded, so
+// a repair takes milliseconds where ApplyGuards takes the verifier's time.
+//
+// The caller must Close the generation when AttachLANs is done or will not be.
+func (d *Datapath) Reopen(p *plan.Plan) (*Generation, error) {
+	collection := &ebpf.Collection{Programs: make(map[string]*ebpf.Program), Maps: make(map[string]*ebpf.Map)}
+	g := &Generation{datapath: d, plan: p, collection: collection}
+	err := errors.Join(
+		openPins(d.programPin(""), collection.Programs, ebpf.LoadPinnedProgram),
+		openPins(d.mapPin(""), collection.Maps, ebpf.LoadPinnedMap))
+	if err == nil {
+		err = g.attachGuards()
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+// openPins opens all objects of a folder of pins by their names.
+func openPins[T any](dir string, objects map[string]T, open func(string, *ebpf.LoadPinOptions) (T, error)) error {
+	entries, err := os.ReadDir(dir)
+	if err == nil && len(entries) == 0 {
+		err = os.ErrNotExist
+	}
+	if err != nil {
+		return fmt.Errorf("list pins in %s: %w", dir, err)
+	}
+	for _, entry := range entries {
+		o, err := open(filepath.Join(dir, entry.Name()), nil)
+		if err != nil {
+			return fmt.Errorf("open pin %s: %w", entry.Name(), err)
+		}
+		objects[entry.Name()] = o
+	}
+	return nil
+}
