@@ -5,8 +5,10 @@ SHELL := /bin/bash
 
 GO ?= go
 IFACE ?=
+FUZZTIME ?= 60
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX ?= /usr/local
+UNITDIR ?= /etc/systemd/system
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.0
 
 export CGO_ENABLED := 0
@@ -23,10 +25,14 @@ demo: deps-run build ## Show it all without a LAN: a private Tor network in netw
 	$(GO) run ./testnet/cmd/demo ./torbpf
 
 .PHONY: install
-install: build ## Install the program and its shell completions below PREFIX
+install: build ## Install the program, its systemd unit and shell completions below PREFIX
 	install -D -m 755 torbpf $(DESTDIR)$(PREFIX)/sbin/torbpf
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -d $(DESTDIR)$(UNITDIR) $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	sed 's|@SBINDIR@|$(PREFIX)/sbin|' packaging/systemd/torbpf.service.in >$(DESTDIR)$(UNITDIR)/torbpf.service
 	./torbpf completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/torbpf
+	./torbpf completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_torbpf
+	./torbpf completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/torbpf.fish
+	test -n "$(DESTDIR)" || ! test -d /run/systemd/system || systemctl daemon-reload
 
 ##@ Build
 
@@ -44,6 +50,7 @@ generate: ## Compile the BPF programs and regenerate their Go side (clang 14, ll
 test: deps-test build ## Install what is missing, then run every test: sudo make test
 	$(MAKE) lint check-generated
 	$(GO) test -count=1 -timeout 40m -p 1 ./...
+	$(MAKE) fuzz
 
 .PHONY: lint
 lint: ## Formatting, vet, and the limits on size and nesting
@@ -55,6 +62,10 @@ lint: ## Formatting, vet, and the limits on size and nesting
 .PHONY: check-generated
 check-generated: ## The committed BPF objects are what their source compiles to
 	./internal/abi/check-generated.sh
+
+.PHONY: fuzz
+fuzz: deps-test ## Fuzz the classifier against its model for FUZZTIME, and each reader for a tenth of it
+	./.ci/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
 bench: deps-test ## Time the classifier by kind of packet (figures of one run: only their ratios count)

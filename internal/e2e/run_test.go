@@ -59,10 +59,16 @@ func writeConfig(t testing.TB, lab *testnet.Lab, lines ...string) string {
 
 // startRun starts `torbpf run` and ends it with the test, which must find that it
 // obeys.
-func startRun(t testing.TB, lab *testnet.Lab, file string) *runDaemon {
+func startRun(t testing.TB, lab *testnet.Lab, file string, env ...string) *runDaemon {
 	t.Helper()
-	d := &runDaemon{log: &syncBuffer{}}
-	d.cmd = lab.Router.Command(context.Background(), program, "run", "--config", file)
+	return startRunBy(t, lab.Router.Command(context.Background(), program, "run", "--config", file), env...)
+}
+
+// startRunBy is startRun with a command line of the test's own.
+func startRunBy(t testing.TB, cmd *exec.Cmd, env ...string) *runDaemon {
+	t.Helper()
+	d := &runDaemon{cmd: cmd, log: &syncBuffer{}}
+	d.cmd.Env = append(os.Environ(), env...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)

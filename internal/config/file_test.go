@@ -1,0 +1,135 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestParseReadsEveryKey(t *testing.T) {
+	cfg, err := Parse([]byte(`
+interfaces = ["eth1", "wlan*"]
+uplinks = ["ppp0"]
+local = "reserved"
+inbound = "refuse"
+mark_shift = 16
+clsact = true
+
+[tor]
+mode = "managed"
+binary = "/opt/tor"
+torrc = "/etc/torbpf/bridges"
+trans_port = 19040
+dns_port = 19053
+resolver_port = 19054
+onion4 = "172.24.0.0/13"
+onion6 = "fd12:3456::/32"
+
+[exclusions]
+destinations = ["104.16.0.0/13", "2001:db8::/32"]
+sources = ["192.168.1.7"]
+marks = ["0x100/0xff00"]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Wait = true
+	want.Interfaces, want.Uplinks = []string{"eth1", "wlan*"}, []string{"ppp0"}
+	want.Local, want.Inbound, want.MarkShift, want.Clsact = LocalReserved, false, 16, true
+	want.Tor.Binary, want.Tor.Torrc = "/opt/tor", "/etc/torbpf/bridges"
+	want.Tor.TransPort, want.Tor.DNSPort, want.Tor.ResolverPort = 19040, 19053, 19054
+	want.Tor.Onion4, want.Tor.Onion6 = netip.MustParsePrefix("172.24.0.0/13"), netip.MustParsePrefix("fd12:3456::/32")
+	want.Exclusions = Exclusions{
+		Destinations: []netip.Prefix{netip.MustParsePrefix("104.16.0.0/13"), netip.MustParsePrefix("2001:db8::/32")},
+		Sources:      []netip.Prefix{netip.MustParsePrefix("192.168.1.7/32")},
+		Marks:        []Mark{{Value: 0x100, Mask: 0xff00}},
+	}
+	if !reflect.DeepEqual(cfg, want) {
+		t.Errorf("got  %+v\nwant %+v", cfg, want)
+	}
+	text, err := cfg.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Parse(text); err != nil || !reflect.DeepEqual(again, cfg) {
+		t.Errorf("written as\n%s\nit reads as %+v, %v", text, again, err)
+	}
+}
+
+// TestParseSaysWhatIsWrongWhere: every refusal names the line or the key, what is
+// wrong and, where there is one, the way out.
+func TestParseSaysWhatIsWrongWhere(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		says []string
+	}{
+		{"interfaces = [\"eth1\"]\nintefaces = 1\n", []string{"line 2", "unknown key intefaces"}},
+		{"interfaces = [\"eth1\"]\n[tor]\nport = 1\n", []string{"line 3", "tor.port"}},
+		{"interfaces = \"eth1\"\n", []string{"line 1", "interfaces"}},
+		{"interfaces = [\"eth1\"\n", []string{"line 1", "incomplete"}},
+		{"", []string{"interfaces", "name the interfaces"}},
+		{"interfaces = [\"eth 1\"]", []string{"interfaces", "no interface name"}},
+		{"interfaces = [\"*\"]", []string{"interfaces", "no interface name"}},
+		{"interfaces = [\"w*n\"]", []string{"interfaces", "no interface name"}},
+		{"interfaces = [\"eth1\"]\ninbound = \"maybe\"", []string{"inbound", "allow", "refuse"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\ndestinations = [\"104.17.0.1/13\"]", []string{"line 3", "104.16.0.0/13"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\ndestinations = [\"0.0.0.0/0\"]", []string{"exclusions.destinations", "past Tor"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\nmarks = [\"0x0\"]", []string{"line 3"}},
+		{"interfaces = [\"eth1\"]\n[tor]\ntrans_port = 99999", []string{"line 3", "trans_port"}},
+		{"interfaces = [\"eth1\"]\n[tor]\ntorrc = \"bridges\"", []string{"tor.torrc", "whole path"}},
+	} {
+		_, err := Parse([]byte(c.text))
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: %v", c.text, err)
+			continue
+		}
+		for _, want := range c.says {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: %v does not say %q", c.text, err, want)
+			}
+		}
+	}
+}
+
+func TestLoadNamesTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "torbpf.toml")
+	if _, err := Load(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without a file: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), path+": line 1") {
+		t.Errorf("of a broken file: %v", err)
+	}
+}
+
+// FuzzFile: no text is the end of the reader, and what it takes it takes again as
+// it writes it.
+func FuzzFile(f *testing.F) {
+	for _, text := range []string{
+		`interfaces = ["eth1"]`, "interfaces = [\"a*\"]\n[tor]\nonion4 = \"10.64.0.0/10\"",
+		"interfaces = [\"eth1\"]\n[exclusions]\nmarks = [\"0x1/0x1\"]\nsources = [\"fe80::1\"]", "[tor", "a = 1e9", "\xff",
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		cfg, err := Parse(text)
+		if err != nil {
+			return
+		}
+		written, err := cfg.Text()
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		again, err := Parse(written)
+		if err != nil || !reflect.DeepEqual(again.Exclusions.Normalized(), cfg.Exclusions.Normalized()) {
+			t.Fatalf("%q was written as %q and reads as %+v, %v", text, written, again, err)
+		}
+	})
+}

@@ -1,0 +1,155 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// serviceManager listens where `torbpf run` reports to systemd.
+type serviceManager struct {
+	conn *net.UnixConn
+	path string
+}
+
+func listenAsServiceManager(t testing.TB, lab *testnet.Lab) *serviceManager {
+	t.Helper()
+	path := filepath.Join(lab.Dir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &serviceManager{conn, path}
+}
+
+// await returns when a state has been reported.
+func (m *serviceManager) await(t testing.TB, state string) {
+	t.Helper()
+	buf := make([]byte, 4096)
+	for {
+		if err := m.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := m.conn.Read(buf)
+		if err != nil {
+			t.Fatalf("wait for %s: %v", state, err)
+		}
+		if strings.Contains(string(buf[:n]), state) {
+			return
+		}
+	}
+}
+
+// TestRebootHasNoOpenInstant goes through a boot step by step: what the unit
+// promises is that the LAN is blocked when the network comes up, and from then on
+// it never is anything but blocked or on Tor.
+func TestRebootHasNoOpenInstant(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	w := watchLeaks(t, lab)
+	detachLater(t, lab)
+	manager := listenAsServiceManager(t, lab)
+	// The network is not up: there is no interface of that name.
+	run(t, lab.Router, "ip", "link", "set", lan, "down")
+	run(t, lab.Router, "ip", "link", "set", lan, "name", "off0")
+	d := startRun(t, lab, writeConfig(t, lab, `interfaces = ["eth1"]`), "NOTIFY_SOCKET="+manager.path)
+	manager.await(t, "READY=1")
+	// From here on the service manager lets the network come up, and the daemon
+	// may be as slow as it likes.
+	signalTo(t, d, unix.SIGSTOP)
+	rename(t, lab, "off0", lan)
+	noLeaks(t, w, "the interface is up, nothing is attached")
+	run(t, lab.Router, "nft", "add", "table", "ip", "late")
+	noLeaks(t, w, "another firewall was loaded")
+	signalTo(t, d, unix.SIGCONT)
+	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+	manager.await(t, "WATCHDOG=1")
+	noLeaks(t, w, "attached")
+}
+
+func signalTo(t testing.TB, d *runDaemon, s unix.Signal) {
+	t.Helper()
+	if err := d.cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestBrokenConfigurationAtBootStaysClosed: a file that cannot be read any more
+// leaves the interfaces of the last one that could be blocked.
+func TestBrokenConfigurationAtBootStaysClosed(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	w := watchLeaks(t, lab)
+	detachLater(t, lab)
+	file := writeConfig(t, lab, `interfaces = ["eth1"]`)
+	d := startRun(t, lab, file)
+	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+	d.stop(t)
+	powerOff(t, lab)
+	file = writeConfig(t, lab, `interfaces = ["eth1"]`, `interfacs = ["eth2"]`)
+	r := runTorbpf(t, lab, "run", "--config", file)
+	if r.code != 2 || !strings.Contains(r.stderr, "line 2") || !strings.Contains(r.stderr, "interfacs") {
+		t.Errorf("run with a broken file: %v", r)
+	}
+	noLeaks(t, w, "with a broken configuration")
+	d = startRun(t, lab, writeConfig(t, lab, `interfaces = ["eth1"]`))
+	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+}
+
+// powerOff removes all that does not survive a reboot, without a detach.
+func powerOff(t testing.TB, lab *testnet.Lab) {
+	t.Helper()
+	kill(t, unix.SIGKILL, ourProcessesOf(t, lab)...)
+	for _, family := range []string{"-4", "-6"} {
+		run(t, lab.Router, "ip", family, "rule", "flush", "protocol", "84")
+	}
+	run(t, lab.Router, "nft", "delete", "table", "inet", "torbpf")
+	for _, path := range []string{pinDir(t, lab), filepath.Join(stateDir(t, lab), "state.json")} {
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func ourProcessesOf(t testing.TB, lab *testnet.Lab) []int {
+	t.Helper()
+	return append(pidsNamed(t, lab, "tor"), pidsNamed(t, lab, "torbpf-sentry")...)
+}
+
+// TestRunWithTheCapabilitiesOfItsUnit: what the systemd unit leaves the daemon is
+// enough to attach, to repair and to start tor and the sentry.
+func TestRunWithTheCapabilitiesOfItsUnit(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	detachLater(t, lab)
+	unit, err := os.ReadFile("../../packaging/systemd/torbpf.service.in")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^CapabilityBoundingSet=(.*)$`).FindStringSubmatch(string(unit))
+	if line == nil {
+		t.Fatal("the unit bounds no capabilities")
+	}
+	bound := "-all"
+	for _, name := range strings.Fields(line[1]) {
+		bound += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
+	}
+	file := writeConfig(t, lab, `interfaces = ["eth1"]`)
+	startRunBy(t, lab.Router.Command(context.Background(), "setpriv", "--no-new-privs", "--bounding-set", bound, program, "run", "--config", file))
+	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+	for _, f := range []fault{pinsGone, torGone, sentryGone} {
+		f.inflict(t, lab)
+		eventually(t, patience, "the repair of "+f.name, func() error { return sound(t, lab, lan) })
+	}
+	if pids := ourProcessesOf(t, lab); len(pids) != 2 {
+		t.Error(fmt.Errorf("processes %v, want tor and the sentry", pids))
+	}
+}
