@@ -179,11 +179,11 @@ func TestApplyRefusesAPlanThatWouldLeak(t *testing.T) {
 func TestNothingPassesWhileTheTableIsReplaced(t *testing.T) {
 	l := newLab(t)
 	l.apply(l.plan())
-	l.classify(`iifname "lan0" udp dport 80`, abi.VerdictPending)
+	l.classify(`iifname "lan0" udp dport 80`, abi.VerdictRefused)
 	heard := l.outside.countFrom(t, client6)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
-	for _, port := range []string{"80", "81"} { // pending, and without a class
+	for _, port := range []string{"80", "81"} { // refused, and without a class
 		go func() { done <- flood(ctx, l.client, "["+outside6+"]:"+port) }()
 	}
 	other := l.plan()

@@ -25,10 +25,13 @@ const (
 	// DroppedUnjudged counts packets of a LAN without a class: the tc program
 	// is gone or somebody wiped its mark.
 	DroppedUnjudged = "unjudged"
+	// RefusedLate counts what tc left open (replies, late marks) and nobody
+	// decided in its favour.
+	RefusedLate = "late_refused"
 )
 
 func counterNames() []string {
-	return []string{DroppedCutPeer, DroppedPort, DroppedAnswer, DroppedBlocked, DroppedLocal, DroppedUnjudged}
+	return []string{DroppedCutPeer, DroppedPort, DroppedAnswer, DroppedBlocked, DroppedLocal, DroppedUnjudged, RefusedLate}
 }
 
 // Drop is what one guard has dropped since attach.

@@ -133,7 +133,11 @@ func TestClassesThatCannotBeDivertedAreDropped(t *testing.T) {
 		l.classify(`iifname "lan0"`, test.class)
 		for _, to := range []string{outside4 + ":80", "[" + outside6 + "]:80"} {
 			what := fmt.Sprintf("%s to %s in class %d", test.network, to, test.class)
-			l.mustDrop(DroppedBlocked, what, func(ctx context.Context) (string, error) {
+			guard := DroppedBlocked
+			if test.class == abi.VerdictPending {
+				guard = RefusedLate
+			}
+			l.mustDrop(guard, what, func(ctx context.Context) (string, error) {
 				return ask(ctx, l.client, test.network, "", to)
 			})
 		}
@@ -266,5 +270,5 @@ func TestALateMarkDoesNotExempt(t *testing.T) {
 	lateMarks(t, "meta mark set meta mark | 0x2")
 	l.classify(`iifname "lan0"`, abi.VerdictTor)
 	l.mustAnswer("trans", l.client, "tcp", outside4+":80")
-	l.wantPing(l.client, "lan0", abi.VerdictPending, DroppedBlocked)
+	l.wantPing(l.client, "lan0", abi.VerdictPending, RefusedLate)
 }

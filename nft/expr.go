@@ -238,7 +238,14 @@ func goTo(chain string) []expr.Any {
 
 // drop always counts.
 func drop(counter string) []expr.Any {
-	return slices.Concat(
-		[]expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: counter}},
-		verdict(expr.VerdictDrop))
+	return slices.Concat(counted(counter), verdict(expr.VerdictDrop))
+}
+
+// reject drops and tells the sender, by one of the kinds unix.NFT_REJECT_*.
+func reject(counter string, kind uint32, code uint8) []expr.Any {
+	return append(counted(counter), &expr.Reject{Type: kind, Code: code})
+}
+
+func counted(counter string) []expr.Any {
+	return []expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: counter}}
 }

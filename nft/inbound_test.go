@@ -271,7 +271,7 @@ func TestWhatALANBeginsWithinAnInboundConnectionIsNotInbound(t *testing.T) {
 				l.mustAnswer("trans", l.client, network, outside4+":9876")
 				return
 			}
-			l.mustDrop(DroppedBlocked, network, func(ctx context.Context) (string, error) {
+			l.mustDrop(RefusedLate, network, func(ctx context.Context) (string, error) {
 				return ask(ctx, l.client, network, "", outside4+":9876")
 			})
 		})

@@ -17,6 +17,7 @@ const (
 	chainAnswers        = "answers"
 	chainOpenings       = "openings"
 	chainLateMarks      = "late_marks"
+	chainLateRefusal    = "late_refusal"
 	chainDivert         = "divert"
 	chainDivertTrans    = "divert_trans"
 	chainDivertDNS      = "divert_dns"
@@ -138,7 +139,18 @@ func (b *builder) diversions() map[abi.Verdict]expr.Verdict {
 		abi.VerdictDNS:      to(chainDivertDNS),
 		abi.VerdictResolver: to(chainDivertResolver),
 		abi.VerdictNone:     to(chainDivertUnjudged),
+		abi.VerdictPending:  to(chainLateRefusal),
 	}
+}
+
+// lateRefusal ends what tc left open and neither conntrack nor a mark has let go.
+// It is asked about the first packet of a connection, as all of nat: what goes on
+// regardless ends in chain forward.
+func lateRefusal() chain {
+	told := "tc could not tell the sender; the kernel tells it, at most once a second"
+	return subChain(chainLateRefusal,
+		newRule(told, protocol(unix.IPPROTO_TCP), reject(RefusedLate, unix.NFT_REJECT_TCP_RST, 0)),
+		newRule(told, reject(RefusedLate, unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_PORT_UNREACH)))
 }
 
 // divertChains send connections to tor and to the sentry. Whatever is not
@@ -164,6 +176,7 @@ func (b *builder) divertChains() []chain {
 			newRule("to the sentry, for what DNSPort cannot answer", tcp, redirect(b.Ports.Resolver)),
 			newRule("to the sentry, for what DNSPort cannot answer", udp, redirect(b.Ports.Resolver))),
 		subChain(chainDivertUnjudged, unjudged...),
+		lateRefusal(),
 	}
 }
 

@@ -84,6 +84,9 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 }
 
 func (f *attachFlags) run(cmd *cobra.Command, args []string) error {
+	if f.timeout <= 0 {
+		return usageError{err: fmt.Errorf("--timeout %v leaves no time: give some, such as 2m, or --no-wait", f.timeout), command: cmd.CommandPath()}
+	}
 	edit, err := f.edit(cmd, args)
 	if err != nil {
 		return usageError{err: err, command: cmd.CommandPath()}
@@ -107,7 +110,7 @@ func (f *attachFlags) run(cmd *cobra.Command, args []string) error {
 func (f *attachFlags) report(cmd *cobra.Command, r *router.Router, result *router.Result) error {
 	if f.asJSON {
 		return printJSON(cmd.OutOrStdout(), map[string]any{
-			"schema": 1, "interfaces": result.Plan.LANNames(), "seconds": result.Took.Seconds(), "warnings": result.Warnings,
+			"schema": 1, "interfaces": result.Plan.LANNames(), "seconds": result.Took.Seconds(), "warnings": append([]string{}, result.Warnings...),
 		})
 	}
 	out := cmd.OutOrStdout()
@@ -182,7 +185,12 @@ func (f *attachFlags) editTor(given func(string) bool) ([]func(*config.Config), 
 			return nil, fmt.Errorf("read --torrc: %w", err)
 		}
 	}
-	on("tor", func(t *config.Tor) { t.Mode = config.TorMode(f.torMode) })
+	on("tor", func(t *config.Tor) {
+		t.Mode = config.TorMode(f.torMode)
+		if t.Mode == config.TorManaged {
+			t.Control = ""
+		}
+	})
 	on("control", func(t *config.Tor) { t.Control = f.control })
 	on("torrc", func(t *config.Tor) { t.Torrc = torrc })
 	on("tor-binary", func(t *config.Tor) { t.Binary = f.binary })

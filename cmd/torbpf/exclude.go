@@ -37,13 +37,14 @@ func newExcludeChange(remove bool) *cobra.Command {
 		Use:   "add PREFIX...",
 		Short: "Let destinations, or with a flag sources or marks, go direct",
 		Long: `add lets traffic go direct, with the router's own NAT: to a destination, from a
---source, or with a --mark (fwmark) that your own rules set. DNS stays Tor's.
+--source, or with a --mark (fwmark) that your own rules set. DNS stays Tor's, but
+for an excluded source, which asks whom it likes.
 What covers an entry already makes it unnecessary; wider entries absorb
 narrower ones.`,
 		Example: `  sudo torbpf exclude add 104.16.0.0/13
   sudo torbpf exclude add --source 192.168.1.7
   sudo torbpf exclude add --mark 0x100/0xff00`,
-		Args: usageArgs(cobra.MinimumNArgs(1)),
+		Args: usageArgs(someEntry),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.run(cmd, remove, args)
 		},
@@ -60,6 +61,13 @@ narrower ones.`,
 	cmd.Flags().BoolVar(&f.mark, "mark", false, "the arguments are fwmarks: VALUE or VALUE/MASK")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the changes as JSON")
 	return cmd
+}
+
+func someEntry(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return errors.New("which? give prefixes such as 104.16.0.0/13, or marks with --mark")
+	}
+	return nil
 }
 
 func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error {
@@ -99,7 +107,7 @@ func (f *excludeFlags) print(w io.Writer, changes []config.Change) error {
 			Entry   string `json:"entry"`
 			Outcome string `json:"outcome"`
 		}
-		var out []change
+		out := []change{}
 		for _, c := range changes {
 			out = append(out, change{string(c.Entry.Kind), c.Entry.String(), string(c.Outcome)})
 		}
@@ -145,7 +153,7 @@ func listExclusions(w io.Writer, e config.Exclusions) {
 		fmt.Fprintf(w, "source       %s\n", p)
 	}
 	for _, m := range e.Marks {
-		fmt.Fprintf(w, "mark         %#x/%#x\n", m.Value, m.Mask)
+		fmt.Fprintf(w, "mark         %s\n", m)
 	}
 	if len(e.Destinations)+len(e.Sources)+len(e.Marks) == 0 {
 		fmt.Fprintln(w, "nothing is excluded")

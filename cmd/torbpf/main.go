@@ -35,6 +35,7 @@ Tor's, and everything that Tor cannot carry is refused, never let out.
   sudo torbpf exclude add 104.16.0.0/13
                                  let this destination be reached directly
   sudo torbpf detach --all       the host is as it was before`,
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          knownCommand,

@@ -111,6 +111,9 @@ func (v *validation) tor(t Tor) {
 		if t.Binary == "" {
 			v.add("tor.binary", "is empty: name the tor program, usually tor")
 		}
+		if t.Control != "" {
+			v.add("tor.control", "%s is of a running tor, which mode %s does not use: set tor.mode %s (--tor system) as well", t.Control, TorManaged, TorSystem)
+		}
 	case TorSystem:
 		if t.Torrc != "" {
 			v.add("tor.torrc", "%s would be ignored: the running tor reads its own torrc, add the lines there or use tor.mode %s", t.Torrc, TorManaged)

@@ -127,7 +127,14 @@ func (r *Router) waitReady(ctx context.Context, p *plan.Plan, control string, re
 	if report == nil {
 		report = func(tor.Progress) {}
 	}
-	dial := func(ctx context.Context) (*tor.Control, error) { return tor.Dial(ctx, control) }
+	ctx, detached := context.WithCancelCause(ctx)
+	defer detached(nil)
+	dial := func(ctx context.Context) (*tor.Control, error) {
+		if s, err := r.loadState(); err == nil && s == nil {
+			detached(errDetached)
+		}
+		return tor.Dial(ctx, control)
+	}
 	err := tor.WaitBootstrap(ctx, dial, report)
 	if err == nil {
 		err = r.waitGate(ctx)
@@ -135,9 +142,15 @@ func (r *Router) waitReady(ctx context.Context, p *plan.Plan, control string, re
 	if err == nil {
 		return nil
 	}
+	if errors.Is(context.Cause(ctx), errDetached) {
+		return errDetached
+	}
 	return fmt.Errorf("%w\n%s and what is behind it stay refused until Tor is ready; `torbpf status` shows how far it is, `torbpf detach --all` lets traffic out directly again",
 		err, joinNames(p.LANNames()))
 }
+
+// errDetached ends the wait for Tor.
+var errDetached = errors.New("detached by another command while this one waited for Tor")
 
 // gateEvery is how often the gate is looked at while somebody waits for it.
 const gateEvery = 20 * time.Millisecond

@@ -30,7 +30,10 @@ func (r *Router) Detach(ctx context.Context, interfaces []string) ([]string, err
 		return nil, err
 	}
 	defer unlock()
-	before, err := r.attached()
+	before, err := r.loadState()
+	if err == nil && before == nil {
+		err = fmt.Errorf("%w: there is nothing to detach", ErrNotAttached)
+	}
 	if err != nil {
 		return nil, errors.Join(err, r.forgetIfUnused(before))
 	}

@@ -51,6 +51,9 @@ func (r *Router) Exclude(ctx context.Context, remove bool, entries []config.Entr
 			return changes, nil, fmt.Errorf("the exclusions are in force, but forwarding is not: %w", err)
 		}
 	}
+	if remove {
+		return changes, nil, nil
+	}
 	return changes, r.warnings(s, result.Plan), nil
 }
 
@@ -144,7 +147,10 @@ func joinNames(names []string) string { return strings.Join(names, ", ") }
 // warnings are what a user should know after an attach that went well.
 func (r *Router) warnings(s *State, p *plan.Plan) []string {
 	var w []string
-	if len(p.Uplinks) == 0 {
+	switch {
+	case len(p.Uplinks) == 0 && s.Config.Force:
+		w = append(w, "no interface leads outside but those that were forced to be LANs, so no uplink is guarded: name one with --uplink")
+	case len(p.Uplinks) == 0:
 		w = append(w, "no interface has a default route now: attach again once there is an uplink, so that its guard can be put in place")
 	}
 	return append(w, forwardingWarnings(s)...)

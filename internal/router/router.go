@@ -33,7 +33,7 @@ import (
 
 // Errors that a caller tells apart, beside those of internal/plan.
 var (
-	ErrNotAttached = errors.New("torbpf is not attached")
+	ErrNotAttached = errors.New("not attached")
 	ErrPrivilege   = errors.New("this needs root: run it with sudo")
 	ErrBusy        = errors.New("another torbpf is at work in this network namespace")
 )
