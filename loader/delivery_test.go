@@ -1,12 +1,15 @@
 package loader
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -29,6 +32,7 @@ func TestDeliveryGuardStopsDNSByBroadcast(t *testing.T) {
 	}
 	p := l.plan()
 	p.Broadcasts = []netip.Addr{subnet}
+	p.LocalAddrs = append(p.LocalAddrs, subnet)
 	for turn := range uint64(4) { // two generations take turns in two places
 		g := guards(t, d, p)
 		if u := g.Unsupported(); len(u) > 0 {
@@ -75,6 +79,24 @@ func TestDeliveryGuardTakesThePlaceOfAStrayLink(t *testing.T) {
 	apply(t, d, l.plan())
 	if _, err := os.Stat(newPin(pin)); !os.IsNotExist(err) {
 		t.Errorf("the stray link stays: %v", err)
+	}
+}
+
+// What the verifier says of a program on a kernel that knows such programs is
+// about the program: going on without it would hide that.
+func TestRefusedDeliveryGuardIsNoLackOfTheKernel(t *testing.T) {
+	needNetfilter(t)
+	spec, err := abi.LoadDelivery()
+	must(t, err)
+	program := spec.Programs[abi.DeliveryProgTorbpfDelivery]
+	program.Instructions = asm.Instructions{asm.LoadMem(asm.R0, asm.R1, 4096, asm.DWord), asm.Return()}
+	_, err = ebpf.NewCollection(spec)
+	var refused *ebpf.VerifierError
+	if !errors.As(err, &refused) {
+		t.Fatalf("a program that reads beyond its context loads: %v", err)
+	}
+	if notSupported(err) {
+		t.Errorf("taken for a lack of the kernel: %v", err)
 	}
 }
 

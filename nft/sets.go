@@ -36,10 +36,6 @@ const (
 // With its size known, the kernel chooses its fastest hash.
 const classes = 16
 
-// maxLANs is the size of the set of LANs: what the BPF map of that name takes.
-// It does not follow their number, or one more would make it another set.
-const maxLANs = 256
-
 func (b *builder) sets() ([]set, error) {
 	lans, err := b.lanSet()
 	if err != nil {
@@ -64,7 +60,8 @@ func (b *builder) sets() ([]set, error) {
 	}, nil
 }
 
-// lanSet goes by name, so that an interface that was deleted and came back is
+// lanSet is of the size of the BPF map of that name: if it followed the number of
+// LANs, one more would make it another set. It goes by name, so that an interface that was deleted and came back is
 // still known; one that was renamed is known to the tc program on it.
 func (b *builder) lanSet() (set, error) {
 	if len(b.LANs) == 0 {
@@ -83,7 +80,7 @@ func (b *builder) lanSet() (set, error) {
 	return set{
 		Set: &nftables.Set{
 			Name: setLANs, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
-			Size: maxLANs, Comment: "torified interfaces",
+			Size: abi.MaxLANs, Comment: "torified interfaces",
 		},
 		elements: elements,
 	}, nil

@@ -20,8 +20,11 @@ const (
 	VerdictPending  = DatapathVerdictVERDICT_PENDING
 
 	// VerdictBlockedBit is set in every class that must not be forwarded.
-	VerdictBlockedBit = uint32(VerdictTor)
+	VerdictBlockedBit = uint32(DatapathVerdictBitVERDICT_BLOCKED_BIT)
 )
+
+// MaxLANs is how many interfaces can be torified.
+const MaxLANs = uint32(DatapathLimitMAX_LANS)
 
 // Reason is why a packet got its verdict.
 type Reason = DatapathReason
