@@ -10,11 +10,8 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
 )
-
-// deliveryPriority is behind the filter chains of all others. Two generations
-// may not share one, so they take turns.
-const deliveryPriority = 400
 
 // deliveryPins are the links of the guard of bpf/delivery.bpf.c, by family.
 var deliveryPins = map[string]link.NetfilterProtocolFamily{
@@ -80,7 +77,7 @@ func attachNetfilter(pin string, family link.NetfilterProtocolFamily, program *e
 	if err != nil {
 		return err
 	}
-	priority := int32(deliveryPriority)
+	priority := int32(plan.PriorityDelivery) // two may not share one
 	if old != nil {
 		defer old.Close()
 		info, err := old.Info()

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // The LAN programs are gone, and no look-up is asked about a broadcast.
@@ -71,7 +72,7 @@ func TestDeliveryGuardTakesThePlaceOfAStrayLink(t *testing.T) {
 	pin := d.linkPin("delivery4")
 	stray, err := link.AttachNetfilter(link.NetfilterOptions{
 		Program:        collection.Programs[abi.DeliveryProgTorbpfDelivery],
-		ProtocolFamily: link.NetfilterProtoIPv4, Hook: link.NetfilterInetLocalIn, Priority: deliveryPriority + 1,
+		ProtocolFamily: link.NetfilterProtoIPv4, Hook: link.NetfilterInetLocalIn, Priority: plan.PriorityDelivery + 1,
 	})
 	must(t, err)
 	must(t, stray.Pin(newPin(pin)))

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -62,7 +63,7 @@ func SystemPassword(ctx context.Context, address, password string, o Options) (*
 		return nil, fmt.Errorf("use the tor at %s: %w", address, err)
 	}
 	defer c.Close()
-	e := examiner{ctx: ctx, control: c, wish: o, v6: hasIPv6()}
+	e := examiner{ctx: ctx, control: c, wish: o, v6: kernel.HasIPv6()}
 	found := &SystemTor{Address: address, Ports: o.Ports}
 	e.identity(found)
 	e.listeners(found)

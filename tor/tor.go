@@ -35,7 +35,6 @@ import (
 	"strings"
 
 	"github.com/torbpf/torbpf/internal/plan"
-	"golang.org/x/sys/unix"
 )
 
 // ErrNotRunning says that no tor of ours runs from a state directory.
@@ -153,14 +152,4 @@ func (o Options) check() error {
 		return errors.New("start tor: TransPort and DNSPort need a port other than 0")
 	}
 	return nil
-}
-
-// hasIPv6 says whether the kernel knows IPv6 at all: with ipv6.disable=1 tor
-// would not start over a listener on [::], and no IPv6 packet can leave.
-func hasIPv6() bool {
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return !errors.Is(err, unix.EAFNOSUPPORT)
-	}
-	return unix.Close(fd) == nil
 }

@@ -7,8 +7,6 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-const portDNS = 53
-
 // Classify decides what becomes of connections that were there before torbpf.
 //
 // Cut are those of LAN hosts that would go on past Tor or hang: conntrack asks no
@@ -74,7 +72,7 @@ func (k *known) mustEnd(f plan.Flow) bool {
 	switch dst := f.Dst.Addr(); {
 	case k.redirected(f), dst.IsMulticast(), dst.IsLinkLocalUnicast():
 		return false
-	case f.Dst.Port() == portDNS:
+	case f.Dst.Port() == config.PortDNS:
 		return true
 	default:
 		return !k.own[dst] && !contains(k.local, dst)
