@@ -29,7 +29,15 @@ enum verdict {
 	VERDICT_PENDING = 13,  /* refused unless conntrack or a late mark says otherwise */
 };
 
-#define VERDICT_BLOCKED_BIT 8
+/* Set in every class that must not be forwarded. */
+enum verdict_bit {
+	VERDICT_BLOCKED_BIT = 8,
+};
+
+/* How many there may be; of what nftables has a set of the same size for. */
+enum limit {
+	MAX_LANS = 256,
+};
 
 /* Why. Each reason belongs to one verdict; docs/REASONS.md explains them. */
 enum reason {

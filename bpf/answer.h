@@ -19,16 +19,6 @@
 #define ICMP_QUOTE4 (sizeof(struct iphdr) + 8) /* RFC 792: header and 8 bytes */
 #define ICMP_QUOTE6 (sizeof(struct ipv6hdr) + 8)
 
-/* RFC 792 and RFC 1812, 5.2.7.1; RFC 4443, 3.1. linux/icmp.h drags in libc. */
-#define ICMP_ECHO	      8
-#define ICMP_DEST_UNREACH     3
-#define ICMP_PORT_UNREACH     3
-#define ICMP_PKT_FILTERED     13
-#define ICMPV6_ECHO_REQUEST   128
-#define ICMPV6_DEST_UNREACH   1
-#define ICMPV6_PORT_UNREACH   4
-#define ICMPV6_ADM_PROHIBITED 1
-
 #define DNS_HEADER	   12
 #define DNS_FLAG_RESPONSE  0x8000
 #define DNS_FLAGS_KEPT	   0x7900 /* opcode and RD of the query */

@@ -20,15 +20,9 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "abi.h"
-
-#define PORT_DNS 53
-
-/* As in the other programs; see verdict.h. */
-const volatile __u32 mark_shift = 24;
-const volatile __u16 trans_port = 9040;
-const volatile __u16 dns_port = 9053;
-const volatile __u16 resolver_port = 9054;
+#include "packet.h"
+#include "plan.h"
+#include "shared.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
@@ -52,41 +46,11 @@ struct bpf_nf_ctx {
 
 extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
 
-struct ports {
-	__be16 source_be;
-	__be16 destination_be;
-};
-
-/* Those of the other programs; see maps.h. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 256);
-	__type(key, __u32); /* ifindex */
-	__type(value, struct lan);
-} lans SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct counter_key);
-	__type(value, struct counter);
-} counters SEC(".maps");
-
-/* Addresses of subnets that every host takes in, in the form of abi.h. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct address);
-	__type(value, __u8);
-} broadcasts SEC(".maps");
-
 struct datagram {
-	struct address daddr;
+	union inet_address daddr;
 	__u32 offset; /* of its ports */
 	__u8 protocol;
 };
-
-#define MAX_EXTENSION_HEADERS 8
 
 enum reading {
 	READING_DONE,
@@ -100,9 +64,7 @@ static __always_inline enum reading read_ipv4(const struct bpf_dynptr *data, str
 
 	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
 		return READING_NOTHING;
-	d->daddr.addr[10] = 0xff;
-	d->daddr.addr[11] = 0xff;
-	__builtin_memcpy(&d->daddr.addr[12], &ip.daddr, sizeof(ip.daddr));
+	set_ipv4(&d->daddr, ip.daddr);
 	d->protocol = ip.protocol;
 	d->offset = ip.ihl * 4;
 	return READING_DONE; /* fragments have been put together before this hook */
@@ -137,25 +99,21 @@ static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, str
 /* Whether more than one host takes it in; 0.0.0.0 counts as a broadcast. */
 static __always_inline int for_many(const struct datagram *d, int ipv4)
 {
-	const __u8 *a = d->daddr.addr;
+	const __u8 *a = d->daddr.key.addr;
+	__u8 *kind;
 
 	if (!ipv4)
 		return a[0] == 0xff;
-	if (a[12] >= 224 || !(a[12] | a[13] | a[14] | a[15]))
+	if (a[12] >= 224 || !d->daddr.word_be[3])
 		return 1;
-	return bpf_map_lookup_elem(&broadcasts, a) != NULL;
+	kind = bpf_map_lookup_elem(&local_addrs, &d->daddr.key);
+	return kind && *kind == LOCAL_ADDR_BROADCAST;
 }
 
+/* As drop() of verdict.h; every drop here goes through it. */
 static __always_inline int drop(__u32 ifindex, enum reason reason)
 {
-	struct counter_key key = {.ifindex = ifindex, .verdict = VERDICT_REFUSED, .reason = reason};
-	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
-	struct counter first = {.packets = 1};
-
-	if (counter)
-		counter->packets++;
-	else
-		bpf_map_update_elem(&counters, &key, &first, BPF_NOEXIST);
+	count(ifindex, VERDICT_REFUSED, reason, 1, 0);
 	return NF_DROP;
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The maps, in three groups that differ in who writes them and how long they
- * live. Names are plural nouns of at most 15 characters: they are pinned under
- * them and read with bpftool.
+ * live; those that local delivery needs as well are in shared.h. Names are plural nouns of at most
+ * 15 characters: they are pinned under them and read with bpftool.
  */
 #ifndef TORBPF_MAPS_H
 #define TORBPF_MAPS_H
@@ -11,14 +11,12 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "shared.h"
 
 #define MAX_POLICY_PREFIXES 16384
 #define MAX_LOCAL_PREFIXES  1024
-#define MAX_LOCAL_ADDRS	    1024
 #define MAX_EXEMPT_MARKS    16
-#define MAX_LANS	    256
 #define MAX_INSTANCES	    16
-#define MAX_COUNTERS	    4096
 #define MAX_DEVICES	    4096
 #define MAX_INBOUND_FLOWS   16384
 #define REFUSALS_BYTES	    (256 * 1024)
@@ -52,29 +50,16 @@ PREFIX_MAP(local4_prefixes, struct prefix4, struct local_subnet, MAX_LOCAL_PREFI
 PREFIX_MAP(local6_prefixes, struct prefix6, struct local_subnet, MAX_LOCAL_PREFIXES);
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_LOCAL_ADDRS);
-	__type(key, struct address);
-	__type(value, __u8); /* enum local_addr */
-} local_addrs SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_EXEMPT_MARKS);
 	__type(key, __u32);
 	__type(value, struct exempt_mark);
 } exempt_marks SEC(".maps");
 
-/* Shared by all generations: which interfaces are LANs, and is Tor there. */
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_LANS);
-	__type(key, __u32); /* ifindex */
-	__type(value, struct lan);
-} lans SEC(".maps");
-
-/* Memory-mapped by the sentry, which has no privilege to call bpf(2). */
+/*
+ * Shared by all generations, as lans: is Tor there. Memory-mapped by the
+ * sentry, which has no privilege to call bpf(2).
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_INSTANCES);
@@ -83,14 +68,7 @@ struct {
 	__type(value, struct gate);
 } gates SEC(".maps");
 
-/* Shared by all generations: what the programs themselves write. */
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, MAX_COUNTERS);
-	__type(key, struct counter_key);
-	__type(value, struct counter);
-} counters SEC(".maps");
+/* Shared by all generations, as counters: what the programs themselves write. */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

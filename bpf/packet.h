@@ -14,6 +14,21 @@
 
 #include "abi.h"
 
+/* As many extension headers of IPv6 are read; more than that nobody needs. */
+#define MAX_EXTENSION_HEADERS 6
+
+/* RFC 792, RFC 1812, 5.2.7.1; RFC 4443. linux/icmp.h drags in libc. */
+#define ICMP_ECHOREPLY	      0
+#define ICMP_DEST_UNREACH     3
+#define ICMP_ECHO	      8
+#define ICMP_PORT_UNREACH     3
+#define ICMP_PKT_FILTERED     13
+#define ICMPV6_DEST_UNREACH   1
+#define ICMPV6_ECHO_REQUEST   128
+#define ICMPV6_ECHO_REPLY     129
+#define ICMPV6_PORT_UNREACH   4
+#define ICMPV6_ADM_PROHIBITED 1
+
 #define PORT_DNS     53
 #define PORT_NTP     123
 #define PORT_QUIC    443
@@ -39,6 +54,12 @@ union inet_address {
 	__be32 word_be[4];
 };
 
+/* How TCP and UDP begin. */
+struct ports {
+	__be16 source_be;
+	__be16 destination_be;
+};
+
 struct packet {
 	enum layer3 layer3;
 	enum fragment fragment;
@@ -59,6 +80,12 @@ struct packet {
 
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
+
+static __always_inline void set_ipv4(union inet_address *a, __be32 addr_be)
+{
+	a->word_be[2] = bpf_htonl(0xffff);
+	a->word_be[3] = addr_be;
+}
 
 static __always_inline int ipv4_under(__be32 addr_be, __u32 prefix, __u32 mask)
 {

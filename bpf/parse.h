@@ -13,13 +13,11 @@
 
 #include "packet.h"
 
-#define MAX_EXTENSION_HEADERS 6
-#define MAX_VLAN_TAGS	      2
-#define VLAN_ID_MASK	      0x0fff
-#define IPV4_FRAGMENT_OFFSET  0x1fff
-#define IPV4_MORE_FRAGMENTS   0x2000
-#define IPV6_FRAGMENT_OFFSET  0xfff8
-#define IPV6_MORE_FRAGMENTS   0x0001
+#define MAX_VLAN_TAGS	     2
+#define VLAN_ID_MASK	     0x0fff
+#define IPV4_FRAGMENT_OFFSET 0x1fff
+#define IPV4_MORE_FRAGMENTS  0x2000
+#define IPV6_FRAGMENT_OFFSET 0xfff8
 
 /* Bytes made linear before parsing: an Ethernet header, IPv6 and options. */
 #define PARSE_BYTES 256
@@ -55,12 +53,6 @@ struct vlan_header {
 	__be16 protocol_be;
 };
 
-/* The first eight bytes of TCP, UDP and ICMP, as far as we look at them. */
-struct ports {
-	__be16 source_be;
-	__be16 destination_be;
-};
-
 struct icmp_echo {
 	__u8 type;
 	__u8 code;
@@ -87,8 +79,8 @@ static __always_inline int is_ip(__be16 protocol_be)
 static __always_inline int is_icmp_echo(__u8 protocol, __u8 type)
 {
 	if (protocol == IPPROTO_ICMP)
-		return type == 8 || type == 0;
-	return type == 128 || type == 129;
+		return type == ICMP_ECHO || type == ICMP_ECHOREPLY;
+	return type == ICMPV6_ECHO_REQUEST || type == ICMPV6_ECHO_REPLY;
 }
 
 static __always_inline void parse_icmp(struct cursor *c, struct packet *p)
@@ -148,10 +140,8 @@ static __always_inline void parse_ipv4(struct cursor *c, struct packet *p)
 		return;
 	}
 	p->layer3 = LAYER3_IPV4;
-	p->saddr.word_be[2] = bpf_htonl(0xffff);
-	p->saddr.word_be[3] = ip->saddr;
-	p->daddr.word_be[2] = bpf_htonl(0xffff);
-	p->daddr.word_be[3] = ip->daddr;
+	set_ipv4(&p->saddr, ip->saddr);
+	set_ipv4(&p->daddr, ip->daddr);
 	p->protocol = ip->protocol;
 	p->length = bpf_ntohs(ip->tot_len);
 	p->ip_options = ip->ihl != 5;
@@ -178,7 +168,7 @@ static __always_inline int parse_extension(struct cursor *c, struct packet *p, _
 		if ((void *)(fragment + 1) > c->end)
 			break;
 		offset = bpf_ntohs(fragment->offset_be);
-		/* Offset 0 and no more to come: an atomic fragment, RFC 6946. */
+		/* Whether more come is not asked: the atomic one of RFC 6946 counts as a first. */
 		if (offset & IPV6_FRAGMENT_OFFSET)
 			p->fragment = FRAGMENT_LATER;
 		else
@@ -333,8 +323,11 @@ static __always_inline void parse_skb(struct __sk_buff *skb, int ethernet, struc
 }
 
 /*
- * Reads only what a report shows, of a packet on its way out: from the network
- * header on, so that it is the same with and without an Ethernet header.
+ * Reads of a packet on its way out what a report shows and whose answer it may
+ * be: from the network header on, so that it is the same with and without an
+ * Ethernet header. What cannot be read stays zero, and extension headers are
+ * not passed over: the protocol is then that of the first. So a protocol that
+ * is not the one expected may hide it, and must not be what opens a way.
  */
 static __always_inline void parse_network_header(struct __sk_buff *skb, struct packet *p)
 {
@@ -345,10 +338,8 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, struct p
 		if (bpf_skb_load_bytes_relative(skb, 0, &ip4, sizeof(ip4), BPF_HDR_START_NET))
 			return;
 		p->layer3 = LAYER3_IPV4;
-		p->saddr.word_be[2] = bpf_htonl(0xffff);
-		p->saddr.word_be[3] = ip4.saddr;
-		p->daddr.word_be[2] = bpf_htonl(0xffff);
-		p->daddr.word_be[3] = ip4.daddr;
+		set_ipv4(&p->saddr, ip4.saddr);
+		set_ipv4(&p->daddr, ip4.daddr);
 		p->protocol = ip4.protocol;
 		p->l4_offset = ip4.ihl * 4;
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
@@ -384,9 +375,8 @@ static __always_inline void parse_lookup(const struct bpf_sk_lookup *ctx, struct
 	p->layer3 = LAYER3_IPV6;
 	if (family == 2) { /* AF_INET: the words above are zero */
 		p->layer3 = LAYER3_IPV4;
-		p->saddr.word_be[2] = bpf_htonl(0xffff);
-		p->saddr.word_be[3] = remote4_be;
-		p->daddr.word_be[3] = local4_be;
+		set_ipv4(&p->saddr, remote4_be);
+		set_ipv4(&p->daddr, local4_be);
 	}
 }
 

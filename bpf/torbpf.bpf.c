@@ -2,7 +2,7 @@
 /*
  * torbpf's BPF programs, one short entry per hook: parse (parse.h), classify
  * (classify.h), act (verdict.h). What user space sees of them is in abi.h,
- * the maps are in maps.h.
+ * the maps are in maps.h and shared.h.
  *
  *   LAN host ── eth1 ─▶ torbpf_lan ─▶ nftables, ip rules ─▶ torbpf_uplink ─▶ eth0 ── WAN
  *                                └──▶ torbpf_dns ─▶ a socket of the router
@@ -19,6 +19,8 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 const struct refusal *refusal_type __attribute__((unused));
 const enum policy *policy_type __attribute__((unused));
 const enum local_addr *local_addr_type __attribute__((unused));
+const enum verdict_bit *verdict_bit_type __attribute__((unused));
+const enum limit *limit_type __attribute__((unused));
 
 static __always_inline struct settings *load_settings(void)
 {
@@ -59,6 +61,7 @@ int torbpf_lan_out(struct __sk_buff *skb)
 	return learn_inbound(skb, 1);
 }
 
+/* The same without an Ethernet header; the kernel keeps 15 characters of a name. */
 SEC("tc")
 int torbpf_lan_out3(struct __sk_buff *skb)
 {

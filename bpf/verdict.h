@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Acting on a decision: count, mark, drop, tell. The only file that names the
- * kernel's return codes. Every drop goes through drop(), so none is uncounted.
+ * codes that tc and sk_lookup take. Every drop goes through drop() or
+ * drop_lookup(), so none is uncounted; delivery.bpf.c has their counterpart for
+ * netfilter.
  */
 #ifndef TORBPF_VERDICT_H
 #define TORBPF_VERDICT_H
@@ -12,21 +14,14 @@
 #include "answer.h"
 #include "classify.h"
 #include "maps.h"
-
-/* Where our eight bits are in the mark; set by the loader from internal/plan. */
-const volatile __u32 mark_shift = 24;
-
-/* Where redirected packets go, in host order; set by the loader likewise. */
-const volatile __u16 trans_port = 9040;
-const volatile __u16 dns_port = 9053;
-const volatile __u16 resolver_port = 9054;
+#include "plan.h"
 
 #define CLASS_BITS     0x0fU
 #define INSTANCE_SHIFT 4
 #define MARK_BITS      0xffU
 
 /* "Next" to tcx as well as to clsact: whoever comes after us has a say, too. */
-#define VERDICT_NEXT TC_ACT_UNSPEC
+#define ACTION_NEXT TC_ACT_UNSPEC
 
 /* A device may be told this often of refusals: 100 a second, 200 at once. */
 #define TELL_INTERVAL_NS (10ULL * 1000 * 1000)
@@ -63,24 +58,10 @@ static __always_inline void set_class(struct __sk_buff *skb, __u32 mark, enum ve
 	store_mark(skb, mark_without_ours(mark) | class << mark_shift);
 }
 
-static __always_inline void count(__u32 ifindex, struct decision d, __u32 packets, __u32 bytes)
-{
-	struct counter_key key = {.ifindex = ifindex, .verdict = d.verdict, .reason = d.reason};
-	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
-	struct counter first = {.packets = packets, .bytes = bytes};
-
-	if (counter) {
-		counter->packets += packets;
-		counter->bytes += bytes;
-		return;
-	}
-	bpf_map_update_elem(&counters, &key, &first, BPF_NOEXIST);
-}
-
 static __always_inline void count_skb(struct __sk_buff *skb, __u32 ifindex, struct decision d)
 {
 	/* A GRO aggregate is as many packets as it was on the wire. */
-	count(ifindex, d, skb->gso_segs ? skb->gso_segs : 1, skb->len);
+	count(ifindex, d.verdict, d.reason, skb->gso_segs ? skb->gso_segs : 1, skb->len);
 }
 
 /*
@@ -146,18 +127,31 @@ static __always_inline int refuse(struct __sk_buff *skb, int ethernet, const str
 				  struct decision d)
 {
 	__u32 ifindex = p->ifindex;
+	int dropped = drop(skb, ifindex, d);
 
-	count_skb(skb, ifindex, d);
 	if (p->layer3 == LAYER3_MALFORMED || !may_tell(p))
-		return TC_ACT_SHOT;
+		return dropped;
 	report(ifindex, skb->len, p, d);
 	if (d.reason == REASON_FOREIGN_SOURCE)
-		return TC_ACT_SHOT;
+		return dropped;
 	if (!answer(skb, ethernet, p, d.reason == REASON_TOR_NOT_READY))
-		return TC_ACT_SHOT;
+		return dropped;
 	/* The answer goes back the way the packet came; it carries no class. */
 	store_mark(skb, 0);
 	return bpf_redirect(ifindex, 0);
+}
+
+static __always_inline int goes_to_tor(enum verdict verdict)
+{
+	switch (verdict) {
+	case VERDICT_TOR:
+	case VERDICT_ONION:
+	case VERDICT_DNS:
+	case VERDICT_RESOLVER:
+		return 1;
+	default:
+		return 0;
+	}
 }
 
 /*
@@ -171,7 +165,7 @@ static __always_inline struct decision ask_gate(const struct packet *p, struct d
 	struct gate *gate;
 	__u8 flags = p->tcp_flags & (TCP_SYN | TCP_ACK);
 
-	if (!(d.verdict & VERDICT_BLOCKED_BIT) || d.verdict >= VERDICT_REFUSED)
+	if (!goes_to_tor(d.verdict))
 		return d;
 	if (p->protocol == IPPROTO_TCP && flags != TCP_SYN)
 		return d;
@@ -201,7 +195,7 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 		return refuse(skb, ethernet, p, d);
 	count_skb(skb, p->ifindex, d);
 	set_class(skb, p->mark, class_of(d), instance);
-	return VERDICT_NEXT;
+	return ACTION_NEXT;
 }
 
 /* Without its settings a program knows nothing, so nothing passes. */
@@ -224,7 +218,9 @@ static __always_inline int drop_leak(struct __sk_buff *skb, const struct packet 
  * Whether the router sends this from one of Tor's or the sentry's ports: an
  * answer to a LAN host. If the route to that host is gone it takes the default
  * route, and if nftables is, too, nobody else stops it. Its addresses do not
- * tell any more: conntrack has put the site's back. But its socket does.
+ * tell any more: conntrack has put the site's back. But its socket does. The
+ * other protocol of a port is somebody else's; what does not show which it is
+ * is not let go.
  */
 static __always_inline int diverted_answer(struct __sk_buff *skb, struct packet *p)
 {
@@ -239,7 +235,7 @@ static __always_inline int diverted_answer(struct __sk_buff *skb, struct packet 
 	parse_network_header(skb, p);
 	if (port == resolver_port)
 		return 1;
-	return p->protocol == (port == trans_port ? IPPROTO_TCP : IPPROTO_UDP);
+	return p->protocol != (port == trans_port ? IPPROTO_UDP : IPPROTO_TCP);
 }
 
 /*
@@ -253,16 +249,16 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct set
 	struct packet p = {};
 
 	if (!ingress)
-		return diverted_answer(skb, &p) ? drop_leak(skb, &p) : VERDICT_NEXT;
+		return diverted_answer(skb, &p) ? drop_leak(skb, &p) : ACTION_NEXT;
 	if (!bpf_map_lookup_elem(&lans, &ingress))
-		return VERDICT_NEXT;
+		return ACTION_NEXT;
 	switch (mark_class(skb->mark)) {
 	case VERDICT_DIRECT:
 	case VERDICT_INBOUND:
-		return VERDICT_NEXT;
+		return ACTION_NEXT;
 	case VERDICT_NONE:
 		if (s && s->exempt_marks && exempt_mark(skb->mark, s->exempt_marks))
-			return VERDICT_NEXT;
+			return ACTION_NEXT;
 		break;
 	default:
 		break;
@@ -279,17 +275,17 @@ static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
 	struct inbound_seen seen = {.time_ns = bpf_ktime_get_ns()};
 
 	if (mark_class(skb->mark) != VERDICT_INBOUND)
-		return VERDICT_NEXT;
+		return ACTION_NEXT;
 	parse_skb(skb, ethernet, &p);
 	if (p.layer3 != LAYER3_IPV4 && p.layer3 != LAYER3_IPV6)
-		return VERDICT_NEXT;
+		return ACTION_NEXT;
 	__builtin_memcpy(flow.lan_addr, &p.daddr, sizeof(flow.lan_addr));
 	__builtin_memcpy(flow.peer_addr, &p.saddr, sizeof(flow.peer_addr));
 	flow.lan_port_be = p.dport_be;
 	flow.peer_port_be = p.sport_be;
 	flow.protocol = p.protocol;
 	bpf_map_update_elem(&inbound_flows, &flow, &seen, BPF_ANY);
-	return VERDICT_NEXT;
+	return ACTION_NEXT;
 }
 
 static __always_inline int source_is_direct(const struct packet *p, const struct settings *s)
@@ -317,6 +313,13 @@ static __always_inline int resolver_lookup(__u32 port)
 	return port == PORT_DNS || port == PORT_DNS_TLS;
 }
 
+/* As drop(), of a look-up, which has no length. */
+static __always_inline int drop_lookup(__u32 ifindex, enum reason reason)
+{
+	count(ifindex, VERDICT_REFUSED, reason, 1, 0);
+	return SK_DROP;
+}
+
 /* A look-up that is none of our business. */
 static __always_inline int pass_lookup(void)
 {
@@ -333,8 +336,7 @@ static __always_inline int act_on_lookup(const struct packet *p, __u32 ifindex,
 {
 	if (asks_itself(p) || source_is_direct(p, s))
 		return SK_PASS;
-	count(ifindex, decide(VERDICT_REFUSED, REASON_DNS_GUARD), 1, 0);
-	return SK_DROP;
+	return drop_lookup(ifindex, REASON_DNS_GUARD);
 }
 
 #endif

@@ -27,7 +27,8 @@ type Attachment struct {
 }
 
 // Attachments lists where programs are attached now, sorted by interface and
-// kind.
+// kind. An error is one of reading the pins or of asking the kernel for links,
+// filters or interfaces; then nothing is listed.
 func (d *Datapath) Attachments() ([]Attachment, error) {
 	links, _, err := d.pinnedLinks()
 	if err != nil {

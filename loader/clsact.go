@@ -8,6 +8,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // Our filters: first in priority, with one of two handles that tell them from
@@ -149,7 +151,7 @@ func (d *Datapath) detachClsact(h hook) error {
 
 // clsactHooks finds the hooks with a filter of ours on any interface.
 func clsactHooks() ([]hook, error) {
-	links, err := whole(netlink.LinkList)
+	links, err := kernel.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -193,19 +195,9 @@ func linkFilters(l netlink.Link) ([]netlink.Filter, error) {
 }
 
 func filtersAt(l netlink.Link, parent uint32) ([]netlink.Filter, error) {
-	filters, err := whole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, parent) })
+	filters, err := kernel.Whole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, parent) })
 	if err != nil {
 		return nil, fmt.Errorf("list filters of %s: %w", l.Attrs().Name, err)
 	}
 	return filters, nil
-}
-
-// whole lists again what changed while it was listed.
-func whole[T any](list func() ([]T, error)) ([]T, error) {
-	for {
-		all, err := list()
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return all, err
-		}
-	}
 }

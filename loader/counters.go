@@ -21,7 +21,8 @@ type Counter struct {
 }
 
 // Counters reads the counters from their pinned map, sorted by interface,
-// verdict and reason. Without a pin there are none.
+// verdict and reason. Without a pin there are none, and that is no error; an
+// error is one of opening or reading the map.
 func (d *Datapath) Counters() ([]Counter, error) {
 	m, err := d.openMap(abi.DatapathMapCounters)
 	if errors.Is(err, os.ErrNotExist) {

@@ -6,14 +6,12 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
 )
-
-// deliveryPriority is behind the filter chains of all others. Two generations
-// may not share one, so they take turns.
-const deliveryPriority = 400
 
 // deliveryPins are the links of the guard of bpf/delivery.bpf.c, by family.
 var deliveryPins = map[string]link.NetfilterProtocolFamily{
@@ -57,21 +55,14 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 	if err := setVariables(spec, g.plan); err != nil {
 		return nil, err
 	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		MapReplacements: map[string]*ebpf.Map{
-			abi.DeliveryMapLans:     g.collection.Maps[abi.DatapathMapLans],
-			abi.DeliveryMapCounters: g.collection.Maps[abi.DatapathMapCounters],
-		},
-	})
+	maps := make(map[string]*ebpf.Map)
+	for _, name := range []string{abi.DeliveryMapLans, abi.DeliveryMapLocalAddrs, abi.DeliveryMapCounters} {
+		maps[name] = g.collection.Maps[name]
+		spec.Maps[name].MaxEntries = maps[name].MaxEntries() // that of a plan with many addresses has grown
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", abi.DeliveryProgTorbpfDelivery, err)
-	}
-	table := collection.Maps[abi.DeliveryMapBroadcasts]
-	for _, addr := range g.plan.Broadcasts {
-		if err := table.Put(abi.DatapathAddress{Addr: addr.As16()}, uint8(1)); err != nil {
-			collection.Close()
-			return nil, fmt.Errorf("write broadcast address %s: %w", addr, err)
-		}
 	}
 	return collection, nil
 }
@@ -86,7 +77,7 @@ func attachNetfilter(pin string, family link.NetfilterProtocolFamily, program *e
 	if err != nil {
 		return err
 	}
-	priority := int32(deliveryPriority)
+	priority := int32(plan.PriorityDelivery) // two may not share one
 	if old != nil {
 		defer old.Close()
 		info, err := old.Info()
@@ -108,8 +99,13 @@ func attachNetfilter(pin string, family link.NetfilterProtocolFamily, program *e
 }
 
 // notSupported tells a kernel that lacks the program type, its kfunc or BTF
-// from a failure.
+// from a failure. A kernel that does not know the type refuses the program as
+// one that the verifier does not like; one that knows it, and likes the least
+// program of that type, does not lack anything: ours is broken.
 func notSupported(err error) bool {
 	var refused *ebpf.VerifierError
-	return errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound) || errors.As(err, &refused)
+	if errors.As(err, &refused) {
+		return errors.Is(features.HaveProgramType(ebpf.Netfilter), ebpf.ErrNotSupported)
+	}
+	return errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound)
 }

@@ -1,17 +1,21 @@
 package loader
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // The LAN programs are gone, and no look-up is asked about a broadcast.
@@ -29,6 +33,7 @@ func TestDeliveryGuardStopsDNSByBroadcast(t *testing.T) {
 	}
 	p := l.plan()
 	p.Broadcasts = []netip.Addr{subnet}
+	p.LocalAddrs = append(p.LocalAddrs, subnet)
 	for turn := range uint64(4) { // two generations take turns in two places
 		g := guards(t, d, p)
 		if u := g.Unsupported(); len(u) > 0 {
@@ -67,7 +72,7 @@ func TestDeliveryGuardTakesThePlaceOfAStrayLink(t *testing.T) {
 	pin := d.linkPin("delivery4")
 	stray, err := link.AttachNetfilter(link.NetfilterOptions{
 		Program:        collection.Programs[abi.DeliveryProgTorbpfDelivery],
-		ProtocolFamily: link.NetfilterProtoIPv4, Hook: link.NetfilterInetLocalIn, Priority: deliveryPriority + 1,
+		ProtocolFamily: link.NetfilterProtoIPv4, Hook: link.NetfilterInetLocalIn, Priority: plan.PriorityDelivery + 1,
 	})
 	must(t, err)
 	must(t, stray.Pin(newPin(pin)))
@@ -75,6 +80,24 @@ func TestDeliveryGuardTakesThePlaceOfAStrayLink(t *testing.T) {
 	apply(t, d, l.plan())
 	if _, err := os.Stat(newPin(pin)); !os.IsNotExist(err) {
 		t.Errorf("the stray link stays: %v", err)
+	}
+}
+
+// What the verifier says of a program on a kernel that knows such programs is
+// about the program: going on without it would hide that.
+func TestRefusedDeliveryGuardIsNoLackOfTheKernel(t *testing.T) {
+	needNetfilter(t)
+	spec, err := abi.LoadDelivery()
+	must(t, err)
+	program := spec.Programs[abi.DeliveryProgTorbpfDelivery]
+	program.Instructions = asm.Instructions{asm.LoadMem(asm.R0, asm.R1, 4096, asm.DWord), asm.Return()}
+	_, err = ebpf.NewCollection(spec)
+	var refused *ebpf.VerifierError
+	if !errors.As(err, &refused) {
+		t.Fatalf("a program that reads beyond its context loads: %v", err)
+	}
+	if notSupported(err) {
+		t.Errorf("taken for a lack of the kernel: %v", err)
 	}
 }
 

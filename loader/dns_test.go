@@ -113,6 +113,7 @@ func (l *lab) guardsOf(t *testing.T, d *Datapath, p *plan.Plan, leftOut string) 
 	guards(t, d, p) // makes the directories
 	spec, err := abi.LoadDatapath()
 	must(t, err)
+	must(t, setVariables(spec, p))
 	collection, err := ebpf.NewCollection(without(spec, leftOut))
 	must(t, err)
 	must(t, fillMaps(collection.Maps, p))

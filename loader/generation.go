@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -37,7 +38,7 @@ type Generation struct {
 // load loads the programs with maps filled for the plan; nothing is attached.
 func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("lift limit on locked memory: %w", err)
+		return nil, fmt.Errorf("lift limit on locked memory: %w", kernel.Explain(err, "a limit on locked memory that can be lifted"))
 	}
 	spec, err := abi.LoadDatapath()
 	if err != nil {
@@ -107,13 +108,11 @@ func without(spec *ebpf.CollectionSpec, program string) *ebpf.CollectionSpec {
 // explainLoad adds the next step. The verifier's refusal is an EACCES as well
 // and none of the caller's making, so only EPERM is about privilege.
 func explainLoad(err error) error {
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w (%w): run torbpf as root, with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN", err, ErrKernel)
-	}
+	const needs = "Linux 5.10 or newer with CONFIG_BPF_SYSCALL"
 	if errors.Is(err, ebpf.ErrNotSupported) {
-		return fmt.Errorf("%w (%w): torbpf needs Linux 5.10 or newer with CONFIG_BPF_SYSCALL", err, ErrKernel)
+		return kernel.Lacks(err, needs)
 	}
-	return err
+	return kernel.Explain(err, needs, unix.ENOSYS)
 }
 
 // openShared opens the pinned maps that outlive a generation, as far as this

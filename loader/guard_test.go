@@ -25,6 +25,8 @@ func TestUplinkGuardStopsWhatALANMayNotSend(t *testing.T) {
 				d := l.open(t, mode.clsact)
 				s, server := l.newSender(t), l.newCapture(t)
 				server.arrives(t, s, refusedUDP) // nothing is attached, ARP is done
+				last := datagram{unix.IPPROTO_UDP, netip.AddrPortFrom(refusedUDP.to.Addr(), 7002)}
+				server.arrives(t, s, last) // and so has all that waited for ARP
 				server.seen[refusedUDP] = 0
 
 				g := guards(t, d, l.plan())

@@ -166,8 +166,8 @@ func (d *Datapath) removeHooks(keep []hook) error {
 }
 
 // pinnedLinks lists the hooks with a pinned link, and the names of pins that a
-// killed process left before they could replace another. The DNS guard's is
-// neither: it belongs to no interface.
+// killed process left before they could replace another. Those of local delivery
+// (dns, delivery4 and delivery6) are neither: they belong to no interface.
 func (d *Datapath) pinnedLinks() (hooks []hook, stale []string, err error) {
 	entries, err := os.ReadDir(d.linkPin(""))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -29,9 +29,6 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// ErrKernel marks what this kernel cannot do or the caller may not.
-var ErrKernel = errors.New("kernel feature or privilege missing")
-
 // Datapath is the BPF side of torbpf in one network namespace.
 type Datapath struct {
 	dir    string // of its pins
@@ -45,7 +42,7 @@ type Options struct {
 	Clsact    bool   // attach by clsact even where tcx is there
 }
 
-// Open names a Datapath; nothing is touched before Apply.
+// Open names a Datapath; nothing is touched before ApplyGuards.
 func Open(o Options) *Datapath {
 	return &Datapath{dir: filepath.Join(o.Root, o.Namespace), clsact: o.Clsact}
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/torbpf/torbpf/internal/abi"
-	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -68,7 +67,7 @@ func fillMaps(maps map[string]*ebpf.Map, p *plan.Plan) error {
 
 func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	s := abi.DatapathSettings{
-		LocalMode:   localMode(p.LocalMode),
+		LocalMode:   abi.LocalModeOf(p.LocalMode),
 		ExemptMarks: uint32(len(p.Exclusions.Marks)),
 		LateMarks:   flag(len(p.Exclusions.Marks) > 0),
 		Inbound:     flag(p.Inbound),
@@ -243,17 +242,6 @@ func putPrefix(maps map[string]*ebpf.Map, names twins, prefix netip.Prefix, valu
 		return fmt.Errorf("write %s to map %s: %w", prefix, name, err)
 	}
 	return nil
-}
-
-func localMode(m config.LocalMode) abi.LocalMode {
-	switch m {
-	case config.LocalReserved:
-		return abi.LocalReserved
-	case config.LocalNone:
-		return abi.LocalNone
-	default:
-		return abi.LocalConnected
-	}
 }
 
 func flag(on bool) uint32 {

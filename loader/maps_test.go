@@ -16,6 +16,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -224,7 +225,7 @@ func TestOnlyLackOfPrivilegeAsksForRoot(t *testing.T) {
 		{unix.ENOMEM, false},
 	} {
 		err := explainLoad(c.err)
-		if told := strings.Contains(err.Error(), "as root"); told != c.want || errors.Is(err, ErrKernel) != c.want {
+		if told := strings.Contains(err.Error(), "as root"); told != c.want || errors.Is(err, kernel.ErrMissing) != c.want {
 			t.Errorf("%v is explained as %v", c.err, err)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // initRoot leads into the mount namespace of the first process from any other.
@@ -89,7 +91,7 @@ func mountBPF(path string) error {
 	}
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
 	if err := unix.Mount("bpf", path, "bpf", flags, "mode=0700"); err != nil {
-		return fmt.Errorf("mount bpffs at %s: %w", path, err)
+		return fmt.Errorf("mount bpffs at %s: %w", path, kernel.Explain(err, "a kernel with CONFIG_BPF_SYSCALL", unix.ENODEV))
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // addClsact adds the qdisc where missing. An empty directory among the pins
@@ -99,7 +101,7 @@ func clsactOf(l netlink.Link) *netlink.Clsact {
 
 // qdiscAtClsact returns the clsact or ingress qdisc, which share a place.
 func qdiscAtClsact(l netlink.Link) (netlink.Qdisc, error) {
-	qdiscs, err := whole(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(l) })
+	qdiscs, err := kernel.Whole(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(l) })
 	if err != nil {
 		return nil, fmt.Errorf("list qdiscs of %s: %w", l.Attrs().Name, err)
 	}

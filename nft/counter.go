@@ -36,9 +36,9 @@ func counterNames() []string {
 
 // Drop is what one guard has dropped since attach.
 type Drop struct {
-	Guard   string // one of the Dropped… names
-	Packets uint64
-	Bytes   uint64
+	Guard   string `json:"guard"` // one of the Dropped… names
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 // Drops reads the counters; there are none without the table.

@@ -40,7 +40,7 @@ func addCut(flows []plan.Flow, timeout time.Duration) error {
 				return fmt.Errorf("write elements of set %s: %w", name, err)
 			}
 			if err := conn.Flush(); err != nil {
-				return fmt.Errorf("cut off the peers of %d flows (set %s): %w", len(chunk), name, err)
+				return fmt.Errorf("cut off the peers of %d flows (set %s): %w", len(chunk), name, explain(err))
 			}
 		}
 	}

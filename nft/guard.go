@@ -49,7 +49,7 @@ func (b *builder) inputChains() []chain {
 func awaitedInput() []rule {
 	rules := []rule{newRule("not even to tor and the sentry", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, drop(DroppedPort))}
 	for _, number := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
-		for _, port := range []uint16{portDNS, portDNSTLS} {
+		for _, port := range []uint16{config.PortDNS, portDNSTLS} {
 			rules = append(rules, newRule("the router's resolver would ask in clear", protocol(number), toPort(port), drop(DroppedUnjudged)))
 		}
 	}

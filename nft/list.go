@@ -17,7 +17,8 @@ import (
 func findTable(conn *nftables.Conn) (*nftables.Table, error) {
 	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return nil, fmt.Errorf("list nftables tables: %w", err)
+		// The question has nothing that could be invalid but nf_tables itself.
+		return nil, fmt.Errorf("list nftables tables: %w", explain(err, unix.EINVAL))
 	}
 	for _, t := range tables {
 		if t.Name == plan.Table {

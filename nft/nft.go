@@ -24,6 +24,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -33,6 +34,22 @@ const attempts = 64
 
 // errBusy is what remains when they are spent.
 var errBusy = errors.New("some program keeps changing nftables, try again once it rests")
+
+// explain marks that the kernel has no nf_tables, or does not let us use it.
+func explain(err error, also ...unix.Errno) error {
+	return kernel.Explain(err, "nf_tables with NAT (CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_CT)", also...)
+}
+
+// generationOf returns nftables' number of the present state. The library does
+// not hand on why it cannot; a listing fails for the same reason, and says it.
+func generationOf(conn *nftables.Conn) (uint32, error) {
+	generation, err := conn.GetGen()
+	if err != nil {
+		_, reason := findTable(conn)
+		return 0, errors.Join(fmt.Errorf("read the nftables generation: %w", err), reason)
+	}
+	return generation.ID, nil
+}
 
 // table names our table; a fresh value, since nftables.Conn may write to it.
 func table() *nftables.Table {
@@ -66,20 +83,20 @@ func Apply(p *plan.Plan, fresh ...string) error {
 // does its error.
 func readUnchanged(conn *nftables.Conn, read func() error) (generation uint32, err error) {
 	for range attempts {
-		before, err := conn.GetGen()
+		before, err := generationOf(conn)
 		if err != nil {
-			return 0, fmt.Errorf("read the nftables generation: %w", err)
+			return 0, err
 		}
-		if err := awaitCommit(conn, before.ID); err != nil {
+		if err := awaitCommit(conn, before); err != nil {
 			return 0, err
 		}
 		readErr := read()
-		after, err := conn.GetGen()
+		after, err := generationOf(conn)
 		if err != nil {
-			return 0, fmt.Errorf("read the nftables generation: %w", err)
+			return 0, err
 		}
-		if before.ID == after.ID {
-			return before.ID, readErr
+		if before == after {
+			return before, readErr
 		}
 	}
 	return 0, fmt.Errorf("read table inet %s: %w", plan.Table, errBusy)
@@ -97,7 +114,7 @@ func awaitCommit(conn *nftables.Conn, generation uint32) error {
 	if err == nil || errors.Is(err, unix.ERESTART) {
 		return nil
 	}
-	return fmt.Errorf("await the nftables transactions of others: %w", err)
+	return fmt.Errorf("await the nftables transactions of others: %w", explain(err))
 }
 
 // Remove deletes the table, if it is there, and that of a probe that was killed.
@@ -108,7 +125,7 @@ func Remove() error {
 	}
 	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return fmt.Errorf("list nftables tables: %w", err)
+		return fmt.Errorf("list nftables tables: %w", explain(err, unix.EINVAL)) // see findTable
 	}
 	for _, t := range tables {
 		if t.Name != plan.Table && t.Name != probeTable {
@@ -116,7 +133,7 @@ func Remove() error {
 		}
 		conn.DelTable(t)
 		if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("delete table inet %s: %w", t.Name, err)
+			return fmt.Errorf("delete table inet %s: %w", t.Name, explain(err))
 		}
 	}
 	return nil

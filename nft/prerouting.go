@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -25,11 +26,8 @@ const (
 	chainDivertUnjudged = "divert_unjudged"
 )
 
-// Ports of DNS and of DNS over TLS or QUIC.
-const (
-	portDNS    = 53
-	portDNSTLS = 853
-)
+// portDNSTLS is that of DNS over TLS, and over QUIC.
+const portDNSTLS = 853
 
 // Directions of a connection, as conntrack numbers them.
 const (
@@ -159,9 +157,9 @@ func (b *builder) divertChains() []chain {
 	tcp, udp := protocol(unix.IPPROTO_TCP), protocol(unix.IPPROTO_UDP)
 	unjudged := []rule{
 		newRule("DNS without a class: tc is gone or the mark was wiped, still it is Tor's",
-			udp, toPort(portDNS), goTo(chainDivertDNS)),
+			udp, toPort(config.PortDNS), goTo(chainDivertDNS)),
 		newRule("DNS without a class: tc is gone or the mark was wiped, still it is Tor's",
-			tcp, toPort(portDNS), redirect(b.Ports.Resolver)),
+			tcp, toPort(config.PortDNS), redirect(b.Ports.Resolver)),
 	}
 	for _, p := range b.onionPrefixes() {
 		unjudged = append(unjudged, newRule(".onion without a class", toPrefix(p), tcp, redirect(b.Ports.Trans)))

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -16,10 +15,6 @@ import (
 
 const (
 	probeTable = plan.Table + "_probe"
-
-	// probePriority is behind the filter chains of users (0) and of those who
-	// come after them.
-	probePriority = 300
 
 	// A probe takes a softirq to arrive.
 	probePatience = 500 * time.Millisecond
@@ -67,14 +62,14 @@ func addProbes(conn *nftables.Conn, t *nftables.Table, probes []Probe) error {
 	conn.AddTable(t)
 	conn.DelTable(t) // one that a killed attach left
 	conn.AddTable(t)
-	c := baseChain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, probePriority).Chain
+	c := baseChain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, plan.PriorityProbe).Chain
 	c.Table = t
 	conn.AddChain(c)
 	for _, p := range probes {
 		conn.AddObj(&nftables.NamedObj{Table: t, Name: p.Name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 		conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: probeRule(p)})
 	}
-	return conn.Flush()
+	return explain(conn.Flush())
 }
 
 func probeRule(p Probe) []expr.Any {
@@ -108,8 +103,8 @@ func readProbes(conn *nftables.Conn, t *nftables.Table) (map[string]bool, error)
 	return arrived, nil
 }
 
-// ForeignInputChains names the input chains of others that drop by policy or
-// hold rules, as `nft` would: "inet filter input".
+// ForeignInputChains names the filter chains of others at the input hook, whatever
+// is in them, as `nft` would: "inet filter input".
 func ForeignInputChains() ([]string, error) {
 	conn, err := nftables.New()
 	if err != nil {
@@ -125,7 +120,7 @@ func ForeignInputChains() ([]string, error) {
 			continue
 		}
 		family, known := familyNames[c.Table.Family]
-		if !known || strings.HasPrefix(c.Table.Name, plan.Table) {
+		if !known || c.Table.Name == plan.Table || c.Table.Name == probeTable {
 			continue
 		}
 		names = append(names, fmt.Sprintf("%s %s %s", family, c.Table.Name, c.Name))

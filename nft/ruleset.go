@@ -86,9 +86,9 @@ func build(p *plan.Plan, fresh ...string) (*ruleset, error) {
 	return rs, nil
 }
 
-// readMarks takes our own bits out of the exempt marks, so that a mark without
-// a mask matches whatever class the packet has. A mark of nothing else, or of
-// zero, would exempt every packet that nobody marked.
+// readMarks takes the exempt marks from the plan, which has our own bits out of
+// them already. One that has them nevertheless, and one of zero, which would
+// exempt every packet that nobody marked, are errors of the plan.
 func (b *builder) readMarks() error {
 	ours := b.Mark.Mask()
 	for _, m := range b.Exclusions.Marks {

@@ -36,10 +36,6 @@ const (
 // With its size known, the kernel chooses its fastest hash.
 const classes = 16
 
-// maxLANs is the size of the set of LANs: what the BPF map of that name takes.
-// It does not follow their number, or one more would make it another set.
-const maxLANs = 256
-
 func (b *builder) sets() ([]set, error) {
 	lans, err := b.lanSet()
 	if err != nil {
@@ -65,7 +61,9 @@ func (b *builder) sets() ([]set, error) {
 }
 
 // lanSet goes by name, so that an interface that was deleted and came back is
-// still known; one that was renamed is known to the tc program on it.
+// still known; one that was renamed is known to the tc program on it. Its size is
+// that of the BPF map of that name: if it followed the number of LANs, one more
+// would make it another set.
 func (b *builder) lanSet() (set, error) {
 	names := b.BlockedNames()
 	if len(names)+len(b.Patterns) == 0 {
@@ -83,7 +81,7 @@ func (b *builder) lanSet() (set, error) {
 	return set{
 		Set: &nftables.Set{
 			Name: setLANs, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
-			Size: maxLANs, Comment: "interfaces that are torified, or will be",
+			Size: abi.MaxLANs, Comment: "interfaces that are torified, or will be",
 		},
 		elements: elements,
 	}, nil

@@ -82,13 +82,13 @@ func peerUID(conn *net.UnixConn) (uint32, error) {
 	return cred.Uid, nil
 }
 
-func (c *Control) authenticate(ctx context.Context, s server, password string) error {
+func (c *Control) authenticate(ctx context.Context, s server) error {
 	err := c.bounded(ctx, handshakeMax, func() error {
 		offer, err := c.protocolInfo()
 		if err != nil {
 			return err
 		}
-		proof, err := c.prove(ctx, s, offer, password)
+		proof, err := c.prove(ctx, s, offer)
 		if err != nil {
 			return err
 		}
@@ -105,11 +105,9 @@ func (c *Control) authenticate(ctx context.Context, s server, password string) e
 // prove returns what AUTHENTICATE takes. The method COOKIE is not used: it
 // sends the file's content to a server that has not shown to know it, which
 // could be a key of root's. Every tor since 0.2.3 has SAFECOOKIE.
-func (c *Control) prove(ctx context.Context, s server, offer authOffer, password string) ([]byte, error) {
+func (c *Control) prove(ctx context.Context, s server, offer authOffer) ([]byte, error) {
 	offers := func(method string) bool { return slices.Contains(offer.methods, method) }
 	switch {
-	case password != "" && offers("HASHEDPASSWORD"):
-		return []byte(password), nil
 	case offers("NULL"):
 		return nil, nil
 	case offers("SAFECOOKIE"):

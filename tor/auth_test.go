@@ -287,7 +287,7 @@ func TestTheCookieOfATorOfOursIsAFileOfItsOwn(t *testing.T) {
 }
 
 func TestNobodyElsePosesAsOurTor(t *testing.T) {
-	acct, err := LookupAccount("")
+	acct, err := LookupAccount()
 	if err != nil {
 		t.Fatal(err)
 	}

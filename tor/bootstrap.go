@@ -68,27 +68,13 @@ const pollEvery = 200 * time.Millisecond
 // WaitBootstrap asks tor until it is ready or ctx ends. Each change is given
 // to report, which may be nil. A connection that breaks is dialled anew.
 func WaitBootstrap(ctx context.Context, dial func(context.Context) (*Control, error), report func(Progress)) error {
-	w := waiter{dial: dial, report: report, alive: func() error { return nil }, warning: func() string { return "" }}
-	return w.wait(ctx)
-}
-
-// WaitBootstrap is the function of that name for this tor; it ends at once if
-// the process dies.
-func (d *Daemon) WaitBootstrap(ctx context.Context, report func(Progress)) error {
-	w := waiter{dial: d.Dial, report: report, warning: d.lastWarning, alive: func() error {
-		if !d.Alive() {
-			return fmt.Errorf("wait for tor to bootstrap: it has died; its last warning: %q; see %s", d.lastWarning(), logPath(d.dir))
-		}
-		return nil
-	}}
+	w := waiter{dial: dial, report: report}
 	return w.wait(ctx)
 }
 
 type waiter struct {
-	dial    func(context.Context) (*Control, error)
-	report  func(Progress)
-	alive   func() error
-	warning func() string // the last one of tor's log
+	dial   func(context.Context) (*Control, error)
+	report func(Progress)
 
 	control *Control
 	last    Progress
@@ -116,9 +102,6 @@ func (w *waiter) wait(ctx context.Context) error {
 		}
 		if err == nil && p.Percent == 100 {
 			return nil
-		}
-		if dead := w.alive(); dead != nil {
-			return dead
 		}
 		select {
 		case <-ctx.Done():
@@ -162,9 +145,5 @@ func (w *waiter) explain(cause error) error {
 	case !w.seen:
 		return fmt.Errorf("wait for tor to bootstrap: %w: tor does not answer; if it hangs, stop and start it", cause)
 	}
-	at := w.last
-	if at.Warning == "" {
-		at.Warning = w.warning()
-	}
-	return fmt.Errorf("wait for tor to bootstrap: %w at %s; %s", cause, at, next)
+	return fmt.Errorf("wait for tor to bootstrap: %w at %s; %s", cause, w.last, next)
 }

@@ -58,12 +58,6 @@ func (w *wire) Read(p []byte) (int, error) {
 // where tor demands nothing. The address is the path of a socket, also written
 // unix:/path, or host:port.
 func Dial(ctx context.Context, address string) (*Control, error) {
-	return DialPassword(ctx, address, "")
-}
-
-// DialPassword is Dial with the password of a tor that has one
-// (HashedControlPassword).
-func DialPassword(ctx context.Context, address, password string) (*Control, error) {
 	network, target, err := splitAddress(address)
 	if err != nil {
 		return nil, err
@@ -78,7 +72,7 @@ func DialPassword(ctx context.Context, address, password string) (*Control, erro
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("talk to tor at %s: %w", address, err), c.Close())
 	}
-	if err := c.authenticate(ctx, s, password); err != nil {
+	if err := c.authenticate(ctx, s); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
@@ -191,12 +185,6 @@ func (c *Control) GetConf(ctx context.Context, option string) ([]string, error) 
 // Version returns tor's version, such as "0.4.9.11".
 func (c *Control) Version(ctx context.Context) (string, error) {
 	return c.GetInfo(ctx, "version")
-}
-
-// Signal sends tor a signal by its control name, such as NEWNYM.
-func (c *Control) Signal(ctx context.Context, name string) error {
-	_, err := c.command(ctx, "SIGNAL "+name)
-	return err
 }
 
 // loadConf replaces the whole configuration, or nothing of it.

@@ -78,41 +78,28 @@ const soon = 200 * time.Millisecond
 
 func TestDialNamesWhatIsWrong(t *testing.T) {
 	tests := map[string]struct {
-		replies  map[string]string
-		password string
-		want     string
+		replies map[string]string
+		want    string
 	}{
-		"hangs at once":      {map[string]string{}, "", "deadline exceeded"},
-		"hangs at the end":   {map[string]string{"PROTOCOLINFO": infoNull}, "", "deadline exceeded"},
-		"hangs up":           {map[string]string{"PROTOCOLINFO": "250-PROTOCOLINFO 1\r\nEOF"}, "", "EOF"},
-		"no control port":    {map[string]string{"PROTOCOLINFO": "HTTP/1.0 400 Bad Request\r\n"}, "", "Invalid status code"},
-		"short line":         {map[string]string{"PROTOCOLINFO": "25\r\n"}, "", "Truncated response"},
-		"another version":    {map[string]string{"PROTOCOLINFO": "250-PROTOCOLINFO 2\r\n250 OK\r\n"}, "", `version "2" of the control protocol`},
-		"codes mixed":        {map[string]string{"PROTOCOLINFO": "250-PROTOCOLINFO 1\r\n251 OK\r\n"}, "", "Status code changed"},
-		"no cookie":          {map[string]string{"PROTOCOLINFO": infoCookie}, "", "/nonexistent/cookie"},
-		"needs a password":   {map[string]string{"PROTOCOLINFO": infoPassword}, "", "it demands a password"},
-		"refuses a password": {map[string]string{"PROTOCOLINFO": infoPassword, "AUTHENTICATE": "515 Authentication failed: Password did not match\r\nEOF"}, "x", "515"},
-		"no way in":          {map[string]string{"PROTOCOLINFO": "250-PROTOCOLINFO 1\r\n250-AUTH METHODS=NEW\r\n250 OK\r\n"}, "", `only ["NEW"]`},
+		"hangs at once":    {map[string]string{}, "deadline exceeded"},
+		"hangs at the end": {map[string]string{"PROTOCOLINFO": infoNull}, "deadline exceeded"},
+		"hangs up":         {map[string]string{"PROTOCOLINFO": "250-PROTOCOLINFO 1\r\nEOF"}, "EOF"},
+		"no control port":  {map[string]string{"PROTOCOLINFO": "HTTP/1.0 400 Bad Request\r\n"}, "Invalid status code"},
+		"short line":       {map[string]string{"PROTOCOLINFO": "25\r\n"}, "Truncated response"},
+		"another version":  {map[string]string{"PROTOCOLINFO": "250-PROTOCOLINFO 2\r\n250 OK\r\n"}, `version "2" of the control protocol`},
+		"codes mixed":      {map[string]string{"PROTOCOLINFO": "250-PROTOCOLINFO 1\r\n251 OK\r\n"}, "Status code changed"},
+		"no cookie":        {map[string]string{"PROTOCOLINFO": infoCookie}, "/nonexistent/cookie"},
+		"needs a password": {map[string]string{"PROTOCOLINFO": infoPassword}, "it demands a password"},
+		"refuses us":       {map[string]string{"PROTOCOLINFO": infoNull, "AUTHENTICATE": "515 Authentication failed\r\nEOF"}, "515"},
+		"no way in":        {map[string]string{"PROTOCOLINFO": "250-PROTOCOLINFO 1\r\n250-AUTH METHODS=NEW\r\n250 OK\r\n"}, `only ["NEW"]`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			address := fakeTor(t, tt.replies)
-			_, err := DialPassword(deadline(t, soon), address, tt.password)
+			_, err := Dial(deadline(t, soon), address)
 			wantError(t, err, tt.want, address)
 		})
-	}
-}
-
-func TestDialByPassword(t *testing.T) {
-	address := fakeTor(t, map[string]string{"PROTOCOLINFO": infoPassword, "AUTHENTICATE": ok, "GETINFO": "250-version=1\r\n250 OK\r\n"})
-	c, err := DialPassword(deadline(t, 5*time.Second), "unix:"+address, "secret")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if v, err := c.Version(deadline(t, 5*time.Second)); v != "1" || err != nil {
-		t.Errorf("version %q, %v", v, err)
 	}
 }
 
@@ -147,7 +134,7 @@ func dialFake(t *testing.T, replies map[string]string) *Control {
 }
 
 func TestAHungTorHangsNobody(t *testing.T) {
-	c := dialFake(t, map[string]string{"SIGNAL": ok})
+	c := dialFake(t, map[string]string{})
 	begin := time.Now()
 	_, err := c.Bootstrap(deadline(t, soon))
 	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -157,7 +144,8 @@ func TestAHungTorHangsNobody(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	// The reply may still come, and must not be taken for another command's.
-	wantError(t, c.Signal(deadline(t, soon), "NEWNYM"), "talk to tor at")
+	_, err = c.Version(deadline(t, soon))
+	wantError(t, err, "talk to tor at")
 }
 
 func TestCancelWakesACommand(t *testing.T) {
@@ -192,17 +180,18 @@ func TestBrokenRepliesAreErrors(t *testing.T) {
 }
 
 func TestARefusedCommandLeavesTheConnectionUsable(t *testing.T) {
-	c := dialFake(t, map[string]string{"GETCONF": "552 Unrecognized configuration key \"X\"\r\n", "SIGNAL": ok})
+	c := dialFake(t, map[string]string{"GETCONF": "552 Unrecognized configuration key \"X\"\r\n", "GETINFO": "250-version=1\r\n250 OK\r\n"})
 	_, err := c.GetConf(deadline(t, 5*time.Second), "X")
 	wantError(t, err, "552", "GETCONF X")
-	if err := c.Signal(deadline(t, 5*time.Second), "NEWNYM"); err != nil {
-		t.Error(err)
+	if v, err := c.Version(deadline(t, 5*time.Second)); v != "1" || err != nil {
+		t.Errorf("version %q, %v", v, err)
 	}
 }
 
 func TestACommandIsOneLine(t *testing.T) {
-	c := dialFake(t, map[string]string{"SIGNAL": ok})
-	wantError(t, c.Signal(deadline(t, 5*time.Second), "NEWNYM\r\nSIGNAL HALT"), "a line break")
+	c := dialFake(t, map[string]string{"GETCONF": ok})
+	_, err := c.GetConf(deadline(t, 5*time.Second), "X\r\nSIGNAL HALT")
+	wantError(t, err, "a line break")
 }
 
 func TestLoadConfKeepsLinesThatBeginWithADot(t *testing.T) {

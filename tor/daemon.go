@@ -54,18 +54,6 @@ func (d *Daemon) Dial(ctx context.Context) (*Control, error) { return Dial(ctx, 
 // logWindow is how much of the end of a log is looked at.
 const logWindow = 64 << 10
 
-// LogTail returns the last n lines of tor's log. The log holds one start of
-// tor and, at level notice, grows by some lines a day; LogTail reads its last
-// 64 KiB.
-func (d *Daemon) LogTail(n int) ([]string, error) {
-	text, err := tail(logPath(d.dir))
-	if err != nil {
-		return nil, fmt.Errorf("read tor's log: %w", err)
-	}
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	return lines[max(0, len(lines)-n):], nil
-}
-
 // tail reads the end of a file that tor's account could have replaced: links
 // are not followed (they could name a secret of root's), a fifo is not waited for.
 func tail(path string) (string, error) {
@@ -91,19 +79,6 @@ func tail(path string) (string, error) {
 		_, text, _ = strings.Cut(text, "\n") // begun in the middle of a line
 	}
 	return text, nil
-}
-
-// lastWarning returns the last thing tor warned of, "" if nothing.
-func (d *Daemon) lastWarning() string {
-	text, err := tail(logPath(d.dir))
-	if err != nil {
-		return ""
-	}
-	w := warnings(text)
-	if len(w) == 0 {
-		return ""
-	}
-	return w[len(w)-1]
 }
 
 // Stop ends tor and removes what it left in the state directory. The data

@@ -18,13 +18,13 @@ import (
 const startTimeout = 60 * time.Second
 
 // Start starts tor and returns once it answers on its control socket; then all
-// its ports are open. It is not bootstrapped yet: see Daemon.WaitBootstrap.
+// its ports are open. It is not bootstrapped yet: see WaitBootstrap.
 // On an error nothing of it is left running.
 func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	acct, err := LookupAccount(o.User)
+	acct, err := LookupAccount()
 	if err != nil {
 		return nil, err
 	}

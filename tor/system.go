@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -46,23 +47,18 @@ func (e *UnfitError) Error() string {
 // AllowFrom and the ranges zero: they are not judged then, and the ranges found
 // are zero where tor has only its default, which no LAN can use.
 func System(ctx context.Context, address string, o Options) (*SystemTor, error) {
-	return SystemPassword(ctx, address, "", o)
-}
-
-// SystemPassword is System for a tor with HashedControlPassword.
-func SystemPassword(ctx context.Context, address, password string, o Options) (*SystemTor, error) {
 	if address == "" {
 		var err error
 		if address, err = systemSocket(); err != nil {
 			return nil, err
 		}
 	}
-	c, err := DialPassword(ctx, address, password)
+	c, err := Dial(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("use the tor at %s: %w", address, err)
 	}
 	defer c.Close()
-	e := examiner{ctx: ctx, control: c, wish: o, v6: hasIPv6()}
+	e := examiner{ctx: ctx, control: c, wish: o, v6: kernel.HasIPv6()}
 	found := &SystemTor{Address: address, Ports: o.Ports}
 	e.identity(found)
 	e.listeners(found)

@@ -35,7 +35,6 @@ import (
 	"strings"
 
 	"github.com/torbpf/torbpf/internal/plan"
-	"golang.org/x/sys/unix"
 )
 
 // ErrNotRunning says that no tor of ours runs from a state directory.
@@ -46,7 +45,6 @@ type Options struct {
 	Dir     string // state of this instance, gone after a reboot
 	DataDir string // what tor must not forget: its guards
 	Binary  string // path or name of the program; "" for "tor"
-	User    string // unprivileged account; "" for that of the distribution
 
 	Ports          plan.Ports     // Trans and DNS; tor does not know Resolver
 	Onion4, Onion6 netip.Prefix   // where names under .onion are mapped
@@ -74,41 +72,30 @@ type Account struct {
 // then Arch and OpenWrt, Alpine and the BSDs, Fedora.
 var accounts = []string{"debian-tor", "tor", "_tor", "toranon"}
 
-// FindUser returns the account that the distribution made for tor.
-func FindUser() (string, error) {
+// LookupAccount returns the account that the distribution made for tor.
+func LookupAccount() (Account, error) {
 	for _, name := range accounts {
-		if _, err := user.Lookup(name); err == nil {
-			return name, nil
+		if u, err := user.Lookup(name); err == nil {
+			return accountOf(u)
 		}
 	}
-	return "", fmt.Errorf("find an account for tor: none of %s exists; install tor (apt install tor)",
+	return Account{}, fmt.Errorf("find an account for tor: none of %s exists; install tor (apt install tor)",
 		strings.Join(accounts, ", "))
 }
 
-// LookupAccount returns the ids of an account; "" means that of FindUser.
-func LookupAccount(name string) (Account, error) {
-	if name == "" {
-		var err error
-		if name, err = FindUser(); err != nil {
-			return Account{}, err
-		}
-	}
-	u, err := user.Lookup(name)
-	if err != nil {
-		return Account{}, fmt.Errorf("look up the account %q that tor runs under: %w", name, err)
-	}
+func accountOf(u *user.User) (Account, error) {
 	uid, err := strconv.ParseUint(u.Uid, 10, 32)
 	if err != nil {
-		return Account{}, fmt.Errorf("look up the account %q: uid %q: %w", name, u.Uid, err)
+		return Account{}, fmt.Errorf("look up the account %q: uid %q: %w", u.Username, u.Uid, err)
 	}
 	gid, err := strconv.ParseUint(u.Gid, 10, 32)
 	if err != nil {
-		return Account{}, fmt.Errorf("look up the account %q: gid %q: %w", name, u.Gid, err)
+		return Account{}, fmt.Errorf("look up the account %q: gid %q: %w", u.Username, u.Gid, err)
 	}
 	if uid == 0 {
-		return Account{}, fmt.Errorf("run tor as %q: that is root; name an unprivileged account", name)
+		return Account{}, fmt.Errorf("run tor as %q: that is root; make it an unprivileged account", u.Username)
 	}
-	return Account{Name: name, UID: uint32(uid), GID: uint32(gid)}, nil
+	return Account{Name: u.Username, UID: uint32(uid), GID: uint32(gid)}, nil
 }
 
 // sbin holds tor on Debian, and is not in every PATH.
@@ -153,14 +140,4 @@ func (o Options) check() error {
 		return errors.New("start tor: TransPort and DNSPort need a port other than 0")
 	}
 	return nil
-}
-
-// hasIPv6 says whether the kernel knows IPv6 at all: with ipv6.disable=1 tor
-// would not start over a listener on [::], and no IPv6 packet can leave.
-func hasIPv6() bool {
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return !errors.Is(err, unix.EAFNOSUPPORT)
-	}
-	return unix.Close(fd) == nil
 }

@@ -25,7 +25,7 @@ func (d *Daemon) Update(ctx context.Context, o Options) (restarted bool, err err
 	if err := o.check(); err != nil {
 		return false, err
 	}
-	acct, err := LookupAccount(o.User)
+	acct, err := LookupAccount()
 	if err != nil {
 		return false, err
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // verifyTimeout bounds tor --verify-config, which takes some milliseconds.
@@ -41,7 +43,7 @@ func (o Options) prepare(ctx context.Context, binary string, acct Account) (text
 	if err != nil {
 		return "", err
 	}
-	v6 := hasIPv6()
+	v6 := kernel.HasIPv6() // else tor would not start over a listener on [::]
 	text = o.torrc(extra, v6)
 	complaint, err := o.verify(ctx, binary, acct, text)
 	if err != nil || complaint == "" {

@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/router"
-	"github.com/torbpf/torbpf/loader"
 )
 
 // The exit codes; scripts depend on them.
@@ -59,7 +59,7 @@ func exitCode(err error) int {
 		return exitNotAttached
 	case errors.Is(err, router.ErrStopped):
 		return exitLeak
-	case errors.Is(err, router.ErrPrivilege), errors.Is(err, loader.ErrKernel):
+	case isAny(err, router.ErrPrivilege, kernel.ErrMissing):
 		return exitKernel
 	default:
 		return exitFailed

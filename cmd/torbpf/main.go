@@ -1,7 +1,8 @@
 // Command torbpf puts the devices behind a router's LAN interfaces on Tor.
 // Each command has a file of its own and no logic beyond flags and printing;
 // internal/router does the work. Nouns (status, exclude list) read, verbs
-// change and may be repeated. Results go to stdout, progress to stderr.
+// change and may be repeated; only detaching or deleting what is not there is
+// an error. Results go to stdout, progress to stderr.
 package main
 
 import (

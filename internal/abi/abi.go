@@ -1,7 +1,10 @@
 // Package abi is the boundary between the BPF programs and Go: the compiled
 // objects and every type, verdict and reason of bpf/abi.h, generated from it,
-// under names that read well in Go. It is a leaf; all others may import it.
+// under names that read well in Go. It imports config, for the names of
+// modes, and nothing else of torbpf; all others may import it.
 package abi
+
+import "github.com/torbpf/torbpf/internal/config"
 
 // Verdict is what becomes of a packet, and the class in its mark.
 type Verdict = DatapathVerdict
@@ -20,8 +23,11 @@ const (
 	VerdictPending  = DatapathVerdictVERDICT_PENDING
 
 	// VerdictBlockedBit is set in every class that must not be forwarded.
-	VerdictBlockedBit = uint32(VerdictTor)
+	VerdictBlockedBit = uint32(DatapathVerdictBitVERDICT_BLOCKED_BIT)
 )
+
+// MaxLANs is how many interfaces can be torified.
+const MaxLANs = uint32(DatapathLimitMAX_LANS)
 
 // Reason is why a packet got its verdict.
 type Reason = DatapathReason
@@ -94,3 +100,16 @@ const (
 	LocalReserved  = DatapathLocalModeLOCAL_RESERVED
 	LocalNone      = DatapathLocalModeLOCAL_NONE
 )
+
+// LocalModeOf returns the mode that a configuration means; of none that there is,
+// LocalConnected, which lets nothing out.
+func LocalModeOf(m config.LocalMode) LocalMode {
+	switch m {
+	case config.LocalReserved:
+		return LocalReserved
+	case config.LocalNone:
+		return LocalNone
+	default:
+		return LocalConnected
+	}
+}

@@ -67,6 +67,12 @@ type DatapathLan struct {
 	Addr6   [16]uint8
 }
 
+type DatapathLimit uint32
+
+const (
+	DatapathLimitMAX_LANS DatapathLimit = 256
+)
+
 type DatapathLocalAddr uint32
 
 const (
@@ -196,6 +202,12 @@ const (
 	DatapathVerdictVERDICT_PENDING  DatapathVerdict = 13
 )
 
+type DatapathVerdictBit uint32
+
+const (
+	DatapathVerdictBitVERDICT_BLOCKED_BIT DatapathVerdictBit = 8
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -223,12 +235,14 @@ const (
 	DatapathProgTorbpfLanOut3 = "torbpf_lan_out3"
 	DatapathProgTorbpfUplink  = "torbpf_uplink"
 	DatapathVarDnsPort        = "dns_port"
+	DatapathVarLimitType      = "limit_type"
 	DatapathVarLocalAddrType  = "local_addr_type"
 	DatapathVarMarkShift      = "mark_shift"
 	DatapathVarPolicyType     = "policy_type"
 	DatapathVarRefusalType    = "refusal_type"
 	DatapathVarResolverPort   = "resolver_port"
 	DatapathVarTransPort      = "trans_port"
+	DatapathVarVerdictBitType = "verdict_bit_type"
 )
 
 // LoadDatapath returns the embedded CollectionSpec for Datapath.
@@ -307,13 +321,15 @@ type DatapathMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
-	DnsPort       *ebpf.VariableSpec `ebpf:"dns_port"`
-	LocalAddrType *ebpf.VariableSpec `ebpf:"local_addr_type"`
-	MarkShift     *ebpf.VariableSpec `ebpf:"mark_shift"`
-	PolicyType    *ebpf.VariableSpec `ebpf:"policy_type"`
-	RefusalType   *ebpf.VariableSpec `ebpf:"refusal_type"`
-	ResolverPort  *ebpf.VariableSpec `ebpf:"resolver_port"`
-	TransPort     *ebpf.VariableSpec `ebpf:"trans_port"`
+	DnsPort        *ebpf.VariableSpec `ebpf:"dns_port"`
+	LimitType      *ebpf.VariableSpec `ebpf:"limit_type"`
+	LocalAddrType  *ebpf.VariableSpec `ebpf:"local_addr_type"`
+	MarkShift      *ebpf.VariableSpec `ebpf:"mark_shift"`
+	PolicyType     *ebpf.VariableSpec `ebpf:"policy_type"`
+	RefusalType    *ebpf.VariableSpec `ebpf:"refusal_type"`
+	ResolverPort   *ebpf.VariableSpec `ebpf:"resolver_port"`
+	TransPort      *ebpf.VariableSpec `ebpf:"trans_port"`
+	VerdictBitType *ebpf.VariableSpec `ebpf:"verdict_bit_type"`
 }
 
 // DatapathObjects contains all objects after they have been loaded into the kernel.
@@ -377,13 +393,15 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
-	DnsPort       *ebpf.Variable `ebpf:"dns_port"`
-	LocalAddrType *ebpf.Variable `ebpf:"local_addr_type"`
-	MarkShift     *ebpf.Variable `ebpf:"mark_shift"`
-	PolicyType    *ebpf.Variable `ebpf:"policy_type"`
-	RefusalType   *ebpf.Variable `ebpf:"refusal_type"`
-	ResolverPort  *ebpf.Variable `ebpf:"resolver_port"`
-	TransPort     *ebpf.Variable `ebpf:"trans_port"`
+	DnsPort        *ebpf.Variable `ebpf:"dns_port"`
+	LimitType      *ebpf.Variable `ebpf:"limit_type"`
+	LocalAddrType  *ebpf.Variable `ebpf:"local_addr_type"`
+	MarkShift      *ebpf.Variable `ebpf:"mark_shift"`
+	PolicyType     *ebpf.Variable `ebpf:"policy_type"`
+	RefusalType    *ebpf.Variable `ebpf:"refusal_type"`
+	ResolverPort   *ebpf.Variable `ebpf:"resolver_port"`
+	TransPort      *ebpf.Variable `ebpf:"trans_port"`
+	VerdictBitType *ebpf.Variable `ebpf:"verdict_bit_type"`
 }
 
 // DatapathPrograms contains all programs after they have been loaded into the kernel.

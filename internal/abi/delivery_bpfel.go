@@ -16,9 +16,9 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DeliveryMapBroadcasts      = "broadcasts"
 	DeliveryMapCounters        = "counters"
 	DeliveryMapLans            = "lans"
+	DeliveryMapLocalAddrs      = "local_addrs"
 	DeliveryProgTorbpfDelivery = "torbpf_delivery"
 	DeliveryVarDnsPort         = "dns_port"
 	DeliveryVarMarkShift       = "mark_shift"
@@ -75,9 +75,9 @@ type DeliveryProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryMapSpecs struct {
-	Broadcasts *ebpf.MapSpec `ebpf:"broadcasts"`
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Lans       *ebpf.MapSpec `ebpf:"lans"`
+	LocalAddrs *ebpf.MapSpec `ebpf:"local_addrs"`
 }
 
 // DeliveryVariableSpecs contains global variables before they are loaded into the kernel.
@@ -110,16 +110,16 @@ func (o *DeliveryObjects) Close() error {
 //
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryMaps struct {
-	Broadcasts *ebpf.Map `ebpf:"broadcasts"`
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Lans       *ebpf.Map `ebpf:"lans"`
+	LocalAddrs *ebpf.Map `ebpf:"local_addrs"`
 }
 
 func (m *DeliveryMaps) Close() error {
 	return _DeliveryClose(
-		m.Broadcasts,
 		m.Counters,
 		m.Lans,
+		m.LocalAddrs,
 	)
 }
 

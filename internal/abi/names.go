@@ -61,7 +61,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonOnionFromDirect: {VerdictRefused, "onion-from-direct", "an onion service is out of reach for a source outside Tor"},
 	ReasonOnionProtocol:   {VerdictRefused, "onion-protocol", "onion services speak TCP only"},
 	ReasonFragment:        {VerdictRefused, "fragment", "a fragment: its ports, or those of its other parts, are hidden"},
-	ReasonPrivate:         {VerdictRefused, "private", "private or reserved destination that no local interface leads to"},
+	ReasonPrivate:         {VerdictRefused, "private", "private or reserved destination that no local interface leads to; with --local none also a local subnet"},
 	ReasonTorNotReady:     {VerdictRefused, "tor-not-ready", "Tor is starting, hung or gone: nothing begins until it is back"},
 	ReasonUDP:             {VerdictRefused, "udp", "Tor carries no UDP"},
 	ReasonQUIC:            {VerdictRefused, "quic", "QUIC (UDP 443): Tor carries no UDP, browsers fall back to TCP"},

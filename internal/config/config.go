@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// PortDNS is where DNS is asked, by UDP and TCP; the programs have it in C.
+const PortDNS = 53
+
 // LocalMode says what becomes of destinations in private or reserved space
 // that no exclusion names.
 type LocalMode string

@@ -102,9 +102,6 @@ type Change struct {
 	Near      []Entry // Absent: the entries most like it, closest first, at most three
 }
 
-// Changed says whether the exclusions differ from before.
-func (c Change) Changed() bool { return c.Outcome == Added || c.Outcome == Removed }
-
 // String tells the change in one line, with the next step where there is one.
 func (c Change) String() string {
 	switch c.Outcome {

@@ -143,7 +143,7 @@ func (v *validation) ports(t Tor) {
 		switch other, ok := taken[p.port]; {
 		case p.port == 0:
 			v.add(p.field, "is 0, but packets are redirected to a fixed port: choose 1 to 65535")
-		case p.port == 53:
+		case p.port == PortDNS:
 			v.add(p.field, "is 53, where DNS from a LAN that escaped the redirect is dropped: choose another")
 		case ok:
 			v.add(p.field, "is %d like %s, and each needs its own: choose another", p.port, other)

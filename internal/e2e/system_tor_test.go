@@ -80,7 +80,7 @@ type systemTor struct {
 
 func startSystemTor(t testing.TB, lab *testnet.Lab) *systemTor {
 	t.Helper()
-	account, err := tor.LookupAccount("")
+	account, err := tor.LookupAccount()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,14 +18,9 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/vishvananda/netlink"
-
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
-
-// dumpAttempts bounds how often a listing is read anew because the kernel said
-// that it changed meanwhile.
-const dumpAttempts = 5
 
 // Read returns the facts of the current network namespace. Nothing is left out
 // silently: a subnet or an uplink that planning does not know of would be
@@ -69,19 +64,12 @@ func bridgeNF(bridgesFiltered bool) (bool, error) {
 	return bridgesFiltered, nil
 }
 
-// dump repeats a listing that the kernel reports as torn by a concurrent change:
-// half a listing could lack the very route that makes an interface an uplink.
+// dump lists all: a torn listing could lack the very route that makes an
+// interface an uplink.
 func dump[T any](what string, list func() (T, error)) (T, error) {
-	var result T
-	var err error
-	for range dumpAttempts {
-		if result, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+	result, err := kernel.Whole(list)
 	if err != nil {
-		var none T
-		return none, fmt.Errorf("list %s: %w", what, err)
+		return result, fmt.Errorf("list %s: %w", what, err)
 	}
 	return result, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -69,7 +70,7 @@ func pathsOf(r *netlink.Route) ([]plan.Route, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse route of table %d: %w", r.Table, err)
 	}
-	if within(multicast4, dst) || within(multicast6, dst) {
+	if config.PrefixCovers(multicast4, dst) || config.PrefixCovers(multicast6, dst) {
 		return nil, nil
 	}
 	path := plan.Route{Dst: dst, Index: r.LinkIndex, Table: uint32(r.Table)}
@@ -110,10 +111,6 @@ func readRules() ([]plan.Rule, error) {
 		}
 	}
 	return rules, nil
-}
-
-func within(outer, inner netip.Prefix) bool {
-	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
 }
 
 // prefixOf turns a network of the netlink package into its value form, host

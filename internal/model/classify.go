@@ -30,13 +30,13 @@ func (p *Policy) Classify(k Packet) (abi.Verdict, abi.Reason) {
 	return reason.Verdict(), reason
 }
 
-// Direct says whether a flow begun by a LAN host may stay when torbpf is
+// MayStay says whether a flow begun by a LAN host may stay when torbpf is
 // attached: what follows of it is forwarded in clear or stays local anyway.
 //
 // Its connmark is not consulted: whether the user's rules would give its
 // packets an exempt mark shows only when they come, so such a flow is cut and
 // begins anew.
-func (p *Policy) Direct(f plan.Flow) bool {
+func (p *Policy) MayStay(f plan.Flow) bool {
 	k := Packet{
 		Layer3:   IPv6,
 		Src:      f.Src.Addr().Unmap(),

@@ -62,7 +62,7 @@ func TestOnlyDirectAndLocalFlowsStay(t *testing.T) {
 		{".onion from an excluded source", protoTCP, console4 + ":40000", onion4 + ":80", false},
 	} {
 		f := plan.Flow{Protocol: c.protocol, Src: netip.MustParseAddrPort(c.src), Dst: netip.MustParseAddrPort(c.dst), Mark: exemptMark}
-		if got := p.Direct(f); got != c.want {
+		if got := p.MayStay(f); got != c.want {
 			t.Errorf("%s: stays %v, want %v", c.name, got, c.want)
 		}
 	}

@@ -50,15 +50,25 @@ func enterNamespace(tb testing.TB) {
 	}
 }
 
+// ports are Tor's and the sentry's in all tests but those of the ports.
+var ports = plan.Ports{Trans: 9040, DNS: 9053, Resolver: 9054}
+
 // load loads all programs, with our bits of the mark at shift.
-func load(tb testing.TB, shift uint8) *objects {
+func load(tb testing.TB, shift uint8) *objects { return loadPorts(tb, shift, ports) }
+
+func loadPorts(tb testing.TB, shift uint8, ports plan.Ports) *objects {
 	tb.Helper()
 	spec, err := abi.LoadDatapath()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if err := spec.Variables["mark_shift"].Set(uint32(shift)); err != nil {
-		tb.Fatal(err)
+	for name, value := range map[string]any{
+		abi.DatapathVarMarkShift: uint32(shift), abi.DatapathVarTransPort: ports.Trans,
+		abi.DatapathVarDnsPort: ports.DNS, abi.DatapathVarResolverPort: ports.Resolver,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			tb.Fatal(err)
+		}
 	}
 	if err := rlimit.RemoveMemlock(); err != nil { // it counts BPF memory before 5.11
 		tb.Fatalf("lift the limit on locked memory: %v; run as root", err)

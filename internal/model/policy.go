@@ -53,7 +53,7 @@ type Policy struct {
 // closed: only the sentry knows whether Tor is there.
 func FromPlan(p *plan.Plan) *Policy {
 	out := &Policy{
-		LocalMode:  localMode(p.LocalMode),
+		LocalMode:  abi.LocalModeOf(p.LocalMode),
 		Addrs:      p.LocalAddrs,
 		Broadcasts: p.Broadcasts,
 		Exempt:     p.Exclusions.Marks,
@@ -100,17 +100,6 @@ func localSubnets(p *plan.Plan) []plan.LocalSubnet {
 		}
 	}
 	return slices.Concat(reserved, others, behindLANs)
-}
-
-func localMode(m config.LocalMode) abi.LocalMode {
-	switch m {
-	case config.LocalReserved:
-		return abi.LocalReserved
-	case config.LocalNone:
-		return abi.LocalNone
-	default:
-		return abi.LocalConnected
-	}
 }
 
 // policyOf returns the policy of the longest prefix that covers the address;

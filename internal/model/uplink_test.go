@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // otherIndex is an interface that is no LAN; it need not exist.
@@ -200,5 +201,42 @@ func TestVisitorsAreLearnedTowardsTheLAN(t *testing.T) {
 	var key abi.DatapathInboundFlow
 	if err := o.maps["inbound_flows"].NextKey(nil, &key); !errors.Is(err, ebpf.ErrKeyNotExist) {
 		t.Errorf("learned %+v of a frame that is not IP: %v", key, err)
+	}
+}
+
+// The socket of a test run has port 0, so that one stands for Tor's here.
+func TestUplinkStopsWhatMayBeAnAnswerOfTors(t *testing.T) {
+	enterNamespace(t)
+	for _, c := range []struct {
+		name         string
+		ports        plan.Ports
+		answer, free segment
+	}{
+		{"TransPort", plan.Ports{DNS: 9053, Resolver: 9054}, tcp(443, 40000, tcpSYN|tcpACK), udp(443, 40000)},
+		{"DNSPort", plan.Ports{Trans: 9040, Resolver: 9054}, udp(53, 40000), tcp(53, 40000, tcpACK)},
+	} {
+		o := loadPorts(t, 24, c.ports)
+		o.set(home())
+		for _, row := range []struct {
+			name  string
+			frame []byte
+			leak  bool
+		}{
+			{"its protocol", ether(ip(web4, laptop4, c.answer)), true},
+			{"its protocol, IPv6", ether(ip(web6, laptop6, c.answer)), true},
+			{"its protocol in a fragment, IPv6", ether(ip(web6, laptop6, c.answer, fragment6(0, true))), true},
+			{"its protocol behind an extension header", ether(ip(web6, laptop6, c.answer, ext(extHopByHop, 0))), true},
+			{"nothing that can be read", etherRaw(0x8847, make([]byte, 60)...), true},
+			{"the other protocol", ether(ip(web4, laptop4, c.free)), false},
+			{"the other protocol, IPv6", ether(ip(web6, laptop6, c.free)), false},
+		} {
+			out := o.watch(t, "torbpf_uplink", row.frame, skBuff{Ifindex: lanIndex})
+			if leak := out.action == actShot; leak != row.leak {
+				t.Errorf("%s, %s: stopped is %t, want %t", c.name, row.name, leak, row.leak)
+			}
+			if n := out.moved[counted{lanIndex, abi.VerdictRefused, abi.ReasonUplinkGuard}].Packets; (n == 1) != row.leak {
+				t.Errorf("%s, %s: counted %d packets", c.name, row.name, n)
+			}
+		}
 	}
 }

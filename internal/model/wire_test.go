@@ -115,7 +115,7 @@ func (w *wire) sendTo(dst [6]byte, packet []byte, tags ...uint32) {
 
 // await waits until a counter has grown by one packet since before.
 func (w *wire) await(key counted, before uint64) error {
-	deadline := time.Now().Add(patience)
+	deadline, tick := time.After(patience), time.Tick(time.Millisecond)
 	for {
 		now, err := w.count(key)
 		if err != nil {
@@ -124,10 +124,11 @@ func (w *wire) await(key counted, before uint64) error {
 		if now == before+1 {
 			return nil
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline:
 			return fmt.Errorf("%s, %s was counted %d times, want once: %v", key.verdict, key.reason, now-before, w.tally())
+		case <-tick:
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 

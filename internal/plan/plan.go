@@ -27,6 +27,12 @@ const (
 	// "established accept" of theirs is consulted for what we drop. An
 	// accept of ours never overrules theirs.
 	PriorityGuard = -10
+	// PriorityProbe is behind the filter chains of users (0) and of those who
+	// come after them: there probes are counted and dropped.
+	PriorityProbe = 300
+	// PriorityDelivery is where BPF guards local delivery, behind all of those
+	// and the probes. Two generations take turns at this and the next.
+	PriorityDelivery = 400
 
 	// RulePriority is the first of our ip rules: behind the local table
 	// (0), so that redirected packets never see it, and before all that a

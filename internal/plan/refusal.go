@@ -26,8 +26,8 @@ var (
 // Refusal says why a host cannot be torified as wished. errors.Is finds its Kind.
 type Refusal struct {
 	Kind    error
-	Subject string   // the interface, mark or prefix refused
-	Instead []string // what would do, best first: interfaces, a mark shift, a prefix
+	subject string   // the interface, mark or prefix refused
+	instead []string // what would do, best first: interfaces, a mark shift, a prefix
 	message string
 }
 
@@ -38,7 +38,7 @@ func (r *Refusal) Error() string { return r.message }
 func (r *Refusal) Unwrap() error { return r.Kind }
 
 func refuse(kind error, subject string, instead []string, format string, args ...any) error {
-	return &Refusal{Kind: kind, Subject: subject, Instead: instead, message: fmt.Sprintf(format, args...)}
+	return &Refusal{Kind: kind, subject: subject, instead: instead, message: fmt.Sprintf(format, args...)}
 }
 
 func names(links []Link) []string {

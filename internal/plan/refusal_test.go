@@ -175,8 +175,8 @@ func (c refusal) check(t *testing.T) {
 		if !errors.As(err, &r) || !errors.Is(err, c.kind) {
 			t.Fatalf("got %v, want a refusal of kind %q", err, c.kind)
 		}
-		if r.Subject != c.subject || !slices.Equal(r.Instead, c.instead) {
-			t.Errorf("refuses %q, offers %v; want %q, %v", r.Subject, r.Instead, c.subject, c.instead)
+		if r.subject != c.subject || !slices.Equal(r.instead, c.instead) {
+			t.Errorf("refuses %q, offers %v; want %q, %v", r.subject, r.instead, c.subject, c.instead)
 		}
 		for _, part := range c.says {
 			if !strings.Contains(err.Error(), part) {

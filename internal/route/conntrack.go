@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -24,6 +25,9 @@ const (
 
 // conntrackCount exists in every namespace once conntrack is loaded.
 const conntrackCount = "/proc/sys/net/netfilter/nf_conntrack_count"
+
+// conntrackNetlink is what the kernel needs for all that follows.
+const conntrackNetlink = "conntrack over netlink (CONFIG_NF_CT_NETLINK, module nf_conntrack_netlink)"
 
 // entry is a conntrack entry: what plans see of it, and what names it to the
 // kernel, kept as the kernel wrote it. Thus an entry of any protocol and of any
@@ -63,7 +67,7 @@ func withConntrack(fn func(*conntrack) error) error {
 	}
 	socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_NETFILTER)
 	if err != nil {
-		return fmt.Errorf("open conntrack: %w", err)
+		return fmt.Errorf("open conntrack: %w", kernel.Explain(err, conntrackNetlink))
 	}
 	defer socket.Close()
 	// The kernel answers at once or not at all; no answer must not hang attach.
@@ -93,7 +97,8 @@ func (ct *conntrack) each(fn func(*entry)) error {
 			return parseErr == nil
 		})
 	if err != nil {
-		return fmt.Errorf("list conntrack entries: %w; is nf_conntrack_netlink loaded?", err)
+		// The question has nothing that could be invalid but its subsystem.
+		return fmt.Errorf("list conntrack entries: %w", kernel.Explain(err, conntrackNetlink, unix.EINVAL))
 	}
 	if parseErr != nil {
 		return fmt.Errorf("parse conntrack entry: %w", parseErr)

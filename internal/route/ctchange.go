@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -95,7 +96,7 @@ func change(verb string, selected func(*entry) bool, request func(*conntrack, *e
 			case !errors.Is(err, unix.ENOENT):
 				failed++
 				if first == nil {
-					first = fmt.Errorf("%s conntrack entry %s: %w", verb, describe(&entries[i].Flow), err)
+					first = fmt.Errorf("%s conntrack entry %s: %w", verb, describe(&entries[i].Flow), kernel.Explain(err, conntrackNetlink))
 				}
 			}
 		}

@@ -7,25 +7,23 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-const portDNS = 53
-
-// Classify decides what becomes of connections that were there before torbpf.
+// SortFlows decides what becomes of connections that were there before torbpf.
 //
 // Cut are those of LAN hosts that would go on past Tor or hang: conntrack asks no
 // redirect about a connection it knows. Spared are those that torbpf redirected
 // already, those to the router and to local subnets (unless local mode "none"
-// refuses them), and those that direct says go direct: by an exclusion or, with
-// local mode "reserved", to reserved space. DNS is cut whoever was asked, the
+// refuses them), and those of which mayStay says that they go direct:
+// by an exclusion or, with local mode "reserved", to reserved space. DNS is cut whoever was asked, the
 // router too, since DNS to it must not reach its own resolver.
 //
 // Adopted are connections begun outside that a LAN host answers: those need their
 // mark for the answers to pass. There are none if the plan refuses inbound ones.
-func Classify(p *plan.Plan, flows []plan.Flow, direct func(plan.Flow) bool) (cut, adopt []plan.Flow) {
+func SortFlows(p *plan.Plan, flows []plan.Flow, mayStay func(plan.Flow) bool) (cut, adopt []plan.Flow) {
 	k := newKnown(p)
 	for _, f := range flows {
 		switch {
 		case k.begunByLAN(f):
-			if k.mustEnd(f) && !direct(f) {
+			if k.mustEnd(f) && !mayStay(f) {
 				cut = append(cut, f)
 			}
 		case p.Inbound && k.answeredByLAN(f):
@@ -74,7 +72,7 @@ func (k *known) mustEnd(f plan.Flow) bool {
 	switch dst := f.Dst.Addr(); {
 	case k.redirected(f), dst.IsMulticast(), dst.IsLinkLocalUnicast():
 		return false
-	case f.Dst.Port() == portDNS:
+	case f.Dst.Port() == config.PortDNS:
 		return true
 	default:
 		return !k.own[dst] && !contains(k.local, dst)

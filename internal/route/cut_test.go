@@ -39,7 +39,7 @@ func flow(protocol uint8, src, dst string, reply ...string) plan.Flow {
 	return f
 }
 
-func TestClassify(t *testing.T) {
+func TestSortFlows(t *testing.T) {
 	const tcp, udp, icmp = unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP
 	for _, tt := range []struct {
 		name string
@@ -98,7 +98,7 @@ func TestClassify(t *testing.T) {
 				tt.edit(&p)
 			}
 			direct := func(f plan.Flow) bool { return f.Dst.Addr() == netip.MustParseAddr("9.9.9.9") }
-			cut, adopt := Classify(&p, []plan.Flow{tt.flow}, direct)
+			cut, adopt := SortFlows(&p, []plan.Flow{tt.flow}, direct)
 			got := fmt.Sprint(len(cut), len(adopt))
 			if want := map[string]string{"cut": "1 0", "adopt": "0 1", "": "0 0"}[tt.want]; got != want {
 				t.Errorf("cut and adopted %s, want %s (%q)", got, want, tt.want)
@@ -107,7 +107,7 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-func TestClassifyKeepsFlowsAsTheyAre(t *testing.T) {
+func TestSortFlowsKeepsFlowsAsTheyAre(t *testing.T) {
 	p := cutPlan()
 	flows := []plan.Flow{
 		flow(unix.IPPROTO_TCP, "192.168.50.11:1", "51.20.0.80:80"),
@@ -115,7 +115,7 @@ func TestClassifyKeepsFlowsAsTheyAre(t *testing.T) {
 		flow(unix.IPPROTO_TCP, "192.168.50.11:3", "51.20.0.80:80"),
 	}
 	flows[1].Mark = 0x12
-	cut, adopt := Classify(&p, flows, func(plan.Flow) bool { return false })
+	cut, adopt := SortFlows(&p, flows, func(plan.Flow) bool { return false })
 	if len(cut) != 2 || cut[0] != flows[0] || cut[1] != flows[2] || len(adopt) != 1 || adopt[0] != flows[1] {
 		t.Errorf("cut %v and adopted %v of %v", cut, adopt, flows)
 	}

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -16,14 +16,14 @@ import (
 // action, so with it a rule of ours that somebody turned from blackhole into nop
 // would look sound.
 
+// policyRouting is what the kernel needs for any rule.
+const policyRouting = "policy routing (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES)"
+
 // Flags of struct fib_rule_hdr (linux/fib_rules.h).
 const (
 	ruleInvert      = 0x00000002
 	ruleIIFDetached = 0x00000008
 )
-
-// listAttempts bounds how often a torn listing is read anew.
-const listAttempts = 5
 
 // installed is a rule as the kernel lists it.
 type installed struct {
@@ -39,22 +39,16 @@ type installed struct {
 // listRules returns the rules that are ours by protocol and priority. Where the
 // kernel has no IPv6 there is nothing to guard, and nothing is listed.
 func listRules(family uint8) (rules []installed, supported bool, err error) {
-	var messages [][]byte
-	for range listAttempts {
+	messages, err := kernel.Whole(func() ([][]byte, error) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETRULE, unix.NLM_F_DUMP)
 		req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family}})
-		messages, err = req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWRULE)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	switch {
-	case errors.Is(err, unix.EAFNOSUPPORT) && family == unix.AF_INET6 && !haveIPv6():
+		return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWRULE)
+	})
+	if errors.Is(err, unix.EAFNOSUPPORT) && family == unix.AF_INET6 && !kernel.HasIPv6() {
 		return nil, false, nil
-	case errors.Is(err, unix.EAFNOSUPPORT):
-		return nil, false, fmt.Errorf("list ip rules: %w; the kernel lacks policy routing (IP_MULTIPLE_TABLES, IPV6_MULTIPLE_TABLES)", err)
-	case err != nil:
-		return nil, false, fmt.Errorf("list ip rules: %w", err)
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("list ip rules: %w", kernel.Explain(err, policyRouting))
 	}
 	for _, m := range messages {
 		r, ours, err := parseRule(m)
@@ -66,15 +60,6 @@ func listRules(family uint8) (rules []installed, supported bool, err error) {
 		}
 	}
 	return rules, true, nil
-}
-
-func haveIPv6() bool {
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return !errors.Is(err, unix.EAFNOSUPPORT)
-	}
-	unix.Close(fd)
-	return true
 }
 
 // parseRule reads one RTM_NEWRULE message; ours is false for other people's.
@@ -129,7 +114,7 @@ func addRule(r rule) error {
 		req.AddData(nl.NewRtAttr(nl.FRA_GOTO, nl.Uint32Attr(r.target)))
 	}
 	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
-		return fmt.Errorf("add ip rule (%s): %w", r, err)
+		return fmt.Errorf("add ip rule (%s): %w", r, kernel.Explain(err, policyRouting))
 	}
 	return nil
 }
@@ -141,7 +126,7 @@ func deleteRule(r installed) error {
 	req.AddRawData(r.message)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	if err != nil && !errors.Is(err, unix.ENOENT) { // somebody was faster
-		return fmt.Errorf("delete ip rule (%s): %w", r.rule, err)
+		return fmt.Errorf("delete ip rule (%s): %w", r.rule, kernel.Explain(err, policyRouting))
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func (j *job) cutOver() error {
 		return err
 	}
 	policy := model.FromPlan(j.plan)
-	cut, adopt := route.Classify(j.plan, flows, policy.Direct)
+	cut, adopt := route.SortFlows(j.plan, flows, policy.MayStay)
 	adopt = slices.DeleteFunc(adopt, func(f plan.Flow) bool { return !j.mayAdopt(f) })
 	if _, err := route.SetMarks(adopt, inboundMark(j.plan.Mark), j.plan.Mark.ClassMask()); err != nil {
 		return err

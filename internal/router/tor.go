@@ -47,7 +47,7 @@ func (r *Router) findTor(ctx context.Context, s *State) (*foundTor, error) {
 	if s.Config.Tor.Mode == config.TorSystem {
 		return findSystemTor(ctx, s)
 	}
-	account, err := tor.LookupAccount("")
+	account, err := tor.LookupAccount()
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func controlGroup(address string) (uint32, error) {
 			return socket.Gid, nil
 		}
 	}
-	account, err := tor.LookupAccount("")
+	account, err := tor.LookupAccount()
 	return account.GID, err
 }
 

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * What the programs are told of internal/plan. There are no defaults: the
+ * loader sets all of it, in both objects, before it loads them.
+ */
+#ifndef TORBPF_PLAN_H
+#define TORBPF_PLAN_H
+
+#include <linux/types.h>
+
+/* Where our eight bits are in the mark. */
+const volatile __u32 mark_shift = 0;
+
+/* Where redirected packets go, in host order. */
+const volatile __u16 trans_port = 0;
+const volatile __u16 dns_port = 0;
+const volatile __u16 resolver_port = 0;
+
+#endif

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * The maps that torbpf.bpf.c and delivery.bpf.c both use (the loader gives the
+ * second the maps of the first), and counting, which both do alike.
+ */
+#ifndef TORBPF_SHARED_H
+#define TORBPF_SHARED_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+#define MAX_LOCAL_ADDRS 1024
+#define MAX_COUNTERS	4096
+
+/* The interfaces that are LANs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LANS);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct lan);
+} lans SEC(".maps");
+
+/* What the router takes in, one set per generation as all policy. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LOCAL_ADDRS);
+	__type(key, struct address);
+	__type(value, __u8); /* enum local_addr */
+} local_addrs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, MAX_COUNTERS);
+	__type(key, struct counter_key);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+static __always_inline int add_to_counter(const struct counter_key *key, __u32 packets, __u32 bytes)
+{
+	struct counter *counter = bpf_map_lookup_elem(&counters, key);
+
+	if (!counter)
+		return 0;
+	counter->packets += packets;
+	counter->bytes += bytes;
+	return 1;
+}
+
+/* Another CPU may make the key between our look-up and our update: then add. */
+static __always_inline void count(__u32 ifindex, enum verdict verdict, enum reason reason,
+				  __u32 packets, __u32 bytes)
+{
+	struct counter_key key = {.ifindex = ifindex, .verdict = verdict, .reason = reason};
+	struct counter first = {.packets = packets, .bytes = bytes};
+
+	if (add_to_counter(&key, packets, bytes))
+		return;
+	if (bpf_map_update_elem(&counters, &key, &first, BPF_NOEXIST))
+		add_to_counter(&key, packets, bytes);
+}
+
+#endif
