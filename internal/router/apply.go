@@ -81,7 +81,9 @@ func (r *Router) apply(ctx context.Context, before, s *State, p *plan.Plan, foun
 	if err == nil {
 		return nil
 	}
-	undo := r.restore(context.WithoutCancel(ctx), before, s)
+	failed := s.clone()
+	failed.Links = linksOf(p) // what is not among them has been without torbpf meanwhile
+	undo := r.restore(context.WithoutCancel(ctx), before, failed)
 	if undo == nil {
 		return err
 	}
@@ -198,7 +200,6 @@ func (r *Router) restore(ctx context.Context, before, failed *State) error {
 	// The failure that a test asked for must not meet the way back as well.
 	quiet := *r
 	quiet.fail = func(string) error { return nil }
-	// What was left out of the failed state has been without torbpf meanwhile.
 	j := &job{Router: &quiet, before: failed, state: s, plan: p, tor: found, datapath: d}
 	return j.run(ctx)
 }
