@@ -228,3 +228,21 @@ func linkOf(t testing.TB, lab *testnet.Lab, name string) netlink.Link {
 	}
 	return l
 }
+
+// TestRunRestartsAHungTor within half a minute; clients are refused meanwhile.
+func TestRunRestartsAHungTor(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	detachLater(t, lab)
+	startRun(t, lab, writeConfig(t, lab, `interfaces = ["eth1"]`))
+	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+	hung := pidsNamed(t, lab, "tor")
+	kill(t, unix.SIGSTOP, hung...)
+	begin := time.Now()
+	eventually(t, 2*patience, "another tor", func() error {
+		if pids := pidsNamed(t, lab, "tor"); len(pids) != 1 || pids[0] == hung[0] {
+			return fmt.Errorf("tor is %v", pids)
+		}
+		return sound(t, lab, lan)
+	})
+	t.Logf("tor was replaced after %v", time.Since(begin).Round(time.Second))
+}

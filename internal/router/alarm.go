@@ -118,6 +118,14 @@ func (r *Router) keepAlarm(a Alarm) error {
 	return nil
 }
 
+// forgetAlarms is what attach does about alarms: whoever runs it has seen them.
+func (r *Router) forgetAlarms() error {
+	if err := os.Remove(r.alarmsPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget alarms: %w", err)
+	}
+	return nil
+}
+
 // Alarms returns the alarms that were kept since attach, the oldest first.
 func (r *Router) Alarms() ([]Alarm, error) {
 	f, err := os.Open(r.alarmsPath())

@@ -137,6 +137,9 @@ func (j *job) writeState(context.Context) error {
 			return err
 		}
 		j.state.Stopped = stoppedIn(counters)
+		if err := j.forgetAlarms(); err != nil {
+			return err
+		}
 	}
 	digest, err := digestOf(j.plan)
 	if err != nil {
