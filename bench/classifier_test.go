@@ -12,8 +12,10 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/testnet"
@@ -39,6 +41,9 @@ func BenchmarkClassifier(b *testing.B) {
 		{"tor", testnet.TCPSegment(from(40000), to(public, 443), testnet.FlagACK, 1, 1, nil)},
 		{"direct", testnet.UDPDatagram(from(40000), to(direct, 5000), make([]byte, 22))},
 		{"router", testnet.TCPSegment(from(40000), to(testnet.LANRouter4, 22), testnet.FlagACK, 1, 1, nil)},
+		{"dns", query("www.example.com", dns.TypeA)},
+		{"dns-local", query("printer.lan", dns.TypeA)},
+		{"dns-reverse", query("1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.2.ip6.arpa", dns.TypePTR)},
 		{"flood", testnet.UDPDatagram(from(40000), to(public, 5000), make([]byte, 22))},
 	} {
 		b.Run(kind.name, func(b *testing.B) {
@@ -55,6 +60,15 @@ func BenchmarkClassifier(b *testing.B) {
 			b.ReportMetric(0, "ns/op") // of the system call: says nothing
 		})
 	}
+}
+
+// query is a DNS query to a public resolver. The gate is open, see lanProgram.
+func query(name string, qtype uint16) []byte {
+	packed, err := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype).SetEdns0(1232, false).Pack()
+	if err != nil {
+		panic(err) // the names above all pack
+	}
+	return testnet.UDPDatagram(from(40000), to(public, testnet.PortDNS), packed)
 }
 
 func from(port uint16) netip.AddrPort             { return netip.AddrPortFrom(client, port) }
@@ -93,6 +107,14 @@ func lanProgram(b *testing.B) *ebpf.Program {
 		b.Fatal(err)
 	}
 	if err := g.AttachLANs(); err != nil {
+		b.Fatal(err)
+	}
+	gates, err := d.Gates()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer gates.Close()
+	if err := gates.Put(uint32(0), abi.DatapathGate{Open: 1}); err != nil {
 		b.Fatal(err)
 	}
 	program, err := ebpf.LoadPinnedProgram(d.Dir()+"/programs/torbpf_lan", nil)

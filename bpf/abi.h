@@ -83,6 +83,8 @@ enum reason {
 	REASON_FOREIGN_SOURCE, /* refused: no LAN has this source: the answer would leave */
 	REASON_DELIVERY_GUARD, /* refused: delivered to another port than Tor's */
 	REASON_ROUTER_DNS,     /* refused: DNS for the router's own resolver alone */
+	REASON_DNS_NO_DATA,    /* refused: a type of no use through Tor, answered at once */
+	REASON_DNS_LOCAL,      /* resolver: a name that no exit is to hear of */
 
 	REASON_MAX,
 };
@@ -188,6 +190,19 @@ struct inbound_seen {
 /* What a device may still be told of its refusals. */
 struct allowance {
 	__u64 spent_until_ns; /* CLOCK_MONOTONIC; see may_tell() */
+};
+
+/* Labels of the longest name that is read: an IPv6 address has 34, a service there 37. */
+#define QUERY_LABELS 40
+
+/* What one run of a program reads of a DNS query. */
+struct query {
+	__u8 bytes[520];	    /* the longest that is read, and room to read on unchecked */
+	__u8 address[16];	    /* the one a PTR query asks for; IPv4 in the first four */
+	__u32 length;		    /* of the message */
+	__u32 name_end;		    /* offset of the type, behind the name */
+	__u32 labels;		    /* of the name, without the root */
+	__u16 offset[QUERY_LABELS]; /* of each label */
 };
 
 /* One sampled refusal. */

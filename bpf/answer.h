@@ -12,17 +12,13 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
+#include "dns_answer.h"
 #include "maps.h"
 #include "parse.h"
 
 #define ANSWER_TTL  64
 #define ICMP_QUOTE4 (sizeof(struct iphdr) + 8) /* RFC 792: header and 8 bytes */
 #define ICMP_QUOTE6 (sizeof(struct ipv6hdr) + 8)
-
-#define DNS_HEADER	   12
-#define DNS_FLAG_RESPONSE  0x8000
-#define DNS_FLAGS_KEPT	   0x7900 /* opcode and RD of the query */
-#define DNS_RCODE_SERVFAIL 2
 
 /* An ICMP or ICMPv6 error; what it quotes follows. */
 struct icmp_error {
@@ -272,47 +268,6 @@ static __always_inline int answer_unreachable6(struct __sk_buff *skb, const stru
 	return !bpf_skb_store_bytes(skb, p->l3_offset, &u, sizeof(u), 0);
 }
 
-/* Swaps addresses and ports, which leaves both checksums as they are. */
-static __always_inline int turn_around(struct __sk_buff *skb, const struct packet *p)
-{
-	struct ports ports = {.source_be = p->dport_be, .destination_be = p->sport_be};
-
-	if (p->layer3 == LAYER3_IPV4) {
-		__be32 addrs_be[2] = {p->daddr.word_be[3], p->saddr.word_be[3]};
-		__u32 offset = p->l3_offset + offsetof(struct iphdr, saddr);
-
-		if (bpf_skb_store_bytes(skb, offset, addrs_be, sizeof(addrs_be), 0))
-			return 0;
-	} else {
-		union inet_address addrs[2] = {p->daddr, p->saddr};
-		__u32 offset = p->l3_offset + offsetof(struct ipv6hdr, saddr);
-
-		if (bpf_skb_store_bytes(skb, offset, addrs, sizeof(addrs), 0))
-			return 0;
-	}
-	return !bpf_skb_store_bytes(skb, p->l4_offset, &ports, sizeof(ports), 0);
-}
-
-/* The query comes back as its own answer: SERVFAIL, with nothing in it. */
-static __always_inline int answer_dns(struct __sk_buff *skb, const struct packet *p)
-{
-	__u32 header = p->l4_offset + sizeof(struct udphdr);
-	__be16 flags_be, failed_be;
-
-	if (skb->len < header + DNS_HEADER || bpf_skb_load_bytes(skb, header + 2, &flags_be, 2))
-		return 0;
-	if (flags_be & bpf_htons(DNS_FLAG_RESPONSE)) /* answering answers would never end */
-		return 0;
-	failed_be = flags_be & bpf_htons(DNS_FLAGS_KEPT);
-	failed_be |= bpf_htons(DNS_FLAG_RESPONSE | DNS_RCODE_SERVFAIL);
-	if (bpf_l4_csum_replace(skb, p->l4_offset + offsetof(struct udphdr, check), flags_be,
-				failed_be, BPF_F_MARK_MANGLED_0 | sizeof(flags_be)))
-		return 0;
-	if (bpf_skb_store_bytes(skb, header + 2, &failed_be, sizeof(failed_be), 0))
-		return 0;
-	return turn_around(skb, p);
-}
-
 /* Whether the source is one host, to which an answer may go. */
 static __always_inline int single_source(const struct packet *p)
 {
@@ -343,6 +298,14 @@ static __always_inline int answerable(const struct __sk_buff *skb, const struct 
 	return 1;
 }
 
+static __always_inline int begin_answer(struct __sk_buff *skb, int ethernet, const struct packet *p)
+{
+	/* Behind a VLAN tag in the payload the helpers would miss the header. */
+	if (!answerable(skb, p) || p->l3_offset != (ethernet ? ETH_HLEN : 0))
+		return 0;
+	return swap_ethernet(skb, ethernet);
+}
+
 /*
  * Turns a refused packet into its answer. Returns 0 where there is none, or it
  * could not be made: the packet, by then perhaps damaged, is dropped.
@@ -353,13 +316,10 @@ static __always_inline int answer(struct __sk_buff *skb, int ethernet, const str
 {
 	int ipv4 = p->layer3 == LAYER3_IPV4;
 
-	/* Behind a VLAN tag in the payload the helpers would miss the header. */
-	if (!answerable(skb, p) || p->l3_offset != (ethernet ? ETH_HLEN : 0))
-		return 0;
-	if (!swap_ethernet(skb, ethernet))
+	if (!begin_answer(skb, ethernet, p))
 		return 0;
 	if (dns && p->protocol == IPPROTO_UDP)
-		return answer_dns(skb, p);
+		return answer_failure(skb, p);
 	if (p->protocol == IPPROTO_TCP && p->fragment == FRAGMENT_NONE)
 		return ipv4 ? answer_reset4(skb, p) : answer_reset6(skb, p);
 	return ipv4 ? answer_unreachable4(skb, p) : answer_unreachable6(skb, p);

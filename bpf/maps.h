@@ -83,6 +83,14 @@ struct {
 	__type(value, struct allowance);
 } allowances SEC(".maps");
 
+/* What one run of a program reads of a query; the stack has no room for it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct query);
+} queries SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_INBOUND_FLOWS);

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * torbpf's BPF programs, one short entry per hook: parse (parse.h), classify
- * (classify.h), act (verdict.h). What user space sees of them is in abi.h,
- * the maps are in maps.h and shared.h.
+ * (classify.h, and of DNS dns.h), act (verdict.h). What user space sees of them is
+ * in abi.h, the maps are in maps.h and shared.h.
  *
  *   LAN host ── eth1 ─▶ torbpf_lan ─▶ nftables, ip rules ─▶ torbpf_uplink ─▶ eth0 ── WAN
  *                                └──▶ torbpf_dns ─▶ a socket of the router
  *   LAN host ◀─ eth1 ── torbpf_lan_out ◀────────────── routing ◀── eth0 ── WAN
  */
 #include "classify.h"
+#include "dns.h"
 #include "maps.h"
 #include "parse.h"
 #include "verdict.h"
@@ -33,11 +34,13 @@ static __always_inline int lan_ingress(struct __sk_buff *skb, int ethernet)
 {
 	struct settings *s = load_settings();
 	struct packet p = {};
+	struct decision d;
 
 	if (!s)
 		return act_without_settings(skb);
 	parse_skb(skb, ethernet, &p);
-	return act_on_lan(skb, ethernet, &p, classify(&p, mark_without_ours(p.mark), s));
+	d = classify(&p, mark_without_ours(p.mark), s);
+	return act_on_lan(skb, ethernet, &p, classify_question(skb, &p, d));
 }
 
 /* Every packet that a LAN sends to or through the router. */

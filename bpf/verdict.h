@@ -155,6 +155,31 @@ static __always_inline int goes_to_tor(enum verdict verdict)
 }
 
 /*
+ * Answers a query that never has data. It costs the device nothing of what it may
+ * be told of refusals: one that floods with something else would make its browsers
+ * wait. No answer is longer than its query, so there is nothing to amplify.
+ */
+static __always_inline int answer_at_once(struct __sk_buff *skb, int ethernet,
+					  const struct packet *p, struct decision d)
+{
+	__u32 ifindex = p->ifindex;
+	int dropped = drop(skb, ifindex, d);
+
+	if (!begin_answer(skb, ethernet, p) || !answer_no_data(skb, p))
+		return dropped;
+	store_mark(skb, 0);
+	return bpf_redirect(ifindex, 0);
+}
+
+/* Whether Tor has to be there for what was decided; local names need no Tor. */
+static __always_inline int needs_tor(struct decision d)
+{
+	if (d.reason == REASON_DNS_NO_DATA) /* nothing is said of any name before */
+		return 1;
+	return goes_to_tor(d.verdict) && d.reason != REASON_DNS_LOCAL;
+}
+
+/*
  * While Tor starts, hangs or is gone, whoever begins something is told so at
  * once. What already runs is left to Tor, which may come back. A SYN with an
  * ACK answers a connection from outside: conntrack will say.
@@ -165,7 +190,7 @@ static __always_inline struct decision ask_gate(const struct packet *p, struct d
 	struct gate *gate;
 	__u8 flags = p->tcp_flags & (TCP_SYN | TCP_ACK);
 
-	if (!goes_to_tor(d.verdict))
+	if (!needs_tor(d))
 		return d;
 	if (p->protocol == IPPROTO_TCP && flags != TCP_SYN)
 		return d;
@@ -191,6 +216,8 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 	__u32 instance = 0;
 
 	d = ask_gate(p, d, instance);
+	if (d.reason == REASON_DNS_NO_DATA)
+		return answer_at_once(skb, ethernet, p, d);
 	if (d.verdict == VERDICT_REFUSED)
 		return refuse(skb, ethernet, p, d);
 	count_skb(skb, p->ifindex, d);

@@ -69,6 +69,8 @@ const (
 	ReasonForeignSource     = DatapathReasonREASON_FOREIGN_SOURCE
 	ReasonDeliveryGuard     = DatapathReasonREASON_DELIVERY_GUARD
 	ReasonRouterDNS         = DatapathReasonREASON_ROUTER_DNS
+	ReasonDNSNoData         = DatapathReasonREASON_DNS_NO_DATA
+	ReasonDNSLocal          = DatapathReasonREASON_DNS_LOCAL
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

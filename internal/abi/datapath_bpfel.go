@@ -118,6 +118,16 @@ type DatapathPrefixPolicy struct {
 	Policy DatapathPolicy
 }
 
+type DatapathQuery struct {
+	_       structs.HostLayout
+	Bytes   [520]uint8
+	Address [16]uint8
+	Length  uint32
+	NameEnd uint32
+	Labels  uint32
+	Offset  [40]uint16
+}
+
 type DatapathReason uint32
 
 const (
@@ -156,7 +166,9 @@ const (
 	DatapathReasonREASON_FOREIGN_SOURCE     DatapathReason = 32
 	DatapathReasonREASON_DELIVERY_GUARD     DatapathReason = 33
 	DatapathReasonREASON_ROUTER_DNS         DatapathReason = 34
-	DatapathReasonREASON_MAX                DatapathReason = 35
+	DatapathReasonREASON_DNS_NO_DATA        DatapathReason = 35
+	DatapathReasonREASON_DNS_LOCAL          DatapathReason = 36
+	DatapathReasonREASON_MAX                DatapathReason = 37
 )
 
 type DatapathRefusal struct {
@@ -223,6 +235,7 @@ const (
 	DatapathMapLocal4Prefixes = "local4_prefixes"
 	DatapathMapLocal6Prefixes = "local6_prefixes"
 	DatapathMapLocalAddrs     = "local_addrs"
+	DatapathMapQueries        = "queries"
 	DatapathMapRefusals       = "refusals"
 	DatapathMapSettings       = "settings"
 	DatapathMapSrc4Prefixes   = "src4_prefixes"
@@ -311,6 +324,7 @@ type DatapathMapSpecs struct {
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	Queries        *ebpf.MapSpec `ebpf:"queries"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
 	Src4Prefixes   *ebpf.MapSpec `ebpf:"src4_prefixes"`
@@ -363,6 +377,7 @@ type DatapathMaps struct {
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	Queries        *ebpf.Map `ebpf:"queries"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
 	Settings       *ebpf.Map `ebpf:"settings"`
 	Src4Prefixes   *ebpf.Map `ebpf:"src4_prefixes"`
@@ -382,6 +397,7 @@ func (m *DatapathMaps) Close() error {
 		m.Local4Prefixes,
 		m.Local6Prefixes,
 		m.LocalAddrs,
+		m.Queries,
 		m.Refusals,
 		m.Settings,
 		m.Src4Prefixes,

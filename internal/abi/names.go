@@ -76,6 +76,8 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonForeignSource: {VerdictRefused, "foreign-source", "the source is of no LAN (forged, or out of date): an answer would leave by the uplink"},
 	ReasonDeliveryGuard: {VerdictRefused, "delivery-guard", "bound for Tor, but delivered to another port of the router: our redirect is missing"},
 	ReasonRouterDNS:     {VerdictRefused, "router-dns", "DNS by broadcast, or encrypted to the router: its own resolver would ask in clear"},
+	ReasonDNSNoData:     {VerdictRefused, "dns-no-data", "DNS for HTTPS or SVCB records by UDP: answered at once that there are none, so that browsers go on"},
+	ReasonDNSLocal:      {VerdictResolver, "dns-local", "DNS by UDP for a local name: answered by the sentry, never through Tor"},
 }
 
 // String returns the name of a reason as the CLI, the metrics and the

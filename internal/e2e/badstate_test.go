@@ -209,7 +209,7 @@ func TestFirewallThatDropsTheRedirect(t *testing.T) {
 		"nft add rule inet fw in ct state established,related accept",
 	}, []string{"nft delete table inet fw"})(t, lab)
 	b := badInput{args: []string{"attach", lan, "--no-wait", "--torrc", loneTorrc(t, lab)}, code: 1,
-		says: []string{"a firewall on this host drops what is diverted to Tor", "from eth1: tcp4, udp4, tcp6, udp6", "--force"}}
+		says: []string{"a firewall on this host drops what is diverted to Tor", "from eth1: tcp4, udp4, tcp6, udp6", "--skip-firewall-probe"}}
 	before := takeSnapshot(t, lab)
 	r := runTorbpf(t, lab, b.args...)
 	b.refused(t, r)

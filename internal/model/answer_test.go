@@ -3,9 +3,12 @@ package model
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
+
+	"github.com/miekg/dns"
 )
 
 // answer is what the sender of a refused packet gets back.
@@ -17,6 +20,7 @@ const (
 	unreachable        // ICMP port unreachable, from the destination
 	prohibited         // ICMP administratively prohibited, from the router
 	servfail           // the DNS query itself, as a failure
+	noData             // the question of the DNS query, answered with nothing
 )
 
 // checkAnswer holds the packet that came back against the one that was sent;
@@ -46,6 +50,8 @@ func checkAnswer(t *testing.T, want answer, sent, got []byte) {
 		checkICMP(t, want, sent, back)
 	case servfail:
 		checkServfail(t, asked, back)
+	case noData:
+		checkNoData(t, asked, back)
 	}
 }
 
@@ -165,6 +171,36 @@ func checkServfail(t *testing.T, asked, back reply) {
 	copy(want[6:8], back.body[6:8])
 	if !bytes.Equal(back.body, want) {
 		t.Errorf("answered\n% x, want\n% x", back.body, want)
+	}
+}
+
+// checkNoData: RFC 2308, 2.2: NOERROR, and nothing but the question.
+func checkNoData(t *testing.T, asked, back reply) {
+	t.Helper()
+	if asked.body[6]|asked.body[7] != 0 {
+		back.checkSum(t)
+	} else if back.body[6]|back.body[7] != 0 {
+		t.Error("a packet without a checksum was answered with one")
+	}
+	if !bytes.Equal(back.body[:4], slices.Concat(asked.body[2:4], asked.body[:2])) {
+		t.Errorf("ports % x, want those of the query exchanged: % x", back.body[:4], asked.body[:4])
+	}
+	if stated := int(binary.BigEndian.Uint16(back.body[4:])); stated != len(back.body) {
+		t.Errorf("UDP states %d bytes, the datagram has %d", stated, len(back.body))
+	}
+	var query, got dns.Msg
+	if err := errors.Join(query.Unpack(asked.body[8:]), got.Unpack(back.body[8:])); err != nil {
+		t.Fatalf("%v\n% x", err, back.body)
+	}
+	want := dns.Msg{Question: query.Question, MsgHdr: dns.MsgHdr{
+		Id: query.Id, Response: true, RecursionDesired: query.RecursionDesired, RecursionAvailable: true,
+	}}
+	packed, err := want.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(back.body[8:], packed) {
+		t.Errorf("answered\n%v\nwant\n%v", &got, &want)
 	}
 }
 

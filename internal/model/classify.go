@@ -14,9 +14,12 @@ func (p *Policy) Judge(k Packet) (abi.Verdict, abi.Reason) {
 	verdict, reason := p.Classify(k)
 	switch verdict {
 	case abi.VerdictTor, abi.VerdictOnion, abi.VerdictDNS, abi.VerdictResolver:
-		if !p.GateOpen && k.begins() {
+		if !p.GateOpen && k.begins() && reason != abi.ReasonDNSLocal {
 			return abi.VerdictRefused, abi.ReasonTorNotReady
 		}
+	}
+	if reason == abi.ReasonDNSNoData && !p.GateOpen {
+		return abi.VerdictRefused, abi.ReasonTorNotReady
 	}
 	return verdict, reason
 }
@@ -26,6 +29,9 @@ func (p *Policy) Classify(k Packet) (abi.Verdict, abi.Reason) {
 	reason := p.reason(k)
 	if reason.Verdict() == abi.VerdictRefused {
 		reason = p.reconsider(k, reason)
+	}
+	if reason.Verdict() == abi.VerdictDNS {
+		reason = p.questionReason(k.Query, reason)
 	}
 	return reason.Verdict(), reason
 }

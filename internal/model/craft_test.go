@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+
+	"github.com/miekg/dns"
 )
 
 // The packets of the tests, built from the inside out:
@@ -53,6 +55,22 @@ func raw(protocol uint8, payload ...byte) segment { return segment{protocol, pay
 // dnsQuery asks for the A record of "a.test", recursion desired.
 func dnsQuery() []byte {
 	return []byte("\xab\xcd\x01\x20\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x04test\x00\x00\x01\x00\x01")
+}
+
+// dnsAsk asks for a name, recursion desired, with EDNS as resolvers do.
+func dnsAsk(name string, qtype uint16) []byte {
+	query := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype).SetEdns0(1232, false)
+	packed, err := query.Pack()
+	if err != nil {
+		panic(err) // the tests' names all pack
+	}
+	return packed
+}
+
+// changed returns a message with one byte set.
+func changed(message []byte, at int, to byte) []byte {
+	message[at] = to
+	return message
 }
 
 // part changes an IP packet while it is made.

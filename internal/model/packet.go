@@ -38,6 +38,7 @@ type Packet struct {
 	// identifier in both.
 	SrcPort, DstPort uint16
 	TCPFlags         uint8
+	Query            Query  // of a whole UDP datagram to port 53
 	Mark             uint32 // the whole fwmark
 }
 

@@ -25,7 +25,8 @@ const (
 )
 
 // Parse reads a frame; ethernet says whether it begins with such a header.
-// Bytes behind the headers, and the lengths that IP states, play no part.
+// Of bytes behind the headers only a DNS question counts; the lengths that IP
+// states play no part.
 func Parse(frame []byte, ethernet bool, m Metadata) Packet {
 	var k Packet
 	if m.Tagged && m.VLAN != 0 {
@@ -167,6 +168,9 @@ func parseTransport(k Packet, data []byte) Packet {
 			k.SrcPort = binary.BigEndian.Uint16(data[4:])
 			k.DstPort = k.SrcPort
 		}
+	}
+	if k.Protocol == protoUDP && k.isDNS() && k.Fragment == Whole {
+		k.Query = parseQuery(data)
 	}
 	if k.Protocol == protoTCP && k.Fragment == Whole {
 		if len(data) < 20 {

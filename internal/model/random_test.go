@@ -5,6 +5,9 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
+
+	"github.com/miekg/dns"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
@@ -201,6 +204,9 @@ func (d dice) segment() segment {
 		flags := pick(d, tcpSYN, tcpSYN|tcpACK, tcpACK, uint8(d.Uint32()))
 		return tcp(d.port(), d.port(), flags, payload...)
 	case 3, 4, 5:
+		if d.one(3) {
+			return udp(d.port(), 53, d.query()...)
+		}
 		return udp(d.port(), d.port(), payload...)
 	case 6:
 		kind := pick(d, 0, 3, 8, 128, 129, 135, uint8(d.Uint32()))
@@ -208,6 +214,27 @@ func (d dice) segment() segment {
 	default:
 		return raw(uint8(d.Uint32()), payload...)
 	}
+}
+
+// query asks for a name that matters, or nearly, with a byte or two changed now
+// and then.
+func (d dice) query() []byte {
+	name := pick(d, "lan", "x.lan", "x.local", "x.internal", "x.localdomain", "localhost", "x.home", "arpa", "x.arpa", ".",
+		"use-application-dns.net", "mask.icloud.com", "mask-h2.icloud.com", "www.example.test", "lan.test", "b._dns-sd._udp.")
+	if d.one(2) {
+		a := netip.MustParseAddr(pick(d, special...))
+		name = arpa(d.edge(netip.PrefixFrom(a, d.IntN(a.BitLen()+1))).String())
+		name = pick(d, "", "", "x.") + name[d.IntN(len(name)):]
+	}
+	if d.one(8) {
+		name = strings.Repeat("a.", d.IntN(45)) + name
+	}
+	name = strings.ReplaceAll(strings.TrimLeft(name, "."), "..", ".")
+	query := dnsAsk(name, pick(d, dns.TypeA, dns.TypePTR, dns.TypeHTTPS, dns.TypeSVCB, dns.TypeTXT))
+	for range pick(d, 0, 0, 0, 1, 2) {
+		query[d.IntN(len(query))] = pick(d, byte(d.Uint32()), 0, 1, 0xc0, 'A', '9')
+	}
+	return query
 }
 
 // packet returns an IP packet by the books.

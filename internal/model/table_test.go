@@ -19,7 +19,7 @@ type row struct {
 // rows is the whole table.
 func rows() []row {
 	return slices.Concat(
-		plainRows(), dnsRows(), onionRows(), localRows(), exclusionRows(),
+		plainRows(), dnsRows(), noDataRows(), unreadRows(), localNameRows(), onionRows(), localRows(), exclusionRows(),
 		laterRows(), fragmentRows(), extensionRows(), vlanRows(), malformedRows(), gateRows(), foreignRows())
 }
 

@@ -151,7 +151,19 @@ func (j *job) writeState(context.Context) error {
 
 func (j *job) attachLANs(context.Context) error {
 	j.attached = true // as soon as one of them may be
-	return j.generation.AttachLANs()
+	err := j.generation.AttachLANs()
+	if err == nil || j.only == nil {
+		return err
+	}
+	// A program that is attached already cannot be put ahead of another one as
+	// well; one of a new generation can.
+	fresh, loadErr := j.datapath.ApplyGuards(j.plan)
+	if loadErr != nil {
+		return errors.Join(err, loadErr)
+	}
+	j.generation.Close()
+	j.generation = fresh
+	return fresh.AttachLANs()
 }
 
 func (j *job) applyGuards(context.Context) error {

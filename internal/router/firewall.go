@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/nft"
@@ -127,7 +128,7 @@ func probeFrame(lan plan.LAN, protocol byte, src, dst netip.Addr) []byte {
 		binary.BigEndian.PutUint16(l4[14:], 1024)
 	} else {
 		l4 = make([]byte, 8)
-		binary.BigEndian.PutUint16(l4[2:], 53)
+		binary.BigEndian.PutUint16(l4[2:], config.PortDNS)
 		binary.BigEndian.PutUint16(l4[4:], 8)
 		checksumAt = 6
 	}

@@ -42,9 +42,6 @@ const (
 	runDir  = "/run/torbpf"
 	dataDir = "/var/lib/torbpf"
 	bpfDir  = runDir + "/bpf"
-
-	// hostNamespace is what internal/host calls the namespace of process 1.
-	hostNamespace = "host"
 )
 
 // Router is torbpf in the network namespace of the calling thread.
@@ -79,7 +76,7 @@ func New(o Options) (*Router, error) {
 		notify:  o.Notify,
 		fail:    func(string) error { return nil },
 	}
-	if ns.Name != hostNamespace {
+	if ns.Name != host.FirstNamespace {
 		// A namespace ends with the machine's uptime at the latest, and so
 		// may what its tor remembers.
 		r.data = filepath.Join(r.dir, "data")
