@@ -23,14 +23,14 @@ func TestStatusTellsOfStoppedPackets(t *testing.T) {
 	tableGone.inflict(t, lab)
 	sendStrays(t, lab.Client1)
 	r := runTorbpf(t, lab, "status")
-	if r.code != 4 || !strings.Contains(r.stdout, "no program on eth1") || !strings.Contains(r.stdout, "no table inet torbpf") {
+	if r.code != 4 || !strings.Contains(r.stdout, "no program lan on eth1") || !strings.Contains(r.stdout, "no table inet torbpf") {
 		t.Errorf("status of what is broken: %v", r)
 	}
 	if !strings.Contains(r.stderr, "packets got as far as the last guards") {
 		t.Errorf("status does not say why: %v", r)
 	}
 	mustTorbpf(t, lab, attachArgs(lab, line...)...)
-	if r := runTorbpf(t, lab, "status"); r.code != 0 || strings.Contains(r.stdout, "no program") {
+	if r := runTorbpf(t, lab, "status"); r.code != 0 || strings.Contains(r.stdout, "no program lan") {
 		t.Errorf("status of what was repaired: %v", r)
 	}
 }

@@ -7,9 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// FirstNamespace is the name of the network namespace of process 1.
+const FirstNamespace = "host"
+
 // NS identifies a network namespace.
 type NS struct {
-	// Name is "host" for that of process 1 and "ns-INODE" for any other.
+	// Name is FirstNamespace or "ns-INODE".
 	Name string
 	// Inode is unique among the namespaces that exist at the same time.
 	Inode uint64
@@ -43,7 +46,7 @@ func Namespace() (NS, error) {
 	}
 	ns := NS{Name: fmt.Sprintf("ns-%d", own.Ino), Inode: own.Ino, Cookie: cookie}
 	if ownDevices.Dev == firstDevices.Dev && ownDevices.Ino == firstDevices.Ino {
-		ns.Name = "host"
+		ns.Name = FirstNamespace
 	}
 	return ns, nil
 }
