@@ -26,6 +26,7 @@ enum verdict {
 	VERDICT_DNS = 10,      /* UDP to DNSPort */
 	VERDICT_RESOLVER = 11, /* DNS that DNSPort cannot answer: to the sentry */
 	VERDICT_REFUSED = 12,  /* dropped; the sender is told where that helps */
+	VERDICT_TIME = 14,     /* NTP to the router's own time server */
 	VERDICT_PENDING = 13,  /* refused unless conntrack or a late mark says otherwise */
 };
 
@@ -85,6 +86,9 @@ enum reason {
 	REASON_ROUTER_DNS,     /* refused: DNS for the router's own resolver alone */
 	REASON_DNS_NO_DATA,    /* refused: a type of no use through Tor, answered at once */
 	REASON_DNS_LOCAL,      /* resolver: a name that no exit is to hear of */
+
+	REASON_NTP_ROUTER, /* time: NTP to whomever, answered by the router */
+	REASON_OWN_DNS,	   /* none: DNS that the router itself sends by an uplink */
 
 	REASON_MAX,
 };
@@ -150,6 +154,7 @@ struct settings {
 	__u32 late_marks;   /* 1: refused packets go on to the prerouting rules */
 	__u32 inbound;	    /* 1: replies to flows begun outside may pass */
 	__u32 sources;	    /* 1: the source prefix maps are not empty */
+	__u32 time_server;  /* 1: the router answers NTP, to whomever it was sent */
 };
 
 /* A torified interface; the addresses are those its ICMP errors come from. */

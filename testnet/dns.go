@@ -79,6 +79,7 @@ func (l *Lab) startResolvers(context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.forwarder = forwarder
 	l.RouterDNS = &DNSServer{node: l.Router, answer: forwarder.answer}
 	// One socket per family, so that both answer from the address that was asked.
 	if err := l.RouterDNS.listen("4", netip.AddrPortFrom(netip.IPv4Unspecified(), PortDNS)); err != nil {

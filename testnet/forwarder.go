@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -12,12 +13,13 @@ import (
 
 // forwarder is what dnsmasq is on a home router: it answers for the LAN's own names
 // and asks the ISP's resolver for all else, from the router's WAN address and
-// therefore in clear. Without it in the lab, DNS leaks by way of the router would
-// go unseen.
+// therefore in clear, whether recursion is desired or not, as dnsmasq does. Without
+// it in the lab, DNS leaks by way of the router would go unseen.
 type forwarder struct {
 	node     *Node
 	upstream netip.AddrPort
 	local    map[string]dns.RR // by lower-case name
+	careless atomic.Bool       // asks upstream for local names as well
 }
 
 // LocalZone is the domain of the LAN's own names, such as "client1.lan".
@@ -46,7 +48,7 @@ func newForwarder(n *Node, upstream netip.AddrPort) (*forwarder, error) {
 }
 
 func (f *forwarder) answer(proto string, query *dns.Msg) *dns.Msg {
-	if len(query.Question) == 1 && isLocalName(query.Question[0].Name) {
+	if len(query.Question) == 1 && f.keeps(query.Question[0].Name) {
 		return f.answerLocal(query)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
@@ -71,9 +73,23 @@ func (f *forwarder) answerLocal(query *dns.Msg) *dns.Msg {
 	return reply
 }
 
-// isLocalName says which names a router must not ask upstream for: its own domain
-// and private reverse zones (RFC 6303).
+// ForwardEverything lets the router's resolver ask the ISP's for local names that it
+// does not know, like one that was never told of a local domain.
+func (l *Lab) ForwardEverything(on bool) { l.forwarder.careless.Store(on) }
+
+// keeps says which names are not asked of the ISP: those it knows, its own domain,
+// names without a dot and private reverse zones (RFC 6303), unless it is careless.
+func (f *forwarder) keeps(name string) bool {
+	if _, known := f.local[strings.ToLower(name)]; known {
+		return true
+	}
+	return !f.careless.Load() && isLocalName(name)
+}
+
 func isLocalName(name string) bool {
+	if dns.CountLabel(name) == 1 {
+		return true
+	}
 	for _, zone := range []string{LocalZone + ".", "168.192.in-addr.arpa.", "10.in-addr.arpa.", "d.f.ip6.arpa."} {
 		if dns.IsSubDomain(zone, name) {
 			return true

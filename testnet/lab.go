@@ -36,14 +36,15 @@ type Lab struct {
 	RouterDNS *DNSServer // the router's own forwarding resolver
 	Tor       *TorNet    // nil with Options.NoTor
 
-	opts    Options
-	id      string
-	dir     string
-	started time.Time
-	roots   *x509.CertPool // trusts the web servers
-	links   atomic.Int32
-	running context.Context
-	stop    context.CancelFunc // ends running, and with it all commands
+	opts      Options
+	forwarder *forwarder // behind RouterDNS
+	id        string
+	dir       string
+	started   time.Time
+	roots     *x509.CertPool // trusts the web servers
+	links     atomic.Int32
+	running   context.Context
+	stop      context.CancelFunc // ends running, and with it all commands
 
 	mu      sync.Mutex
 	nodes   []*Node

@@ -15,9 +15,16 @@ type Config struct {
 	LANPrefixes  []netip.Prefix `json:"lan_prefixes"`  // whom to serve
 	// LANs are the names of the torified interfaces. A link-local peer has an
 	// address that says nothing of where it is, so these decide.
-	LANs     []string `json:"lans"`
-	GateFD   int      `json:"gate_fd"`  // the BPF array `gates`; set by Spawn
-	Instance uint32   `json:"instance"` // which gate of the array is ours
+	LANs []string `json:"lans"`
+	// OnionPrefixes are the ranges of addresses that tor hands out for .onion
+	// names: their reverse names are tor's. None: they are like other private ones.
+	OnionPrefixes []netip.Prefix `json:"onion_prefixes,omitempty"`
+	// LocalResolvers are where the router's own resolver may listen, which is asked
+	// for local names only; none: port 53 of the loopback addresses.
+	LocalResolvers []netip.AddrPort `json:"local_resolvers,omitempty"`
+
+	GateFD   int    `json:"gate_fd"`  // the BPF array `gates`; set by Spawn
+	Instance uint32 `json:"instance"` // which gate of the array is ours
 }
 
 func (c Config) validate() error {

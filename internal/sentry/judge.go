@@ -19,14 +19,16 @@ const (
 // ruling is what becomes of one message.
 type ruling struct {
 	reply *dns.Msg // nil: the message deserves no answer
-	ask   bool     // the reply is to be completed by asking tor
+	ask   bool     // the reply is to be completed by asking who answers
+	who   answerer // tor, or the router's own resolver
+	zone  zone     // of the name, where it is a local one
 	size  int      // what the client takes by UDP, in bytes
 }
 
 // judge decides what a message is worth, without asking anyone. With the gate
-// shut nothing is said of any name, because nothing is known of it: an empty
-// answer would be believed, and remembered.
-func judge(message []byte, gateOpen bool) ruling {
+// shut nothing is said of any public name, because nothing is known of it: an
+// empty answer would be believed, and remembered.
+func judge(message []byte, gateOpen bool, n names) ruling {
 	if len(message) < headerBytes {
 		return ruling{}
 	}
@@ -49,7 +51,8 @@ func judge(message []byte, gateOpen bool) ruling {
 	if r.size, reply.Rcode = negotiate(&query, reply); reply.Rcode != dns.RcodeSuccess {
 		return r
 	}
-	r.ask, reply.Rcode = decide(query.Question[0], gateOpen)
+	r.who, r.zone = n.who(query.Question[0].Name)
+	r.decide(query.Question[0], gateOpen)
 	return r
 }
 
@@ -98,26 +101,41 @@ func negotiate(query, reply *dns.Msg) (size, rcode int) {
 }
 
 // decide says what a question gets. NOTIMPL comes at once and does not depend on
-// the name, so that clients give up on the type and not on the name.
-func decide(q dns.Question, gateOpen bool) (ask bool, rcode int) {
-	if q.Qclass != dns.ClassINET {
-		return false, dns.RcodeNotImplemented
-	}
-	switch q.Qtype {
-	case dns.TypeA, dns.TypeAAAA, dns.TypePTR:
-		ask = true
-	case dns.TypeHTTPS, dns.TypeSVCB:
+// the name, so that clients give up on the type and not on the name. Local names
+// may have records of every type, and need no Tor.
+func (r *ruling) decide(q dns.Question, gateOpen bool) {
+	switch {
+	case q.Qclass != dns.ClassINET || isMeta(q.Qtype):
+		r.reply.Rcode = dns.RcodeNotImplemented
+	case q.Qtype == dns.TypeHTTPS || q.Qtype == dns.TypeSVCB:
 		// Browsers ask for these beside A and AAAA and hold the page back until
 		// they know. "No such record" is the one answer that they take without
-		// asking again, and tor could use none of what a record would say.
-	default: // AXFR and ANY, too
-		return false, dns.RcodeNotImplemented
+		// asking again, and tor could use none of what a record would say. The
+		// LAN program answers the same by UDP.
+		r.needGate(gateOpen)
+	case r.who == nobody:
+		r.reply.Authoritative, r.reply.Rcode = true, dns.RcodeNameError
+	case r.who == byHeart:
+		r.reply.Authoritative, r.reply.Answer = true, loopback(q)
+	case r.who == ownRouter:
+		r.ask = true
+	case q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA || q.Qtype == dns.TypePTR:
+		r.ask = r.needGate(gateOpen)
+	default:
+		r.reply.Rcode = dns.RcodeNotImplemented
 	}
-	if !gateOpen {
-		return false, dns.RcodeServerFailure
-	}
-	return ask, dns.RcodeSuccess
 }
+
+func (r *ruling) needGate(open bool) bool {
+	if !open {
+		r.reply.Rcode = dns.RcodeServerFailure
+	}
+	return open
+}
+
+// isMeta tells types that are no type of a record: AXFR, ANY, OPT, … (RFC 6895,
+// section 3.1).
+func isMeta(qtype uint16) bool { return qtype == dns.TypeOPT || qtype >= 128 && qtype <= 255 }
 
 // pack makes a reply ready to be sent. What cannot be packed becomes SERVFAIL:
 // a client that gets nothing would wait.

@@ -14,6 +14,7 @@ type ruleCase struct {
 	rcode   int  // with the gate open
 	shut    int  // with the gate shut
 	asks    bool // tor is asked
+	local   bool // answered by the sentry, Tor or not
 	answers int
 	opt     bool
 }
@@ -108,6 +109,18 @@ var ruleCases = []ruleCase{
 	{name: "tor answers another type", message: named("other-type.example."), rcode: servFail, shut: servFail, asks: true},
 	{name: "tor asks back", message: named("a-query.example."), rcode: servFail, shut: servFail, asks: true},
 	{name: "name with every kind of byte", message: named(`\000\255 a\.b\"\\.example.`), shut: servFail, asks: true, answers: 1},
+	{name: "localhost", message: named("a.LocalHost."), local: true, answers: 1},
+	{name: "TXT of localhost", message: packed(func(m *dns.Msg) {
+		m.Question[0] = dns.Question{Name: "localhost.", Qtype: dns.TypeTXT, Qclass: dns.ClassINET}
+	}), local: true},
+	{name: "canary of Firefox", message: named("use-application-dns.NET."), local: true, rcode: nxDomain, shut: nxDomain},
+	{name: "canary of iCloud", message: named("mask.icloud.com."), local: true, rcode: nxDomain, shut: nxDomain},
+	{name: "canary of iCloud, TCP", message: named("mask-h2.icloud.com."), local: true, rcode: nxDomain, shut: nxDomain},
+	{name: "no canary", message: named("a.mask.icloud.com."), shut: servFail, asks: true, answers: 1},
+	{name: "discovery of resolvers", message: packed(func(m *dns.Msg) {
+		m.Question[0] = dns.Question{Name: "_dns.resolver.arpa.", Qtype: dns.TypeSVCB, Qclass: dns.ClassINET}
+	}), shut: servFail},
+	{name: "address of resolver.arpa", message: named("resolver.arpa."), local: true, rcode: nxDomain, shut: nxDomain},
 	{name: "response", message: packed(func(m *dns.Msg) { m.Response = true }), ignored: true},
 	{name: "short", message: func() []byte { return []byte{1, 2, 3} }, ignored: true},
 	{name: "empty", message: func() []byte { return nil }, ignored: true},
@@ -117,7 +130,7 @@ var ruleCases = []ruleCase{
 func TestJudgeRulesWithoutAskingAnyone(t *testing.T) {
 	for _, c := range ruleCases {
 		for _, open := range []bool{true, false} {
-			r := judge(c.message(), open)
+			r := judge(c.message(), open, names{})
 			if c.ignored {
 				if r.reply != nil {
 					t.Errorf("%s: is answered", c.name)
@@ -142,7 +155,7 @@ func TestJudgeRulesWithoutAskingAnyone(t *testing.T) {
 }
 
 func TestRulingThatCannotBePackedIsAFailure(t *testing.T) {
-	r := judge(typed(dns.TypeMX)(), true)
+	r := judge(typed(dns.TypeMX)(), true, names{})
 	r.reply.Answer = []dns.RR{&dns.A{}} // no name
 	r.reply.Question[0].Name = string(make([]byte, 300))
 	var got dns.Msg

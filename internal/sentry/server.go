@@ -30,6 +30,7 @@ type limits struct {
 	// One attempt to ask tor; there are two. Resolving takes tor a second or
 	// more and at times a new circuit, but few clients wait longer.
 	attempt time.Duration
+	local   time.Duration // in all, to ask the router's own resolver once
 }
 
 func defaultLimits() limits {
@@ -44,6 +45,7 @@ func defaultLimits() limits {
 		message:            3 * time.Second,
 		write:              3 * time.Second,
 		attempt:            5 * time.Second,
+		local:              500 * time.Millisecond,
 	}
 }
 
@@ -54,7 +56,9 @@ func defaultLimits() limits {
 type server struct {
 	gate        *Gate
 	peers       peers
+	names       names
 	upstream    *upstream
+	local       *localResolver
 	limits      limits
 	connections *limiter
 	questions   *limiter
@@ -71,7 +75,9 @@ func newServer(ctx context.Context, cfg Config, gate *Gate, lim limits, log *slo
 	s := &server{
 		gate:        gate,
 		peers:       peers{prefixes: cfg.LANPrefixes, lans: cfg.LANs},
+		names:       names{lans: cfg.LANPrefixes, onions: cfg.OnionPrefixes},
 		upstream:    newUpstream(cfg.DNSPort, lim.attempt),
+		local:       newLocalResolver(cfg, lim.local),
 		limits:      lim,
 		connections: newLimiter(lim.connections, lim.connectionsPerPeer),
 		questions:   newLimiter(lim.questions, lim.questionsPerPeer),
@@ -126,10 +132,10 @@ func (s *server) serve(ctx context.Context) error {
 }
 
 // handle rules on a message: either there is a reply at once, or it takes
-// asking tor, which later does, or both are nil and the message gets no answer.
+// asking someone, which later does, or both are nil and the message gets no answer.
 // A later that is not nil must be called: it holds a place among the questions.
 func (s *server) handle(message []byte, peer netip.Addr, udp bool) (reply []byte, later func(context.Context) []byte) {
-	r := judge(message, s.gate.IsOpen())
+	r := judge(message, s.gate.IsOpen(), s.names)
 	if r.reply == nil {
 		return nil, nil
 	}
@@ -142,17 +148,30 @@ func (s *server) handle(message []byte, peer netip.Addr, udp bool) (reply []byte
 	}
 	return nil, func(ctx context.Context) []byte {
 		defer s.questions.release(peer)
-		answer, err := s.upstream.ask(ctx, r.reply.Question[0], peer)
-		if err != nil {
-			if ctx.Err() == nil {
-				s.complaints.add("answering SERVFAIL", err)
-			}
-			r.reply.Rcode = dns.RcodeServerFailure
-		} else {
-			complete(r.reply, answer)
-		}
+		s.complete(ctx, r, peer)
 		return r.pack(udp)
 	}
+}
+
+// complete asks who answers for the name. What the router's resolver does not know
+// does not exist: to ask tor would tell an exit of it.
+func (s *server) complete(ctx context.Context, r ruling, peer netip.Addr) {
+	if r.who == ownRouter {
+		r.reply.Authoritative, r.reply.Rcode = true, dns.RcodeNameError
+		if answer := s.local.ask(ctx, r.reply.Question[0], r.zone); answer != nil {
+			complete(r.reply, answer)
+		}
+		return
+	}
+	answer, err := s.upstream.ask(ctx, r.reply.Question[0], peer)
+	if err == nil {
+		complete(r.reply, answer)
+		return
+	}
+	if ctx.Err() == nil {
+		s.complaints.add("answering SERVFAIL", err)
+	}
+	r.reply.Rcode = dns.RcodeServerFailure
 }
 
 // complaints are what goes wrong while serving: at most one line a minute, since
