@@ -26,8 +26,8 @@ enum verdict {
 	VERDICT_DNS = 10,      /* UDP to DNSPort */
 	VERDICT_RESOLVER = 11, /* DNS that DNSPort cannot answer: to the sentry */
 	VERDICT_REFUSED = 12,  /* dropped; the sender is told where that helps */
-	VERDICT_TIME = 14,     /* NTP to the router's own time server */
 	VERDICT_PENDING = 13,  /* refused unless conntrack or a late mark says otherwise */
+	VERDICT_TIME = 14,     /* NTP to the router's own time server */
 };
 
 /* Set in every class that must not be forwarded. */

@@ -153,7 +153,8 @@ static __always_inline struct decision classify_local(const struct packet *p,
 }
 
 /* What remains: TCP is Tor's, all else has no way out. */
-static __always_inline struct decision classify_rest(const struct packet *p)
+static __always_inline struct decision classify_rest(const struct packet *p,
+						     const struct settings *s)
 {
 	if (p->fragment != FRAGMENT_NONE)
 		return decide(VERDICT_REFUSED, REASON_FRAGMENT);
@@ -166,7 +167,8 @@ static __always_inline struct decision classify_rest(const struct packet *p)
 	if (p->dport_be == bpf_htons(PORT_QUIC))
 		return decide(VERDICT_REFUSED, REASON_QUIC);
 	if (p->dport_be == bpf_htons(PORT_NTP))
-		return decide(VERDICT_REFUSED, REASON_NTP);
+		return s->time_server ? decide(VERDICT_TIME, REASON_NTP_ROUTER)
+				      : decide(VERDICT_REFUSED, REASON_NTP);
 	return decide(VERDICT_REFUSED, REASON_UDP);
 }
 
@@ -199,7 +201,7 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	d = classify_local(p, s);
 	if (decided(d))
 		return d;
-	return classify_rest(p);
+	return classify_rest(p, s);
 }
 
 /* Refusals that a later rule of the user may turn into an exemption. */
@@ -227,7 +229,9 @@ static __always_inline int markable(enum reason reason)
 static __always_inline struct decision reconsider(const struct packet *p, const struct settings *s,
 						  struct decision d)
 {
-	if (d.verdict != VERDICT_REFUSED || d.reason == REASON_FOREIGN_SOURCE)
+	if (d.verdict != VERDICT_REFUSED && d.verdict != VERDICT_TIME)
+		return d;
+	if (d.reason == REASON_FOREIGN_SOURCE)
 		return d;
 	if (s->inbound && inbound_reply(p))
 		return decide(VERDICT_PENDING, REASON_INBOUND_REPLY);

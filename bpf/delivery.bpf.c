@@ -118,7 +118,8 @@ static __always_inline int drop(__u32 ifindex, enum reason reason)
 }
 
 /* Whether a packet has come to where its class sends it. */
-static __always_inline int diverted(const struct bpf_dynptr *data, const struct datagram *d)
+static __always_inline int diverted(const struct bpf_dynptr *data, const struct datagram *d,
+				    enum verdict class)
 {
 	struct ports ports;
 	__u16 port;
@@ -128,6 +129,8 @@ static __always_inline int diverted(const struct bpf_dynptr *data, const struct 
 	if (bpf_dynptr_read(&ports, sizeof(ports), data, d->offset, 0))
 		return 0;
 	port = bpf_ntohs(ports.destination_be);
+	if (class == VERDICT_TIME)
+		return d->protocol == IPPROTO_UDP && port == PORT_NTP;
 	return port == resolver_port ||
 	       port == (d->protocol == IPPROTO_TCP ? trans_port : dns_port);
 }
@@ -155,7 +158,8 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 {
 	__u32 ifindex = ctx->state->in->ifindex;
 	struct sk_buff *skb = ctx->skb;
-	int blocked = skb->mark >> mark_shift & VERDICT_BLOCKED_BIT;
+	enum verdict class = (enum verdict)(skb->mark >> mark_shift & CLASS_BITS);
+	int blocked = class & VERDICT_BLOCKED_BIT;
 	struct datagram d = {};
 	struct bpf_dynptr data;
 	__u8 version;
@@ -169,7 +173,7 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	reading = version >> 4 == 4 ? read_ipv4(&data, &d) : read_ipv6(&data, &d);
 	if (!blocked)
 		return guard_broadcast(&data, &d, reading, version >> 4 == 4, ifindex);
-	if (reading == READING_DONE && diverted(&data, &d))
+	if (reading == READING_DONE && diverted(&data, &d, class))
 		return NF_ACCEPT;
 	return drop(ifindex, REASON_DELIVERY_GUARD);
 }

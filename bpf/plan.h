@@ -8,8 +8,9 @@
 
 #include <linux/types.h>
 
-/* Where our eight bits are in the mark. */
+/* Where our eight bits are in the mark, and which of them are the class. */
 const volatile __u32 mark_shift = 0;
+#define CLASS_BITS 0x0fU
 
 /* Where redirected packets go, in host order. */
 const volatile __u16 trans_port = 0;

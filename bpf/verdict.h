@@ -16,7 +16,6 @@
 #include "maps.h"
 #include "plan.h"
 
-#define CLASS_BITS     0x0fU
 #define INSTANCE_SHIFT 4
 #define MARK_BITS      0xffU
 
@@ -265,10 +264,29 @@ static __always_inline int diverted_answer(struct __sk_buff *skb, struct packet 
 	return p->protocol != (port == trans_port ? IPPROTO_UDP : IPPROTO_TCP);
 }
 
+/* Counts the DNS of the router's own, of which no LAN packet is a part. */
+static __always_inline void count_own_dns(struct __sk_buff *skb, struct packet *p)
+{
+	parse_network_header(skb, p);
+	if (is_dns(p) || is_encrypted_dns(p))
+		count_skb(skb, skb->ifindex, decide(VERDICT_NONE, REASON_OWN_DNS));
+}
+
+/* What the router itself sends by an uplink is its own business, but for answers. */
+static __always_inline int act_on_own(struct __sk_buff *skb)
+{
+	struct packet p = {};
+
+	if (diverted_answer(skb, &p))
+		return drop_leak(skb, &p);
+	count_own_dns(skb, &p);
+	return ACTION_NEXT;
+}
+
 /*
  * A packet on its way out by an uplink. Masquerading has hidden its source by
  * now, but the kernel remembers the interface it came in by. Packets of the
- * router itself came in by none; they are its own business, but for answers.
+ * router itself came in by none.
  */
 static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct settings *s)
 {
@@ -276,7 +294,7 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct set
 	struct packet p = {};
 
 	if (!ingress)
-		return diverted_answer(skb, &p) ? drop_leak(skb, &p) : ACTION_NEXT;
+		return act_on_own(skb);
 	if (!bpf_map_lookup_elem(&lans, &ingress))
 		return ACTION_NEXT;
 	switch (mark_class(skb->mark)) {

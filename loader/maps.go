@@ -71,6 +71,7 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		ExemptMarks: uint32(len(p.Exclusions.Marks)),
 		LateMarks:   flag(len(p.Exclusions.Marks) > 0),
 		Inbound:     flag(p.Inbound),
+		TimeServer:  flag(p.TimeServer),
 		Sources:     flag(len(p.Exclusions.Sources) > 0),
 	}
 	if p.Onion4.IsValid() {

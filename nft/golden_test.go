@@ -75,6 +75,7 @@ func noLocalPlan() *plan.Plan {
 func awaitingPlan() *plan.Plan {
 	p := minimalPlan()
 	p.Waiting, p.Patterns = []string{"eth7"}, []string{"wlan*"}
+	p.TimeServer = true
 	return p
 }
 

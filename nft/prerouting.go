@@ -23,11 +23,14 @@ const (
 	chainDivertTrans    = "divert_trans"
 	chainDivertDNS      = "divert_dns"
 	chainDivertResolver = "divert_resolver"
+	chainDivertTime     = "divert_time"
 	chainDivertUnjudged = "divert_unjudged"
 )
 
 // portDNSTLS is that of DNS over TLS, and over QUIC.
 const portDNSTLS = 853
+
+const portNTP = 123
 
 // Directions of a connection, as conntrack numbers them.
 const (
@@ -117,7 +120,7 @@ func (b *builder) openings() chain {
 func (b *builder) lateMarkChains() []chain {
 	var rules []rule
 	for _, m := range b.marks {
-		for _, class := range []abi.Verdict{abi.VerdictTor, abi.VerdictPending} {
+		for _, class := range []abi.Verdict{abi.VerdictTor, abi.VerdictTime, abi.VerdictPending} {
 			rules = append(rules, newRule("exempt by a mark that the user's rules set after tc",
 				markIs(m.value|b.class(class), m.mask|b.Mark.ClassMask()), fromLAN(), setMark(^b.Mark.Mask(), 0)))
 		}
@@ -131,7 +134,7 @@ func (b *builder) lateMarkChains() []chain {
 // diversions is where each class goes that is not forwarded.
 func (b *builder) diversions() map[abi.Verdict]expr.Verdict {
 	to := func(chain string) expr.Verdict { return expr.Verdict{Kind: expr.VerdictGoto, Chain: chain} }
-	return map[abi.Verdict]expr.Verdict{
+	diversions := map[abi.Verdict]expr.Verdict{
 		abi.VerdictTor:      to(chainDivertTrans),
 		abi.VerdictOnion:    to(chainDivertTrans),
 		abi.VerdictDNS:      to(chainDivertDNS),
@@ -139,6 +142,10 @@ func (b *builder) diversions() map[abi.Verdict]expr.Verdict {
 		abi.VerdictNone:     to(chainDivertUnjudged),
 		abi.VerdictPending:  to(chainLateRefusal),
 	}
+	if b.TimeServer {
+		diversions[abi.VerdictTime] = to(chainDivertTime)
+	}
+	return diversions
 }
 
 // lateRefusal ends what tc left open and neither conntrack nor a mark has let go.
@@ -164,7 +171,7 @@ func (b *builder) divertChains() []chain {
 	for _, p := range b.onionPrefixes() {
 		unjudged = append(unjudged, newRule(".onion without a class", toPrefix(p), tcp, redirect(b.Ports.Trans)))
 	}
-	return []chain{
+	chains := []chain{
 		baseChain(chainDivert, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, plan.PriorityRedirect,
 			newRule("only what a LAN sends", notFromLAN(), leave()),
 			newRule("by class; direct, local and inbound go their way", lookUpClass(b.Mark.ClassMask(), mapDivert))),
@@ -176,6 +183,10 @@ func (b *builder) divertChains() []chain {
 		subChain(chainDivertUnjudged, unjudged...),
 		lateRefusal(),
 	}
+	if b.TimeServer {
+		chains = append(chains, subChain(chainDivertTime, newRule("to the router's time server, whomever it was sent to", udp, redirect(portNTP))))
+	}
+	return chains
 }
 
 func (b *builder) isClass(v abi.Verdict) []expr.Any {

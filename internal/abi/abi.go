@@ -20,6 +20,7 @@ const (
 	VerdictDNS      = DatapathVerdictVERDICT_DNS
 	VerdictResolver = DatapathVerdictVERDICT_RESOLVER
 	VerdictRefused  = DatapathVerdictVERDICT_REFUSED
+	VerdictTime     = DatapathVerdictVERDICT_TIME
 	VerdictPending  = DatapathVerdictVERDICT_PENDING
 
 	// VerdictBlockedBit is set in every class that must not be forwarded.
@@ -71,6 +72,8 @@ const (
 	ReasonRouterDNS         = DatapathReasonREASON_ROUTER_DNS
 	ReasonDNSNoData         = DatapathReasonREASON_DNS_NO_DATA
 	ReasonDNSLocal          = DatapathReasonREASON_DNS_LOCAL
+	ReasonNTPRouter         = DatapathReasonREASON_NTP_ROUTER
+	ReasonOwnDNS            = DatapathReasonREASON_OWN_DNS
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

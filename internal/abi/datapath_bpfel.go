@@ -168,7 +168,9 @@ const (
 	DatapathReasonREASON_ROUTER_DNS         DatapathReason = 34
 	DatapathReasonREASON_DNS_NO_DATA        DatapathReason = 35
 	DatapathReasonREASON_DNS_LOCAL          DatapathReason = 36
-	DatapathReasonREASON_MAX                DatapathReason = 37
+	DatapathReasonREASON_NTP_ROUTER         DatapathReason = 37
+	DatapathReasonREASON_OWN_DNS            DatapathReason = 38
+	DatapathReasonREASON_MAX                DatapathReason = 39
 )
 
 type DatapathRefusal struct {
@@ -197,6 +199,7 @@ type DatapathSettings struct {
 	LateMarks       uint32
 	Inbound         uint32
 	Sources         uint32
+	TimeServer      uint32
 }
 
 type DatapathVerdict uint32
@@ -212,6 +215,7 @@ const (
 	DatapathVerdictVERDICT_RESOLVER DatapathVerdict = 11
 	DatapathVerdictVERDICT_REFUSED  DatapathVerdict = 12
 	DatapathVerdictVERDICT_PENDING  DatapathVerdict = 13
+	DatapathVerdictVERDICT_TIME     DatapathVerdict = 14
 )
 
 type DatapathVerdictBit uint32

@@ -13,6 +13,7 @@ var verdictNames = map[Verdict]string{
 	VerdictDNS:      "dns",
 	VerdictResolver: "resolver",
 	VerdictRefused:  "refused",
+	VerdictTime:     "time",
 	VerdictPending:  "pending",
 }
 
@@ -77,6 +78,8 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonDeliveryGuard: {VerdictRefused, "delivery-guard", "bound for Tor, but delivered to another port of the router: our redirect is missing"},
 	ReasonRouterDNS:     {VerdictRefused, "router-dns", "DNS by broadcast, or encrypted to the router: its own resolver would ask in clear"},
 	ReasonDNSNoData:     {VerdictRefused, "dns-no-data", "DNS for HTTPS or SVCB records by UDP: answered at once that there are none, so that browsers go on"},
+	ReasonNTPRouter:     {VerdictTime, "ntp-router", "NTP to whomever: answered by the router's own time server"},
+	ReasonOwnDNS:        {VerdictNone, "own-dns", "DNS of the router's own by an uplink: no LAN's, and in clear unless it is encrypted"},
 	ReasonDNSLocal:      {VerdictResolver, "dns-local", "DNS by UDP for a local name: answered by the sentry, never through Tor"},
 }
 

@@ -5,6 +5,7 @@
 //	/proc/sys  bridge-nf-call-*                 ├─ Read ── plan.Host
 //	/proc/sys  forwarding, accept_ra            ─ EnableForwarding ⇄ Restore
 //	/proc/N/ns which namespace this is          ─ Namespace
+//	/proc/net  a time server                    ┘
 //	bind(2)    ports somebody else holds        ─ PortsInUse
 //
 // Everything is that of the network namespace of the calling thread: netlink
@@ -41,6 +42,9 @@ func Read() (plan.Host, error) {
 		return plan.Host{}, err
 	}
 	if h.BridgeNF, err = bridgeNF(bridgesFiltered); err != nil {
+		return plan.Host{}, err
+	}
+	if h.TimeServer, err = timeServer(); err != nil {
 		return plan.Host{}, err
 	}
 	return h, nil

@@ -27,7 +27,8 @@ func (p *Policy) Judge(k Packet) (abi.Verdict, abi.Reason) {
 // Classify returns the verdict on a packet from a LAN, and why.
 func (p *Policy) Classify(k Packet) (abi.Verdict, abi.Reason) {
 	reason := p.reason(k)
-	if reason.Verdict() == abi.VerdictRefused {
+	switch reason.Verdict() {
+	case abi.VerdictRefused, abi.VerdictTime:
 		reason = p.reconsider(k, reason)
 	}
 	if reason.Verdict() == abi.VerdictDNS {
@@ -116,7 +117,7 @@ func (p *Policy) destinationReason(k Packet) abi.Reason {
 	if subnet, found := p.localSubnet(k.Dst); found {
 		return p.localReason(subnet)
 	}
-	return restReason(k)
+	return p.restReason(k)
 }
 
 // router says whether an address is one the router listens on.
@@ -183,7 +184,7 @@ func (p *Policy) localReason(subnet plan.LocalSubnet) abi.Reason {
 	}
 }
 
-func restReason(k Packet) abi.Reason {
+func (p *Policy) restReason(k Packet) abi.Reason {
 	switch {
 	case k.Fragment != Whole:
 		return abi.ReasonFragment
@@ -195,6 +196,8 @@ func restReason(k Packet) abi.Reason {
 		return abi.ReasonProtocol
 	case k.DstPort == 443:
 		return abi.ReasonQUIC
+	case k.DstPort == 123 && p.TimeServer:
+		return abi.ReasonNTPRouter
 	case k.DstPort == 123:
 		return abi.ReasonNTP
 	default:
@@ -226,5 +229,5 @@ func (p *Policy) mayBeMarked(k Packet, reason abi.Reason) bool {
 	if p.onion(k.Dst) || k.isDNS() || p.router(k.Dst) {
 		return false
 	}
-	return reason != abi.ReasonBlockedSource
+	return reason != abi.ReasonBlockedSource && reason != abi.ReasonNTPRouter
 }

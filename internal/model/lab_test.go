@@ -173,6 +173,7 @@ func (o *objects) setSettings(p *Policy) {
 		ExemptMarks: uint32(len(p.Exempt)),
 		LateMarks:   flag(p.LateMarks),
 		Inbound:     flag(p.Inbound),
+		TimeServer:  flag(p.TimeServer),
 		Sources:     flag(len(p.Sources) > 0),
 	}
 	if p.Onion4.IsValid() {

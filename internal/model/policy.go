@@ -43,6 +43,7 @@ type Policy struct {
 	OurMark      plan.Mark
 	LateMarks    bool // refused packets go on to the user's prerouting rules
 	Inbound      bool // replies to flows begun outside may pass
+	TimeServer   bool // the router answers NTP
 	Onion4       netip.Prefix
 	Onion6       netip.Prefix
 	Flows        map[InboundFlow]bool
@@ -60,6 +61,7 @@ func FromPlan(p *plan.Plan) *Policy {
 		OurMark:    p.Mark,
 		LateMarks:  len(p.Exclusions.Marks) > 0,
 		Inbound:    p.Inbound,
+		TimeServer: p.TimeServer,
 		Onion4:     p.Onion4,
 		Onion6:     p.Onion6,
 	}

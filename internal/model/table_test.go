@@ -20,7 +20,7 @@ type row struct {
 func rows() []row {
 	return slices.Concat(
 		plainRows(), dnsRows(), noDataRows(), unreadRows(), localNameRows(), onionRows(), localRows(), exclusionRows(),
-		laterRows(), fragmentRows(), extensionRows(), vlanRows(), malformedRows(), gateRows(), foreignRows())
+		laterRows(), fragmentRows(), extensionRows(), vlanRows(), malformedRows(), gateRows(), foreignRows(), timeRows())
 }
 
 // Protocols that the rows name by number.

@@ -5,11 +5,13 @@ import "net/netip"
 // Host is what planning needs to know of a machine: plain values, read from
 // the kernel by internal/host and written by hand in tests.
 type Host struct {
-	Links    []Link
-	Addrs    []Addr
-	Routes   []Route
-	Rules    []Rule
-	BridgeNF bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)
+	Links  []Link
+	Addrs  []Addr
+	Routes []Route
+	Rules  []Rule
+	// TimeServer says that somebody listens on UDP 123, on more than loopback.
+	TimeServer bool
+	BridgeNF   bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)
 }
 
 // Link is a network interface.

@@ -30,6 +30,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		Ports:      Ports{Trans: cfg.Tor.TransPort, DNS: cfg.Tor.DNSPort, Resolver: cfg.Tor.ResolverPort},
 		LocalMode:  cfg.Local,
 		Inbound:    cfg.Inbound,
+		TimeServer: h.TimeServer,
 		Exclusions: cfg.Exclusions,
 	}
 	p.Exclusions.Marks = withoutOurs(cfg.Exclusions.Marks, p.Mark)

@@ -105,6 +105,7 @@ type Plan struct {
 	Ports      Ports
 	LocalMode  config.LocalMode
 	Inbound    bool
+	TimeServer bool              // the router answers NTP, so it gets what devices ask others
 	Exclusions config.Exclusions // normalised: masked, merged, sorted
 }
 

@@ -18,6 +18,7 @@ func (p *Plan) String() string {
 	line("onion %s, %s", p.Onion4, p.Onion6)
 	line("local %s", p.LocalMode)
 	line("inbound replies %s", map[bool]string{true: "pass", false: "refused"}[p.Inbound])
+	line("NTP %s", map[bool]string{true: "to the router's time server", false: "refused"}[p.TimeServer])
 	for _, l := range p.LANs {
 		line("lan %s", device(l.Name, l.Index, l.Ethernet))
 		line("  answers from %s", words(l.Addr4, l.Addr6))

@@ -98,7 +98,7 @@ func (r *Router) bring(ctx context.Context, before, s *State) (*Result, error) {
 	if err := r.apply(ctx, before, s, p, found); err != nil {
 		return nil, err
 	}
-	return &Result{Plan: p, Warnings: r.warnings(s, p)}, nil
+	return &Result{Plan: p, Warnings: append(r.warnings(s, p), timeWarnings(p)...)}, nil
 }
 
 // checkPorts refuses ports that somebody else listens on. What torbpf itself

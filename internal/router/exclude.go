@@ -155,3 +155,11 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 	}
 	return append(w, forwardingWarnings(s)...)
 }
+
+// timeWarnings tells what devices miss where the router has no time for them.
+func timeWarnings(p *plan.Plan) []string {
+	if p.TimeServer {
+		return nil
+	}
+	return []string{"no time server runs here, so devices that ask for the time by NTP are refused, and a wrong clock breaks TLS: apt install chrony, and write `allow` into /etc/chrony/chrony.conf"}
+}
