@@ -140,8 +140,8 @@ func TestRemoveLeavesNothing(t *testing.T) {
 				t.Error("not present after attaching")
 			}
 			programs, maps := programIDs(t, d), mapIDs(t, d)
-			if len(programs) != 6 || len(maps) != 15 {
-				t.Errorf("pinned are %d programs and %d maps, want 6 and 15", len(programs), len(maps))
+			if len(programs) != 6 || len(maps) != 16 {
+				t.Errorf("pinned are %d programs and %d maps, want 6 and 16", len(programs), len(maps))
 			}
 			for range 2 {
 				must(t, d.Remove())

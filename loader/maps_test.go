@@ -161,7 +161,7 @@ func TestPinsOfAnOlderVersionGo(t *testing.T) {
 		must(t, clone.Close())
 	}
 	apply(t, d, l.plan())
-	if ids := mapIDs(t, d); len(ids) != 15 {
+	if ids := mapIDs(t, d); len(ids) != 16 {
 		t.Errorf("pinned maps are %v", ids)
 	}
 }
