@@ -138,11 +138,12 @@ func (d dice) prefix(p *Policy, four bool) netip.Prefix {
 // policy returns a policy as no plan would make it, but the maps can hold.
 func (d dice) policy() *Policy {
 	p := &Policy{
-		LocalMode: pick(d, abi.LocalConnected, abi.LocalReserved, abi.LocalNone),
-		LateMarks: d.one(2),
-		Inbound:   d.one(2),
-		GateOpen:  !d.one(4),
-		LANs:      []int{lanIndex, guestIndex},
+		LocalMode:  pick(d, abi.LocalConnected, abi.LocalReserved, abi.LocalNone),
+		LateMarks:  d.one(2),
+		Inbound:    d.one(2),
+		TimeServer: d.one(2),
+		GateOpen:   !d.one(4),
+		LANs:       []int{lanIndex, guestIndex},
 	}
 	if d.one(3) {
 		p = home()

@@ -53,11 +53,11 @@ func TestOwnDNSIsCountedApart(t *testing.T) {
 		{ip(wan4, web4, tcp(40000, 443, tcpSYN)), false},
 	} {
 		frame := ether(c.packet)
-		out := o.watch(t, "torbpf_uplink", frame, skBuff{Ifindex: otherIndex})
+		out := o.watch(t, "torbpf_uplink", frame, skBuff{Ifindex: lanIndex})
 		if out.action != actNext {
 			t.Errorf("the program returns %#x", out.action)
 		}
-		counter := out.moved[counted{otherIndex, abi.VerdictNone, abi.ReasonOwnDNS}]
+		counter := out.moved[counted{lanIndex, abi.VerdictNone, abi.ReasonOwnDNS}]
 		if c.dns != (counter.Packets == 1 && counter.Bytes == uint64(len(frame))) || !c.dns && len(out.moved) != 0 {
 			t.Errorf("%x: counted %v", c.packet[:24], out.moved)
 		}

@@ -146,11 +146,12 @@ func (j *job) startSentry(context.Context) error {
 	pid, started, err := sentry.Spawn(sentry.SpawnOptions{
 		Args: []string{"sentry"},
 		Config: sentry.Config{
-			Control:      j.controlAddress(j.state),
-			DNSPort:      j.plan.Ports.DNS,
-			ResolverPort: j.plan.Ports.Resolver,
-			LANPrefixes:  j.plan.LANPrefixes(),
-			LANs:         j.plan.LANNames(),
+			Control:       j.controlAddress(j.state),
+			DNSPort:       j.plan.Ports.DNS,
+			ResolverPort:  j.plan.Ports.Resolver,
+			LANPrefixes:   j.plan.LANPrefixes(),
+			LANs:          j.plan.LANNames(),
+			OnionPrefixes: []netip.Prefix{j.plan.Onion4, j.plan.Onion6},
 		},
 		Gates: gates.FD(),
 		Log:   log,
