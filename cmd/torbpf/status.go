@@ -54,6 +54,9 @@ func printStatus(w io.Writer, s *router.Status) error {
 	fmt.Fprintf(t, "Tor\t%s\t%s\n", s.Tor.Mode, torLine(s.Tor))
 	fmt.Fprintf(t, ".onion\t%s\t%s\n", s.Tor.Onion4, s.Tor.Onion6)
 	fmt.Fprintf(t, "last guards\tstopped\t%d packets\n", s.Stopped)
+	if s.OwnDNS > 0 {
+		fmt.Fprintf(t, "own DNS\tsent\t%d packets of the router itself, not by Tor\n", s.OwnDNS)
+	}
 	if err := t.Flush(); err != nil {
 		return err
 	}

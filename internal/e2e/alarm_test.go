@@ -23,6 +23,12 @@ func TestAPlantedLeakIsAnAlarm(t *testing.T) {
 	if r := runTorbpf(t, lab, "check"); r.code != 0 || !strings.Contains(r.stdout, "stopped: 0 packets") {
 		t.Errorf("check of a sound router: %v", r)
 	}
+	if _, err := testnet.DNSQuery(lab.Router, at(testnet.Resolver4, testnet.PortDNS), "own."+testnet.Zone, "A", "udp", patience); err != nil {
+		t.Fatal(err)
+	}
+	if r := runTorbpf(t, lab, "status"); r.code != 0 || !strings.Contains(r.stdout, "1 packets of the router itself") {
+		t.Errorf("status after a query of the router's own: %v", r)
+	}
 	signalTo(t, d, unix.SIGSTOP)
 	tcxGone.inflict(t, lab)
 	rulesetGone.inflict(t, lab)

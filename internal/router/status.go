@@ -39,10 +39,13 @@ type Status struct {
 	Sentry     bool              `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
 	Exclusions config.Exclusions `json:"exclusions"`
 	Counters   []CounterStatus   `json:"counters"`
-	Guards     []nft.Drop        `json:"guards"`   // what the nftables guards dropped
-	Stopped    uint64            `json:"stopped"`  // packets that only the last guards stopped since the last change; 0 is how it should be
-	Lacks      []string          `json:"lacks"`    // layers that this kernel cannot have
-	Problems   []string          `json:"problems"` // parts that are missing or changed; attaching again puts them right
+	Guards     []nft.Drop        `json:"guards"`  // what the nftables guards dropped
+	Stopped    uint64            `json:"stopped"` // packets that only the last guards stopped since the last change; 0 is how it should be
+	// OwnDNS counts the packets by which the router itself asked for names by an
+	// uplink: no LAN's, but they tell of the household all the same.
+	OwnDNS   uint64   `json:"own_dns"`
+	Lacks    []string `json:"lacks"`    // layers that this kernel cannot have
+	Problems []string `json:"problems"` // parts that are missing or changed; attaching again puts them right
 }
 
 // InterfaceStatus is a LAN or an uplink.
@@ -148,6 +151,9 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, b
 		return err
 	}
 	for _, c := range counters {
+		if c.Reason == abi.ReasonOwnDNS {
+			s.OwnDNS += c.Packets
+		}
 		s.Counters = append(s.Counters, CounterStatus{
 			Interface: linkName(facts, int(c.Ifindex)),
 			Verdict:   c.Verdict.String(),
