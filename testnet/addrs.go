@@ -10,9 +10,9 @@ var (
 	WANISP4    = netip.MustParseAddr("62.10.0.1")
 	WANISP6    = netip.MustParseAddr("2a0c:10::1")
 
-	// The subnets of the WAN segment.
-	WAN4 = netip.MustParsePrefix("62.10.0.0/24")
-	WAN6 = netip.MustParsePrefix("2a0c:10::/64")
+	// What an uplink of the router has its address from.
+	WAN4 = netip.MustParsePrefix("62.10.0.0/16")
+	WAN6 = netip.MustParsePrefix("2a0c:10::/32")
 
 	// The link between the ISP and the internet; Core4 and Core6 are the source
 	// addresses of connections that begin in the internet namespace.

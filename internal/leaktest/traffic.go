@@ -1,0 +1,131 @@
+package leaktest
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// traffic is both clients trying everything without pause, and peers of their old
+// connections that go on talking.
+type traffic struct {
+	lab    *testnet.Lab
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	errs   [2]error        // of each client
+	rounds [2]atomic.Int64 // of each client
+}
+
+func startTraffic(ctx context.Context, lab *testnet.Lab, tally *Tally, peers []peer) *traffic {
+	ctx, cancel := context.WithCancel(ctx)
+	t := &traffic{lab: lab, cancel: cancel}
+	for i, n := range []*testnet.Node{lab.Client1, lab.Client2} {
+		t.wg.Go(func() { t.errs[i] = t.send(ctx, n, tally, &t.rounds[i]) })
+		t.wg.Go(func() {
+			for round := 0; ctx.Err() == nil; round++ {
+				dialAll(n, round, tally)
+			}
+		})
+	}
+	t.wg.Go(func() { t.talk(ctx, peers) })
+	return t
+}
+
+// send goes on with round numbers of its own: a battery uses others.
+func (t *traffic) send(ctx context.Context, n *testnet.Node, tally *Tally, rounds *atomic.Int64) error {
+	for ctx.Err() == nil {
+		round := int(rounds.Load()) + portRounds/2
+		if err := Send(n, Probes(n, round), tally, func() { rest(ctx, time.Millisecond) }); err != nil {
+			return err
+		}
+		rounds.Add(1)
+	}
+	return nil
+}
+
+// rest leaves the processor to others, or the flood would be all there is.
+func rest(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// underWay waits until each client has gone through all its probes, once more.
+func (t *traffic) underWay(ctx context.Context) error {
+	want := [2]int64{t.rounds[0].Load() + 2, t.rounds[1].Load() + 2}
+	return await(ctx, "both clients to have tried everything", func() error {
+		if t.rounds[0].Load() < want[0] || t.rounds[1].Load() < want[1] {
+			return errors.New("they have not")
+		}
+		return nil
+	})
+}
+
+// stop returns when nobody sends any more.
+func (t *traffic) stop() error {
+	t.cancel()
+	t.wg.Wait()
+	return errors.Join(t.errs[:]...)
+}
+
+// peer is the far end of a connection that was open when torbpf came. That has
+// cut it; whatever the router says to such a peer says on the WAN that it has.
+type peer struct {
+	from, to netip.AddrPort // to: the client, as the internet sees it
+	frame    []byte
+}
+
+// openConnections connects from client1 to the internet, by TCP and UDP and both
+// families, and returns the far ends as the router's WAN sees them.
+func openConnections(ctx context.Context, lab *testnet.Lab) ([]peer, error) {
+	lab.Web.Reset()
+	for _, server := range []netip.Addr{testnet.Other4, testnet.Other6} {
+		for _, proto := range []string{"tcp", "udp"} {
+			if err := testnet.Echo(lab.Client1, proto, at(server, testnet.PortEcho), patience); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var peers []peer
+	err := await(ctx, "the far ends to be seen", func() error {
+		peers = nil
+		for _, v := range lab.Web.Visits() {
+			packet := testnet.UDPDatagram(v.Local, v.Source, []byte("still there?"))
+			if v.Service == "tcp-echo" {
+				packet = testnet.TCPSegment(v.Local, v.Source, testnet.FlagPSH|testnet.FlagACK, 1, 1, []byte("still there?"))
+			}
+			etherType := uint16(0x0800)
+			if v.Local.Addr().Is6() {
+				etherType = 0x86dd
+			}
+			frame := testnet.Frame(mac(testnet.MACWAN), mac(testnet.MACISP), etherType, packet)
+			peers = append(peers, peer{v.Local, v.Source, frame})
+		}
+		if len(peers) < 4 {
+			return errors.New("some have not")
+		}
+		return nil
+	})
+	return peers, err
+}
+
+// talkEvery is the time between two packets of a peer.
+const talkEvery = 10 * time.Millisecond
+
+// talk lets the peers go on. While there is no WAN they cannot.
+func (t *traffic) talk(ctx context.Context, peers []peer) {
+	for ctx.Err() == nil {
+		for _, p := range peers {
+			_ = t.lab.ISP.SendFrame("wan0", p.frame)
+		}
+		rest(ctx, talkEvery)
+	}
+}
