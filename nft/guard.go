@@ -2,9 +2,11 @@ package nft
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -27,7 +29,9 @@ func (b *builder) inputChains() []chain {
 	return []chain{
 		baseChain(chainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, plan.PriorityGuard,
 			newRule("DNS that came in by an interface that is no LAN by this name, so it was not diverted", b.blocked(), notDNAT(), drop(DroppedBlocked)),
-			newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts))),
+			newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts)),
+			newRule("a device is deaf to an answer of tc's: the kernel would look for who asked, at the resolver", aboutUntracked(icmp4), drop(DroppedError)),
+			newRule("the same for IPv6", aboutUntracked(icmp6), drop(DroppedError))),
 		subChain(chainInputPorts,
 			newRule("diverted here", fromLAN(), ctDNAT(), accept()),
 			newRule("the router itself", fromLoopback(), accept()),
@@ -49,7 +53,9 @@ func (b *builder) blocked() []expr.Any {
 func (b *builder) outputChains() []chain {
 	return []chain{
 		baseChain(chainOutput, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityGuard,
-			newRule("from a port of tor's or the sentry's", protocolAndPort(sourcePort), []expr.Any{in(setPorts)}, goTo(chainOutputPorts))),
+			newRule("from a port of tor's or the sentry's", protocolAndPort(sourcePort), []expr.Any{in(setPorts)}, goTo(chainOutputPorts)),
+			newRule("that nobody listens there, and what was sent", protocol(icmp4.number), repliesFrom(), []expr.Any{in(setPorts)}, goTo(chainOutputPorts)),
+			newRule("the same for IPv6", protocol(icmp6.number), repliesFrom(), []expr.Any{in(setPorts)}, goTo(chainOutputPorts))),
 		subChain(chainOutputPorts,
 			newRule("the router itself", toLoopback(), accept()),
 			newRule("any other way but to a LAN", notToLAN(), drop(DroppedAnswer))),
@@ -62,6 +68,37 @@ func protocolAndPort(offset uint32) []expr.Any {
 		meta(expr.MetaKeyL4PROTO),
 		payload(expr.PayloadBaseTransportHeader, offset, 2, word(1)),
 	}
+}
+
+// repliesFrom loads what portSet holds, of who answers the connection that an error
+// is about. The error itself quotes what a device sent, with the addresses put back.
+func repliesFrom() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyPROTOCOL, Direction: reply, Register: reg1},
+		&expr.Ct{Key: expr.CtKeyPROTOSRC, Direction: reply, Register: word(1)},
+	}
+}
+
+// icmp is where the two protocols of that name differ.
+type icmp struct {
+	number, unreachable byte
+	header              uint32 // length of the quoted IP header, without options
+}
+
+var (
+	icmp4 = icmp{number: unix.IPPROTO_ICMP, unreachable: 3, header: 20}
+	icmp6 = icmp{number: unix.IPPROTO_ICMPV6, unreachable: 1, header: 40}
+)
+
+// aboutUntracked matches what a LAN says of an answer from port 53 of which conntrack
+// knows nothing: tc has given it, in the name of whom was asked.
+func aboutUntracked(i icmp) []expr.Any {
+	const icmpHeader = 8
+	return slices.Concat(
+		protocol(i.number),
+		[]expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1, reg1), equal([]byte{i.unreachable})},
+		[]expr.Any{payload(expr.PayloadBaseTransportHeader, icmpHeader+i.header, 2, reg1), equal(portKey(portDNS)[:2])},
+		ctStateIn(expr.CtStateBitINVALID), fromLAN())
 }
 
 // forwardVerdicts holds every class that may be forwarded. Those of a

@@ -41,6 +41,7 @@ type Bench struct {
 	before  []func() error
 	after   []func() error
 	release func() // of the gate
+	busy    bool   // the state directory cannot be removed
 
 	// Leaks before opens or after closes are right: nothing was attached then.
 	begins, ends time.Time

@@ -36,9 +36,10 @@ func (g Group) String() string {
 type Probe struct {
 	Name  string
 	Group Group
-	frame []byte
-	// packet is what the frame holds.
-	packet []byte
+
+	forged bool // its source is not the device's
+	frame  []byte
+	packet []byte // what the frame holds
 }
 
 // Tally counts probes that were sent.

@@ -100,7 +100,7 @@ func (k *kinds) frames() {
 			{"vlan 0, vlan 0", testnet.TagVLAN(testnet.TagVLAN(p.frame, 0), 0)},
 			{"broadcast", everybody},
 		} {
-			k.out = append(k.out, Probe{Name: f.name + ": " + p.Name, Group: GroupFrames, frame: f.frame, packet: p.packet})
+			k.out = append(k.out, Probe{Name: f.name + ": " + p.Name, Group: GroupFrames, forged: p.forged, frame: f.frame, packet: p.packet})
 		}
 	}
 }

@@ -31,7 +31,7 @@ func (k *kinds) from(src netip.Addr, n int) netip.AddrPort {
 func (k *kinds) add(group Group, packet []byte, format string, args ...any) {
 	k.out = append(k.out, Probe{
 		Name: fmt.Sprintf(format, args...), Group: group,
-		frame: testnet.ToGateway(k.node, packet), packet: packet,
+		forged: group == GroupForged, frame: testnet.ToGateway(k.node, packet), packet: packet,
 	})
 }
 

@@ -45,8 +45,10 @@ func smallState(b *Bench) error {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=711", stateSize)); err != nil {
 		return fmt.Errorf("mount small state: %w", err)
 	}
+	// What is mounted torbpf cannot remove.
+	b.busy = true
 	b.later(func() error {
-		// What is mounted torbpf cannot remove.
+		b.busy = false
 		err := unix.Unmount(dir, unix.MNT_DETACH)
 		return errors.Join(err, os.RemoveAll(dir), b.detach())
 	})

@@ -23,14 +23,14 @@ func tableFaults() []Fault {
 		{Name: "conntrack flushed + nft flush ruleset", Inflict: steps(lines("conntrack -F"), flushRuleset)},
 		wgRules,
 		{Name: "rules that restore every mark", Inflict: userTable("marks", `
-		chain in { type filter hook prerouting priority mangle; meta mark set ct mark; }
-		chain out { type filter hook postrouting priority mangle; ct mark set meta mark; }`)},
+		chain arriving { type filter hook prerouting priority mangle; meta mark set ct mark; }
+		chain leaving { type filter hook postrouting priority mangle; ct mark set meta mark; }`)},
 		{Name: "user firewall drops input and forward", Inflict: userTable("fw", `
-		chain in { type filter hook input priority filter; policy drop; iif lo accept; ct state established,related accept; }
-		chain fwd { type filter hook forward priority filter; policy drop; ct state established,related accept; }`)},
+		chain arriving { type filter hook input priority filter; policy drop; iif lo accept; ct state established,related accept; }
+		chain forwarded { type filter hook forward priority filter; policy drop; ct state established,related accept; }`)},
 		{Name: "user rules accept and masquerade all", Inflict: userTable("open", `
-		chain fwd { type filter hook forward priority -300; policy accept; accept; }
-		chain nat { type nat hook postrouting priority -300; masquerade; }`)},
+		chain forwarded { type filter hook forward priority -300; policy accept; accept; }
+		chain masks { type nat hook postrouting priority -300; masquerade; }`)},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,11 +20,15 @@ type traffic struct {
 	wg     sync.WaitGroup
 	errs   [2]error        // of each client
 	rounds [2]atomic.Int64 // of each client
+	honest bool            // no sources but their own
 }
 
-func startTraffic(ctx context.Context, lab *testnet.Lab, tally *Tally, peers []peer) *traffic {
+// startTraffic has the clients lie about their sources unless they are to be honest:
+// where nothing is attached, what answers a lie comes back by the WAN and goes out
+// there again.
+func startTraffic(ctx context.Context, lab *testnet.Lab, tally *Tally, peers []peer, honest bool) *traffic {
 	ctx, cancel := context.WithCancel(ctx)
-	t := &traffic{lab: lab, cancel: cancel}
+	t := &traffic{lab: lab, cancel: cancel, honest: honest}
 	for i, n := range []*testnet.Node{lab.Client1, lab.Client2} {
 		t.wg.Go(func() { t.errs[i] = t.send(ctx, n, tally, &t.rounds[i]) })
 		t.wg.Go(func() {
@@ -40,7 +45,11 @@ func startTraffic(ctx context.Context, lab *testnet.Lab, tally *Tally, peers []p
 func (t *traffic) send(ctx context.Context, n *testnet.Node, tally *Tally, rounds *atomic.Int64) error {
 	for ctx.Err() == nil {
 		round := int(rounds.Load()) + portRounds/2
-		if err := Send(n, Probes(n, round), tally, func() { rest(ctx, time.Millisecond) }); err != nil {
+		probes := Probes(n, round)
+		if t.honest {
+			probes = slices.DeleteFunc(probes, func(p Probe) bool { return p.forged })
+		}
+		if err := Send(n, probes, tally, func() { rest(ctx, time.Millisecond) }); err != nil {
 			return err
 		}
 		rounds.Add(1)

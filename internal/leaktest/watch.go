@@ -116,8 +116,11 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 				continue
 			}
 			what := fmt.Sprintf("%s %v > %v", p.Proto, p.Src, p.Dst)
-			if p.Proto == "tcp" {
+			switch p.Proto {
+			case "tcp":
 				what += fmt.Sprintf(" flags %#x", p.TCPFlags)
+			case "icmp", "icmpv6":
+				what += fmt.Sprintf(" type %d", p.ICMPType)
 			}
 			if p.Fragment {
 				what += " fragment"
