@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 GO ?= go
 IFACE ?=
+MINUTES ?= 30
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX ?= /usr/local
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.0
@@ -55,6 +56,14 @@ lint: ## Formatting, vet, and the limits on size and nesting
 .PHONY: check-generated
 check-generated: ## The committed BPF objects are what their source compiles to
 	./internal/abi/check-generated.sh
+
+.PHONY: leaktest
+leaktest: deps-test build ## Every fault against every kind of packet: what leaks, and how long until all is well
+	$(GO) run ./testnet/cmd/leaktest ./torbpf
+
+.PHONY: soak
+soak: deps-test build ## Faults at random for MINUTES, and what grows: sudo make soak MINUTES=30
+	$(GO) run ./testnet/cmd/leaktest --soak $(MINUTES)m ./torbpf
 
 .PHONY: bench
 bench: deps-test ## Time the classifier by kind of packet (figures of one run: only their ratios count)

@@ -102,6 +102,51 @@ func dialFrom(n *node, from netip.Addr, to string) (net.Conn, error) {
 	return conn, err
 }
 
+// TestAForgedSourceIsNotAnsweredWithoutTC: what the router itself says to a source
+// that no LAN has would go to the WAN.
+func TestAForgedSourceIsNotAnsweredWithoutTC(t *testing.T) {
+	for _, family := range []struct{ name, forged, router, bits, to string }{
+		{"IPv4", forged4, lan4, "/32", "ip daddr " + forged4}, {"IPv6", forged6, lan6, "/128", "ip6 daddr " + forged6},
+	} {
+		t.Run(family.name, func(t *testing.T) {
+			l := newLab(t)
+			l.apply(l.plan())
+			l.classify(`iifname "lan0"`, abi.VerdictNone)
+			addAddr(t, l.client, family.forged+family.bits)
+			heard := l.outside.count(t, "prerouting", family.to)
+			conn, err := dialFrom(l.client, netip.MustParseAddr(family.forged), net.JoinHostPort(family.router, "4711"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := conn.Write([]byte("is anybody there?")); err != nil {
+				t.Fatal(err)
+			}
+			l.eventually("the datagram is dropped", func() bool { return dropped(t, DroppedUnjudged) == 1 })
+			if n := heard(); n != 0 {
+				t.Errorf("%d answers went out by the WAN", n)
+			}
+			if _, err := ping(t.Context(), l.client, family.router); err != nil { // the devices' own are answered
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func dropped(t *testing.T, guard string) uint64 {
+	t.Helper()
+	drops, err := Drops()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range drops {
+		if d.Guard == guard {
+			return d.Packets
+		}
+	}
+	return 0
+}
+
 // TestAnErrorAboutAnAnswerOfTCEndsThere: tc answers in the name of whom was asked,
 // and a device that waits no longer says so. The kernel would look for the socket,
 // and the guard of the router's resolver would take that for a question.
@@ -131,14 +176,8 @@ func TestAnErrorAboutAnAnswerOfTCEndsThere(t *testing.T) {
 		if _, err := ping(t.Context(), l.client, test.to); err != nil {
 			t.Fatal(err)
 		}
-		drops, err := Drops()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range drops {
-			if d.Guard == DroppedError && d.Packets != test.want {
-				t.Errorf("%s about port %d: %d dropped so far, want %d", test.network, test.port, d.Packets, test.want)
-			}
+		if n := dropped(t, DroppedError); n != test.want {
+			t.Errorf("%s about port %d: %d dropped so far, want %d", test.network, test.port, n, test.want)
 		}
 	}
 }

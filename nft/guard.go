@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -16,6 +17,7 @@ import (
 const (
 	chainInput           = "input"
 	chainInputPorts      = "input_ports"
+	chainInputUnjudged   = "input_unjudged"
 	chainOutput          = "output"
 	chainOutputPorts     = "output_ports"
 	chainForward         = "forward"
@@ -31,12 +33,26 @@ func (b *builder) inputChains() []chain {
 			newRule("DNS that came in by an interface that is no LAN by this name, so it was not diverted", b.blocked(), notDNAT(), drop(DroppedBlocked)),
 			newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts)),
 			newRule("a device is deaf to an answer of tc's: the kernel would look for who asked, at the resolver", aboutUntracked(icmp4), drop(DroppedError)),
-			newRule("the same for IPv6", aboutUntracked(icmp6), drop(DroppedError))),
+			newRule("the same for IPv6", aboutUntracked(icmp6), drop(DroppedError)),
+			newRule("not judged: tc is gone or the mark was wiped", markIs(0, b.Mark.ClassMask()), fromLAN(), goTo(chainInputUnjudged))),
 		subChain(chainInputPorts,
 			newRule("diverted here", fromLAN(), ctDNAT(), accept()),
 			newRule("the router itself", fromLoopback(), accept()),
 			newRule("an open proxy to the WAN, a way past the class for a LAN", drop(DroppedPort))),
+		subChain(chainInputUnjudged, b.unjudgedInput()...),
 	}
+}
+
+// unjudgedInput does without tc what it does first: a source that no LAN has is
+// forged, and whatever answers it (a socket, the kernel) would say on the WAN what
+// the device has sent.
+func (b *builder) unjudgedInput() []rule {
+	var rules []rule
+	nobody := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10")}
+	for _, p := range config.MergePrefixes(append(nobody, b.LANPrefixes()...)) {
+		rules = append(rules, newRule("from a LAN, or answered on the link only", fromPrefix(p), accept()))
+	}
+	return append(rules, newRule("an answer would take the way to the WAN", drop(DroppedUnjudged)))
 }
 
 // blocked matches every class that must not be forwarded.

@@ -94,7 +94,9 @@ func NewBench(ctx context.Context, lab *testnet.Lab, program string) (*Bench, er
 // itself is not taken for a leak.
 func LoneTorrc(lab *testnet.Lab) (string, error) {
 	file := filepath.Join(lab.Dir(), "lone.torrc")
-	text := "DirAuthority nobody orport=1 v3ident=" + strings.Repeat("A", 40) + " 127.0.0.1:1 " + strings.Repeat("B", 40) + "\n"
+	text := "DirAuthority nobody orport=1 v3ident=" + strings.Repeat("A", 40) + " 127.0.0.1:1 " + strings.Repeat("B", 40) + "\n" +
+		// With the gate held open it is asked without end, and would keep it all.
+		"SocksTimeout 1\n"
 	return file, os.WriteFile(file, []byte(text), 0o644)
 }
 

@@ -63,7 +63,11 @@ func (k *kinds) forgeries() {
 		k.add(GroupForged, testnet.UDPDatagram(k.from(src, 920), at(dst, testnet.PortEcho), []byte("stray")), "udp from forged %v", src)
 		k.add(GroupForged, testnet.TCPSegment(k.from(src, 921), at(dst, testnet.PortEcho), testnet.FlagSYN, 1, 0, nil), "syn from forged %v", src)
 		k.add(GroupForged, testnet.ICMPEcho(src, dst, uint16(k.round), 1), "ping from forged %v", src)
-		k.add(GroupForged, testnet.UDPDatagram(k.from(src, 922), at(k.gateway(src), testnet.PortDNS), query("forged."+testnet.Zone)), "dns from forged %v", src)
+		k.add(GroupForged, testnet.UDPDatagram(k.from(src, 922), at(k.gateway(src), testnet.PortDNS), Query("forged."+testnet.Zone)), "dns from forged %v", src)
+		k.add(GroupForged, testnet.TCPSegment(k.from(src, 923), at(k.gateway(src), testnet.PortDNS), testnet.FlagSYN, 1, 0, nil), "dns by tcp from forged %v", src)
+		k.add(GroupForged, testnet.TCPSegment(k.from(src, 924), at(k.gateway(src), testnet.PortHTTP), testnet.FlagSYN, 1, 0, nil), "syn to the router from forged %v", src)
+		k.add(GroupForged, testnet.UDPDatagram(k.from(src, 925), at(k.gateway(src), 4711), []byte("stray")), "udp to the router from forged %v", src)
+		k.add(GroupForged, testnet.ICMPEcho(src, k.gateway(src), uint16(k.round), 2), "ping to the router from forged %v", src)
 	}
 }
 

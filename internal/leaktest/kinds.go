@@ -107,7 +107,7 @@ func (k *kinds) fragments(src netip.Addr) {
 	for i, dst := range append(routerAddrs(src), elsewhere(src)...) {
 		id := 1000*(k.round%portRounds) + 10*i
 		pieces("udp", dst, testnet.UDPDatagram(k.from(src, 1), at(dst, testnet.PortEcho), make([]byte, 64)), id)
-		pieces("dns", dst, testnet.UDPDatagram(k.from(src, 2), at(dst, testnet.PortDNS), query("fragmented."+testnet.Zone)), id+1)
+		pieces("dns", dst, testnet.UDPDatagram(k.from(src, 2), at(dst, testnet.PortDNS), Query("fragmented."+testnet.Zone)), id+1)
 		pieces("syn", dst, testnet.TCPSegment(k.from(src, 3), at(dst, testnet.PortHTTP), testnet.FlagSYN, 1, 0, make([]byte, 32)), id+2)
 		alone := testnet.Fragments(testnet.UDPDatagram(k.from(src, 4), at(dst, testnet.PortEcho), make([]byte, 64)), 16, uint16(id+3))
 		k.add(GroupFragments, alone[2], "later fragment alone %v > %v", src, dst)
@@ -162,8 +162,8 @@ func asked(src netip.Addr) []netip.Addr {
 func (k *kinds) queries(src netip.Addr) {
 	for i, server := range asked(src) {
 		name := fmt.Sprintf("%s-to-%s.%s", k.node.Name, label(server), testnet.Zone)
-		k.add(GroupDNS, testnet.UDPDatagram(k.from(src, 500+i), at(server, testnet.PortDNS), query(name)), "dns %v > %v", src, server)
-		pieces := testnet.UDPDatagram(k.from(src, 550+i), at(server, testnet.PortDNS), query("pieces-"+name))
+		k.add(GroupDNS, testnet.UDPDatagram(k.from(src, 500+i), at(server, testnet.PortDNS), Query(name)), "dns %v > %v", src, server)
+		pieces := testnet.UDPDatagram(k.from(src, 550+i), at(server, testnet.PortDNS), Query("pieces-"+name))
 		for j, p := range testnet.Fragments(pieces, 24, uint16(600+i+k.round)) {
 			k.add(GroupFragments, p, "fragment %d of a query %v > %v", j, src, server)
 		}
@@ -175,8 +175,8 @@ func label(a netip.Addr) string {
 	return strings.NewReplacer(".", "-", ":", "_").Replace(a.String())
 }
 
-// query is a DNS question for the address of a name.
-func query(name string) []byte {
+// Query is a DNS question for the address of a name.
+func Query(name string) []byte {
 	b := []byte{0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}
 	for start, i := 0, 0; i <= len(name); i++ {
 		if i == len(name) || name[i] == '.' {

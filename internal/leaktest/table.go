@@ -12,7 +12,7 @@ import (
 )
 
 // Series runs faults one after the other, in a lab of its own that it replaces when
-// a row has left it in doubt.
+// a row may have left something in it.
 type Series struct {
 	Program  string
 	Recovery Recovery
@@ -41,7 +41,8 @@ func (s *Series) Run(ctx context.Context, f Fault) (*Row, error) {
 		return nil, err
 	}
 	row := b.Run(ctx, f, s.Recovery)
-	if !row.OK() {
+	// Flows that were direct meanwhile may still end, in clear.
+	if !row.OK() || f.Fresh || f.Ends {
 		return row, s.Close()
 	}
 	return row, nil

@@ -1,7 +1,12 @@
 package leaktest
 
 import (
-	"strings"
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 var (
@@ -18,7 +23,7 @@ func tableFaults() []Fault {
 		tableGone, rulesetGone,
 		{Name: "our nft chains emptied", Inflict: lines("nft flush table inet torbpf")},
 		{Name: "our nft set of LANs emptied", Inflict: lines("nft flush set inet torbpf lans")},
-		{Name: "ip rules deleted", Inflict: deleteRules},
+		{Name: "ip rules deleted", Inflict: func(b *Bench) error { return DeleteRules(b.ctx, b.Lab.Router) }},
 		{Name: "conntrack flushed", Inflict: lines("conntrack -F")},
 		{Name: "conntrack flushed + nft flush ruleset", Inflict: steps(lines("conntrack -F"), flushRuleset)},
 		wgRules,
@@ -30,7 +35,7 @@ func tableFaults() []Fault {
 		chain forwarded { type filter hook forward priority filter; policy drop; ct state established,related accept; }`)},
 		{Name: "user rules accept and masquerade all", Inflict: userTable("open", `
 		chain forwarded { type filter hook forward priority -300; policy accept; accept; }
-		chain masks { type nat hook postrouting priority -300; masquerade; }`)},
+		chain masks { type nat hook postrouting priority 50; masquerade; }`)},
 	}
 }
 
@@ -55,17 +60,20 @@ func userTable(name, chains string) func(*Bench) error {
 	}
 }
 
-// deleteRules deletes all ip rules of ours.
-func deleteRules(b *Bench) error {
+// DeleteRules deletes all ip rules of ours in a router: ip(8) takes one at a time.
+func DeleteRules(ctx context.Context, router *testnet.Node) error {
 	for _, family := range []string{"-4", "-6"} {
-		rules, err := b.Lab.Router.Run(b.ctx, "ip", family, "rule", "list", "protocol", "84")
-		if err != nil {
-			return err
-		}
-		for range strings.Split(strings.TrimSpace(rules), "\n") {
-			if err := b.run("ip " + family + " rule del protocol 84"); err != nil {
-				return err
+		deleted := 0
+		for {
+			_, err := router.Run(ctx, "ip", family, "rule", "del", "protocol", strconv.Itoa(plan.RuleProtocol))
+			if err == nil {
+				deleted++
+				continue
 			}
+			if deleted == 0 {
+				return fmt.Errorf("delete rules: %w", err)
+			}
+			break
 		}
 	}
 	return nil

@@ -126,12 +126,17 @@ func openConnections(ctx context.Context, lab *testnet.Lab) ([]peer, error) {
 	return peers, err
 }
 
-// talkEvery is the time between two packets of a peer.
-const talkEvery = 10 * time.Millisecond
+const (
+	// talkEvery is the time between two packets of a peer.
+	talkEvery = 10 * time.Millisecond
+	// talkFor is less than the ten minutes for which torbpf is deaf to them; after
+	// that they begin something new.
+	talkFor = 5 * time.Minute
+)
 
 // talk lets the peers go on. While there is no WAN they cannot.
 func (t *traffic) talk(ctx context.Context, peers []peer) {
-	for ctx.Err() == nil {
+	for end := time.Now().Add(talkFor); ctx.Err() == nil && time.Now().Before(end); {
 		for _, p := range peers {
 			_ = t.lab.ISP.SendFrame("wan0", p.frame)
 		}

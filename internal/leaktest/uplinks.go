@@ -11,11 +11,7 @@ var (
 		if err := b.Lab.ReplaceWAN(); err != nil {
 			return err
 		}
-		capture, err := b.Lab.CaptureWAN(b.ctx)
-		if err == nil {
-			b.watch.captures = append(b.watch.captures, capture)
-		}
-		return err
+		return b.watch.replace(b.ctx)
 	}}
 	secondUplink = Fault{Name: "second uplink appears and takes over", Once: true, Inflict: addUplink}
 )

@@ -32,6 +32,7 @@ func (l Leak) String() string { return l.Where + ": " + l.What }
 type Watch struct {
 	lab      *testnet.Lab
 	captures []*testnet.Capture // of the WAN, and of what becomes one
+	retired  []*testnet.Capture // of interfaces that are gone
 	round    int
 }
 
@@ -44,8 +45,23 @@ func NewWatch(ctx context.Context, lab *testnet.Lab) (*Watch, error) {
 	return &Watch{lab: lab, captures: []*testnet.Capture{capture}}, nil
 }
 
+// replace watches the WAN anew when its interface has been.
+func (w *Watch) replace(ctx context.Context) error {
+	capture, err := w.lab.CaptureWAN(ctx)
+	if err != nil {
+		return err
+	}
+	w.retired = append(w.retired, w.captures[0])
+	w.captures[0] = capture
+	return nil
+}
+
 // Reset forgets what was seen so far.
 func (w *Watch) Reset() {
+	for _, c := range w.retired {
+		_ = c.Stop() // it has seen what it could
+	}
+	w.retired = nil
 	for _, c := range w.captures {
 		c.Reset()
 	}
@@ -96,7 +112,7 @@ func (w *Watch) settle(ctx context.Context) error {
 // Seen is how many packets the router sent on the WAN, its housekeeping included.
 func (w *Watch) Seen() int {
 	seen := 0
-	for _, c := range w.captures {
+	for _, c := range slices.Concat(w.captures, w.retired) {
 		for _, p := range c.Packets() {
 			if p.Inbound {
 				seen++
@@ -110,7 +126,7 @@ func (w *Watch) Seen() int {
 // that has no subnet at the moment is sent back to the ISP, as by any router.
 func (w *Watch) Leaks(peers []peer) []Leak {
 	var out []Leak
-	for _, c := range w.captures {
+	for _, c := range slices.Concat(w.captures, w.retired) {
 		for _, p := range c.NonTor() {
 			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) {
 				continue

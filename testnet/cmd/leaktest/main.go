@@ -3,11 +3,14 @@
 //
 //	leaktest ./torbpf                  the table of faults
 //	leaktest --fault nft ./torbpf      those whose names contain "nft"
+//	leaktest --soak 30m ./torbpf       faults at random, and what grows
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -30,6 +33,7 @@ func main() {
 
 func newCommand() *cobra.Command {
 	var containing string
+	var soak leaktest.Soak
 	cmd := &cobra.Command{
 		Use:           "leaktest PATH-OF-TORBPF",
 		Short:         "Faults against torbpf in a lab, and what leaks",
@@ -42,13 +46,21 @@ func newCommand() *cobra.Command {
 				return err
 			}
 			series := &leaktest.Series{Program: program, Recovery: leaktest.AttachAgain{}}
-			ok, err := leaktest.RunTable(cmd.Context(), cmd.OutOrStdout(), series, containing)
+			var ok bool
+			if soak.Out = cmd.OutOrStdout(); soak.Duration > 0 {
+				ok, err = soak.Run(cmd.Context(), series)
+			} else {
+				ok, err = leaktest.RunTable(cmd.Context(), cmd.OutOrStdout(), series, containing)
+			}
 			if err == nil && !ok {
-				err = fmt.Errorf("not all is as it should be")
+				err = errors.New("not all is as it should be")
 			}
 			return err
 		},
 	}
 	cmd.Flags().StringVar(&containing, "fault", "", "only faults whose names contain this")
+	cmd.Flags().DurationVar(&soak.Duration, "soak", 0, "faults at random for this long, instead of the table")
+	cmd.Flags().Uint64Var(&soak.Seed, "seed", rand.Uint64N(1<<32), "of the soak's choice of faults")
+	cmd.MarkFlagsMutuallyExclusive("fault", "soak")
 	return cmd
 }
