@@ -45,14 +45,26 @@ func (b *builder) inputChains() []chain {
 
 // unjudgedInput does without tc what it does first: a source that no LAN has is
 // forged, and whatever answers it (a socket, the kernel) would say on the WAN what
-// the device has sent.
+// the device has sent. IPv6 answers the unspecified source as well, so of that only
+// what looks for neighbours is let in; with IPv4 it is a martian, but for DHCP.
 func (b *builder) unjudgedInput() []rule {
 	var rules []rule
-	nobody := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10")}
-	for _, p := range config.MergePrefixes(append(nobody, b.LANPrefixes()...)) {
+	fine := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("fe80::/10")}
+	for _, p := range config.MergePrefixes(append(fine, b.LANPrefixes()...)) {
 		rules = append(rules, newRule("from a LAN, or answered on the link only", fromPrefix(p), accept()))
 	}
-	return append(rules, newRule("an answer would take the way to the WAN", drop(DroppedUnjudged)))
+	return append(rules,
+		newRule("neighbour discovery and the like, answered on the link only", linkHousekeeping(), accept()),
+		newRule("an answer would take the way to the WAN", drop(DroppedUnjudged)))
+}
+
+// linkHousekeeping matches ICMPv6 types 130 to 137. What hosts report of their
+// memberships (143) has no answer, and is for others than a host.
+func linkHousekeeping() []expr.Any {
+	return slices.Concat(protocol(icmp6.number), []expr.Any{
+		payload(expr.PayloadBaseTransportHeader, 0, 1, reg1),
+		&expr.Range{Op: expr.CmpOpEq, Register: reg1, FromData: []byte{130}, ToData: []byte{137}},
+	})
 }
 
 // blocked matches every class that must not be forwarded.

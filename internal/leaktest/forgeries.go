@@ -68,6 +68,10 @@ func (k *kinds) forgeries() {
 		k.add(GroupForged, testnet.TCPSegment(k.from(src, 924), at(k.gateway(src), testnet.PortHTTP), testnet.FlagSYN, 1, 0, nil), "syn to the router from forged %v", src)
 		k.add(GroupForged, testnet.UDPDatagram(k.from(src, 925), at(k.gateway(src), 4711), []byte("stray")), "udp to the router from forged %v", src)
 		k.add(GroupForged, testnet.ICMPEcho(src, k.gateway(src), uint16(k.round), 2), "ping to the router from forged %v", src)
+		for _, group := range k.everybody(src) {
+			k.add(GroupForged, testnet.ICMPEcho(src, group, uint16(k.round), 3), "ping to %v from forged %v", group, src)
+			k.add(GroupForged, testnet.UDPDatagram(k.from(src, 926), at(group, 4711), []byte("stray")), "udp to %v from forged %v", group, src)
+		}
 	}
 }
 
@@ -76,6 +80,14 @@ func (k *kinds) gateway(src netip.Addr) netip.Addr {
 		return testnet.LANRouter4
 	}
 	return testnet.LANRouter6
+}
+
+// everybody are addresses on the link that the router hears, beside its own.
+func (k *kinds) everybody(src netip.Addr) []netip.Addr {
+	if src.Is4() {
+		return []netip.Addr{netip.MustParseAddr("192.168.50.255"), netip.MustParseAddr("224.0.0.1")}
+	}
+	return []netip.Addr{netip.MustParseAddr("ff02::1"), netip.MustParseAddr("fe80::ff:fe00:5001")}
 }
 
 // everyFrame of the packets so far goes out in other frames as well.

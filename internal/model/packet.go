@@ -38,6 +38,7 @@ type Packet struct {
 	// identifier in both.
 	SrcPort, DstPort uint16
 	TCPFlags         uint8
+	ICMPType         uint8
 	Mark             uint32 // the whole fwmark
 }
 
@@ -65,6 +66,15 @@ const (
 // isICMP says whether the packet is ICMP of its own family.
 func (k Packet) isICMP() bool {
 	return k.Layer3 == IPv4 && k.Protocol == protoICMP || k.Layer3 == IPv6 && k.Protocol == protoICMPv6
+}
+
+// isHousekeeping says whether the router answers the packet on the link alone,
+// whatever its source: membership, router and neighbour discovery, and DHCP.
+func (k Packet) isHousekeeping() bool {
+	if k.Layer3 == IPv4 {
+		return k.Protocol == protoUDP && k.DstPort == 67
+	}
+	return k.Protocol == protoICMPv6 && (k.ICMPType >= 130 && k.ICMPType <= 137 || k.ICMPType == 143)
 }
 
 // isDNS says whether the packet shows port 53. A later fragment shows nothing.

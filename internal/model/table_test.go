@@ -73,7 +73,7 @@ func plainRows() []row {
 		{name: "from loopback", frame: ether(ip("127.0.0.1", web4, udp(40000, 27015))), reason: abi.ReasonForeignSource},
 		{name: "from a group, IPv4", frame: ether(ip("224.0.0.1", web4, udp(40000, 27015))), reason: abi.ReasonForeignSource},
 		{name: "from a group, IPv6", frame: ether(ip("ff02::1", web6, udp(40000, 27015))), reason: abi.ReasonForeignSource},
-		{name: "from nobody, IPv6", frame: ether(ip("::", web6, udp(40000, 27015))), reason: abi.ReasonUDP},
+		{name: "from nobody, IPv6", frame: ether(ip("::", web6, udp(40000, 27015))), reason: abi.ReasonForeignSource},
 	}
 }
 
