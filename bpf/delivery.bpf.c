@@ -7,7 +7,10 @@
  * asking a broadcast address. This program sees every delivered packet, is
  * attached to one network namespace, and outlives `nft flush ruleset`.
  *
- * It also holds what a class promises: what is to be redirected to Tor arrives
+ * With both of them gone it also keeps the router from answering a source that
+ * no LAN has: the answer would go out by the WAN, with what the device sent.
+ *
+ * And it holds what a class promises: what is to be redirected to Tor arrives
  * at Tor's ports or nowhere. Otherwise, with our own redirect gone, a rule of
  * the user's that redirects DNS elsewhere would take it.
  */
@@ -22,7 +25,8 @@
 
 #include "abi.h"
 
-#define PORT_DNS 53
+#define PORT_DNS   53
+#define CLASS_BITS 0x0fU
 
 /* As in the other programs; see verdict.h. */
 const volatile __u32 mark_shift = 24;
@@ -80,7 +84,21 @@ struct {
 	__type(value, __u8);
 } broadcasts SEC(".maps");
 
+#define PREFIX_MAP(name, key_type)                                                                 \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                                               \
+		__uint(max_entries, 1);                                                            \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                              \
+		__type(key, key_type);                                                             \
+		__type(value, struct local_subnet);                                                \
+	} name SEC(".maps")
+
+/* Those of the other programs, which the loader makes as large as they are. */
+PREFIX_MAP(local4_prefixes, struct prefix4);
+PREFIX_MAP(local6_prefixes, struct prefix6);
+
 struct datagram {
+	struct address saddr;
 	struct address daddr;
 	__u32 offset; /* of its ports */
 	__u8 protocol;
@@ -103,6 +121,7 @@ static __always_inline enum reading read_ipv4(const struct bpf_dynptr *data, str
 	d->daddr.addr[10] = 0xff;
 	d->daddr.addr[11] = 0xff;
 	__builtin_memcpy(&d->daddr.addr[12], &ip.daddr, sizeof(ip.daddr));
+	__builtin_memcpy(&d->saddr.addr[12], &ip.saddr, sizeof(ip.saddr));
 	d->protocol = ip.protocol;
 	d->offset = ip.ihl * 4;
 	return READING_DONE; /* fragments have been put together before this hook */
@@ -118,6 +137,7 @@ static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, str
 	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
 		return READING_NOTHING;
 	__builtin_memcpy(&d->daddr, &ip.daddr, sizeof(d->daddr));
+	__builtin_memcpy(&d->saddr, &ip.saddr, sizeof(d->saddr));
 	d->protocol = ip.nexthdr;
 	d->offset = sizeof(ip);
 	for (i = 0; i < MAX_EXTENSION_HEADERS; i++) {
@@ -174,6 +194,48 @@ static __always_inline int diverted(const struct bpf_dynptr *data, const struct 
 	       port == (d->protocol == IPPROTO_TCP ? trans_port : dns_port);
 }
 
+/* Sources that are answered on the link only, or are martians to the kernel. */
+static __always_inline int link_source(const struct address *source, int ipv4)
+{
+	const __u8 *a = source->addr;
+
+	if (ipv4)
+		return !(a[12] | a[13] | a[14] | a[15]);
+	return a[0] == 0xfe && (a[1] & 0xc0) == 0x80;
+}
+
+/* Whether no LAN has the source; see match.h. */
+static __always_inline int foreign_source(const struct datagram *d, int ipv4)
+{
+	struct prefix4 key4 = {.prefixlen = 32};
+	struct prefix6 key6 = {.prefixlen = 128};
+	struct local_subnet *subnet;
+	__u32 ifindex;
+
+	if (link_source(&d->saddr, ipv4))
+		return 0;
+	__builtin_memcpy(&key4.addr_be, &d->saddr.addr[12], sizeof(key4.addr_be));
+	__builtin_memcpy(key6.addr, &d->saddr, sizeof(key6.addr));
+	subnet = ipv4 ? bpf_map_lookup_elem(&local4_prefixes, &key4)
+		      : bpf_map_lookup_elem(&local6_prefixes, &key6);
+	if (!subnet || !subnet->ifindex)
+		return 1;
+	ifindex = subnet->ifindex;
+	return !bpf_map_lookup_elem(&lans, &ifindex);
+}
+
+/* Neighbour and router discovery are answered on the link, whatever the source. */
+static __always_inline int link_housekeeping(const struct bpf_dynptr *data,
+					     const struct datagram *d)
+{
+	__u8 type;
+
+	if (d->protocol != IPPROTO_ICMPV6 ||
+	    bpf_dynptr_read(&type, sizeof(type), data, d->offset, 0))
+		return 0;
+	return type >= 130 && type <= 137;
+}
+
 static __always_inline int guard_broadcast(const struct bpf_dynptr *data, const struct datagram *d,
 					   enum reading reading, int ipv4, __u32 ifindex)
 {
@@ -209,6 +271,9 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	    bpf_dynptr_read(&version, sizeof(version), &data, 0, 0))
 		return drop(ifindex, REASON_DELIVERY_GUARD);
 	reading = version >> 4 == 4 ? read_ipv4(&data, &d) : read_ipv6(&data, &d);
+	if (!(skb->mark >> mark_shift & CLASS_BITS) && foreign_source(&d, version >> 4 == 4) &&
+	    !link_housekeeping(&data, &d))
+		return drop(ifindex, REASON_DELIVERY_GUARD);
 	if (!blocked)
 		return guard_broadcast(&data, &d, reading, version >> 4 == 4, ifindex);
 	if (reading == READING_DONE && diverted(&data, &d))

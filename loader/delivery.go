@@ -57,12 +57,14 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 	if err := setVariables(spec, g.plan); err != nil {
 		return nil, err
 	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		MapReplacements: map[string]*ebpf.Map{
-			abi.DeliveryMapLans:     g.collection.Maps[abi.DatapathMapLans],
-			abi.DeliveryMapCounters: g.collection.Maps[abi.DatapathMapCounters],
-		},
-	})
+	shared := make(map[string]*ebpf.Map)
+	for _, name := range []string{
+		abi.DeliveryMapLans, abi.DeliveryMapCounters, abi.DeliveryMapLocal4Prefixes, abi.DeliveryMapLocal6Prefixes,
+	} {
+		shared[name] = g.collection.Maps[name]
+		spec.Maps[name].MaxEntries = shared[name].MaxEntries()
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", abi.DeliveryProgTorbpfDelivery, err)
 	}

@@ -220,3 +220,29 @@ func TestDNSGuardKeepsALANFromEncryptedDNS(t *testing.T) {
 		})
 	}
 }
+
+// With the tc program gone nobody else knows which sources a LAN has, and what
+// answers a forged one goes out by the WAN.
+func TestDeliveryGuardKeepsForgedSourcesFromAnswers(t *testing.T) {
+	needNetfilter(t)
+	l := newLab(t)
+	d := l.open(t, false)
+	g := guards(t, d, l.plan())
+	if u := g.Unsupported(); len(u) > 0 {
+		t.Fatalf("unsupported: %v", u)
+	}
+	must(t, g.pin())
+	to := datagram{unix.IPPROTO_UDP, netip.AddrPortFrom(netip.MustParseAddr(routerAddr), 5000)}
+	conn := listen(t, ":5000")
+	own := l.newSender(t)
+	must(t, own.send(to))
+	expectFrom(t, conn, clientAddr)
+
+	forged := own
+	forged.from = netip.MustParseAddr("203.0.113.9")
+	countedAtDelivery(t, d, l, forged, to)
+	ping := datagram{unix.IPPROTO_ICMP, netip.AddrPortFrom(netip.MustParseAddr(routerAddr), 0)}
+	countedAtDelivery(t, d, l, forged, ping)
+	must(t, own.send(to))
+	expectFrom(t, conn, clientAddr)
+}

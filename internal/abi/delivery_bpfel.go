@@ -19,6 +19,8 @@ const (
 	DeliveryMapBroadcasts      = "broadcasts"
 	DeliveryMapCounters        = "counters"
 	DeliveryMapLans            = "lans"
+	DeliveryMapLocal4Prefixes  = "local4_prefixes"
+	DeliveryMapLocal6Prefixes  = "local6_prefixes"
 	DeliveryProgTorbpfDelivery = "torbpf_delivery"
 	DeliveryVarDnsPort         = "dns_port"
 	DeliveryVarMarkShift       = "mark_shift"
@@ -75,9 +77,11 @@ type DeliveryProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryMapSpecs struct {
-	Broadcasts *ebpf.MapSpec `ebpf:"broadcasts"`
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Lans       *ebpf.MapSpec `ebpf:"lans"`
+	Broadcasts     *ebpf.MapSpec `ebpf:"broadcasts"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Lans           *ebpf.MapSpec `ebpf:"lans"`
+	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
+	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
 }
 
 // DeliveryVariableSpecs contains global variables before they are loaded into the kernel.
@@ -110,9 +114,11 @@ func (o *DeliveryObjects) Close() error {
 //
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryMaps struct {
-	Broadcasts *ebpf.Map `ebpf:"broadcasts"`
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Lans       *ebpf.Map `ebpf:"lans"`
+	Broadcasts     *ebpf.Map `ebpf:"broadcasts"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Lans           *ebpf.Map `ebpf:"lans"`
+	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
+	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
 }
 
 func (m *DeliveryMaps) Close() error {
@@ -120,6 +126,8 @@ func (m *DeliveryMaps) Close() error {
 		m.Broadcasts,
 		m.Counters,
 		m.Lans,
+		m.Local4Prefixes,
+		m.Local6Prefixes,
 	)
 }
 
