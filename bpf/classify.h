@@ -53,7 +53,8 @@ static __always_inline struct decision classify_unforwarded(const struct packet 
 {
 	if (is_dns(p) || asks_router_encrypted(p))
 		return undecided();
-	if (!group_destination(p) && !link_local(p, &p->daddr))
+	/* Linux forwards IPv4 link-local addresses as any others. */
+	if (!group_destination(p) && (p->layer3 == LAYER3_IPV4 || !link_local(p, &p->daddr)))
 		return undecided();
 	if (!link_housekeeping(p) && foreign_source(p))
 		return undecided();

@@ -68,7 +68,7 @@ func (p *Policy) reason(k Packet) abi.Reason {
 		switch answeredOnLink := !foreign || k.isHousekeeping(); {
 		case answeredOnLink && isGroup(k):
 			return abi.ReasonMulticast
-		case answeredOnLink && k.Dst.IsLinkLocalUnicast():
+		case answeredOnLink && k.Layer3 == IPv6 && k.Dst.IsLinkLocalUnicast():
 			return abi.ReasonLinkLocal
 		}
 	}
