@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/torbpf/torbpf/testnet"
 )
 
@@ -96,34 +98,41 @@ type peer struct {
 // families, and returns the far ends as the router's WAN sees them.
 func openConnections(ctx context.Context, lab *testnet.Lab) ([]peer, error) {
 	lab.Web.Reset()
-	for _, server := range []netip.Addr{testnet.Other4, testnet.Other6} {
-		for _, proto := range []string{"tcp", "udp"} {
-			if err := testnet.Echo(lab.Client1, proto, at(server, testnet.PortEcho), patience); err != nil {
-				return nil, err
-			}
-		}
-	}
 	var peers []peer
+	// A server notes the first datagram of each port only, so one may go unnoticed.
 	err := await(ctx, "the far ends to be seen", func() error {
-		peers = nil
-		for _, v := range lab.Web.Visits() {
-			packet := testnet.UDPDatagram(v.Local, v.Source, []byte("still there?"))
-			if v.Service == "tcp-echo" {
-				packet = testnet.TCPSegment(v.Local, v.Source, testnet.FlagPSH|testnet.FlagACK, 1, 1, []byte("still there?"))
+		for _, server := range []netip.Addr{testnet.Other4, testnet.Other6} {
+			for _, proto := range []string{"tcp", "udp"} {
+				if err := testnet.Echo(lab.Client1, proto, at(server, testnet.PortEcho), patience); err != nil {
+					return err
+				}
 			}
-			etherType := uint16(0x0800)
-			if v.Local.Addr().Is6() {
-				etherType = 0x86dd
-			}
-			frame := testnet.Frame(mac(testnet.MACWAN), mac(testnet.MACISP), etherType, packet)
-			peers = append(peers, peer{v.Local, v.Source, frame})
 		}
-		if len(peers) < 4 {
+		peers = nil
+		kinds := map[string]bool{}
+		for _, v := range lab.Web.Visits() {
+			kinds[v.Service+v.Local.String()] = true
+			peers = append(peers, newPeer(v))
+		}
+		if len(kinds) < 4 {
 			return errors.New("some have not")
 		}
 		return nil
 	})
 	return peers, err
+}
+
+// newPeer is the far end of what a server saw.
+func newPeer(v testnet.Visit) peer {
+	packet := testnet.UDPDatagram(v.Local, v.Source, []byte("still there?"))
+	if v.Service == "tcp-echo" {
+		packet = testnet.TCPSegment(v.Local, v.Source, testnet.FlagPSH|testnet.FlagACK, 1, 1, []byte("still there?"))
+	}
+	etherType := uint16(unix.ETH_P_IP)
+	if v.Local.Addr().Is6() {
+		etherType = unix.ETH_P_IPV6
+	}
+	return peer{v.Local, v.Source, testnet.Frame(mac(testnet.MACWAN), mac(testnet.MACISP), etherType, packet)}
 }
 
 const (
