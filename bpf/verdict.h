@@ -243,6 +243,33 @@ static __always_inline int diverted_answer(struct __sk_buff *skb, struct packet 
 }
 
 /*
+ * Whether the router sends this to a device: its subnet has gone from the LAN, or
+ * the LAN is down, so the answer takes the default route. What was planned may
+ * be out of date, and then blocks.
+ */
+static __always_inline int strays_from_lan(struct __sk_buff *skb, struct packet *p)
+{
+	struct local_subnet *subnet;
+	__u32 ifindex;
+	__u8 type;
+
+	parse_network_header(skb, p);
+	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
+		return 0;
+	/* Where LAN and uplink share a prefix, neighbours must be found. */
+	if (p->protocol == IPPROTO_ICMPV6 &&
+	    !bpf_skb_load_bytes_relative(skb, p->l4_offset, &type, sizeof(type),
+					 BPF_HDR_START_NET) &&
+	    type >= 133 && type <= 137)
+		return 0;
+	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
+	if (!subnet)
+		return 0;
+	ifindex = subnet->ifindex;
+	return bpf_map_lookup_elem(&lans, &ifindex) != NULL;
+}
+
+/*
  * A packet on its way out by an uplink. Masquerading has hidden its source by
  * now, but the kernel remembers the interface it came in by. Packets of the
  * router itself came in by none; they are its own business, but for answers.
@@ -253,7 +280,8 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct set
 	struct packet p = {};
 
 	if (!ingress)
-		return diverted_answer(skb, &p) ? drop_leak(skb, &p) : VERDICT_NEXT;
+		return strays_from_lan(skb, &p) || diverted_answer(skb, &p) ? drop_leak(skb, &p)
+									    : VERDICT_NEXT;
 	if (!bpf_map_lookup_elem(&lans, &ingress))
 		return VERDICT_NEXT;
 	switch (mark_class(skb->mark)) {
