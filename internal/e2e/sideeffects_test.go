@@ -101,7 +101,7 @@ func TestLogsNameNoDestination(t *testing.T) {
 	_, _ = testnet.DNSQuery(n, n.Resolver, name, "A", "tcp", hush)
 
 	logs := 0
-	err := filepath.WalkDir(stateDir(t, lab), func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(stateDir(t, lab), func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".log") {
 			return err
 		}

@@ -99,7 +99,7 @@ func fillMaps(b *Bench) error {
 	for name, put := range map[string]func(*ebpf.Map, uint32) error{
 		abi.DatapathMapLans: func(m *ebpf.Map, i uint32) error { return m.Put(1<<20+i, lan) },
 		abi.DatapathMapCounters: func(m *ebpf.Map, i uint32) error {
-			key := abi.DatapathCounterKey{Ifindex: 1<<20 + i, Verdict: abi.DatapathVerdict(abi.VerdictRefused)}
+			key := abi.DatapathCounterKey{Ifindex: 1<<20 + i, Verdict: abi.VerdictRefused}
 			return m.Put(key, make([]abi.DatapathCounter, ebpf.MustPossibleCPU()))
 		},
 	} {
