@@ -16,7 +16,7 @@ const portDNS = 53
 // already, those to the router and to local subnets (unless local mode "none"
 // refuses them), and those that direct says go direct: by an exclusion or, with
 // local mode "reserved", to reserved space. DNS is cut whoever was asked, the
-// router too, since DNS to it must not reach its own resolver.
+// router at its link-local address too, since DNS to it must not reach its own resolver.
 //
 // Adopted are connections begun outside that a LAN host answers: those need their
 // mark for the answers to pass. There are none if the plan refuses inbound ones.
@@ -72,10 +72,12 @@ func (k *known) answeredByLAN(f plan.Flow) bool {
 
 func (k *known) mustEnd(f plan.Flow) bool {
 	switch dst := f.Dst.Addr(); {
-	case k.redirected(f), dst.IsMulticast(), dst.IsLinkLocalUnicast():
+	case k.redirected(f):
 		return false
 	case f.Dst.Port() == portDNS:
 		return true
+	case dst.IsMulticast(), dst.Is6() && dst.IsLinkLocalUnicast():
+		return false
 	default:
 		return !k.own[dst] && !contains(k.local, dst)
 	}
