@@ -262,6 +262,10 @@ static __always_inline int strays_from_lan(struct __sk_buff *skb, struct packet 
 					 BPF_HDR_START_NET) &&
 	    type >= 133 && type <= 137)
 		return 0;
+	/* It answers for the address that it has on a LAN (RFC 4291, 2.5.6). */
+	if (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr) && !link_local(p, &p->daddr) &&
+	    !group_destination(p))
+		return 1;
 	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
 	if (!subnet)
 		return 0;
