@@ -6,6 +6,7 @@ SHELL := /bin/bash
 GO ?= go
 IFACE ?=
 FUZZTIME ?= 60
+MINUTES ?= 30
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX ?= /usr/local
 UNITDIR ?= /etc/systemd/system
@@ -66,6 +67,14 @@ check-generated: ## The committed BPF objects are what their source compiles to
 .PHONY: fuzz
 fuzz: deps-test ## Fuzz the classifier against its model for FUZZTIME, and each reader for a tenth of it
 	./.ci/fuzz.sh $(FUZZTIME)
+
+.PHONY: leaktest
+leaktest: deps-test build ## Every fault against every kind of packet: what leaks, and how long until all is well
+	$(GO) run ./testnet/cmd/leaktest ./torbpf
+
+.PHONY: soak
+soak: deps-test build ## Faults at random for MINUTES, and what grows: sudo make soak MINUTES=30
+	$(GO) run ./testnet/cmd/leaktest --soak $(MINUTES)m ./torbpf
 
 .PHONY: bench
 bench: deps-test ## Time the classifier by kind of packet (figures of one run: only their ratios count)

@@ -45,22 +45,22 @@ static __always_inline struct decision classify_foreign(const struct packet *p)
 
 /*
  * Destinations that no router forwards, whoever sends to them. The router's own
- * resolver listens there, too, so DNS is judged as to any other address. What a
- * link-local address of the router is sent is answered wherever the source
- * leads, but for ICMPv6, which answers by the link it came from; and neighbour
- * discovery must go on with an address of yesterday's prefix.
+ * resolver listens there, too, so DNS is judged as to any other address. What the
+ * router is sent there it answers wherever the source leads, a ping by the WAN if
+ * need be; but devices must be found, and get an address, with one of yesterday's.
  */
 static __always_inline struct decision classify_unforwarded(const struct packet *p)
 {
 	if (is_dns(p) || asks_router_encrypted(p))
 		return undecided();
+	/* Linux forwards IPv4 link-local addresses as any others. */
+	if (!group_destination(p) && (p->layer3 == LAYER3_IPV4 || !link_local(p, &p->daddr)))
+		return undecided();
+	if (!link_housekeeping(p) && foreign_source(p))
+		return undecided();
 	if (group_destination(p))
 		return decide(VERDICT_LOCAL, REASON_MULTICAST);
-	if (!link_local(p, &p->daddr))
-		return undecided();
-	if ((p->layer3 == LAYER3_IPV6 && p->protocol == IPPROTO_ICMPV6) || !foreign_source(p))
-		return decide(VERDICT_LOCAL, REASON_LINK_LOCAL);
-	return undecided();
+	return decide(VERDICT_LOCAL, REASON_LINK_LOCAL);
 }
 
 static __always_inline struct decision classify_source(const struct packet *p,

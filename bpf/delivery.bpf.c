@@ -7,7 +7,10 @@
  * asking a broadcast address. This program sees every delivered packet, is
  * attached to one network namespace, and outlives `nft flush ruleset`.
  *
- * It also holds what a class promises: what is to be redirected to Tor arrives
+ * With both of them gone it also keeps the router from answering a source that
+ * no LAN has: the answer would go out by the WAN, with what the device sent.
+ *
+ * And it holds what a class promises: what is to be redirected to Tor arrives
  * at Tor's ports or nowhere. Otherwise, with our own redirect gone, a rule of
  * the user's that redirects DNS elsewhere would take it.
  */
@@ -47,6 +50,7 @@ struct bpf_nf_ctx {
 extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
 
 struct datagram {
+	union inet_address saddr;
 	union inet_address daddr;
 	__u32 offset; /* of its ports */
 	__u8 protocol;
@@ -64,6 +68,7 @@ static __always_inline enum reading read_ipv4(const struct bpf_dynptr *data, str
 
 	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
 		return READING_NOTHING;
+	set_ipv4(&d->saddr, ip.saddr);
 	set_ipv4(&d->daddr, ip.daddr);
 	d->protocol = ip.protocol;
 	d->offset = ip.ihl * 4;
@@ -80,6 +85,7 @@ static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, str
 	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
 		return READING_NOTHING;
 	__builtin_memcpy(&d->daddr, &ip.daddr, sizeof(d->daddr));
+	__builtin_memcpy(&d->saddr, &ip.saddr, sizeof(d->saddr));
 	d->protocol = ip.nexthdr;
 	d->offset = sizeof(ip);
 	for (i = 0; i < MAX_EXTENSION_HEADERS; i++) {
@@ -135,6 +141,45 @@ static __always_inline int diverted(const struct bpf_dynptr *data, const struct 
 	       port == (d->protocol == IPPROTO_TCP ? trans_port : dns_port);
 }
 
+/* Sources that are answered on the link only, or are martians to the kernel. */
+static __always_inline int link_source(const union inet_address *source, int ipv4)
+{
+	if (ipv4)
+		return !source->word_be[3];
+	return (bpf_ntohl(source->word_be[0]) & 0xffc00000) == 0xfe800000;
+}
+
+/* Whether no LAN has the source; see match.h. */
+static __always_inline int foreign_source(const struct datagram *d, int ipv4)
+{
+	struct prefix4 key4 = {.prefixlen = 32, .addr_be = d->saddr.word_be[3]};
+	struct prefix6 key6 = {.prefixlen = 128};
+	struct local_subnet *subnet;
+	__u32 ifindex;
+
+	if (link_source(&d->saddr, ipv4))
+		return 0;
+	__builtin_memcpy(key6.addr, &d->saddr, sizeof(key6.addr));
+	subnet = ipv4 ? bpf_map_lookup_elem(&local4_prefixes, &key4)
+		      : bpf_map_lookup_elem(&local6_prefixes, &key6);
+	if (!subnet || !subnet->ifindex)
+		return 1;
+	ifindex = subnet->ifindex;
+	return !bpf_map_lookup_elem(&lans, &ifindex);
+}
+
+/* Neighbour and router discovery are answered on the link, whatever the source. */
+static __always_inline int delivers_housekeeping(const struct bpf_dynptr *data,
+						 const struct datagram *d)
+{
+	__u8 type;
+
+	if (d->protocol != IPPROTO_ICMPV6 ||
+	    bpf_dynptr_read(&type, sizeof(type), data, d->offset, 0))
+		return 0;
+	return type >= 130 && type <= 137;
+}
+
 static __always_inline int guard_broadcast(const struct bpf_dynptr *data, const struct datagram *d,
 					   enum reading reading, int ipv4, __u32 ifindex)
 {
@@ -171,6 +216,9 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	    bpf_dynptr_read(&version, sizeof(version), &data, 0, 0))
 		return drop(ifindex, REASON_DELIVERY_GUARD);
 	reading = version >> 4 == 4 ? read_ipv4(&data, &d) : read_ipv6(&data, &d);
+	if (class == VERDICT_NONE && foreign_source(&d, version >> 4 == 4) &&
+	    !delivers_housekeeping(&data, &d))
+		return drop(ifindex, REASON_DELIVERY_GUARD);
 	if (!blocked)
 		return guard_broadcast(&data, &d, reading, version >> 4 == 4, ifindex);
 	if (reading == READING_DONE && diverted(&data, &d, class))

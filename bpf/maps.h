@@ -14,7 +14,6 @@
 #include "shared.h"
 
 #define MAX_POLICY_PREFIXES 16384
-#define MAX_LOCAL_PREFIXES  1024
 #define MAX_EXEMPT_MARKS    16
 #define MAX_INSTANCES	    16
 #define MAX_DEVICES	    4096
@@ -33,21 +32,10 @@ struct {
 	__type(value, struct settings);
 } settings SEC(".maps");
 
-#define PREFIX_MAP(name, key_type, value_type, size)                                               \
-	struct {                                                                                   \
-		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                                               \
-		__uint(max_entries, size);                                                         \
-		__uint(map_flags, BPF_F_NO_PREALLOC);                                              \
-		__type(key, key_type);                                                             \
-		__type(value, value_type);                                                         \
-	} name SEC(".maps")
-
 PREFIX_MAP(dst4_prefixes, struct prefix4, struct prefix_policy, MAX_POLICY_PREFIXES);
 PREFIX_MAP(dst6_prefixes, struct prefix6, struct prefix_policy, MAX_POLICY_PREFIXES);
 PREFIX_MAP(src4_prefixes, struct prefix4, struct prefix_policy, MAX_POLICY_PREFIXES);
 PREFIX_MAP(src6_prefixes, struct prefix6, struct prefix_policy, MAX_POLICY_PREFIXES);
-PREFIX_MAP(local4_prefixes, struct prefix4, struct local_subnet, MAX_LOCAL_PREFIXES);
-PREFIX_MAP(local6_prefixes, struct prefix6, struct local_subnet, MAX_LOCAL_PREFIXES);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

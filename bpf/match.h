@@ -26,14 +26,17 @@ static __always_inline void *lookup_prefix(const struct packet *p, const union i
  * Whether no LAN has the source, be it forged or an address of yesterday's
  * prefix. Whatever answers such a packet (a socket, the kernel's ICMP, Tor by a
  * NAT mapping) would take the default route, and so tell the WAN of it. IPv6
- * link-local addresses are answered on their link, the unspecified one nowhere.
+ * link-local addresses are answered on their link. The unspecified address is
+ * a martian to the kernel with IPv4; with IPv6 it is answered, by that route.
  */
 static __always_inline int foreign_source(const struct packet *p)
 {
 	struct local_subnet *subnet;
 	__u32 ifindex;
 
-	if (unspecified(p, &p->saddr) || (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr)))
+	if (unspecified(p, &p->saddr))
+		return p->layer3 == LAYER3_IPV6;
+	if (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr))
 		return 0;
 	subnet = lookup_prefix(p, &p->saddr, &local4_prefixes, &local6_prefixes);
 	if (!subnet || !subnet->ifindex)

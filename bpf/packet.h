@@ -30,6 +30,7 @@
 #define ICMPV6_ADM_PROHIBITED 1
 
 #define PORT_DNS     53
+#define PORT_DHCP    67
 #define PORT_NTP     123
 #define PORT_QUIC    443
 #define PORT_DNS_TLS 853
@@ -114,6 +115,19 @@ static __always_inline int is_icmp(const struct packet *p)
 {
 	return (p->layer3 == LAYER3_IPV4 && p->protocol == IPPROTO_ICMP) ||
 	       (p->layer3 == LAYER3_IPV6 && p->protocol == IPPROTO_ICMPV6);
+}
+
+/*
+ * What a device says whatever address it has, and the router answers on the link
+ * alone: membership, router and neighbour discovery (RFC 2710, 3810, 4861), and DHCP
+ * by a client that does not know yet that it has moved.
+ */
+static __always_inline int link_housekeeping(const struct packet *p)
+{
+	if (p->layer3 == LAYER3_IPV4)
+		return p->protocol == IPPROTO_UDP && p->dport_be == bpf_htons(PORT_DHCP);
+	return p->protocol == IPPROTO_ICMPV6 &&
+	       ((p->icmp_type >= 130 && p->icmp_type <= 137) || p->icmp_type == 143);
 }
 
 /* Multicast, and the broadcast address of whatever link it is. */

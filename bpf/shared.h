@@ -11,8 +11,18 @@
 
 #include "abi.h"
 
-#define MAX_LOCAL_ADDRS 1024
-#define MAX_COUNTERS	4096
+#define MAX_LOCAL_PREFIXES 1024
+#define MAX_LOCAL_ADDRS	   1024
+#define MAX_COUNTERS	   4096
+
+#define PREFIX_MAP(name, key_type, value_type, size)                                               \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                                               \
+		__uint(max_entries, size);                                                         \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                              \
+		__type(key, key_type);                                                             \
+		__type(value, value_type);                                                         \
+	} name SEC(".maps")
 
 /* The interfaces that are LANs. */
 struct {
@@ -29,6 +39,9 @@ struct {
 	__type(key, struct address);
 	__type(value, __u8); /* enum local_addr */
 } local_addrs SEC(".maps");
+
+PREFIX_MAP(local4_prefixes, struct prefix4, struct local_subnet, MAX_LOCAL_PREFIXES);
+PREFIX_MAP(local6_prefixes, struct prefix6, struct local_subnet, MAX_LOCAL_PREFIXES);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);

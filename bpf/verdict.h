@@ -248,7 +248,7 @@ static __always_inline int drop_leak(struct __sk_buff *skb, const struct packet 
  * other protocol of a port is somebody else's; what does not show which it is
  * is not let go.
  */
-static __always_inline int diverted_answer(struct __sk_buff *skb, struct packet *p)
+static __always_inline int diverted_answer(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_sock *sk = skb->sk;
 	__u32 port;
@@ -258,28 +258,54 @@ static __always_inline int diverted_answer(struct __sk_buff *skb, struct packet 
 	port = sk->src_port;
 	if (port != trans_port && port != dns_port && port != resolver_port)
 		return 0;
-	parse_network_header(skb, p);
 	if (port == resolver_port)
 		return 1;
 	return p->protocol != (port == trans_port ? IPPROTO_UDP : IPPROTO_TCP);
 }
 
-/* Counts the DNS of the router's own, of which no LAN packet is a part. */
-static __always_inline void count_own_dns(struct __sk_buff *skb, struct packet *p)
+/*
+ * Whether the router sends this to a device: its subnet has gone from the LAN, or
+ * the LAN is down, so the answer takes the default route. What was planned may
+ * be out of date, and then blocks.
+ */
+static __always_inline int strays_from_lan(struct __sk_buff *skb, const struct packet *p)
 {
-	parse_network_header(skb, p);
-	if (is_dns(p) || is_encrypted_dns(p))
-		count_skb(skb, skb->ifindex, decide(VERDICT_NONE, REASON_OWN_DNS));
+	struct local_subnet *subnet;
+	__u32 ifindex;
+	__u8 type;
+
+	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
+		return 0;
+	/* Where LAN and uplink share a prefix, neighbours must be found. */
+	if (p->protocol == IPPROTO_ICMPV6 &&
+	    !bpf_skb_load_bytes_relative(skb, p->l4_offset, &type, sizeof(type),
+					 BPF_HDR_START_NET) &&
+	    type >= 133 && type <= 137)
+		return 0;
+	/* It answers for the address that it has on a LAN (RFC 4291, 2.5.6). */
+	if (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr) && !link_local(p, &p->daddr) &&
+	    !group_destination(p))
+		return 1;
+	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
+	if (!subnet)
+		return 0;
+	ifindex = subnet->ifindex;
+	return bpf_map_lookup_elem(&lans, &ifindex) != NULL;
 }
 
-/* What the router itself sends by an uplink is its own business, but for answers. */
+/*
+ * What the router itself sends by an uplink is its own business, but for answers.
+ * Its own DNS is counted apart: no LAN packet is a part of it.
+ */
 static __always_inline int act_on_own(struct __sk_buff *skb)
 {
 	struct packet p = {};
 
-	if (diverted_answer(skb, &p))
+	parse_network_header(skb, &p);
+	if (strays_from_lan(skb, &p) || diverted_answer(skb, &p))
 		return drop_leak(skb, &p);
-	count_own_dns(skb, &p);
+	if (is_dns(&p) || is_encrypted_dns(&p))
+		count_skb(skb, skb->ifindex, decide(VERDICT_NONE, REASON_OWN_DNS));
 	return ACTION_NEXT;
 }
 

@@ -56,7 +56,9 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 		return nil, err
 	}
 	maps := make(map[string]*ebpf.Map)
-	for _, name := range []string{abi.DeliveryMapLans, abi.DeliveryMapLocalAddrs, abi.DeliveryMapCounters} {
+	for _, name := range []string{
+		abi.DeliveryMapLans, abi.DeliveryMapLocalAddrs, abi.DeliveryMapCounters, abi.DeliveryMapLocal4Prefixes, abi.DeliveryMapLocal6Prefixes,
+	} {
 		maps[name] = g.collection.Maps[name]
 		spec.Maps[name].MaxEntries = maps[name].MaxEntries() // that of a plan with many addresses has grown
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
@@ -52,6 +53,26 @@ func TestUplinkGuardStopsAnswersFromTorsPorts(t *testing.T) {
 			must(t, l.server.do(func() error { return ask("tcp", wanAddr+":19053") }))
 		})
 	}
+}
+
+// The route to a LAN is gone, or its subnets have moved: whatever the router says to
+// a device takes the default route.
+func TestUplinkGuardStopsWhatGoesToALAN(t *testing.T) {
+	l := newLab(t)
+	d := l.open(t, false)
+	must(t, guards(t, d, l.plan()).pin())
+	conn, server := listen(t, ":4711"), l.newCapture(t)
+	sendFrom(t, conn) // to others as ever
+	await(t, "a packet to a stranger", func() bool {
+		server.read()
+		return server.seen[otherUDP] > 0
+	})
+	must(t, netlink.LinkSetDown(l.lan))
+	_, err := conn.WriteTo([]byte("answer"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(clientAddr+":4711")))
+	must(t, err)
+	await(t, "answer to be stopped", func() bool {
+		return packets(t, d, l.wan.Attrs().Index, abi.VerdictRefused, abi.ReasonUplinkGuard) == 1
+	})
 }
 
 func sendFrom(t *testing.T, conn net.PacketConn) {
@@ -219,4 +240,30 @@ func TestDNSGuardKeepsALANFromEncryptedDNS(t *testing.T) {
 			l.expectReachable(t, l.here(t), "127.0.0.1:853", true)
 		})
 	}
+}
+
+// With the tc program gone nobody else knows which sources a LAN has, and what
+// answers a forged one goes out by the WAN.
+func TestDeliveryGuardKeepsForgedSourcesFromAnswers(t *testing.T) {
+	needNetfilter(t)
+	l := newLab(t)
+	d := l.open(t, false)
+	g := guards(t, d, l.plan())
+	if u := g.Unsupported(); len(u) > 0 {
+		t.Fatalf("unsupported: %v", u)
+	}
+	must(t, g.pin())
+	to := datagram{unix.IPPROTO_UDP, netip.AddrPortFrom(netip.MustParseAddr(routerAddr), 5000)}
+	conn := listen(t, ":5000")
+	own := l.newSender(t)
+	must(t, own.send(to))
+	expectFrom(t, conn, clientAddr)
+
+	forged := own
+	forged.from = netip.MustParseAddr("203.0.113.9")
+	countedAtDelivery(t, d, l, forged, to)
+	ping := datagram{unix.IPPROTO_ICMP, netip.AddrPortFrom(netip.MustParseAddr(routerAddr), 0)}
+	countedAtDelivery(t, d, l, forged, ping)
+	must(t, own.send(to))
+	expectFrom(t, conn, clientAddr)
 }

@@ -17,6 +17,9 @@ const (
 	// DroppedAnswer counts what those ports answered by another way than to a
 	// LAN: to a source that was forged or has moved.
 	DroppedAnswer = "stray_answer"
+	// DroppedError counts what devices say of answers that tc gave them, and that
+	// they no longer wait for.
+	DroppedError = "unwanted_answer"
 	// DroppedBlocked counts packets whose class must not be forwarded.
 	DroppedBlocked = "blocked_class"
 	// DroppedLocal counts packets for a local subnet that were about to leave
@@ -31,7 +34,7 @@ const (
 )
 
 func counterNames() []string {
-	return []string{DroppedCutPeer, DroppedPort, DroppedAnswer, DroppedBlocked, DroppedLocal, DroppedUnjudged, RefusedLate}
+	return []string{DroppedCutPeer, DroppedPort, DroppedAnswer, DroppedError, DroppedBlocked, DroppedLocal, DroppedUnjudged, RefusedLate}
 }
 
 // Drop is what one guard has dropped since attach.

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -17,6 +18,7 @@ const (
 	chainInput           = "input"
 	chainInputPorts      = "input_ports"
 	chainInputAwaited    = "input_awaited"
+	chainInputUnjudged   = "input_unjudged"
 	chainOutput          = "output"
 	chainOutputPorts     = "output_ports"
 	chainForward         = "forward"
@@ -30,13 +32,17 @@ const (
 func (b *builder) inputChains() []chain {
 	rules := append(b.awaitedRules(goTo(chainInputAwaited)),
 		newRule("DNS that came in by an interface that is no LAN by this name, so it was not diverted", b.blocked(), notDNAT(), drop(DroppedBlocked)),
-		newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts)))
+		newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts)),
+		newRule("a device is deaf to an answer of tc's: the kernel would look for who asked, at the resolver", aboutUntracked(icmp4), drop(DroppedError)),
+		newRule("the same for IPv6", aboutUntracked(icmp6), drop(DroppedError)),
+		newRule("not judged: tc is gone or the mark was wiped", markIs(0, b.Mark.ClassMask()), fromLAN(), goTo(chainInputUnjudged)))
 	chains := []chain{
 		baseChain(chainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, plan.PriorityGuard, rules...),
 		subChain(chainInputPorts,
 			newRule("diverted here", fromLAN(), ctDNAT(), accept()),
 			newRule("the router itself", fromLoopback(), accept()),
 			newRule("an open proxy to the WAN, a way past the class for a LAN", drop(DroppedPort))),
+		subChain(chainInputUnjudged, b.unjudgedInput()...),
 	}
 	if !b.awaits() {
 		return chains
@@ -81,6 +87,30 @@ func (b *builder) patternRules(then []expr.Any) []rule {
 	return rules
 }
 
+// unjudgedInput does without tc what it does first: a source that no LAN has is
+// forged, and whatever answers it (a socket, the kernel) would say on the WAN what
+// the device has sent. IPv6 answers the unspecified source as well, so of that only
+// what looks for neighbours is let in; with IPv4 it is a martian, but for DHCP.
+func (b *builder) unjudgedInput() []rule {
+	var rules []rule
+	fine := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("fe80::/10")}
+	for _, p := range config.MergePrefixes(append(fine, b.LANPrefixes()...)) {
+		rules = append(rules, newRule("from a LAN, or answered on the link only", fromPrefix(p), accept()))
+	}
+	return append(rules,
+		newRule("neighbour discovery and the like, answered on the link only", linkHousekeeping(), accept()),
+		newRule("an answer would take the way to the WAN", drop(DroppedUnjudged)))
+}
+
+// linkHousekeeping matches ICMPv6 types 130 to 137. What hosts report of their
+// memberships (143) has no answer, and is for others than a host.
+func linkHousekeeping() []expr.Any {
+	return slices.Concat(protocol(icmp6.number), []expr.Any{
+		payload(expr.PayloadBaseTransportHeader, 0, 1, reg1),
+		&expr.Range{Op: expr.CmpOpEq, Register: reg1, FromData: []byte{130}, ToData: []byte{137}},
+	})
+}
+
 // blocked matches every class that must not be forwarded.
 func (b *builder) blocked() []expr.Any {
 	bit := b.Mark.Class(abi.VerdictBlockedBit)
@@ -95,7 +125,9 @@ func (b *builder) blocked() []expr.Any {
 func (b *builder) outputChains() []chain {
 	return []chain{
 		baseChain(chainOutput, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityGuard,
-			newRule("from a port of tor's or the sentry's", protocolAndPort(sourcePort), []expr.Any{in(setPorts)}, goTo(chainOutputPorts))),
+			newRule("from a port of tor's or the sentry's", protocolAndPort(sourcePort), []expr.Any{in(setPorts)}, goTo(chainOutputPorts)),
+			newRule("that nobody listens there, and what was sent", protocol(icmp4.number), repliesFrom(), []expr.Any{in(setPorts)}, goTo(chainOutputPorts)),
+			newRule("the same for IPv6", protocol(icmp6.number), repliesFrom(), []expr.Any{in(setPorts)}, goTo(chainOutputPorts))),
 		subChain(chainOutputPorts,
 			newRule("the router itself", toLoopback(), accept()),
 			newRule("any other way but to a LAN", notToLAN(), drop(DroppedAnswer))),
@@ -108,6 +140,37 @@ func protocolAndPort(offset uint32) []expr.Any {
 		meta(expr.MetaKeyL4PROTO),
 		payload(expr.PayloadBaseTransportHeader, offset, 2, word(1)),
 	}
+}
+
+// repliesFrom loads what portSet holds, of who answers the connection that an error
+// is about. The error itself quotes what a device sent, with the addresses put back.
+func repliesFrom() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyPROTOCOL, Direction: reply, Register: reg1},
+		&expr.Ct{Key: expr.CtKeyPROTOSRC, Direction: reply, Register: word(1)},
+	}
+}
+
+// icmp is where the two protocols of that name differ.
+type icmp struct {
+	number, unreachable byte
+	header              uint32 // length of the quoted IP header, without options
+}
+
+var (
+	icmp4 = icmp{number: unix.IPPROTO_ICMP, unreachable: 3, header: 20}
+	icmp6 = icmp{number: unix.IPPROTO_ICMPV6, unreachable: 1, header: 40}
+)
+
+// aboutUntracked matches what a LAN says of an answer from port 53 of which conntrack
+// knows nothing: tc has given it, in the name of whom was asked.
+func aboutUntracked(i icmp) []expr.Any {
+	const icmpHeader = 8
+	return slices.Concat(
+		protocol(i.number),
+		[]expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1, reg1), equal([]byte{i.unreachable})},
+		[]expr.Any{payload(expr.PayloadBaseTransportHeader, icmpHeader+i.header, 2, reg1), equal(portKey(config.PortDNS)[:2])},
+		ctStateIn(expr.CtStateBitINVALID), fromLAN())
 }
 
 // forwardVerdicts holds every class that may be forwarded. Those of a

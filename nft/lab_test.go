@@ -161,7 +161,10 @@ func bringUp(nl *netlink.Handle, name string, addrs []string) error {
 // plan is what torbpf would have planned for the lab.
 func (l *lab) plan() *plan.Plan {
 	p := minimalPlan()
-	p.LANs = []plan.LAN{{Name: "lan0"}, {Name: "lan1"}}
+	p.LANs = []plan.LAN{
+		{Name: "lan0", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.50.0/24"), netip.MustParsePrefix("2001:db8:50::/64")}},
+		{Name: "lan1", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.60.0/24"), netip.MustParsePrefix("2001:db8:60::/64")}},
+	}
 	p.Onion4 = netip.MustParsePrefix("10.192.0.0/10")
 	p.Onion6 = netip.MustParsePrefix("fd7a:6f6e:696f::/48")
 	for name, prefixes := range map[string][]string{

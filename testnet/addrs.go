@@ -10,6 +10,10 @@ var (
 	WANISP4    = netip.MustParseAddr("62.10.0.1")
 	WANISP6    = netip.MustParseAddr("2a0c:10::1")
 
+	// What an uplink of the router has its address from.
+	WAN4 = netip.MustParsePrefix("62.10.0.0/16")
+	WAN6 = netip.MustParsePrefix("2a0c:10::/32")
+
 	// The link between the ISP and the internet; Core4 and Core6 are the source
 	// addresses of connections that begin in the internet namespace.
 	Core4 = netip.MustParseAddr("62.11.0.2")

@@ -102,6 +102,10 @@ func openPacketSocket(n *Node, ifname string) (*os.File, error) {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuf); err != nil {
 			return fmt.Errorf("enlarge receive buffer: %w", err)
 		}
+		// The kernel's own stamp: ours would be late by however long we are busy.
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
+			return fmt.Errorf("ask for time stamps: %w", err)
+		}
 		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: iface.Index})
 		if err != nil {
 			return fmt.Errorf("bind packet socket: %w", err)
@@ -125,16 +129,16 @@ func (c *Capture) receive() {
 	if err != nil {
 		return
 	}
-	buf := make([]byte, snapLength)
+	buf, control := make([]byte, snapLength), make([]byte, 64)
 	for {
 		again := false
 		err := raw.Read(func(fd uintptr) bool {
-			again = c.receiveOne(int(fd), buf)
+			again = c.receiveOne(int(fd), buf, control)
 			return again
 		})
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			_ = raw.Control(func(fd uintptr) { // fails on a closed file: nothing is queued
-				for c.receiveOne(int(fd), buf) {
+				for c.receiveOne(int(fd), buf, control) {
 				}
 			})
 			return
@@ -146,9 +150,9 @@ func (c *Capture) receive() {
 }
 
 // receiveOne reports false when nothing was queued.
-func (c *Capture) receiveOne(fd int, buf []byte) bool {
+func (c *Capture) receiveOne(fd int, buf, control []byte) bool {
 	// MSG_TRUNC makes the length that of the frame, not of the buffer.
-	n, from, err := unix.Recvfrom(fd, buf, unix.MSG_TRUNC|unix.MSG_DONTWAIT)
+	n, controlLen, _, from, err := unix.Recvmsg(fd, buf, control, unix.MSG_TRUNC|unix.MSG_DONTWAIT)
 	if errors.Is(err, unix.EAGAIN) {
 		return false
 	}
@@ -164,12 +168,30 @@ func (c *Capture) receiveOne(fd int, buf []byte) bool {
 		return true
 	}
 	packet := parseFrame(frame, n)
-	packet.Time = time.Now()
+	packet.Time = stamp(control[:controlLen])
 	packet.Inbound = link.Pkttype != unix.PACKET_OUTGOING
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.packets = append(c.packets, packet)
 	return true
+}
+
+// stamp reads when the kernel saw a frame, or says now.
+func stamp(control []byte) time.Time {
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return time.Now()
+	}
+	for _, m := range messages {
+		var t unix.Timespec
+		if m.Header.Type != unix.SO_TIMESTAMPNS {
+			continue
+		}
+		if _, err := binary.Decode(m.Data, binary.NativeEndian, &t); err == nil {
+			return time.Unix(t.Unix())
+		}
+	}
+	return time.Now()
 }
 
 // Packets returns everything captured so far, including all that the router sent

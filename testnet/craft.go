@@ -16,9 +16,14 @@ func Frame(dst, src net.HardwareAddr, etherType uint16, payload []byte) []byte {
 }
 
 // TagVLAN puts an 802.1Q tag with the given id into a frame.
-func TagVLAN(frame []byte, id uint16) []byte {
+func TagVLAN(frame []byte, id uint16) []byte { return tag(frame, unix.ETH_P_8021Q, id) }
+
+// TagService puts an 802.1ad service tag into a frame, the outer one of QinQ.
+func TagService(frame []byte, id uint16) []byte { return tag(frame, unix.ETH_P_8021AD, id) }
+
+func tag(frame []byte, etherType, id uint16) []byte {
 	tagged := append(make([]byte, 0, len(frame)+4), frame[:12]...)
-	tagged = binary.BigEndian.AppendUint16(tagged, unix.ETH_P_8021Q)
+	tagged = binary.BigEndian.AppendUint16(tagged, etherType)
 	tagged = binary.BigEndian.AppendUint16(tagged, id)
 	return append(tagged, frame[12:]...)
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -33,6 +34,7 @@ type Query struct {
 type DNSServer struct {
 	node   *Node
 	answer func(proto string, query *dns.Msg) *dns.Msg
+	busy   atomic.Int64
 
 	mu      sync.Mutex
 	queries []Query
@@ -56,6 +58,9 @@ func (s *DNSServer) QueriesFor(name string) []Query {
 	}
 	return found
 }
+
+// Busy is how many questions are still to be answered.
+func (s *DNSServer) Busy() int { return int(s.busy.Load()) }
 
 // Reset forgets the questions so far.
 func (s *DNSServer) Reset() {
@@ -105,6 +110,8 @@ func (s *DNSServer) listen(family string, addr netip.AddrPort) error {
 
 func (s *DNSServer) serve(proto string, server *dns.Server) {
 	server.Handler = dns.HandlerFunc(func(w dns.ResponseWriter, query *dns.Msg) {
+		s.busy.Add(1)
+		defer s.busy.Add(-1)
 		s.record(proto, w, query)
 		reply := s.answer(proto, query)
 		if proto == "udp" {

@@ -12,7 +12,7 @@ import (
 
 // Packet is one captured frame.
 type Packet struct {
-	Time    time.Time
+	Time    time.Time      // by the kernel's wall clock
 	Inbound bool           // it arrived at the captured interface: on the WAN, the router sent it
 	Proto   string         // "tcp", "udp", "icmp", "icmpv6", "igmp", "arp", "ip-47", "ether-88cc"
 	Src     netip.AddrPort // port 0 where there is none
@@ -55,15 +55,15 @@ func (p Packet) String() string {
 }
 
 // housekeeping is what the router says on the link for itself: ARP, neighbour
-// discovery and multicast membership, from its own or link-local addresses.
+// discovery and multicast membership, from addresses of the link.
 func (p Packet) housekeeping() bool {
 	switch p.Proto {
 	case "arp":
 		return true
 	case "igmp":
-		return p.Src.Addr() == WANRouter4 || p.Src.Addr().IsUnspecified()
+		return WAN4.Contains(p.Src.Addr()) || p.Src.Addr().IsUnspecified()
 	case "icmpv6":
-		own := p.Src.Addr() == WANRouter6 || p.Src.Addr().IsLinkLocalUnicast() || p.Src.Addr().IsUnspecified()
+		own := WAN6.Contains(p.Src.Addr()) || p.Src.Addr().IsLinkLocalUnicast() || p.Src.Addr().IsUnspecified()
 		// Multicast listener 130-132 and 143, neighbour discovery 133-137.
 		return own && (p.ICMPType >= 130 && p.ICMPType <= 137 || p.ICMPType == 143)
 	}

@@ -146,13 +146,18 @@ func Echo(n *Node, proto string, server netip.AddrPort, timeout time.Duration) e
 // SendFrame puts an Ethernet frame on the wire as it is, bypassing the node's own
 // routing and firewall. See Frame and TagVLAN.
 func (n *Node) SendFrame(ifname string, frame []byte) error {
+	return n.SendFrames(ifname, [][]byte{frame})
+}
+
+// SendFrames sends several, one after the other.
+func (n *Node) SendFrames(ifname string, frames [][]byte) error {
 	link, err := n.nl.LinkByName(ifname)
 	if err != nil {
 		return fmt.Errorf("send frame on %s of %s: %w", ifname, n.Name, err)
 	}
 	fd, err := n.packetSocket()
-	if err == nil {
-		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
+	for i := 0; err == nil && i < len(frames); i++ {
+		err = unix.Sendto(fd, frames[i], 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
 	}
 	if err != nil {
 		return fmt.Errorf("send frame on %s of %s: %w", ifname, n.Name, err)
@@ -185,9 +190,14 @@ func (n *Node) packetSocket() (int, error) {
 // SendRaw sends an IP packet as it is from a client to its router, whatever source
 // address it bears. See IPPacket, UDPDatagram, TCPSegment, ICMPEcho and Fragments.
 func SendRaw(n *Node, packet []byte) error {
+	return n.SendFrame("eth0", ToGateway(n, packet))
+}
+
+// ToGateway is the frame in which a client sends an IP packet to its router.
+func ToGateway(n *Node, packet []byte) []byte {
 	etherType := uint16(unix.ETH_P_IP)
 	if len(packet) > 0 && packet[0]>>4 == 6 {
 		etherType = unix.ETH_P_IPV6
 	}
-	return n.SendFrame("eth0", Frame(n.GatewayMAC, n.MAC, etherType, packet))
+	return Frame(n.GatewayMAC, n.MAC, etherType, packet)
 }

@@ -2,6 +2,7 @@ package testnet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -170,16 +171,27 @@ func (l *Lab) buildInternet() error {
 }
 
 func (l *Lab) buildWAN() error {
+	if err := l.linkWAN(); err != nil {
+		return err
+	}
+	if err := l.ISP.addDefaultRoutes(Core4, Core6); err != nil {
+		return err
+	}
+	// An ISP drops private addresses; here they would circle until their TTL ends.
+	for _, prefix := range []string{"10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"} {
+		if err := l.ISP.AddRoute(prefix, netip.Addr{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// linkWAN connects router and ISP.
+func (l *Lab) linkWAN() error {
 	err := l.Link(
 		Iface{Node: l.ISP, Name: "wan0", MAC: MACISP, Addrs: []string{WANISP4.String() + "/24", WANISP6.String() + "/64"}},
 		Iface{Node: l.Router, Name: "eth0", MAC: MACWAN, Addrs: []string{WANRouter4.String() + "/24", WANRouter6.String() + "/64"}})
 	if err != nil {
-		return err
-	}
-	if err := l.Router.addDefaultRoutes(WANISP4, WANISP6); err != nil {
-		return err
-	}
-	if err := l.ISP.addDefaultRoutes(Core4, Core6); err != nil {
 		return err
 	}
 	for _, prefix := range []netip.Prefix{LAN6, LAN2v6} {
@@ -187,11 +199,33 @@ func (l *Lab) buildWAN() error {
 			return err
 		}
 	}
-	// An ISP drops private addresses; here they would circle until their TTL ends.
-	for _, prefix := range []string{"10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"} {
-		if err := l.ISP.AddRoute(prefix, netip.Addr{}); err != nil {
-			return err
-		}
+	return l.Router.addDefaultRoutes(WANISP4, WANISP6)
+}
+
+// ReplaceWAN deletes the router's eth0 and creates it anew, as a modem does that is
+// unplugged: nothing of the old one stays but its name, and captures of it end.
+func (l *Lab) ReplaceWAN() error {
+	if err := l.Router.deleteLink("eth0"); err != nil {
+		return err
+	}
+	return l.linkWAN()
+}
+
+// ReplaceLAN does the same to the router's eth1.
+func (l *Lab) ReplaceLAN() error {
+	if err := l.Router.deleteLink("eth1"); err != nil {
+		return err
+	}
+	return l.linkLAN()
+}
+
+func (n *Node) deleteLink(name string) error {
+	link, err := n.nl.LinkByName(name)
+	if err == nil {
+		err = n.nl.LinkDel(link)
+	}
+	if err != nil {
+		return fmt.Errorf("delete %s of %s: %w", name, n.Name, err)
 	}
 	return nil
 }
@@ -209,9 +243,7 @@ func (l *Lab) buildLAN() error {
 	if err := l.Switch.nl.LinkSetUp(bridge); err != nil {
 		return fmt.Errorf("set bridge up: %w", err)
 	}
-	err := l.Link(Iface{Node: l.Switch, Name: "port0"}, Iface{Node: l.Router, Name: "eth1", MAC: MACLAN,
-		Addrs: []string{LANRouter4.String() + "/24", LANRouterULA.String() + "/64", LANRouter6.String() + "/64"}})
-	if err != nil {
+	if err := l.linkLAN(); err != nil {
 		return err
 	}
 	if err := l.addClient(l.Client1, Iface{Node: l.Switch, Name: "port1"}, 50, 11, MACClient1); err != nil {
@@ -220,14 +252,31 @@ func (l *Lab) buildLAN() error {
 	if err := l.addClient(l.Client2, Iface{Node: l.Switch, Name: "port2"}, 50, 12, MACClient2); err != nil {
 		return err
 	}
-	for _, name := range []string{"port0", "port1", "port2"} {
-		port, err := l.Switch.nl.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("find %s: %w", name, err)
-		}
-		if err := l.Switch.nl.LinkSetMaster(port, bridge); err != nil {
-			return fmt.Errorf("add %s to bridge: %w", name, err)
-		}
+	return errors.Join(l.plugIn("port1"), l.plugIn("port2"))
+}
+
+// linkLAN connects router and switch.
+func (l *Lab) linkLAN() error {
+	err := l.Link(Iface{Node: l.Switch, Name: "port0"}, Iface{Node: l.Router, Name: "eth1", MAC: MACLAN,
+		Addrs: []string{LANRouter4.String() + "/24", LANRouterULA.String() + "/64", LANRouter6.String() + "/64"}})
+	if err != nil {
+		return err
+	}
+	return l.plugIn("port0")
+}
+
+// plugIn makes an interface a port of the switch.
+func (l *Lab) plugIn(name string) error {
+	bridge, err := l.Switch.nl.LinkByName("br0")
+	if err != nil {
+		return fmt.Errorf("find bridge: %w", err)
+	}
+	port, err := l.Switch.nl.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
+	}
+	if err := l.Switch.nl.LinkSetMaster(port, bridge); err != nil {
+		return fmt.Errorf("add %s to bridge: %w", name, err)
 	}
 	return nil
 }

@@ -18,6 +18,8 @@ import (
 const (
 	DeliveryMapCounters        = "counters"
 	DeliveryMapLans            = "lans"
+	DeliveryMapLocal4Prefixes  = "local4_prefixes"
+	DeliveryMapLocal6Prefixes  = "local6_prefixes"
 	DeliveryMapLocalAddrs      = "local_addrs"
 	DeliveryProgTorbpfDelivery = "torbpf_delivery"
 	DeliveryVarDnsPort         = "dns_port"
@@ -75,9 +77,11 @@ type DeliveryProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryMapSpecs struct {
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Lans       *ebpf.MapSpec `ebpf:"lans"`
-	LocalAddrs *ebpf.MapSpec `ebpf:"local_addrs"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Lans           *ebpf.MapSpec `ebpf:"lans"`
+	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
+	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
+	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
 }
 
 // DeliveryVariableSpecs contains global variables before they are loaded into the kernel.
@@ -110,15 +114,19 @@ func (o *DeliveryObjects) Close() error {
 //
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryMaps struct {
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Lans       *ebpf.Map `ebpf:"lans"`
-	LocalAddrs *ebpf.Map `ebpf:"local_addrs"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Lans           *ebpf.Map `ebpf:"lans"`
+	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
+	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
+	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
 }
 
 func (m *DeliveryMaps) Close() error {
 	return _DeliveryClose(
 		m.Counters,
 		m.Lans,
+		m.Local4Prefixes,
+		m.Local6Prefixes,
 		m.LocalAddrs,
 	)
 }

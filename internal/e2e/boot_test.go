@@ -108,7 +108,7 @@ func TestBrokenConfigurationAtBootStaysClosed(t *testing.T) {
 // powerOff removes all that does not survive a reboot, without a detach.
 func powerOff(t testing.TB, lab *testnet.Lab) {
 	t.Helper()
-	kill(t, unix.SIGKILL, ourProcessesOf(t, lab)...)
+	kill(t, unix.SIGKILL, ourProcesses(t, lab)...)
 	for _, family := range []string{"-4", "-6"} {
 		run(t, lab.Router, "ip", family, "rule", "flush", "protocol", "84")
 	}
@@ -118,11 +118,6 @@ func powerOff(t testing.TB, lab *testnet.Lab) {
 			t.Fatal(err)
 		}
 	}
-}
-
-func ourProcessesOf(t testing.TB, lab *testnet.Lab) []int {
-	t.Helper()
-	return append(pidsNamed(t, lab, "tor"), pidsNamed(t, lab, "torbpf-sentry")...)
 }
 
 // TestRunWithTheCapabilitiesOfItsUnit: what the systemd unit leaves the daemon is
@@ -145,11 +140,11 @@ func TestRunWithTheCapabilitiesOfItsUnit(t *testing.T) {
 	file := writeConfig(t, lab, `interfaces = ["eth1"]`)
 	startRunBy(t, lab.Router.Command(context.Background(), "setpriv", "--no-new-privs", "--bounding-set", bound, program, "run", "--config", file))
 	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
-	for _, f := range []fault{pinsGone, torGone, sentryGone} {
+	for _, f := range []harm{pinsGone, torGone, sentryGone} {
 		f.inflict(t, lab)
 		eventually(t, patience, "the repair of "+f.name, func() error { return sound(t, lab, lan) })
 	}
-	if pids := ourProcessesOf(t, lab); len(pids) != 2 {
+	if pids := ourProcesses(t, lab); len(pids) != 2 {
 		t.Error(fmt.Errorf("processes %v, want tor and the sentry", pids))
 	}
 }

@@ -31,7 +31,7 @@ func TestEnableKeepsWhatIsAttached(t *testing.T) {
 			t.Errorf("systemctl was asked %q, want %q", got, want)
 		}
 	}
-	before := ourProcessesOf(t, lab)
+	before := ourProcesses(t, lab)
 	d := startRun(t, lab, file)
 	eventually(t, patience, "the takeover", func() error {
 		if err := sound(t, lab, lan); err != nil {
@@ -42,7 +42,7 @@ func TestEnableKeepsWhatIsAttached(t *testing.T) {
 		}
 		return nil
 	})
-	if after := ourProcessesOf(t, lab); before[0] != after[0] {
+	if after := ourProcesses(t, lab); before[0] != after[0] {
 		t.Errorf("tor was started anew: %v, then %v", before, after)
 	}
 	// What a command changes stays until the file does.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/torbpf/torbpf/internal/leaktest"
 	"github.com/torbpf/torbpf/testnet"
 )
 
@@ -67,7 +68,7 @@ func checkOldFlowsEnd(t *testing.T, lab *testnet.Lab, tracked6 bool) {
 	capture := captureWAN(t, lab)
 	mustTorbpf(t, lab, "status") // that there was something to stop is no alarm
 	pings.send(t)
-	if err := asked.send(query("again." + testnet.Zone)); err != nil {
+	if err := asked.send(leaktest.Query("again." + testnet.Zone)); err != nil {
 		t.Log("a query on an old socket:", err)
 	}
 	var checks []func() error
@@ -127,7 +128,7 @@ func openFlow(t testing.TB, n *testnet.Node, proto string, server netip.AddrPort
 	t.Cleanup(func() { conn.Close() })
 	f := &flow{fmt.Sprintf("%s from %s to %v", proto, n.Name, server), conn}
 	if server.Port() == testnet.PortDNS {
-		if err = f.send(query("before." + testnet.Zone)); err == nil {
+		if err = f.send(leaktest.Query("before." + testnet.Zone)); err == nil {
 			err = f.read(12)
 		}
 	} else {

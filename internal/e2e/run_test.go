@@ -140,10 +140,9 @@ func TestRunRepairs(t *testing.T) {
 	detachLater(t, lab)
 	startRun(t, lab, writeConfig(t, lab, `interfaces = ["eth1"]`))
 	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
-	for _, f := range []fault{tcxGone, outGone, uplinkGone, dnsGone, tableGone, rulesetGone, rulesGone, sentryGone, torGone, pinsGone, addressChanged, lanRecreated, foreignFirst} {
+	for _, f := range []harm{tcxGone, outGone, uplinkGone, dnsGone, tableGone, rulesetGone, rulesGone, sentryGone, torGone, pinsGone, addressChanged, lanRecreated, foreignFirst} {
 		t.Run(f.name, func(t *testing.T) {
-			w.capture.Reset()
-			forget(lab)
+			w.Reset()
 			f.inflict(t, lab)
 			begin := time.Now()
 			eventually(t, patience, "the repair", func() error { return sound(t, lab, lan) })
@@ -153,43 +152,84 @@ func TestRunRepairs(t *testing.T) {
 	}
 }
 
+// harm takes one part of torbpf away, as a careless administrator would; the table of
+// faults is internal/leaktest's.
+type harm struct {
+	name    string
+	inflict func(*testing.T, *testnet.Lab)
+}
+
 var (
-	outGone = fault{"learning program gone", "tc", func(t *testing.T, lab *testnet.Lab) {
+	tcxGone = harm{"tcx link gone", func(t *testing.T, lab *testnet.Lab) {
+		removeAll(t, filepath.Join(pinDir(t, lab), "links", "lan-[0-9]*"))
+	}}
+	tableGone = harm{"nft table gone", func(t *testing.T, lab *testnet.Lab) {
+		run(t, lab.Router, "nft", "delete", "table", "inet", "torbpf")
+	}}
+	rulesetGone = harm{"nft ruleset flushed", func(t *testing.T, lab *testnet.Lab) {
+		own := run(t, lab.Router, "nft", "list", "table", "ip", "nat")
+		run(t, lab.Router, "nft", "flush", "ruleset")
+		cmd := lab.Router.Command(t.Context(), "nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(own)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("restore the user's rules: %v: %s", err, out)
+		}
+	}}
+	outGone = harm{"learning program gone", func(t *testing.T, lab *testnet.Lab) {
 		removeAll(t, filepath.Join(pinDir(t, lab), "links", "lan_out-*"))
 	}}
-	uplinkGone = fault{"uplink guard gone", "tc", func(t *testing.T, lab *testnet.Lab) {
+	uplinkGone = harm{"uplink guard gone", func(t *testing.T, lab *testnet.Lab) {
 		removeAll(t, filepath.Join(pinDir(t, lab), "links", "uplink-*"))
 	}}
-	dnsGone = fault{"guards of local delivery gone", "tc", func(t *testing.T, lab *testnet.Lab) {
+	dnsGone = harm{"guards of local delivery gone", func(t *testing.T, lab *testnet.Lab) {
 		removeAll(t, filepath.Join(pinDir(t, lab), "links", "d*"))
 	}}
-	rulesGone = fault{"ip rules gone", "rules", func(t *testing.T, lab *testnet.Lab) {
+	rulesGone = harm{"ip rules gone", func(t *testing.T, lab *testnet.Lab) {
 		for _, family := range []string{"-4", "-6"} {
 			run(t, lab.Router, "ip", family, "rule", "flush", "protocol", "84")
 		}
 	}}
-	sentryGone = fault{"sentry dead", "processes", func(t *testing.T, lab *testnet.Lab) {
+	sentryGone = harm{"sentry dead", func(t *testing.T, lab *testnet.Lab) {
 		kill(t, unix.SIGKILL, pidsNamed(t, lab, "torbpf-sentry")...)
 	}}
-	torGone = fault{"tor dead", "processes", func(t *testing.T, lab *testnet.Lab) {
+	torGone = harm{"tor dead", func(t *testing.T, lab *testnet.Lab) {
 		kill(t, unix.SIGKILL, pidsNamed(t, lab, "tor")...)
 	}}
-	pinsGone = fault{"all pins gone", "tc", func(t *testing.T, lab *testnet.Lab) {
+	pinsGone = harm{"all pins gone", func(t *testing.T, lab *testnet.Lab) {
 		if err := os.RemoveAll(pinDir(t, lab)); err != nil {
 			t.Fatal(err)
 		}
 	}}
-	addressChanged = fault{"second address", "host", func(t *testing.T, lab *testnet.Lab) {
+	addressChanged = harm{"second address", func(t *testing.T, lab *testnet.Lab) {
 		run(t, lab.Router, "ip", "addr", "add", "192.168.51.1/24", "dev", lan)
 	}}
-	lanRecreated = fault{"interface down, renamed and back", "name", func(t *testing.T, lab *testnet.Lab) {
+	lanRecreated = harm{"interface down, renamed and back", func(t *testing.T, lab *testnet.Lab) {
 		rename(t, lab, lan, "gone0")
 		rename(t, lab, "gone0", lan)
 	}}
-	foreignFirst = fault{"foreign program first", "tc", func(t *testing.T, lab *testnet.Lab) {
+	foreignFirst = harm{"foreign program first", func(t *testing.T, lab *testnet.Lab) {
 		attachForeign(t, lab, lan)
 	}}
 )
+
+// noLeaks lets both clients try everything and reports what got out.
+func noLeaks(t *testing.T, w leakWatch, when string) {
+	t.Helper()
+	for _, l := range w.leaks(t) {
+		t.Errorf("%s: %s", when, l)
+	}
+}
+
+// rename gives an interface another name. Its IPv6 addresses go when it is down.
+func rename(t *testing.T, lab *testnet.Lab, from, to string) {
+	t.Helper()
+	run(t, lab.Router, "ip", "link", "set", from, "down")
+	run(t, lab.Router, "ip", "link", "set", from, "name", to)
+	run(t, lab.Router, "ip", "link", "set", to, "up")
+	for _, a := range []string{testnet.LANRouterULA.String(), testnet.LANRouter6.String()} {
+		run(t, lab.Router, "ip", "addr", "add", a+"/64", "dev", to, "nodad")
+	}
+}
 
 // TestRunWaitsForInterfaces: an interface that appears while nobody is there to
 // attach it is blocked by its name alone, or by a pattern; then it is attached.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -19,8 +20,8 @@ func TestStatusTellsOfStoppedPackets(t *testing.T) {
 	if r := runTorbpf(t, lab, "status"); r.code != 0 || !regexp.MustCompile(`stopped +0 packets`).MatchString(r.stdout) {
 		t.Errorf("status of what is whole: %v", r)
 	}
-	tcxGone.inflict(t, lab)
-	tableGone.inflict(t, lab)
+	removeAll(t, filepath.Join(pinDir(t, lab), "links", "lan-[0-9]*"))
+	run(t, lab.Router, "nft", "delete", "table", "inet", "torbpf")
 	sendStrays(t, lab.Client1)
 	r := runTorbpf(t, lab, "status")
 	if r.code != 4 || !strings.Contains(r.stdout, "no program lan on eth1") || !strings.Contains(r.stdout, "no table inet torbpf") {

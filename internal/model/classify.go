@@ -72,10 +72,10 @@ func (p *Policy) reason(k Packet) abi.Reason {
 	}
 	foreign := p.foreign(k.Src)
 	if !k.isDNS() && !p.asksRouterEncrypted(k) {
-		switch {
-		case isGroup(k):
+		switch answeredOnLink := !foreign || k.isHousekeeping(); {
+		case answeredOnLink && isGroup(k):
 			return abi.ReasonMulticast
-		case k.Dst.IsLinkLocalUnicast() && (!foreign || k.Layer3 == IPv6 && k.isICMP()):
+		case answeredOnLink && k.Layer3 == IPv6 && k.Dst.IsLinkLocalUnicast():
 			return abi.ReasonLinkLocal
 		}
 	}
@@ -128,7 +128,10 @@ func (p *Policy) router(a netip.Addr) bool {
 // foreign says whether no LAN has a source. What the router answered to it would
 // leave by the uplink.
 func (p *Policy) foreign(src netip.Addr) bool {
-	if src.IsUnspecified() || src.Is6() && src.IsLinkLocalUnicast() {
+	if src.IsUnspecified() {
+		return src.Is6() // the kernel answers that, and takes it for a martian with IPv4
+	}
+	if src.Is6() && src.IsLinkLocalUnicast() {
 		return false
 	}
 	subnet, _ := p.localSubnet(src)

@@ -39,6 +39,7 @@ type Packet struct {
 	SrcPort, DstPort uint16
 	TCPFlags         uint8
 	Query            Query  // of a whole UDP datagram to port 53
+	ICMPType         uint8
 	Mark             uint32 // the whole fwmark
 }
 
@@ -66,6 +67,15 @@ const (
 // isICMP says whether the packet is ICMP of its own family.
 func (k Packet) isICMP() bool {
 	return k.Layer3 == IPv4 && k.Protocol == protoICMP || k.Layer3 == IPv6 && k.Protocol == protoICMPv6
+}
+
+// isHousekeeping says whether the router answers the packet on the link alone,
+// whatever its source: membership, router and neighbour discovery, and DHCP.
+func (k Packet) isHousekeeping() bool {
+	if k.Layer3 == IPv4 {
+		return k.Protocol == protoUDP && k.DstPort == 67
+	}
+	return k.Protocol == protoICMPv6 && (k.ICMPType >= 130 && k.ICMPType <= 137 || k.ICMPType == 143)
 }
 
 // isDNS says whether the packet shows port 53. A later fragment shows nothing.

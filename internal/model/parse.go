@@ -164,6 +164,7 @@ func parseTransport(k Packet, data []byte) Packet {
 	case protoTCP, protoUDP:
 		k.SrcPort, k.DstPort = binary.BigEndian.Uint16(data), binary.BigEndian.Uint16(data[2:])
 	default:
+		k.ICMPType = data[0]
 		if isEcho(k.Protocol, data[0]) {
 			k.SrcPort = binary.BigEndian.Uint16(data[4:])
 			k.DstPort = k.SrcPort

@@ -73,7 +73,7 @@ func plainRows() []row {
 		{name: "from loopback", frame: ether(ip("127.0.0.1", web4, udp(40000, 27015))), reason: abi.ReasonForeignSource},
 		{name: "from a group, IPv4", frame: ether(ip("224.0.0.1", web4, udp(40000, 27015))), reason: abi.ReasonForeignSource},
 		{name: "from a group, IPv6", frame: ether(ip("ff02::1", web6, udp(40000, 27015))), reason: abi.ReasonForeignSource},
-		{name: "from nobody, IPv6", frame: ether(ip("::", web6, udp(40000, 27015))), reason: abi.ReasonUDP},
+		{name: "from nobody, IPv6", frame: ether(ip("::", web6, udp(40000, 27015))), reason: abi.ReasonForeignSource},
 	}
 }
 
@@ -145,7 +145,7 @@ func localRows() []row {
 		{name: "IGMP", frame: etherTo(groupMAC, hostMAC, ip(laptop4, "224.0.0.22", raw(protoIGMP, make([]byte, 8)...))), reason: abi.ReasonMulticast},
 		{name: "multicast of the Internet", frame: etherTo(groupMAC, hostMAC, ip(laptop4, "233.252.0.1", udp(5000, 5000))), reason: abi.ReasonMulticast},
 		{name: "neighbour advertisement", frame: ether(ip("fe80::a", link6, icmp(protoICMPv6, 136, 0))), reason: abi.ReasonLinkLocal},
-		{name: "link-local, IPv4", frame: ether(ip(laptop4, "169.254.1.1", tcp(40000, 80, tcpSYN))), reason: abi.ReasonLinkLocal},
+		{name: "link-local, IPv4", frame: ether(ip(laptop4, "169.254.1.1", tcp(40000, 80, tcpSYN))), reason: abi.ReasonPrivate, answer: reset},
 		{name: "SSH to the router", frame: ether(ip(laptop4, router4, tcp(40000, 22, tcpSYN))), reason: abi.ReasonRouterAddress},
 		{name: "ping to the router, IPv6", frame: ether(ip(laptop6, router6, ping6())), reason: abi.ReasonRouterAddress},
 		{name: "to the router's address at the uplink", frame: ether(ip(laptop4, wan4, tcp(40000, 443, tcpSYN))), reason: abi.ReasonRouterAddress},

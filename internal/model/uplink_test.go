@@ -222,13 +222,13 @@ func TestUplinkStopsWhatMayBeAnAnswerOfTors(t *testing.T) {
 			frame []byte
 			leak  bool
 		}{
-			{"its protocol", ether(ip(web4, laptop4, c.answer)), true},
-			{"its protocol, IPv6", ether(ip(web6, laptop6, c.answer)), true},
-			{"its protocol in a fragment, IPv6", ether(ip(web6, laptop6, c.answer, fragment6(0, true))), true},
-			{"its protocol behind an extension header", ether(ip(web6, laptop6, c.answer, ext(extHopByHop, 0))), true},
+			{"its protocol", ether(ip(web4, "50.0.0.2", c.answer)), true},
+			{"its protocol, IPv6", ether(ip(web6, "2600:9::7", c.answer)), true},
+			{"its protocol in a fragment, IPv6", ether(ip(web6, "2600:9::7", c.answer, fragment6(0, true))), true},
+			{"its protocol behind an extension header", ether(ip(web6, "2600:9::7", c.answer, ext(extHopByHop, 0))), true},
 			{"nothing that can be read", etherRaw(0x8847, make([]byte, 60)...), true},
-			{"the other protocol", ether(ip(web4, laptop4, c.free)), false},
-			{"the other protocol, IPv6", ether(ip(web6, laptop6, c.free)), false},
+			{"the other protocol", ether(ip(web4, "50.0.0.2", c.free)), false},
+			{"the other protocol, IPv6", ether(ip(web6, "2600:9::7", c.free)), false},
 		} {
 			out := o.watch(t, "torbpf_uplink", row.frame, skBuff{Ifindex: lanIndex})
 			if leak := out.action == actShot; leak != row.leak {

@@ -12,9 +12,10 @@ import (
 // Cut are those of LAN hosts that would go on past Tor or hang: conntrack asks no
 // redirect about a connection it knows. Spared are those that torbpf redirected
 // already, those to the router and to local subnets (unless local mode "none"
-// refuses them), and those of which mayStay says that they go direct:
-// by an exclusion or, with local mode "reserved", to reserved space. DNS is cut whoever was asked, the
-// router too, since DNS to it must not reach its own resolver.
+// refuses them), and those of which mayStay says that they go direct: by an
+// exclusion or, with local mode "reserved", to reserved space. DNS is cut whoever was
+// asked, the router at its link-local address too, since DNS to it must not reach its
+// own resolver.
 //
 // Adopted are connections begun outside that a LAN host answers: those need their
 // mark for the answers to pass. There are none if the plan refuses inbound ones.
@@ -70,10 +71,12 @@ func (k *known) answeredByLAN(f plan.Flow) bool {
 
 func (k *known) mustEnd(f plan.Flow) bool {
 	switch dst := f.Dst.Addr(); {
-	case k.redirected(f), dst.IsMulticast(), dst.IsLinkLocalUnicast():
+	case k.redirected(f):
 		return false
 	case f.Dst.Port() == config.PortDNS:
 		return true
+	case dst.IsMulticast(), dst.Is6() && dst.IsLinkLocalUnicast():
+		return false
 	default:
 		return !k.own[dst] && !contains(k.local, dst)
 	}

@@ -77,6 +77,9 @@ func TestSortFlows(t *testing.T) {
 		{name: "broadcast", flow: flow(udp, "192.168.50.11:138", "192.168.50.255:138")},
 		{name: "multicast", flow: flow(udp, "192.168.50.11:5353", "224.0.0.251:5353")},
 		{name: "link-local", flow: flow(udp, "[2a0d:50::11]:4000", "[fe80::1]:547")},
+		{name: "link-local, IPv4", flow: flow(udp, "192.168.50.11:4000", "169.254.1.1:547"), want: "cut"},
+		{name: "DNS at the router's link-local address", flow: flow(udp, "[2a0d:50::11]:4000", "[fe80::1]:53"), want: "cut"},
+		{name: "DNS by multicast", flow: flow(udp, "192.168.50.11:4000", "224.0.0.1:53"), want: "cut"},
 
 		{name: "the router's own", flow: flow(tcp, "62.10.0.2:4000", "51.20.0.80:80")},
 		{name: "the router's own from its LAN address", flow: flow(tcp, "[2a0d:50::1]:4000", "[2a0e:20::80]:80")},

@@ -1,0 +1,131 @@
+package leaktest
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Fault takes something away from torbpf, as a crash or a careless administrator
+// would, or changes the host under it.
+type Fault struct {
+	Name string
+	Args []string // of attach, beside the interface
+
+	// Prepare changes the host before torbpf is attached; nil for nothing.
+	Prepare func(*Bench) error
+	Inflict func(*Bench) error
+
+	// Lacks tells why this kernel cannot have the fault; nil or "" where it can.
+	Lacks func(*Bench) string
+
+	// Fresh: nothing is attached before; Inflict does it, and sets Bench.begins.
+	Fresh bool
+	// Ends: Inflict detaches, and sets Bench.ends.
+	Ends bool
+	// Once: not for the soak, which neither prepares nor detaches.
+	Once bool
+
+	part string // of torbpf that is gone; two faults of one part are no pair
+}
+
+// Faults is the table.
+func Faults() []Fault {
+	var all []Fault
+	for _, list := range [][]Fault{
+		killFaults(), tcFaults(), tableFaults(), linkFaults(), uplinkFaults(), hostFaults(), storageFaults(), changeFaults(), pairFaults(),
+	} {
+		all = append(all, list...)
+	}
+	return all
+}
+
+// steps joins the steps of a fault.
+func steps(list ...func(*Bench) error) func(*Bench) error {
+	return func(b *Bench) error {
+		for _, step := range list {
+			if err := step(b); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// lines is a fault of command lines in the router.
+func lines(commands ...string) func(*Bench) error {
+	return func(b *Bench) error { return b.run(commands...) }
+}
+
+// together is several faults at once.
+func together(args []string, faults ...Fault) Fault {
+	f := Fault{Args: args}
+	var names []string
+	var inflict, prepare []func(*Bench) error
+	for _, each := range faults {
+		names = append(names, each.Name)
+		inflict = append(inflict, each.Inflict)
+		if each.Prepare != nil {
+			prepare = append(prepare, each.Prepare)
+		}
+	}
+	f.Name = strings.Join(names, " + ")
+	f.Inflict = steps(inflict...)
+	if len(prepare) > 0 {
+		f.Prepare = steps(prepare...)
+		f.Once = true
+	}
+	return f
+}
+
+// pairFaults: every pair of parts gone at once, for each way to attach; then each
+// of the three great parts after another has been repaired.
+func pairFaults() []Fault {
+	var out []Fault
+	for _, mode := range []struct {
+		name   string
+		args   []string
+		faults []Fault
+	}{
+		{"tcx", nil, []Fault{lanPinsGone, tableGone, rulesetGone, lanRenamed, allKilled}},
+		{"clsact", []string{"--clsact"}, []Fault{filterGone, qdiscGone, tableGone, rulesetGone, lanRenamed, allKilled}},
+	} {
+		for i, first := range mode.faults {
+			for _, second := range mode.faults[i+1:] {
+				if first.part == second.part {
+					continue
+				}
+				f := together(mode.args, first, second)
+				f.Name = mode.name + ": " + f.Name
+				f.Once = true
+				out = append(out, f)
+			}
+		}
+	}
+	great := []Fault{lanPinsGone, tableGone, allKilled}
+	for _, first := range great {
+		for _, second := range great {
+			if first.part != second.part {
+				out = append(out, afterRepair(first, second))
+			}
+		}
+	}
+	return append(out,
+		together(nil, wanReplaced, lanPinsGone), together(nil, wanReplaced, rulesetGone), together(nil, wanReplaced, allKilled),
+		together(nil, secondUplink, lanPinsGone), together(nil, secondUplink, rulesetGone),
+		together(nil, subnetGone, lanPinsGone), together(nil, subnetGone, rulesetGone), together(nil, subnetGone, allKilled),
+		together(nil, wgRules, lanPinsGone), together(nil, wgRules, tableGone),
+		together(nil, foreignAhead, tableGone), together(nil, lanReplaced, allKilled),
+	)
+}
+
+// afterRepair is one fault, repaired, and then another.
+func afterRepair(first, second Fault) Fault {
+	return Fault{
+		Name: fmt.Sprintf("%s, repaired, then %s", first.Name, second.Name),
+		Inflict: steps(first.Inflict, func(b *Bench) error { return b.torbpf("attach", "--no-wait") },
+			func(b *Bench) error {
+				b.letGateGo() // the repair may have brought another gate
+				return b.holdGate()
+			}, second.Inflict),
+	}
+}

@@ -1,0 +1,80 @@
+package leaktest
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/testnet"
+)
+
+var (
+	tableGone   = Fault{Name: "nft table deleted", part: "nft", Inflict: lines("nft delete table inet torbpf")}
+	rulesetGone = Fault{Name: "nft flush ruleset", part: "nft", Inflict: flushRuleset}
+
+	wgRules = Fault{Name: "wg-quick's mark-restoring rules", Inflict: userTable("wg", `
+		chain premangle { type filter hook prerouting priority mangle; meta l4proto udp meta mark set ct mark; }
+		chain postmangle { type filter hook postrouting priority mangle; meta l4proto udp meta mark 51820 ct mark set meta mark; }`)}
+)
+
+func tableFaults() []Fault {
+	return []Fault{
+		tableGone, rulesetGone,
+		{Name: "our nft chains emptied", Inflict: lines("nft flush table inet torbpf")},
+		{Name: "our nft set of LANs emptied", Inflict: lines("nft flush set inet torbpf lans")},
+		{Name: "ip rules deleted", Inflict: func(b *Bench) error { return DeleteRules(b.ctx, b.Lab.Router) }},
+		{Name: "conntrack flushed", Inflict: lines("conntrack -F")},
+		{Name: "conntrack flushed + nft flush ruleset", Inflict: steps(lines("conntrack -F"), flushRuleset)},
+		wgRules,
+		{Name: "rules that restore every mark", Inflict: userTable("marks", `
+		chain arriving { type filter hook prerouting priority mangle; meta mark set ct mark; }
+		chain leaving { type filter hook postrouting priority mangle; ct mark set meta mark; }`)},
+		{Name: "user firewall drops input and forward", Inflict: userTable("fw", `
+		chain arriving { type filter hook input priority filter; policy drop; iif lo accept; ct state established,related accept; }
+		chain forwarded { type filter hook forward priority filter; policy drop; ct state established,related accept; }`)},
+		{Name: "user rules accept and masquerade all", Inflict: userTable("open", `
+		chain forwarded { type filter hook forward priority -300; policy accept; accept; }
+		chain masks { type nat hook postrouting priority 50; masquerade; }`)},
+	}
+}
+
+// flushRuleset takes all of nftables away and gives the user's own rules back, or
+// those of IPv4 could not be told from the lack of masquerading.
+func flushRuleset(b *Bench) error {
+	own, err := b.Lab.Router.Run(b.ctx, "nft", "list", "table", "ip", "nat")
+	if err != nil {
+		return err
+	}
+	if err := b.run("nft flush ruleset"); err != nil {
+		return err
+	}
+	return b.feed(own)
+}
+
+// userTable loads a table of the user's, which goes before the repair.
+func userTable(name, chains string) func(*Bench) error {
+	return func(b *Bench) error {
+		b.undoRun("nft delete table inet " + name)
+		return b.feed("table inet " + name + " {" + chains + "\n}\n")
+	}
+}
+
+// DeleteRules deletes all ip rules of ours in a router: ip(8) takes one at a time.
+func DeleteRules(ctx context.Context, router *testnet.Node) error {
+	for _, family := range []string{"-4", "-6"} {
+		deleted := 0
+		for {
+			_, err := router.Run(ctx, "ip", family, "rule", "del", "protocol", strconv.Itoa(plan.RuleProtocol))
+			if err == nil {
+				deleted++
+				continue
+			}
+			if deleted == 0 {
+				return fmt.Errorf("delete rules: %w", err)
+			}
+			break
+		}
+	}
+	return nil
+}
