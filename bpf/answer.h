@@ -306,19 +306,38 @@ static __always_inline int begin_answer(struct __sk_buff *skb, int ethernet, con
 	return swap_ethernet(skb, ethernet);
 }
 
-/*
- * Turns a refused packet into its answer. Returns 0 where there is none, or it
- * could not be made: the packet, by then perhaps damaged, is dropped.
- * dns: a query by UDP is answered as such, because it may be asked again.
- */
-static __always_inline int answer(struct __sk_buff *skb, int ethernet, const struct packet *p,
-				  int dns)
+static __always_inline struct packet *this_packet(void)
 {
-	int ipv4 = p->layer3 == LAYER3_IPV4;
+	__u32 first = 0;
 
-	if (!begin_answer(skb, ethernet, p))
+	return bpf_map_lookup_elem(&packets, &first);
+}
+
+/* What a packet is answered. */
+enum answer {
+	ANSWER_REFUSAL = 0, /* a reset, or an ICMP error */
+	ANSWER_FAILURE,	    /* the same, but to DNS by UDP that it failed: it may ask again */
+	ANSWER_NO_DATA,	    /* to DNS by UDP that there is no such record */
+};
+
+/*
+ * Turns the packet of this run (see maps.h) into its answer. Returns 0 where there is
+ * none, or it could not be made: the packet, by then perhaps damaged, is dropped.
+ *
+ * A global function, which the verifier checks once and by itself: inlined it would
+ * do so for each way that leads here.
+ */
+__attribute__((noinline)) int answer(struct __sk_buff *skb, __u32 ethernet, __u32 kind)
+{
+	const struct packet *p = this_packet();
+	int ipv4;
+
+	if (!p || !begin_answer(skb, ethernet, p))
 		return 0;
-	if (dns && p->protocol == IPPROTO_UDP)
+	ipv4 = p->layer3 == LAYER3_IPV4;
+	if (kind == ANSWER_NO_DATA)
+		return answer_no_data(skb, p);
+	if (kind == ANSWER_FAILURE && p->protocol == IPPROTO_UDP)
 		return answer_failure(skb, p);
 	if (p->protocol == IPPROTO_TCP && p->fragment == FRAGMENT_NONE)
 		return ipv4 ? answer_reset4(skb, p) : answer_reset6(skb, p);

@@ -54,21 +54,21 @@ static __always_inline __u64 name_word(const struct query *q, __u32 offset, __u3
 }
 
 /* Copies the message. Returns NULL where it is no plain query of one question. */
-static __always_inline struct query *load_query(struct __sk_buff *skb, const struct packet *p)
+static __always_inline struct query *load_query(struct __sk_buff *skb, __u32 l4_offset)
 {
 	__u32 first = 0, length;
 	struct query *q = bpf_map_lookup_elem(&queries, &first);
 	struct dns_header *header;
 	struct udphdr udp;
 
-	if (!q || bpf_skb_load_bytes(skb, p->l4_offset, &udp, sizeof(udp)))
+	if (!q || bpf_skb_load_bytes(skb, l4_offset, &udp, sizeof(udp)))
 		return NULL;
 	length = bpf_ntohs(udp.len);
 	if (length < sizeof(udp) + DNS_HEADER || length > sizeof(udp) + DNS_MAX_QUERY)
 		return NULL;
 	length -= sizeof(udp);
 	q->length = length;
-	if (bpf_skb_load_bytes(skb, p->l4_offset + sizeof(udp), q->bytes, length))
+	if (bpf_skb_load_bytes(skb, l4_offset + sizeof(udp), q->bytes, length))
 		return NULL;
 	header = (struct dns_header *)q->bytes;
 	if (header->flags_be & bpf_htons(DNS_FLAG_RESPONSE | DNS_FLAGS_OPCODE))
@@ -227,9 +227,13 @@ static __always_inline int local_name(struct query *q)
 	}
 }
 
-static __always_inline enum question read_question(struct __sk_buff *skb, const struct packet *p)
+/*
+ * A global function, which the verifier checks once and by itself: inlined it would do
+ * so for each way that leads here, and attach would take twice as long.
+ */
+__attribute__((noinline)) enum question read_question(struct __sk_buff *skb, __u32 l4_offset)
 {
-	struct query *q = load_query(skb, p);
+	struct query *q = load_query(skb, l4_offset);
 	__u32 type;
 
 	if (!q || !walk_name(q) || query_u16(q, q->name_end + 2) != DNS_CLASS_IN)
@@ -251,7 +255,7 @@ static __always_inline struct decision classify_question(struct __sk_buff *skb,
 {
 	if (d.verdict != VERDICT_DNS)
 		return d;
-	switch (read_question(skb, p)) {
+	switch (read_question(skb, p->l4_offset)) {
 	case QUESTION_NO_DATA:
 		return decide(VERDICT_REFUSED, REASON_DNS_NO_DATA);
 	case QUESTION_LOCAL:

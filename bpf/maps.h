@@ -11,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "packet.h"
 #include "shared.h"
 
 #define MAX_POLICY_PREFIXES 16384
@@ -78,6 +79,18 @@ struct {
 	__type(key, __u32);
 	__type(value, struct query);
 } queries SEC(".maps");
+
+/*
+ * The packet that one run of the LAN program is about. It is in a map, because of a
+ * map the verifier remembers nothing: its effort does not grow with what was parsed,
+ * and attach waits for it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct packet);
+} packets SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -33,14 +33,15 @@ static __always_inline struct settings *load_settings(void)
 static __always_inline int lan_ingress(struct __sk_buff *skb, int ethernet)
 {
 	struct settings *s = load_settings();
-	struct packet p = {};
+	struct packet *p = this_packet();
 	struct decision d;
 
-	if (!s)
+	if (!s || !p)
 		return act_without_settings(skb);
-	parse_skb(skb, ethernet, &p);
-	d = classify(&p, mark_without_ours(p.mark), s);
-	return act_on_lan(skb, ethernet, &p, classify_question(skb, &p, d));
+	__builtin_memset(p, 0, sizeof(*p));
+	parse_skb(skb, ethernet, p);
+	d = classify(p, mark_without_ours(p->mark), s);
+	return act_on_lan(skb, ethernet, p, classify_question(skb, p, d));
 }
 
 /* Every packet that a LAN sends to or through the router. */

@@ -133,7 +133,8 @@ static __always_inline int refuse(struct __sk_buff *skb, int ethernet, const str
 	report(ifindex, skb->len, p, d);
 	if (d.reason == REASON_FOREIGN_SOURCE)
 		return dropped;
-	if (!answer(skb, ethernet, p, d.reason == REASON_TOR_NOT_READY))
+	if (!answer(skb, ethernet,
+		    d.reason == REASON_TOR_NOT_READY ? ANSWER_FAILURE : ANSWER_REFUSAL))
 		return dropped;
 	/* The answer goes back the way the packet came; it carries no class. */
 	store_mark(skb, 0);
@@ -164,7 +165,7 @@ static __always_inline int answer_at_once(struct __sk_buff *skb, int ethernet,
 	__u32 ifindex = p->ifindex;
 	int dropped = drop(skb, ifindex, d);
 
-	if (!begin_answer(skb, ethernet, p) || !answer_no_data(skb, p))
+	if (!answer(skb, ethernet, ANSWER_NO_DATA))
 		return dropped;
 	store_mark(skb, 0);
 	return bpf_redirect(ifindex, 0);

@@ -93,6 +93,31 @@ type DatapathLocalSubnet struct {
 	Ifindex uint32
 }
 
+type DatapathPacket struct {
+	_        structs.HostLayout
+	Layer3   uint32
+	Fragment uint32
+	Saddr    struct {
+		_   structs.HostLayout
+		Key DatapathAddress
+	}
+	Daddr struct {
+		_   structs.HostLayout
+		Key DatapathAddress
+	}
+	Ifindex   uint32
+	Mark      uint32
+	L3Offset  uint32
+	L4Offset  uint32
+	Length    uint32
+	SportBe   uint16
+	DportBe   uint16
+	Protocol  uint8
+	TcpFlags  uint8
+	IcmpType  uint8
+	IpOptions uint8
+}
+
 type DatapathPolicy uint32
 
 const (
@@ -239,6 +264,7 @@ const (
 	DatapathMapLocal4Prefixes = "local4_prefixes"
 	DatapathMapLocal6Prefixes = "local6_prefixes"
 	DatapathMapLocalAddrs     = "local_addrs"
+	DatapathMapPackets        = "packets"
 	DatapathMapQueries        = "queries"
 	DatapathMapRefusals       = "refusals"
 	DatapathMapSettings       = "settings"
@@ -328,6 +354,7 @@ type DatapathMapSpecs struct {
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	Packets        *ebpf.MapSpec `ebpf:"packets"`
 	Queries        *ebpf.MapSpec `ebpf:"queries"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
@@ -381,6 +408,7 @@ type DatapathMaps struct {
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	Packets        *ebpf.Map `ebpf:"packets"`
 	Queries        *ebpf.Map `ebpf:"queries"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
 	Settings       *ebpf.Map `ebpf:"settings"`
@@ -401,6 +429,7 @@ func (m *DatapathMaps) Close() error {
 		m.Local4Prefixes,
 		m.Local6Prefixes,
 		m.LocalAddrs,
+		m.Packets,
 		m.Queries,
 		m.Refusals,
 		m.Settings,
