@@ -182,6 +182,31 @@ func TestAnErrorAboutAnAnswerOfTCEndsThere(t *testing.T) {
 	}
 }
 
+// TestDNSOfAnOlderFlowDoesNotArriveWithoutTC: conntrack asks no redirect about a flow
+// it knows, and not all that a device could have begun are cut: one may bear the
+// router's own address.
+func TestDNSOfAnOlderFlowDoesNotArriveWithoutTC(t *testing.T) {
+	l := newLab(t)
+	l.serve(nil, "udp", lan4+":53", "resolver")
+	conn, err := dialFrom(l.client, netip.MustParseAddr(client4), lan4+":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("who?")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 64)); err != nil {
+		t.Fatal(err)
+	}
+	l.apply(l.plan())
+	l.classify(`iifname "lan0"`, abi.VerdictNone)
+	if _, err := conn.Write([]byte("and who?")); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the question is dropped", func() bool { return dropped(t, DroppedUnjudged) == 1 })
+}
+
 // TestABlockedClassOfNoConnectionIsDropped: conntrack has no status for what it takes
 // for invalid, so that nothing was translated cannot be asked.
 func TestABlockedClassOfNoConnectionIsDropped(t *testing.T) {

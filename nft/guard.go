@@ -50,6 +50,12 @@ func (b *builder) inputChains() []chain {
 // what looks for neighbours is let in; with IPv4 it is a martian, but for DHCP.
 func (b *builder) unjudgedInput() []rule {
 	var rules []rule
+	for _, protocolNumber := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		for _, port := range []uint16{portDNS, portDNSTLS} {
+			rules = append(rules, newRule("DNS of a flow that is older than what diverts it",
+				protocol(protocolNumber), toPort(port), drop(DroppedUnjudged)))
+		}
+	}
 	fine := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("fe80::/10")}
 	for _, p := range config.MergePrefixes(append(fine, b.LANPrefixes()...)) {
 		rules = append(rules, newRule("from a LAN, or answered on the link only", fromPrefix(p), accept()))

@@ -24,7 +24,10 @@ const (
 	chainDivertUnjudged = "divert_unjudged"
 )
 
-const portDNS = 53
+const (
+	portDNS    = 53
+	portDNSTLS = 853
+)
 
 // Directions of a connection, as conntrack numbers them.
 const (
