@@ -182,6 +182,54 @@ func TestAnErrorAboutAnAnswerOfTCEndsThere(t *testing.T) {
 	}
 }
 
+// TestDNSOfAnOlderFlowDoesNotArriveWithoutTC: conntrack asks no redirect about a flow
+// it knows, and not all that a device could have begun are cut: one may bear the
+// router's own address.
+func TestDNSOfAnOlderFlowDoesNotArriveWithoutTC(t *testing.T) {
+	l := newLab(t)
+	l.serve(nil, "udp", lan4+":53", "resolver")
+	conn, err := dialFrom(l.client, netip.MustParseAddr(client4), lan4+":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("who?")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 64)); err != nil {
+		t.Fatal(err)
+	}
+	l.apply(l.plan())
+	l.classify(`iifname "lan0"`, abi.VerdictNone)
+	if _, err := conn.Write([]byte("and who?")); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the question is dropped", func() bool { return dropped(t, DroppedUnjudged) == 1 })
+}
+
+// TestABlockedClassOfNoConnectionIsDropped: conntrack has no status for what it takes
+// for invalid, so that nothing was translated cannot be asked.
+func TestABlockedClassOfNoConnectionIsDropped(t *testing.T) {
+	l := newLab(t)
+	l.apply(l.plan())
+	l.classify(`iifname "lan0" meta l4proto tcp`, abi.VerdictResolver)
+	var conn net.PacketConn
+	err := l.client.do(func() (err error) {
+		conn, err = net.ListenPacket("ip4:tcp", client4)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	reset := make([]byte, 20) // its checksum is wrong as well
+	reset[0], reset[3], reset[12], reset[13] = 0x9c, 53, 5<<4, tcpRST
+	if _, err := conn.WriteTo(reset, &net.IPAddr{IP: net.ParseIP(lan4)}); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the segment is dropped", func() bool { return dropped(t, DroppedBlocked) == 1 })
+}
+
 func quote4(src, dst string) []byte {
 	header := []byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0}
 	header = append(append(header, netip.MustParseAddr(src).AsSlice()...), netip.MustParseAddr(dst).AsSlice()...)

@@ -32,6 +32,7 @@ const (
 func (b *builder) inputChains() []chain {
 	rules := append(b.awaitedRules(goTo(chainInputAwaited)),
 		newRule("DNS that came in by an interface that is no LAN by this name, so it was not diverted", b.blocked(), notDNAT(), drop(DroppedBlocked)),
+		newRule("of no connection, so nothing could divert it", b.blocked(), ctStateIn(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), drop(DroppedBlocked)),
 		newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts)),
 		newRule("a device is deaf to an answer of tc's: the kernel would look for who asked, at the resolver", aboutUntracked(icmp4), drop(DroppedError)),
 		newRule("the same for IPv6", aboutUntracked(icmp6), drop(DroppedError)),
@@ -93,6 +94,12 @@ func (b *builder) patternRules(then []expr.Any) []rule {
 // what looks for neighbours is let in; with IPv4 it is a martian, but for DHCP.
 func (b *builder) unjudgedInput() []rule {
 	var rules []rule
+	for _, protocolNumber := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		for _, port := range []uint16{config.PortDNS, portDNSTLS} {
+			rules = append(rules, newRule("DNS of a flow that is older than what diverts it",
+				protocol(protocolNumber), toPort(port), drop(DroppedUnjudged)))
+		}
+	}
 	fine := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("fe80::/10")}
 	for _, p := range config.MergePrefixes(append(fine, b.LANPrefixes()...)) {
 		rules = append(rules, newRule("from a LAN, or answered on the link only", fromPrefix(p), accept()))

@@ -47,12 +47,23 @@ func (b *Bench) well() error {
 			Name       string
 			AttachedBy string `json:"attached_by"`
 		}
+		Counters []struct {
+			Interface, Reason string
+			Packets           uint64
+		}
 	}
 	if err := json.Unmarshal(out, &status); err != nil {
 		return fmt.Errorf("read status: %w", err)
 	}
 	if len(status.Problems) > 0 || len(status.Interfaces) == 0 {
-		return fmt.Errorf("status has %d interfaces and the problems: %s", len(status.Interfaces), strings.Join(status.Problems, "; "))
+		var guards []string
+		for _, c := range status.Counters {
+			if strings.HasSuffix(c.Reason, "-guard") {
+				guards = append(guards, fmt.Sprintf("%s of %s %d", c.Reason, c.Interface, c.Packets))
+			}
+		}
+		return fmt.Errorf("status has %d interfaces and the problems: %s (%s)",
+			len(status.Interfaces), strings.Join(status.Problems, "; "), strings.Join(guards, ", "))
 	}
 	servers := map[netip.Addr]netip.Addr{probe4: testnet.Web4, probe6: testnet.Web6}
 	if b.from.IsValid() {
