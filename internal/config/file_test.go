@@ -133,3 +133,35 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+// TestTheReferenceNamesEveryKey: what packaging ships says of every key what it is by
+// default, and nothing else.
+func TestTheReferenceNamesEveryKey(t *testing.T) {
+	text, err := os.ReadFile("../../packaging/torbpf.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Wait, want.Interfaces, want.Uplinks = true, []string{"eth1"}, []string{}
+	if !reflect.DeepEqual(cfg, want) {
+		t.Errorf("the reference reads as %+v, want the defaults %+v", cfg, want)
+	}
+	var keys func(reflect.Type)
+	keys = func(of reflect.Type) {
+		for i := range of.NumField() {
+			field := of.Field(i)
+			key, _, _ := strings.Cut(field.Tag.Get("toml"), ",")
+			if !strings.Contains(string(text), "\n"+key+" = ") && !strings.Contains(string(text), "\n# "+key+" = ") && !strings.Contains(string(text), "\n["+key+"]") {
+				t.Errorf("the reference lacks the key %s", key)
+			}
+			if field.Type.Kind() == reflect.Struct {
+				keys(field.Type)
+			}
+		}
+	}
+	keys(reflect.TypeFor[file]())
+}
