@@ -32,7 +32,8 @@ const (
 func (b *builder) inputChains() []chain {
 	rules := append(b.awaitedRules(goTo(chainInputAwaited)),
 		newRule("DNS that came in by an interface that is no LAN by this name, so it was not diverted", b.blocked(), notDNAT(), drop(DroppedBlocked)),
-		newRule("of no connection, so nothing could divert it", b.blocked(), ctStateIn(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), drop(DroppedBlocked)),
+		newRule("of no connection, so nothing could divert it", b.blocked(), protocol(unix.IPPROTO_TCP), noConnection(), drop(DroppedBlocked)),
+		newRule("of no connection, so nothing could divert it", b.blocked(), protocol(unix.IPPROTO_UDP), noConnection(), drop(DroppedBlocked)),
 		newRule("a port of tor's or the sentry's", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, goTo(chainInputPorts)),
 		newRule("a device is deaf to an answer of tc's: the kernel would look for who asked, at the resolver", aboutUntracked(icmp4), drop(DroppedError)),
 		newRule("the same for IPv6", aboutUntracked(icmp6), drop(DroppedError)),
@@ -116,6 +117,11 @@ func linkHousekeeping() []expr.Any {
 		payload(expr.PayloadBaseTransportHeader, 0, 1, reg1),
 		&expr.Range{Op: expr.CmpOpEq, Register: reg1, FromData: []byte{130}, ToData: []byte{137}},
 	})
+}
+
+// noConnection matches what conntrack knows nothing of: there is no status to ask for.
+func noConnection() []expr.Any {
+	return ctStateIn(expr.CtStateBitINVALID | expr.CtStateBitUNTRACKED)
 }
 
 // blocked matches every class that must not be forwarded.
