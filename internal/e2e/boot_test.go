@@ -101,7 +101,7 @@ func TestBrokenConfigurationAtBootStaysClosed(t *testing.T) {
 		t.Errorf("run with a broken file: %v", r)
 	}
 	noLeaks(t, w, "with a broken configuration")
-	d = startRun(t, lab, writeConfig(t, lab, `interfaces = ["eth1"]`))
+	startRun(t, lab, writeConfig(t, lab, `interfaces = ["eth1"]`))
 	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
 }
 

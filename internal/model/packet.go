@@ -38,7 +38,7 @@ type Packet struct {
 	// identifier in both.
 	SrcPort, DstPort uint16
 	TCPFlags         uint8
-	Query            Query  // of a whole UDP datagram to port 53
+	Query            Query // of a whole UDP datagram to port 53
 	ICMPType         uint8
 	Mark             uint32 // the whole fwmark
 }
