@@ -12,7 +12,7 @@ import (
 func changeFaults() []Fault {
 	return []Fault{
 		{Name: "attach for the first time", Fresh: true, Once: true, Inflict: attachFirst},
-		{Name: "attach again, ten times", Inflict: repeat(10, func(b *Bench, _ int) error { return b.torbpf("attach", "--no-wait") })},
+		{Name: "attach again (reload, upgrade), ten times", Inflict: repeat(10, func(b *Bench, _ int) error { return b.torbpf("attach", "--no-wait") })},
 		{Name: "exclusions added and removed, ten times", Inflict: repeat(10, func(b *Bench, i int) error {
 			return b.torbpf("exclude", []string{"add", "del"}[i%2], "198.51.100.0/24")
 		})},

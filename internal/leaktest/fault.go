@@ -64,6 +64,7 @@ func together(args []string, faults ...Fault) Fault {
 	for _, each := range faults {
 		names = append(names, each.Name)
 		inflict = append(inflict, each.Inflict)
+		f.Once = f.Once || each.Once
 		if each.Prepare != nil {
 			prepare = append(prepare, each.Prepare)
 		}
@@ -72,7 +73,6 @@ func together(args []string, faults ...Fault) Fault {
 	f.Inflict = steps(inflict...)
 	if len(prepare) > 0 {
 		f.Prepare = steps(prepare...)
-		f.Once = true
 	}
 	return f
 }
