@@ -4,6 +4,9 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // Missing names the guards of local delivery that are not attached to this
@@ -30,6 +33,17 @@ func (d *Datapath) Missing() ([]string, error) {
 		l.Close()
 	}
 	return missing, nil
+}
+
+// UnknownLANs names the LANs of a plan that the programs do not take for such, since
+// somebody has emptied their map: they refuse whatever it is from there.
+func (d *Datapath) UnknownLANs(p *plan.Plan) ([]string, error) {
+	m, err := d.openMap(abi.DatapathMapLans)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	return unknownLANs(m, p)
 }
 
 // dnsGuarded tells whether the DNS guard is attached to our network namespace.

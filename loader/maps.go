@@ -2,6 +2,7 @@ package loader
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -204,6 +205,23 @@ func fillLANs(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		}
 	}
 	return nil
+}
+
+// unknownLANs names the LANs of a plan that the shared map lacks.
+func unknownLANs(m *ebpf.Map, p *plan.Plan) ([]string, error) {
+	var unknown []string
+	for _, l := range p.LANs {
+		var lan abi.DatapathLan
+		err := m.Lookup(uint32(l.Index), &lan)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			unknown = append(unknown, l.Name)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look up LAN %s: %w", l.Name, err)
+		}
+	}
+	return unknown, nil
 }
 
 // forgetLANs takes all others out of it. The guards no longer watch these, so

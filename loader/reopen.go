@@ -23,6 +23,9 @@ func (d *Datapath) Reopen(p *plan.Plan) (*Generation, error) {
 		openPins(d.programPin(""), collection.Programs, ebpf.LoadPinnedProgram),
 		openPins(d.mapPin(""), collection.Maps, ebpf.LoadPinnedMap))
 	if err == nil {
+		err = fillLANs(collection.Maps, p)
+	}
+	if err == nil {
 		err = g.attachGuards()
 	}
 	if err != nil {

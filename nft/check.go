@@ -17,6 +17,17 @@ import (
 // is as it should be. Cut-off peers and the counts do not matter. An error
 // says that the kernel could not be asked.
 func Check(p *plan.Plan) ([]string, error) {
+	differences, err := check(p, build)
+	if err != nil || len(differences) == 0 || !(&builder{Plan: p}).awaits() {
+		return differences, err
+	}
+	if strict, err := check(p, buildStrict); err != nil || len(strict) == 0 {
+		return nil, err // this kernel could not have the other
+	}
+	return differences, nil
+}
+
+func check(p *plan.Plan, build func(*plan.Plan, ...string) (*ruleset, error)) ([]string, error) {
 	want, err := build(p)
 	if err != nil {
 		return nil, err

@@ -49,19 +49,42 @@ func (b *builder) inputChains() []chain {
 	if !b.awaits() {
 		return chains
 	}
-	return append(chains, subChain(chainInputAwaited, awaitedInput()...))
+	return append(chains, subChain(chainInputAwaited, b.awaitedInput()...))
 }
 
-// awaitedInput keeps the router's own resolver from asking in clear. What else the
-// router is asked stays here.
-func awaitedInput() []rule {
+// awaitedInput keeps the router's own resolver from asking in clear, and the router
+// from answering a source by another way than the one it came by. What else the
+// router is asked stays here: who repairs it may come by this interface.
+func (b *builder) awaitedInput() []rule {
 	rules := []rule{newRule("not even to tor and the sentry", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, drop(DroppedPort))}
 	for _, number := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		for _, port := range []uint16{config.PortDNS, portDNSTLS} {
 			rules = append(rules, newRule("the router's resolver would ask in clear", protocol(number), toPort(port), drop(DroppedUnjudged)))
 		}
 	}
-	return rules
+	for _, p := range unanswered() {
+		rules = append(rules, newRule("answered on the link only", fromPrefix(p), accept()))
+	}
+	rules = append(rules, newRule("neighbour discovery and the like, answered on the link only", linkHousekeeping(), accept()))
+	rules = append(rules, newRule("nobody's address, but the kernel would answer it", fromPrefix(netip.MustParsePrefix("::/128")), drop(DroppedUnjudged)))
+	if b.strict {
+		return append(rules, newRule("this kernel cannot tell by which way an answer would go", drop(DroppedUnjudged)))
+	}
+	return append(rules, newRule("an answer would take another way than back", comesFromElsewhere(), drop(DroppedUnjudged)))
+}
+
+// unanswered are sources that are martians to the kernel, or answered on the link.
+func unanswered() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("fe80::/10")}
+}
+
+// comesFromElsewhere matches what no route leads back to by the interface that it
+// came in by (nft: fib saddr . iif oif missing).
+func comesFromElsewhere() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: reg1, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
+		equal(make([]byte, 4)),
+	}
 }
 
 func (b *builder) awaits() bool { return len(b.Waiting)+len(b.Patterns) > 0 }
@@ -101,8 +124,7 @@ func (b *builder) unjudgedInput() []rule {
 				protocol(protocolNumber), toPort(port), drop(DroppedUnjudged)))
 		}
 	}
-	fine := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("fe80::/10")}
-	for _, p := range config.MergePrefixes(append(fine, b.LANPrefixes()...)) {
+	for _, p := range config.MergePrefixes(append(unanswered(), b.LANPrefixes()...)) {
 		rules = append(rules, newRule("from a LAN, or answered on the link only", fromPrefix(p), accept()))
 	}
 	return append(rules,

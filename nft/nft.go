@@ -65,6 +65,17 @@ func Apply(p *plan.Plan, fresh ...string) error {
 	if err != nil {
 		return err
 	}
+	err = rs.apply()
+	if !errors.Is(err, unix.ENOENT) || !(&builder{Plan: p}).awaits() {
+		return err
+	}
+	if rs, err = buildStrict(p, fresh...); err != nil {
+		return err
+	}
+	return rs.apply()
+}
+
+func (rs *ruleset) apply() error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)

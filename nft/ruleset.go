@@ -53,7 +53,10 @@ func (r rule) userData() []byte {
 type builder struct {
 	*plan.Plan
 	fresh []string // LANs attached just now
-	marks []exemptMark
+	// strict does without the look-up of routes (nft_fib), which a kernel may lack:
+	// nothing is let in from interfaces that are waited for.
+	strict bool
+	marks  []exemptMark
 }
 
 // exemptMark matches when (mark & mask) == value; our own bits take no part.
@@ -63,7 +66,15 @@ type exemptMark struct {
 
 // build is pure: the same plan gives the same ruleset.
 func build(p *plan.Plan, fresh ...string) (*ruleset, error) {
-	b := builder{Plan: p, fresh: fresh}
+	return builder{Plan: p, fresh: fresh}.build()
+}
+
+// buildStrict is build for a kernel that cannot look up routes.
+func buildStrict(p *plan.Plan, fresh ...string) (*ruleset, error) {
+	return builder{Plan: p, fresh: fresh, strict: true}.build()
+}
+
+func (b builder) build() (*ruleset, error) {
 	if err := b.readMarks(); err != nil {
 		return nil, err
 	}

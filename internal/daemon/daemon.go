@@ -111,6 +111,10 @@ func (d *daemon) blockLast(ctx context.Context) error {
 
 // reload is load for a daemon that runs: an error changes nothing.
 func (d *daemon) reload(ctx context.Context) {
+	if attached, err := d.Router.InForce(); err == nil && !attached {
+		d.Log.Info("not reloaded: what was attached has been detached; attach, or start the service anew")
+		return
+	}
 	d.notify(sdnotify.Reloading)
 	if err := d.load(ctx); err != nil {
 		d.Log.Error("the configuration was not reloaded, the old one stays", "error", err)

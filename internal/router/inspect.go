@@ -100,7 +100,7 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 		f.add(stepAll, "addresses, routes or interfaces of this host have changed since attach")
 	}
 	for _, look := range []func() error{
-		func() error { return f.guards(s, d) },
+		func() error { return f.guards(s, p, d) },
 		func() error { return f.attachments(p, d) },
 		func() error { return f.rulesets(p) },
 		func() error { return r.processes(&f, s) },
@@ -139,7 +139,7 @@ func (f *findings) rulesets(p *plan.Plan) error {
 	return nil
 }
 
-func (f *findings) guards(s *State, d *loader.Datapath) error {
+func (f *findings) guards(s *State, p *plan.Plan, d *loader.Datapath) error {
 	missing, err := d.Missing()
 	if err != nil {
 		return err
@@ -149,12 +149,15 @@ func (f *findings) guards(s *State, d *loader.Datapath) error {
 			f.add(stepGuards, "no guard %s at local delivery: one layer is missing", name)
 		}
 	}
-	gates, err := d.Gates()
+	unknown, err := d.UnknownLANs(p)
 	if err != nil {
 		f.add(stepGuards, "the maps of torbpf are not to be found below %s: %v", d.Dir(), err)
 		return nil
 	}
-	return gates.Close()
+	for _, name := range unknown {
+		f.add(stepGuards, "%s is missing in the map of LANs: whatever it sends is refused", name)
+	}
+	return nil
 }
 
 func (f *findings) attachments(p *plan.Plan, d *loader.Datapath) error {
