@@ -101,6 +101,7 @@ func TestApplyListsAsTheGoldenFile(t *testing.T) {
 			if err := Apply(g.plan()); err != nil {
 				t.Fatal(err)
 			}
+			forgetOldFlows(t)
 			got := nft(t, "", "-s", "list", "ruleset")
 			file := filepath.Join("testdata", g.name+".nft")
 			if *update {

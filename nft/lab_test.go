@@ -179,11 +179,19 @@ func (l *lab) plan() *plan.Plan {
 	return p
 }
 
+// apply is Apply ten minutes ago.
 func (l *lab) apply(p *plan.Plan) {
 	l.t.Helper()
 	if err := Apply(p); err != nil {
 		l.t.Fatal(err)
 	}
+	forgetOldFlows(l.t)
+}
+
+// forgetOldFlows is what ten minutes do: no flow is older than our table any more.
+func forgetOldFlows(t *testing.T) {
+	t.Helper()
+	nft(t, "", "flush", "set", "inet", plan.Table, setSettle)
 }
 
 // classify stands in for the tc program: what the match covers gets the class

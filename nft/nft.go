@@ -59,8 +59,16 @@ func table() *nftables.Table {
 // Apply makes the table what the plan says, whatever it was before. Peers that
 // are cut off stay so for the rest of their time, and counters go on. The fresh
 // are those LANs of the plan that were not attached until now: for a while only
-// what the user's rules translate, or a SYN, counts as begun outside there.
+// what the user's rules translate, or a SYN, counts as begun outside there. So do all
+// LANs if there is no table: whoever was cut off before is forgotten with it.
 func Apply(p *plan.Plan, fresh ...string) error {
+	there, err := Present()
+	if err != nil {
+		return err
+	}
+	if !there {
+		fresh = p.LANNames()
+	}
 	rs, err := build(p, fresh...)
 	if err != nil {
 		return err

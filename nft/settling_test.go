@@ -13,11 +13,14 @@ import (
 // not, and what a port forward translates was tracked.
 func TestWhatNobodyTrackedIsNotInbound(t *testing.T) {
 	l := newLab(t)
+	l.apply(l.plan())
 	if err := Apply(l.plan(), "lan0"); err != nil {
 		t.Fatal(err)
 	}
 	wantDifferences(t, l.plan())
-	l.apply(l.plan()) // again: the time goes on
+	if err := Apply(l.plan()); err != nil { // again: the time goes on
+		t.Fatal(err)
+	}
 	l.serve(l.client, "tcp", ":80", "client")
 	l.serve(l.client, "udp", ":81", "client")
 	l.serve(l.client2, "udp", ":81", "client2")
@@ -32,8 +35,23 @@ func TestWhatNobodyTrackedIsNotInbound(t *testing.T) {
 	l.mustAnswer("client", l.outside, "tcp", "["+client6+"]:80")
 	l.mustAnswer("client", l.outside, "udp", wan4+":8081")
 	l.mustAnswer("client2", l.outside, "udp", "["+client26+"]:81")
-	nft(t, "", "flush", "set", "inet", "torbpf", setSettle) // as time would
+	forgetOldFlows(t)
 	l.mustAnswer("client", l.outside, "udp", "["+client6+"]:81")
+}
+
+// TestWhatALostTableKnewIsAssumed: with the table goes who was cut off.
+func TestWhatALostTableKnewIsAssumed(t *testing.T) {
+	l := newLab(t)
+	l.apply(l.plan())
+	nft(t, "", "flush", "ruleset")
+	if err := Apply(l.plan()); err != nil {
+		t.Fatal(err)
+	}
+	l.serve(l.client, "udp", ":81", "client")
+	l.classifyAll()
+	l.mustDrop(DroppedBlocked, "udp", func(ctx context.Context) (string, error) {
+		return ask(ctx, l.outside, "udp", "", "["+client6+"]:81")
+	})
 }
 
 // TestALANSettlesFromItsLastAttach on, and one that is detached is forgotten.
