@@ -30,6 +30,7 @@ install: build ## Install the program, its systemd unit and shell completions be
 	install -D -m 755 torbpf $(DESTDIR)$(PREFIX)/sbin/torbpf
 	install -d $(DESTDIR)$(UNITDIR) $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
 	sed 's|@SBINDIR@|$(PREFIX)/sbin|' packaging/systemd/torbpf.service.in >$(DESTDIR)$(UNITDIR)/torbpf.service
+	install -D -m 644 packaging/torbpf.toml $(DESTDIR)$(PREFIX)/share/doc/torbpf/torbpf.toml
 	./torbpf completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/torbpf
 	./torbpf completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_torbpf
 	./torbpf completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/torbpf.fish

@@ -12,6 +12,7 @@
 #include "dns.h"
 #include "maps.h"
 #include "parse.h"
+#include "uplink.h"
 #include "verdict.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -26,7 +26,7 @@ var deliveryPins = map[string]link.NetfilterProtocolFamily{
 func (g *Generation) attachDelivery() error {
 	collection, err := g.loadDelivery()
 	if notSupported(err) {
-		g.unsupported = append(g.unsupported, "no second guard of local delivery: it takes Linux 6.4 with CONFIG_NETFILTER_BPF_LINK and BTF")
+		g.unsupported = append(g.unsupported, "no second guard of local delivery (delivery4, delivery6): it takes Linux 6.4 with CONFIG_NETFILTER_BPF_LINK and BTF")
 		return nil
 	}
 	if err != nil {

@@ -2,6 +2,8 @@ package loader
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +23,7 @@ func (d *Datapath) Missing() ([]string, error) {
 	if !here {
 		missing = append(missing, GuardDNS)
 	}
-	for pin := range deliveryPins {
+	for _, pin := range slices.Sorted(maps.Keys(deliveryPins)) {
 		l, err := openLink(d.linkPin(pin))
 		if err != nil {
 			return nil, err

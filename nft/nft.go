@@ -167,3 +167,29 @@ func Present() (bool, error) {
 	found, err := findTable(conn)
 	return found != nil, err
 }
+
+// Guards reports whether our chains at the hooks have rules: somebody may have emptied
+// the table.
+func Guards() (bool, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open nftables: %w", err)
+	}
+	t, err := findTable(conn)
+	if err != nil || t == nil {
+		return false, err
+	}
+	for _, name := range []string{chainForward, chainInput, chainDivert} {
+		rules, err := conn.GetRules(t, &nftables.Chain{Name: name})
+		if errors.Is(err, unix.ENOENT) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("list rules of chain %s: %w", name, err)
+		}
+		if len(rules) == 0 {
+			return false, nil
+		}
+	}
+	return true, nil
+}

@@ -36,7 +36,7 @@ type attachFlags struct {
 func newAttach() *cobra.Command {
 	var f attachFlags
 	cmd := &cobra.Command{
-		Use:   "attach INTERFACE...",
+		Use:   "attach [INTERFACE...]",
 		Short: "Put every device behind these interfaces on Tor",
 		Long: `attach puts every device behind the given LAN interfaces on Tor and returns
 when Tor is ready. All of it goes on without the command. Attaching again adds

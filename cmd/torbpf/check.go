@@ -21,7 +21,7 @@ func newCheck() *cobra.Command {
 		Long: `check looks at every layer. Exit code 0: all stand, and the last guards have
 stopped nothing since attach. 1: something is missing or changed. 3: nothing is
 attached. 4: an alarm; packets got as far as the last guards, which stopped them.
-Attaching again acknowledges an alarm.`,
+torbpf attach acknowledges an alarm.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := newRouter()
@@ -32,10 +32,7 @@ Attaching again acknowledges an alarm.`,
 			if err != nil {
 				return err
 			}
-			alarms, err := r.Alarms()
-			if err != nil {
-				return err
-			}
+			alarms, unread := r.Alarms()
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), map[string]any{
 					"schema": 1, "stopped": status.Stopped, "problems": status.Problems, "alarms": append([]router.Alarm{}, alarms...),
@@ -43,10 +40,7 @@ Attaching again acknowledges an alarm.`,
 			} else {
 				printCheck(cmd.OutOrStdout(), status, alarms)
 			}
-			if err != nil {
-				return err
-			}
-			return verdict(status)
+			return errors.Join(verdict(status), err, unread)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")

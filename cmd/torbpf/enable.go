@@ -61,6 +61,13 @@ func newDisable() *cobra.Command {
 			if err := service.Disable(cmd.Context()); err != nil {
 				return err
 			}
+			r, err := newRouter()
+			if err != nil {
+				return err
+			}
+			if err := r.ForgetGuarded(); err != nil {
+				return err
+			}
 			fmt.Fprintln(cmd.OutOrStdout(), "torbpf does not start at boot any more; what is attached stays until `torbpf detach --all`")
 			return nil
 		},

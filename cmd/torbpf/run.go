@@ -21,7 +21,7 @@ them as they appear. It repairs within a second what of torbpf is taken away,
 follows addresses and routes, and starts a tor anew that is gone or hangs.
 
 Without a configuration file it keeps what is attached. SIGHUP reads the file
-again. Told to stop, it leaves everything as it is: ` + "`torbpf detach --all`" + `
+again; what commands have changed stays until the file does. Told to stop, it leaves everything as it is: ` + "`torbpf detach --all`" + `
 lets traffic out directly.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -30,7 +30,7 @@ lets traffic out directly.`,
 				return err
 			}
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
-			return daemon.Run(cmd.Context(), daemon.Options{Router: r, File: file, Log: log})
+			return daemon.Run(cmd.Context(), daemon.Options{Router: r, Version: version, File: file, Log: log})
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")

@@ -66,6 +66,9 @@ func printStatus(w io.Writer, s *router.Status) error {
 	if err := printCounters(w, s); err != nil {
 		return err
 	}
+	for _, why := range s.Unfit {
+		fmt.Fprintf(w, "note: waiting, since %s\n", why)
+	}
 	for _, l := range s.Lacks {
 		fmt.Fprintf(w, "note: this kernel has %s\n", l)
 	}

@@ -22,6 +22,7 @@ type file struct {
 	Inbound    *string        `toml:"inbound,omitempty"`
 	MarkShift  *uint8         `toml:"mark_shift,omitempty"`
 	Clsact     *bool          `toml:"clsact,omitempty"`
+	SkipProbe  *bool          `toml:"skip_firewall_probe,omitempty"`
 	Tor        fileTor        `toml:"tor,omitempty"`
 	Exclusions fileExclusions `toml:"exclusions,omitempty"`
 }
@@ -105,7 +106,7 @@ func fileError(err error) error {
 		var problems []error
 		for _, e := range strict.Errors {
 			row, _ := e.Position()
-			problems = append(problems, fmt.Errorf("line %d: unknown key %s: see torbpf.toml.reference for those there are: %w", row, strings.Join(e.Key(), "."), ErrInvalid))
+			problems = append(problems, fmt.Errorf("line %d: unknown key %s: packaging/torbpf.toml lists those there are (installed below share/doc/torbpf): %w", row, strings.Join(e.Key(), "."), ErrInvalid))
 		}
 		return errors.Join(problems...)
 	}
@@ -128,6 +129,7 @@ func (f file) config() (Config, error) {
 	set((*string)(&cfg.Local), f.Local)
 	set(&cfg.MarkShift, f.MarkShift)
 	set(&cfg.Clsact, f.Clsact)
+	set(&cfg.SkipFirewallProbe, f.SkipProbe)
 	if f.Inbound != nil {
 		allow, known := inboundWords[*f.Inbound]
 		if !known {
@@ -175,10 +177,14 @@ func set[T any](into *T, value *T) {
 // left out. An exclusion of everything, and an interface that was forced, cannot be
 // written: no file may ask for them.
 func (c Config) Text() ([]byte, error) {
+	if c.Force {
+		return nil, errors.New("a file cannot hold this configuration: an interface was attached by --force though it has the default route; attach the others alone, then enable")
+	}
 	d := Default()
 	f := file{
 		Interfaces: c.Interfaces, Uplinks: c.Uplinks,
 		Local: differing(string(c.Local), string(d.Local)), MarkShift: differing(c.MarkShift, d.MarkShift), Clsact: differing(c.Clsact, d.Clsact),
+		SkipProbe: differing(c.SkipFirewallProbe, d.SkipFirewallProbe),
 		Tor: fileTor{
 			Mode: differing(string(c.Tor.Mode), string(d.Tor.Mode)), Binary: differing(c.Tor.Binary, d.Tor.Binary),
 			Torrc: differing(c.Tor.Torrc, d.Tor.Torrc), Control: differing(c.Tor.Control, d.Tor.Control),

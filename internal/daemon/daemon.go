@@ -34,9 +34,10 @@ import (
 
 // Options say what a daemon runs with.
 type Options struct {
-	Router *router.Router
-	File   string // the configuration; one that does not exist leaves what is attached
-	Log    *slog.Logger
+	Router  *router.Router
+	Version string // of this program
+	File    string // the configuration; one that does not exist leaves what is attached
+	Log     *slog.Logger
 }
 
 // daemon is one run of Run.
@@ -62,8 +63,11 @@ func Run(ctx context.Context, o Options) error {
 		d.notifier = notifier
 		defer notifier.Close()
 	}
-	if err := d.load(ctx); err != nil {
-		return errors.Join(err, d.blockLast(ctx))
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	if err := d.begin(ctx); err != nil {
+		return err
 	}
 	events, err := subscribe()
 	if err != nil {
@@ -76,7 +80,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	g.Go(func() error { return d.watchTor(ctx) })
 	g.Go(func() error { return d.watchAlarms(ctx) })
-	g.Go(func() error { return d.mend(ctx) })
+	g.Go(func() error { return d.mend(ctx, hangup) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
 		err = nil
@@ -85,13 +89,34 @@ func Run(ctx context.Context, o Options) error {
 	return err
 }
 
+// errNothing says that there is neither a configuration nor anything attached.
+var errNothing = errors.New("there is nothing to run")
+
+// begin puts the configuration file in force. One that cannot be used ends a boot,
+// with what the last one named blocked; but what is attached is kept all the same.
+func (d *daemon) begin(ctx context.Context) error {
+	attached, err := d.Router.Attached()
+	if err != nil {
+		return err
+	}
+	err = d.load(ctx)
+	switch {
+	case err == nil || errors.Is(err, errNothing):
+		return err
+	case attached:
+		d.Log.Error("the configuration could not be put in force, what is attached is kept", "error", err)
+		return nil
+	}
+	return errors.Join(err, d.blockLast(ctx))
+}
+
 // load puts the configuration file in force.
 func (d *daemon) load(ctx context.Context) error {
 	cfg, err := config.Load(d.File)
 	if errors.Is(err, os.ErrNotExist) {
 		attached, err := d.Router.InForce()
 		if err == nil && !attached {
-			err = fmt.Errorf("there is nothing to run: %s does not exist, and nothing is attached; run `torbpf attach INTERFACE`, then `torbpf enable`", d.File)
+			err = fmt.Errorf("%w: %s does not exist, and nothing is attached; run `torbpf attach INTERFACE`, then `torbpf enable`", errNothing, d.File)
 		}
 		return err
 	}
@@ -151,24 +176,34 @@ const (
 	tick = 250 * time.Millisecond
 	// settle lets a burst of events come to its end.
 	settle = 20 * time.Millisecond
+	// lookAgain is how often everything is looked at without an event.
+	lookAgain = 5 * time.Second
 )
 
-// mend repairs until ctx ends.
-func (d *daemon) mend(ctx context.Context) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+// mend repairs until ctx ends, or another version of torbpf has taken over.
+func (d *daemon) mend(ctx context.Context, hangup <-chan os.Signal) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	for {
-		d.once(ctx)
+	var looked time.Time // at everything
+	for kicked := true; ; {
+		all := kicked || time.Since(looked) >= lookAgain
+		if all {
+			looked = time.Now()
+		}
+		d.once(ctx, all)
+		if err := d.outdated(); err != nil {
+			return err
+		}
 		d.notify(watchdog)
+		kicked = false
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-hangup:
 			d.reload(ctx)
+			kicked = true
 		case <-d.kicks:
+			kicked = true
 			select {
 			case <-ctx.Done():
 			case <-time.After(settle):
@@ -178,10 +213,20 @@ func (d *daemon) mend(ctx context.Context) error {
 	}
 }
 
+// outdated returns an error when a torbpf of another version has attached since: this
+// one would undo what it does not know.
+func (d *daemon) outdated() error {
+	version, err := d.Router.WrittenBy()
+	if err != nil || version == "" || version == d.Version {
+		return nil // an unreadable state is Mend's to tell of
+	}
+	return fmt.Errorf("torbpf %s has taken over from %s: start torbpf run anew", version, d.Version)
+}
+
 // once mends once and tells what came of it.
-func (d *daemon) once(ctx context.Context) {
+func (d *daemon) once(ctx context.Context, all bool) {
 	var asked []string
-	m, err := d.Router.Mend(ctx, func(found []string) bool {
+	m, err := d.Router.Mend(ctx, all, func(found []string) bool {
 		asked = found
 		return d.paces.due(found, time.Now())
 	})

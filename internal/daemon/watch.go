@@ -31,6 +31,7 @@ func (d *daemon) watchTor(ctx context.Context) error {
 			return nil
 		case err != nil:
 			d.Log.Warn("tor could not be looked at", "error", err)
+			continue
 		case !hangs:
 			silent = 0
 			continue
@@ -52,12 +53,12 @@ func (d *daemon) watchAlarms(ctx context.Context) error {
 	var last time.Time
 	unsaid := 0
 	return d.Router.WatchAlarms(ctx, func(a router.Alarm) {
-		if now := time.Now(); now.Sub(last) < time.Second {
+		now := time.Now()
+		if now.Sub(last) < time.Second {
 			unsaid++
 			return
-		} else {
-			last = now
 		}
+		last = now
 		d.Log.Error("ALARM: a packet got as far as a last guard, which stopped it; see `torbpf check`",
 			"interface", a.Interface, "reason", a.Reason, "protocol", a.Protocol, "length", a.Length, "more", unsaid)
 		unsaid = 0

@@ -13,7 +13,7 @@ import (
 func TestDocsNameWhatThereIs(t *testing.T) {
 	const root = "../.."
 	var sources strings.Builder
-	err := filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 type chosen struct {
 	links    []Link   // to be torified, in the order given
 	waiting  []string // missing or not fit yet
+	unfit    []string // why, of each
 	patterns []string
 }
 
@@ -39,6 +40,7 @@ func chooseLANs(cfg config.Config, h Host) (chosen, error) {
 			c.add(l)
 		case cfg.Wait:
 			c.waiting = append(c.waiting, name)
+			c.unfit = append(c.unfit, err.Error())
 		default:
 			return c, err
 		}

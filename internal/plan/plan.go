@@ -95,6 +95,7 @@ type Plan struct {
 	Mark       Mark
 	LANs       []LAN
 	Waiting    []string // wanted, but missing or not fit yet: blocked by name
+	Unfit      []string `json:"-"` // why, of each that is waited for; no part of what is applied
 	Patterns   []string // wanted names with a * at their end: what appears under one is blocked
 	Uplinks    []Uplink
 	Local      []LocalSubnet

@@ -6,17 +6,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/loader"
 )
 
-// Alarm is a packet that only a last guard stopped: the layers before it did not
-// hold, or were bypassed.
+// Alarm is a packet that an uplink guard stopped: the layers before it did not hold, or
+// were bypassed. What the guards of local delivery stop is only counted.
 type Alarm struct {
 	Time      time.Time `json:"time"`
 	Interface string    `json:"interface"` // where the guard is
@@ -40,15 +40,7 @@ const refusalPoll = time.Second
 // in a file for root alone: their headers say whom a device wanted. told gets each.
 func (r *Router) WatchAlarms(ctx context.Context, told func(Alarm)) error {
 	for ctx.Err() == nil {
-		d, err := r.datapath(false)
-		if err != nil {
-			return err
-		}
-		reader, err := d.Refusals()
-		if err == nil {
-			err = r.readAlarms(ctx, reader, told)
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := r.readAttached(ctx, told); err != nil {
 			return err
 		}
 		select {
@@ -57,6 +49,26 @@ func (r *Router) WatchAlarms(ctx context.Context, told func(Alarm)) error {
 		}
 	}
 	return nil
+}
+
+// readAttached reads as long as the programs write to the ring buffer that is there;
+// there is none, and nothing to mount, while nothing is attached.
+func (r *Router) readAttached(ctx context.Context, told func(Alarm)) error {
+	if s, err := r.loadState(); err != nil || s == nil || s.Blocked {
+		return nil // an unreadable state is Mend's to tell of
+	}
+	d, err := r.datapath(false)
+	if err != nil {
+		return err
+	}
+	reader, err := d.Refusals()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return r.readAlarms(ctx, reader, told)
 }
 
 func (r *Router) readAlarms(ctx context.Context, reader *loader.Refusals, told func(Alarm)) error {
@@ -71,7 +83,7 @@ func (r *Router) readAlarms(ctx context.Context, reader *loader.Refusals, told f
 			alarm := r.alarm(refusal)
 			told(alarm)
 			if err := r.keepAlarm(alarm); err != nil {
-				return err
+				r.notify(fmt.Sprintf("warning: an alarm is in the log only: %v", err))
 			}
 		}
 		if time.Since(checked) < refusalPoll {
@@ -90,8 +102,8 @@ func (r *Router) alarm(f loader.Refusal) Alarm {
 		Time: time.Now(), Reason: f.Reason.String(), Protocol: f.Protocol,
 		Src: f.Src.String(), Dst: f.Dst.String(), Length: f.Length,
 	}
-	if facts, err := host.Read(); err == nil {
-		a.Interface = linkName(facts, f.Ifindex)
+	if link, err := net.InterfaceByIndex(f.Ifindex); err == nil {
+		a.Interface = link.Name
 	}
 	return a
 }
@@ -140,10 +152,9 @@ func (r *Router) Alarms() ([]Alarm, error) {
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		var a Alarm
-		if err := json.Unmarshal(lines.Bytes(), &a); err != nil {
-			return alarms, fmt.Errorf("read alarms from %s: %w", r.alarmsPath(), err)
+		if json.Unmarshal(lines.Bytes(), &a) == nil { // else a disk was full in the middle of a line
+			alarms = append(alarms, a)
 		}
-		alarms = append(alarms, a)
 	}
 	return alarms, lines.Err()
 }

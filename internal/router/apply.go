@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/route"
@@ -43,21 +44,44 @@ type job struct {
 	generation *loader.Generation
 	attached   bool     // the LAN programs are those of generation
 	only       []string // the steps of a repair; nil for all
-	mends      bool     // nobody asked for it: what the last guards have stopped stays an alarm
+	mends      bool     // nobody asked for it: see steps and writeState
+	// acknowledges: whoever asked for it has seen what the last guards stopped.
+	acknowledges bool
+	torErr       error // of a repair that went on without tor
 }
 
-// steps in the order up; see the package comment.
+// steps in the order up; see the package comment. A repair leaves tor, which may take
+// its time or not be had at all, to the end: until then nothing listens on its ports.
 func (j *job) steps() []step {
+	steps := j.datapathSteps()
+	if j.mends {
+		return append(steps, step{stepTor, j.tryTor}, step{stepSentry, j.startSentry}, step{stepState, j.writeState})
+	}
+	return slices.Concat([]step{{stepTor, j.startTor}}, steps, []step{{stepSentry, j.startSentry}, {stepState, j.writeState}})
+}
+
+// tryTor is startTor for a repair: what else there is to do is done without it.
+func (j *job) tryTor(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, torPatience)
+	defer cancel()
+	if j.torErr == nil {
+		j.torErr = j.startTor(ctx)
+	}
+	return nil
+}
+
+// torPatience bounds how long a repair holds up the next one, and commands, for tor.
+const torPatience = 20 * time.Second
+
+// datapathSteps are those between tor and the sentry.
+func (j *job) datapathSteps() []step {
 	return []step{
-		{stepTor, j.startTor},
 		{stepRules, func(context.Context) error { return route.Apply(j.plan) }},
 		{stepGuards, j.applyGuards},
 		{stepNFT, func(context.Context) error { return nft.Apply(j.plan, j.freshLANs()...) }},
 		{stepFirewall, j.checkFirewall},
 		{stepPrograms, j.attachLANs},
 		{stepCut, func(context.Context) error { return j.cutOver() }},
-		{stepSentry, j.startSentry},
-		{stepState, j.writeState},
 	}
 }
 
@@ -71,12 +95,12 @@ func StepNames() []string {
 }
 
 // apply brings the host to a plan, or back to what it was.
-func (r *Router) apply(ctx context.Context, before, s *State, p *plan.Plan, found *foundTor) error {
+func (r *Router) apply(ctx context.Context, before, s *State, p *plan.Plan, found *foundTor, acknowledges bool) error {
 	d, err := r.datapath(s.Config.Clsact)
 	if err != nil {
 		return errors.Join(err, r.putBackState(before))
 	}
-	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d}
+	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d, acknowledges: acknowledges}
 	err = j.run(ctx)
 	if err == nil {
 		return nil
@@ -131,15 +155,8 @@ func (j *job) run(ctx context.Context) error {
 }
 
 func (j *job) writeState(context.Context) error {
-	if !j.mends {
-		counters, err := j.datapath.Counters()
-		if err != nil {
-			return err
-		}
-		j.state.Stopped = stoppedIn(counters)
-		if err := j.forgetAlarms(); err != nil {
-			return err
-		}
+	if err := j.countStopped(); err != nil {
+		return err
 	}
 	digest, err := digestOf(j.plan)
 	if err != nil {
@@ -147,6 +164,27 @@ func (j *job) writeState(context.Context) error {
 	}
 	j.state.Planned, j.state.Links, j.state.Blocked = digest, linksOf(j.plan), false
 	return j.saveState(j.state)
+}
+
+// countStopped sets from where on the last guards' counters are an alarm: from now on
+// for whoever has seen them, or where nothing stood before; from 0 where the counters
+// have begun anew.
+func (j *job) countStopped() error {
+	counters, err := j.datapath.Counters()
+	if err != nil {
+		return err
+	}
+	stopped := stoppedIn(counters)
+	switch {
+	case j.acknowledges:
+		j.state.Stopped = stopped
+		return j.forgetAlarms()
+	case j.before == nil || j.before.Blocked:
+		j.state.Stopped = stopped
+	case stopped < j.state.Stopped:
+		j.state.Stopped = 0
+	}
+	return nil
 }
 
 func (j *job) attachLANs(context.Context) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/config"
@@ -70,16 +71,41 @@ func (r *Router) attach(ctx context.Context, edit func(*config.Config)) (*Result
 		s = before.clone()
 	}
 	edit(&s.Config)
-	result, err := r.bring(ctx, before, s)
+	if err := refuseUnfit(before, s); err != nil {
+		return nil, "", errors.Join(err, r.forgetIfUnused(before))
+	}
+	result, err := r.bring(ctx, before, s, true)
 	if err != nil {
 		return nil, "", errors.Join(err, r.forgetIfUnused(before))
 	}
 	return result, r.controlAddress(s), nil
 }
 
+// refuseUnfit refuses interfaces that are new and not fit, though the configuration
+// says to wait for its own: what somebody types is there, or mistyped.
+func refuseUnfit(before, s *State) error {
+	if !s.Config.Wait || before == nil {
+		return nil
+	}
+	strict := s.clone().Config
+	strict.Wait = false
+	strict.Interfaces = slices.DeleteFunc(strict.Interfaces, func(name string) bool {
+		return slices.Contains(before.Config.Interfaces, name)
+	})
+	if len(strict.Interfaces) == 0 {
+		return nil
+	}
+	facts, err := host.Read()
+	if err != nil {
+		return fmt.Errorf("read the host: %w", err)
+	}
+	_, err = plan.Make(strict, facts)
+	return err
+}
+
 // bring plans for the new state, checks all that can be checked beforehand and
-// applies it; before is what is in force, nil for nothing.
-func (r *Router) bring(ctx context.Context, before, s *State) (*Result, error) {
+// applies it; acknowledges says that whoever asks for it has seen the alarms, and before is what is in force, nil for nothing.
+func (r *Router) bring(ctx context.Context, before, s *State, acknowledges bool) (*Result, error) {
 	found, err := r.findTor(ctx, s)
 	if err != nil {
 		return nil, err
@@ -95,7 +121,7 @@ func (r *Router) bring(ctx context.Context, before, s *State) (*Result, error) {
 	if err := r.saveState(s); err != nil {
 		return nil, err
 	}
-	if err := r.apply(ctx, before, s, p, found); err != nil {
+	if err := r.apply(ctx, before, s, p, found, acknowledges); err != nil {
 		return nil, err
 	}
 	return &Result{Plan: p, Warnings: append(r.warnings(s, p), timeWarnings(p)...)}, nil

@@ -49,7 +49,7 @@ func (r *Router) Detach(ctx context.Context, interfaces []string) ([]string, err
 	if len(s.Config.Interfaces) == 0 {
 		return nil, r.removeAll(ctx, before)
 	}
-	_, err = r.bring(ctx, before, s)
+	_, err = r.bring(ctx, before, s, false)
 	return s.Config.Interfaces, err
 }
 

@@ -2,8 +2,6 @@ package router
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,27 +31,34 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	origin, err := originOf(cfg)
+	origin, err := digestOf(cfg)
 	if err != nil {
 		return err
 	}
-	if err := r.rememberGuarded(cfg); err != nil {
+	if err := r.enforce(ctx, before, cfg, origin); err != nil {
 		return err
 	}
+	if err := r.rememberGuarded(cfg); err != nil {
+		r.notify(fmt.Sprintf("warning: should the configuration file break, nothing would be blocked at boot: %v", err))
+	}
+	return nil
+}
+
+func (r *Router) enforce(ctx context.Context, before *State, cfg config.Config, origin string) error {
+	s := &State{Config: cfg, Origin: origin}
 	switch {
 	case before == nil:
-		s := &State{Config: cfg, Origin: origin}
+		return r.block(s)
+	case before.Blocked: // once more, even if the file is the same: it may not have come about
+		s = before.clone()
+		s.Config, s.Origin = cfg, origin
 		return r.block(s)
 	case before.Origin == origin:
 		return nil
-	case before.Blocked:
-		s := before.clone()
-		s.Config, s.Origin = cfg, origin
-		return r.block(s)
 	}
-	s := before.clone()
+	s = before.clone()
 	s.Config, s.Origin = cfg, origin
-	_, err = r.bring(ctx, before, s)
+	_, err := r.bring(ctx, before, s, false)
 	return err
 }
 
@@ -66,13 +71,23 @@ func (r *Router) InForce() (bool, error) {
 	return s != nil, err
 }
 
-func originOf(cfg config.Config) (string, error) {
-	text, err := json.Marshal(cfg)
-	if err != nil {
-		return "", fmt.Errorf("encode configuration: %w", err)
+// Attached tells whether interfaces are attached, and not only blocked.
+func (r *Router) Attached() (bool, error) {
+	if err := requireRoot(); err != nil {
+		return false, err
 	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:]), nil
+	s, err := r.loadState()
+	return s != nil && !s.Blocked, err
+}
+
+// WrittenBy is the version of the torbpf that has written what is in force, "" for
+// nothing.
+func (r *Router) WrittenBy() (string, error) {
+	s, err := r.loadState()
+	if err != nil || s == nil {
+		return "", err
+	}
+	return s.Version, nil
 }
 
 // guardedPath holds the last configuration that could be read. It outlives a
@@ -93,6 +108,14 @@ func (r *Router) rememberGuarded(cfg config.Config) error {
 	return nil
 }
 
+// ForgetGuarded forgets that configuration, so that a boot without a file blocks nothing.
+func (r *Router) ForgetGuarded() error {
+	if err := os.Remove(r.guardedPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget which interfaces to block: %w", err)
+	}
+	return nil
+}
+
 // BlockLast blocks the interfaces of the last configuration that could be read,
 // unless something is in force. It returns their names.
 func (r *Router) BlockLast(ctx context.Context) ([]string, error) {
@@ -102,8 +125,13 @@ func (r *Router) BlockLast(ctx context.Context) ([]string, error) {
 	}
 	defer unlock()
 	before, err := r.loadState()
-	if err != nil || before != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case before != nil && before.Blocked:
+		return before.Config.Interfaces, r.block(before)
+	case before != nil:
+		return nil, nil
 	}
 	text, err := os.ReadFile(r.guardedPath())
 	if errors.Is(err, os.ErrNotExist) {
@@ -122,11 +150,9 @@ func (r *Router) BlockLast(ctx context.Context) ([]string, error) {
 // block closes the interfaces of a state by their names, and nothing else.
 func (r *Router) block(s *State) error {
 	s.Blocked = true
-	if err := r.saveState(s); err != nil {
-		return err
-	}
+	// The kernel first: a disk that is full must not keep anything open.
 	p := plan.Block(s.Config)
-	return errors.Join(nft.Apply(p), route.Apply(p))
+	return errors.Join(nft.Apply(p), route.Apply(p), r.saveState(s))
 }
 
 // restoreBlock goes back to the block after an attach that failed: that comes

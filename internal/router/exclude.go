@@ -42,7 +42,7 @@ func (r *Router) Exclude(ctx context.Context, remove bool, entries []config.Entr
 	}
 	// What was insisted on holds until it is taken back, and for nothing else.
 	s.Config.Everything = (s.Config.Everything || o.Force) && s.Config.Exclusions.Everything()
-	result, err := r.bring(ctx, before, s)
+	result, err := r.bring(ctx, before, s, false)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
@@ -72,11 +73,11 @@ func (f findings) texts() []string {
 	return out
 }
 
-// digestOf tells plans apart across commands.
-func digestOf(p *plan.Plan) (string, error) {
-	text, err := json.Marshal(p)
+// digestOf tells plans, or configurations, apart across commands.
+func digestOf(of any) (string, error) {
+	text, err := json.Marshal(of)
 	if err != nil {
-		return "", fmt.Errorf("encode plan: %w", err)
+		return "", fmt.Errorf("encode for a digest: %w", err)
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:]), nil
@@ -145,7 +146,8 @@ func (f *findings) guards(s *State, p *plan.Plan, d *loader.Datapath) error {
 		return err
 	}
 	for _, name := range missing {
-		if name == loader.GuardDNS || len(s.Lacks) == 0 {
+		lacking := slices.ContainsFunc(s.Lacks, func(text string) bool { return strings.Contains(text, name) })
+		if !lacking {
 			f.add(stepGuards, "no guard %s at local delivery: one layer is missing", name)
 		}
 	}

@@ -3,6 +3,8 @@ package router
 import (
 	"context"
 	"errors"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/config"
@@ -14,19 +16,28 @@ import (
 
 // Mended is what one call of Mend found and did.
 type Mended struct {
-	Attached bool          // false: nothing is in force, so there was nothing to mend
-	Waiting  []string      // interfaces that are blocked until they are there
-	Found    []string      // what was or is wrong, in words; none for a sound state
-	Mended   bool          // something was done about it, or tried
-	Took     time.Duration // what putting it right took
+	Waiting []string      // interfaces that are blocked until they are there
+	Found   []string      // what was or is wrong, in words; none for a sound state
+	Mended  bool          // something was done about it, or tried
+	Took    time.Duration // what putting it right took
 }
 
 // Mend looks once at all that the state in force needs, and puts right what is
 // wrong: a part that is gone alone, all of it after the host has changed. While
 // it does, and if it cannot, what is wrong blocks. may is asked beforehand, with
 // what was found: a caller who says no has it left for a later call.
-func (r *Router) Mend(ctx context.Context, may func(found []string) bool) (Mended, error) {
-	_, m, err := r.diagnose()
+//
+// Unless it is to look at all, it goes by the plan of the call before, and looks only
+// at what the kernel announces to nobody: programs and processes.
+func (r *Router) Mend(ctx context.Context, all bool, may func(found []string) bool) (Mended, error) {
+	if !all && r.glance() {
+		return r.seen.mended, nil
+	}
+	d, m, err := r.diagnose()
+	r.seen = seen{}
+	if err == nil && !m.Mended {
+		r.seen = seen{state: d.state, plan: d.plan, mended: m}
+	}
 	asked := m.Found
 	if err != nil {
 		asked = []string{err.Error()}
@@ -49,15 +60,41 @@ func (r *Router) Mend(ctx context.Context, may func(found []string) bool) (Mende
 // diagnosis is what there is to mend.
 type diagnosis struct {
 	state *State // nil: nothing is in force
+	plan  *plan.Plan
 	found findings
 	all   bool // what was only blocked can be attached now
+}
+
+// seen is what was sound when everything was looked at last.
+type seen struct {
+	state  *State // nil: nothing was
+	plan   *plan.Plan
+	mended Mended
+}
+
+// glance tells whether what was sound is so still, as far as it is looked at.
+func (r *Router) glance() bool {
+	if r.seen.state == nil || r.seen.state.Blocked {
+		return false
+	}
+	s, err := r.loadState()
+	if err != nil || !reflect.DeepEqual(s, r.seen.state) {
+		return false
+	}
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return false
+	}
+	var f findings
+	err = errors.Join(f.guards(s, r.seen.plan, d), f.attachments(r.seen.plan, d), r.processes(&f, s))
+	return err == nil && slices.Equal(f.texts(), r.seen.mended.Found)
 }
 
 // diagnose looks; the Mended says what mend would do.
 func (r *Router) diagnose() (diagnosis, Mended, error) {
 	s, p, found, err := r.look()
-	d := diagnosis{state: s, found: found}
-	m := Mended{Attached: s != nil, Found: found.texts(), Mended: found.mendable()}
+	d := diagnosis{state: s, plan: p, found: found}
+	m := Mended{Found: found.texts(), Mended: found.mendable()}
 	if p == nil {
 		return d, m, err
 	}
@@ -88,42 +125,45 @@ func (r *Router) mend(ctx context.Context) (Mended, error) {
 	return m, r.rebring(ctx, d.state, d.found.steps())
 }
 
-// holdBlocked sees to it that nothing passes while no plan can be made: of what
-// is there everything stays, and where nothing is, the block comes.
+// holdBlocked sees to it that nothing passes while no plan can be made: where our
+// table is as anybody left it who did not empty it, everything stays, and elsewhere
+// the block comes.
 func (r *Router) holdBlocked(s *State) error {
-	present, err := nft.Present()
-	if err != nil {
-		return err
-	}
-	if present && !s.Blocked {
-		return nil
-	}
 	p := plan.Block(s.Config)
+	if !s.Blocked {
+		if whole, err := nft.Guards(); err != nil || whole {
+			return err
+		}
+	}
 	return errors.Join(nft.Apply(p), route.Apply(p))
 }
 
-// rebring applies the state in force once more, or only some steps of it. What
-// the last guards have stopped meanwhile stays an alarm.
+// rebring applies the state in force once more, or only some steps of it; all if the
+// host is not the one that they were found for. What the last guards have stopped
+// meanwhile stays an alarm. Without tor all else is done.
 func (r *Router) rebring(ctx context.Context, before *State, only []string) error {
 	s := before.clone()
-	found, err := r.findTor(ctx, s)
-	if err != nil {
-		return err
+	found, torErr := r.findTor(ctx, s)
+	if torErr != nil {
+		found = &foundTor{}
 	}
 	p, err := makePlan(s)
 	if err != nil {
-		return err
+		return errors.Join(torErr, err)
+	}
+	if digest, err := digestOf(p); err != nil || digest != before.Planned {
+		only = nil
 	}
 	d, err := r.datapath(s.Config.Clsact)
 	if err != nil {
 		return err
 	}
-	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d, only: only, mends: true}
+	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d, only: only, mends: true, torErr: torErr}
 	err = j.run(ctx)
 	if err != nil && before.Blocked {
 		return errors.Join(err, r.restoreBlock(before, s))
 	}
-	return err
+	return errors.Join(err, j.torErr)
 }
 
 // RestartTor ends a managed tor that hangs and starts it anew. Clients are
@@ -137,6 +177,9 @@ func (r *Router) RestartTor(ctx context.Context) error {
 	s, err := r.loadState()
 	if err != nil || !managesTor(s) {
 		return err
+	}
+	if hangs, err := r.TorHangs(ctx); err != nil || !hangs {
+		return err // a command was faster
 	}
 	if err := r.stopTor(ctx); err != nil {
 		return err

@@ -52,6 +52,8 @@ type Router struct {
 	version string
 	notify  func(string) // one line of progress
 
+	seen seen // by Mend
+
 	// fail lets a test make a step fail after it was done.
 	fail func(step string) error
 }

@@ -34,6 +34,7 @@ type Status struct {
 	Pins       string            `json:"pins"` // folder of the BPF pins, for bpftool
 	Interfaces []InterfaceStatus `json:"interfaces"`
 	Waiting    []string          `json:"waiting"` // interfaces that are blocked until they are there
+	Unfit      []string          `json:"unfit"`   // why, of each that is waited for by its whole name
 	Uplinks    []InterfaceStatus `json:"uplinks"`
 	Tor        TorStatus         `json:"tor"`
 	Sentry     bool              `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
@@ -102,13 +103,14 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		Sentry:     sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
 		Lacks:      append([]string{}, s.Lacks...),
 		// A list without entries is [] in JSON, not null.
-		Interfaces: []InterfaceStatus{}, Waiting: []string{}, Uplinks: []InterfaceStatus{},
+		Interfaces: []InterfaceStatus{}, Waiting: []string{}, Unfit: []string{}, Uplinks: []InterfaceStatus{},
 		Counters: []CounterStatus{}, Problems: []string{},
 	}
 	status.Tor = r.torStatus(ctx, s)
 	s.followRenames(facts)
 	p, err := planFor(s, facts)
-	if err != nil {
+	planned := err == nil
+	if !planned {
 		status.problem("the host no longer fits the configuration: %v", err)
 		p = plan.Block(s.Config)
 	} else {
@@ -116,8 +118,9 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	}
 	status.Waiting = append(status.Waiting, p.Waiting...)
 	status.Waiting = append(status.Waiting, p.Patterns...)
-	if err := status.readKernel(d, facts, p, s.Stopped); err != nil {
-		return nil, err
+	status.Unfit = append(status.Unfit, p.Unfit...)
+	if err := status.readKernel(d, facts, p, s.Stopped); err != nil || !planned {
+		return status, err
 	}
 	found, err := r.inspect(s, p, d)
 	if err != nil {

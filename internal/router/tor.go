@@ -130,6 +130,9 @@ func (j *job) startTor(ctx context.Context) error {
 // startSentry replaces the sentry by one for this plan. Between the two the
 // gate stays as it was.
 func (j *job) startSentry(context.Context) error {
+	if j.torErr != nil && j.tor.group == 0 {
+		return nil // whose group it is to be in is not known before tor is found
+	}
 	if err := stopSentry(j.state); err != nil {
 		return err
 	}
