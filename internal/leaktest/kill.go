@@ -20,7 +20,7 @@ const (
 )
 
 var allKilled = Fault{Name: "kill -9 of tor and all of torbpf", part: "processes", Inflict: func(b *Bench) error {
-	return b.signal(unix.SIGKILL, commTor, commOurs)
+	return b.signal(unix.SIGKILL, commOurs, commTor) // or a daemon would start tor anew
 }}
 
 func killFaults() []Fault {
@@ -89,6 +89,7 @@ func (b *Bench) processes(names ...string) (map[int]string, error) {
 // signal sends a signal to all processes of these names, of which there must be
 // some of each, and waits for the end of those killed.
 func (b *Bench) signal(s unix.Signal, names ...string) error {
+	signalled := map[int]bool{}
 	for _, name := range names {
 		found, err := b.processes(name)
 		if err != nil {
@@ -101,6 +102,7 @@ func (b *Bench) signal(s unix.Signal, names ...string) error {
 			if err := unix.Kill(pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("signal %s: %w", name, err)
 			}
+			signalled[pid] = true
 		}
 	}
 	if s != unix.SIGKILL {
@@ -108,8 +110,10 @@ func (b *Bench) signal(s unix.Signal, names ...string) error {
 	}
 	return await(b.ctx, "the end of all killed", func() error {
 		left, err := b.processes(names...)
-		if err == nil && len(left) > 0 {
-			err = fmt.Errorf("%v are left", left)
+		for pid := range left {
+			if signalled[pid] {
+				err = fmt.Errorf("%v are left", left)
+			}
 		}
 		return err
 	})
