@@ -41,10 +41,21 @@ func changeFaults() []Fault {
 	}
 }
 
+// attempts is how often a command is tried: a tor that is flooded through the gate
+// that we hold open may not answer it in time. What it did is then undone, under
+// load, which is as good a change as any.
+const attempts = 3
+
 func repeat(times int, change func(*Bench, int) error) func(*Bench) error {
 	return func(b *Bench) error {
 		for i := range times {
-			if err := change(b, i); err != nil {
+			var err error
+			for range attempts {
+				if err = change(b, i); err == nil {
+					break
+				}
+			}
+			if err != nil {
 				return err
 			}
 		}

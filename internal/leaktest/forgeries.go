@@ -91,7 +91,7 @@ func (k *kinds) everybody(src netip.Addr) []netip.Addr {
 }
 
 // everyFrame of the packets so far goes out in other frames as well.
-const everyFrame = 7
+const everyFrame = 16
 
 // frames: with a VLAN tag of id 0, which is no VLAN at all, with two of them, with
 // those of a VLAN that is not there, and to the broadcast address.
