@@ -56,12 +56,11 @@ func (b *builder) inputChains() []chain {
 // from answering a source by another way than the one it came by. What else the
 // router is asked stays here: who repairs it may come by this interface.
 func (b *builder) awaitedInput() []rule {
-	rules := []rule{newRule("not even to tor and the sentry", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, drop(DroppedPort))}
-	for _, number := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
-		for _, port := range []uint16{config.PortDNS, portDNSTLS} {
-			rules = append(rules, newRule("the router's resolver would ask in clear", protocol(number), toPort(port), drop(DroppedUnjudged)))
-		}
+	rules := []rule{
+		newRule("redirected, by whomever: a proxy would go on in clear", ctDNAT(), drop(DroppedPort)),
+		newRule("not even to tor and the sentry", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, drop(DroppedPort)),
 	}
+	rules = append(rules, resolverRules("the router's resolver would ask in clear")...)
 	for _, p := range unanswered() {
 		rules = append(rules, newRule("answered on the link only", fromPrefix(p), accept()))
 	}
@@ -71,6 +70,17 @@ func (b *builder) awaitedInput() []rule {
 		return append(rules, newRule("this kernel cannot tell by which way an answer would go", drop(DroppedUnjudged)))
 	}
 	return append(rules, newRule("an answer would take another way than back", comesFromElsewhere(), drop(DroppedUnjudged)))
+}
+
+// resolverRules keep DNS from the router's own resolver.
+func resolverRules(why string) []rule {
+	var rules []rule
+	for _, number := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		for _, port := range []uint16{config.PortDNS, portDNSTLS} {
+			rules = append(rules, newRule(why, protocol(number), toPort(port), drop(DroppedUnjudged)))
+		}
+	}
+	return rules
 }
 
 // unanswered are sources that are martians to the kernel, or answered on the link.
@@ -117,13 +127,11 @@ func (b *builder) patternRules(then []expr.Any) []rule {
 // the device has sent. IPv6 answers the unspecified source as well, so of that only
 // what looks for neighbours is let in; with IPv4 it is a martian, but for DHCP.
 func (b *builder) unjudgedInput() []rule {
-	var rules []rule
-	for _, protocolNumber := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
-		for _, port := range []uint16{config.PortDNS, portDNSTLS} {
-			rules = append(rules, newRule("DNS of a flow that is older than what diverts it",
-				protocol(protocolNumber), toPort(port), drop(DroppedUnjudged)))
-		}
+	rules := resolverRules("DNS of a flow that is older than what diverts it")
+	for _, m := range b.marks {
+		rules = append(rules, newRule("exempt by the user's mark", markIs(m.value, m.mask), accept()))
 	}
+	rules = append(rules, newRule("redirected by a rule of the user's: a proxy would go on in clear", ctDNAT(), drop(DroppedUnjudged)))
 	for _, p := range config.MergePrefixes(append(unanswered(), b.LANPrefixes()...)) {
 		rules = append(rules, newRule("from a LAN, or answered on the link only", fromPrefix(p), accept()))
 	}

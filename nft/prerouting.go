@@ -1,6 +1,8 @@
 package nft
 
 import (
+	"net/netip"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -153,7 +155,10 @@ func (b *builder) diversions() map[abi.Verdict]expr.Verdict {
 // regardless ends in chain forward.
 func lateRefusal() chain {
 	told := "tc could not tell the sender; the kernel tells it, at most once a second"
+	link := "a reset would look for this source by the default route"
 	return subChain(chainLateRefusal,
+		newRule(link, fromPrefix(netip.MustParsePrefix("fe80::/10")), drop(RefusedLate)),
+		newRule(link, fromPrefix(netip.MustParsePrefix("169.254.0.0/16")), drop(RefusedLate)),
 		newRule(told, protocol(unix.IPPROTO_TCP), reject(RefusedLate, unix.NFT_REJECT_TCP_RST, 0)),
 		newRule(told, reject(RefusedLate, unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_PORT_UNREACH)))
 }

@@ -25,6 +25,13 @@ func Find(dir string) (*Daemon, error) {
 		return nil, err
 	}
 	p, err := rec.open(dir)
+	if errors.Is(err, ErrNotRunning) {
+		// The one that was written down is gone; whoever started another may have been
+		// killed before it could write that down.
+		if rec, err = searchRecord(dir); err == nil {
+			p, err = rec.open(dir)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -199,8 +199,8 @@ func TestAPidOfSomebodyElseIsNotOurTor(t *testing.T) {
 		if err := r.write(o.Dir); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Find(o.Dir); !errors.Is(err, ErrNotRunning) {
-			t.Errorf("%s: Find says %v", name, err)
+		if found, err := Find(o.Dir); err != nil || found.PID() != real.PID {
+			t.Errorf("%s: found %v, %v; want process %d, which was not written down", name, found, err, real.PID)
 		}
 	}
 	wrong := Daemon{dir: o.Dir, rec: record{PID: other.Process.Pid, Start: otherStart}}

@@ -76,6 +76,9 @@ func (v *validation) add(field, format string, args ...any) {
 func (v *validation) interfaces(c Config) {
 	for _, name := range c.Interfaces {
 		v.name("interfaces", PatternPrefix(name))
+		if IsPattern(name) && len(c.Uplinks) == 0 {
+			v.add("uplinks", "is empty, but %s may stand for an interface that leads outside while it has no default route: name those that do", name)
+		}
 	}
 	for _, name := range c.Uplinks {
 		v.name("uplinks", name)

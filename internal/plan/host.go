@@ -5,10 +5,11 @@ import "net/netip"
 // Host is what planning needs to know of a machine: plain values, read from
 // the kernel by internal/host and written by hand in tests.
 type Host struct {
-	Links  []Link
-	Addrs  []Addr
-	Routes []Route
-	Rules  []Rule
+	Links    []Link
+	Addrs    []Addr
+	Routes   []Route
+	Rules    []Rule
+	Torified []int // indices of interfaces that are attached already
 	// TimeServer says that somebody listens on UDP 123, on more than loopback.
 	TimeServer bool
 	BridgeNF   bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,8 +56,15 @@ func chooseLANs(cfg config.Config, h Host) (chosen, error) {
 // that the user named is never meant.
 func (c *chosen) addMatching(cfg config.Config, h Host, pattern string) {
 	for _, l := range h.Links {
-		if config.MatchesPattern(pattern, l.Name) && !slices.Contains(cfg.Uplinks, l.Name) && h.attachable(cfg, l) == nil {
+		if !config.MatchesPattern(pattern, l.Name) || slices.Contains(cfg.Uplinks, l.Name) {
+			continue
+		}
+		switch err := h.attachable(cfg, l); {
+		case err == nil:
 			c.add(l)
+		case errors.Is(err, ErrNoAddress): // known by now, so that the ip rules hold it, too
+			c.waiting = append(c.waiting, l.Name)
+			c.unfit = append(c.unfit, err.Error())
 		}
 	}
 }
@@ -73,7 +81,8 @@ func (h Host) attachable(cfg config.Config, l Link) error {
 	if err := h.refuseStacked(l); err != nil {
 		return err
 	}
-	if r, ok := h.defaultRoute(l.Index); ok && !cfg.Force {
+	// One that is a LAN stays one: any device may announce a default route (RA).
+	if r, ok := h.defaultRoute(l.Index); ok && !cfg.Force && !slices.Contains(h.Torified, l.Index) {
 		return refuseDefaultRoute(l, r, candidates(cfg, h))
 	}
 	return h.refuseNoAddress(l)

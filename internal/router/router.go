@@ -22,6 +22,7 @@ package router
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,11 +131,12 @@ func linksOf(p *plan.Plan) map[string]int {
 func (s *State) followRenames(facts plan.Host) {
 	for i, name := range s.Config.Interfaces {
 		index, known := s.Links[name]
-		if _, there := facts.LinkByName(name); there || !known {
+		link, there := facts.LinkByIndex(index)
+		if !known || !there || link.Name == name {
 			continue
 		}
-		link, there := facts.LinkByIndex(index)
-		if !there {
+		if _, taken := facts.LinkByName(name); taken {
+			s.Config.Interfaces = append(s.Config.Interfaces, link.Name) // both are LANs now
 			continue
 		}
 		s.Config.Interfaces[i] = link.Name
@@ -145,6 +147,7 @@ func (s *State) followRenames(facts plan.Host) {
 
 func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 	cfg := s.Config
+	facts.Torified = slices.Collect(maps.Values(s.Links))
 	if !cfg.Tor.Onion4.IsValid() {
 		cfg.Tor.Onion4 = s.Onion4
 	}

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,7 +25,14 @@ type localResolver struct {
 	timeout time.Duration // of one question, to all servers together
 
 	mu    sync.Mutex
-	zones map[zone]*trust
+	zones map[tried]*trust
+}
+
+// tried is what one trial tells of: dnsmasq keeps to itself an address of a name
+// without a dot, and asks its upstream for any other type of it.
+type tried struct {
+	zone
+	qtype uint16
 }
 
 // trust is what is known of the resolver in one zone.
@@ -51,14 +59,18 @@ func newLocalResolver(cfg Config, timeout time.Duration) *localResolver {
 	}
 	// A tor that has its DNSPort there would ask an exit.
 	servers = slices.DeleteFunc(slices.Clone(servers), func(s netip.AddrPort) bool { return s.Port() == cfg.DNSPort })
-	return &localResolver{servers: servers, timeout: timeout, zones: make(map[zone]*trust)}
+	return &localResolver{servers: servers, timeout: timeout, zones: make(map[tried]*trust)}
 }
 
 // ask returns the resolver's answer, or nil where it may not be asked or knows
 // nothing.
 func (l *localResolver) ask(ctx context.Context, q dns.Question, z zone) *dns.Msg {
-	t := l.trust(z)
-	if !t.check(func() (bool, time.Duration) { return l.try(ctx, z) }) {
+	if !z.mayAsk(q) {
+		return &dns.Msg{} // NOERROR: nobody is asked, and nothing is said of other types
+	}
+	of := tried{z, q.Qtype}
+	t := l.trust(of)
+	if !t.check(func() (bool, time.Duration) { return l.try(ctx, of) }) {
 		return nil
 	}
 	answer := l.exchange(ctx, q)
@@ -72,7 +84,7 @@ func (l *localResolver) ask(ctx context.Context, q dns.Question, z zone) *dns.Ms
 	return answer
 }
 
-func (l *localResolver) trust(z zone) *trust {
+func (l *localResolver) trust(z tried) *trust {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t, known := l.zones[z]
@@ -104,9 +116,9 @@ func (t *trust) withdraw() {
 
 // try asks for a name that nobody has. Only a resolver that denies it by itself is
 // trusted: one that refuses may have been refused by its upstream.
-func (l *localResolver) try(ctx context.Context, z zone) (keeps bool, holds time.Duration) {
+func (l *localResolver) try(ctx context.Context, z tried) (keeps bool, holds time.Duration) {
 	begin := time.Now()
-	answer := l.exchange(ctx, z.stranger())
+	answer := l.exchange(ctx, z.stranger(z.qtype))
 	switch {
 	case ctx.Err() != nil:
 		return false, 0
@@ -155,8 +167,24 @@ func (z zone) own(m *dns.Msg) bool {
 	return true
 }
 
+// mayAsk tells which questions a resolver can be trusted with at all: of names without
+// a dot their addresses, of addresses their names. For all else in these zones dnsmasq
+// asks its upstream, whatever it was told.
+func (z zone) mayAsk(q dns.Question) bool {
+	switch {
+	case z.prefix.IsValid():
+		asked := reversePrefix(strings.ToLower(q.Name))
+		const suffix = 2 // labels behind the address
+		labels := map[int]int{32: 4, 128: 32}[asked.Addr().BitLen()]
+		return q.Qtype == dns.TypePTR && asked.IsSingleIP() && dns.CountLabel(q.Name) == labels+suffix
+	case z.domain == ".":
+		return q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA
+	}
+	return true
+}
+
 // stranger is a question for a name of the zone that nobody has.
-func (z zone) stranger() dns.Question {
+func (z zone) stranger(qtype uint16) dns.Question {
 	if !z.prefix.IsValid() {
 		label := make([]byte, 12)
 		for i := range label {
@@ -166,7 +194,7 @@ func (z zone) stranger() dns.Question {
 		if z.domain != "." {
 			name += z.domain
 		}
-		return dns.Question{Name: name, Qtype: dns.TypeA, Qclass: dns.ClassINET}
+		return dns.Question{Name: name, Qtype: qtype, Qclass: dns.ClassINET}
 	}
 	addr := z.prefix.Addr().AsSlice()
 	for bit := z.prefix.Bits(); bit < 8*len(addr); bit++ {
@@ -174,5 +202,5 @@ func (z zone) stranger() dns.Question {
 	}
 	stranger, _ := netip.AddrFromSlice(addr)
 	name, _ := dns.ReverseAddr(stranger.String()) // fails on what is no address only
-	return dns.Question{Name: name, Qtype: dns.TypePTR, Qclass: dns.ClassINET}
+	return dns.Question{Name: name, Qtype: qtype, Qclass: dns.ClassINET}
 }

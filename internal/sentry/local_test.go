@@ -220,7 +220,7 @@ func TestTrustEndsWithTheFirstAnswerOfOthers(t *testing.T) {
 	if n := len(own.asked()); n != 3 { // the stranger, the printer, what has moved
 		t.Errorf("asked %d times: %v", n, own.asked())
 	}
-	l.trust(lan).until = time.Now()
+	l.trust(tried{lan, dns.TypeA}).until = time.Now()
 	if !asks("printer.lan.") {
 		t.Error("not tried again when the time was over")
 	}

@@ -75,12 +75,47 @@ func TestStrangersAreNamesOfTheirZone(t *testing.T) {
 		{domain: "lan."}, {domain: "."}, {domain: "home.arpa."},
 		{prefix: netip.MustParsePrefix("172.16.0.0/12")}, {prefix: netip.MustParsePrefix("fc00::/7")},
 	} {
-		first, second := z.stranger(), z.stranger()
+		first, second := z.stranger(dns.TypeA), z.stranger(dns.TypeA)
 		if first.Name == second.Name {
 			t.Errorf("%v: %s twice", z, first.Name)
 		}
 		if _, got := (names{}).who(first.Name); got != z {
 			t.Errorf("%v: %s is in %v", z, first.Name, got)
+		}
+	}
+}
+
+// TestOnlyWhatAResolverKeepsIsAsked: dnsmasq asks its upstream for other types of
+// names without a dot, and for whatever else there is in a reverse zone.
+func TestOnlyWhatAResolverKeepsIsAsked(t *testing.T) {
+	private4, private6 := zone{prefix: netip.MustParsePrefix("192.168.0.0/16")}, zone{prefix: netip.MustParsePrefix("fc00::/7")}
+	full6, err := dns.ReverseAddr("fd50::11")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		zone  zone
+		name  string
+		qtype uint16
+		asked bool
+	}{
+		{zone{domain: "."}, "printer.", dns.TypeA, true},
+		{zone{domain: "."}, "printer.", dns.TypeAAAA, true},
+		{zone{domain: "."}, "secret.", dns.TypeTXT, false},
+		{zone{domain: "."}, "secret.", dns.TypePTR, false},
+		{zone{domain: "lan."}, "printer.lan.", dns.TypeTXT, true},
+		{private4, "7.50.168.192.in-addr.arpa.", dns.TypePTR, true},
+		{private4, "7.50.168.192.IN-ADDR.arpa.", dns.TypePTR, true},
+		{private4, "7.50.168.192.in-addr.arpa.", dns.TypeTXT, false},
+		{private4, "50.168.192.in-addr.arpa.", dns.TypePTR, false},
+		{private4, "secret.7.50.168.192.in-addr.arpa.", dns.TypePTR, false},
+		{private4, "secret.168.192.in-addr.arpa.", dns.TypePTR, false},
+		{private6, full6, dns.TypePTR, true},
+		{private6, "a." + full6, dns.TypePTR, false},
+		{private6, "d.f.ip6.arpa.", dns.TypePTR, false},
+	} {
+		if got := c.zone.mayAsk(dns.Question{Name: c.name, Qtype: c.qtype, Qclass: dns.ClassINET}); got != c.asked {
+			t.Errorf("%s %s: asked is %t", c.name, dns.TypeToString[c.qtype], got)
 		}
 	}
 }
