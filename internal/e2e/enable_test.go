@@ -48,13 +48,23 @@ func TestEnableKeepsWhatIsAttached(t *testing.T) {
 	// What a command changes stays until the file does.
 	mustTorbpf(t, lab, "exclude", "del", other4)
 	signalTo(t, d, unix.SIGHUP)
+	d.await(t, "the configuration is in force")
+	if r := runTorbpf(t, lab, "exclude", "list"); strings.Contains(r.stdout, other4) {
+		t.Errorf("a reload of the same file undid what a command had changed: %v", r)
+	}
 	mustTorbpf(t, lab, "detach", "--all")
+	signalTo(t, d, unix.SIGHUP)
 	mustTorbpf(t, lab, "disable")
 	if got := asked(); !strings.Contains(got, "disable --now torbpf.service") {
 		t.Errorf("systemctl was asked %q", got)
 	}
+	// The daemon is still there, and has had its ticks.
+	d.await(t, "not reloaded")
 	if r := runTorbpf(t, lab, "status"); r.code != 3 {
 		t.Errorf("torbpf run attached again what was detached: %v", r)
+	}
+	if left := files(t, stateDir(t, lab), pinDir(t, lab)); left != "" {
+		t.Errorf("torbpf run has left, or made anew:\n%s", left)
 	}
 }
 

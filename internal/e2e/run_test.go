@@ -82,6 +82,17 @@ func startRunBy(t testing.TB, cmd *exec.Cmd, env ...string) *runDaemon {
 	return d
 }
 
+// await returns when the daemon has logged a text.
+func (d *runDaemon) await(t testing.TB, text string) {
+	t.Helper()
+	eventually(t, patience, "the log of "+text, func() error {
+		if log := d.log.String(); !strings.Contains(log, text) {
+			return fmt.Errorf("it says %s", log)
+		}
+		return nil
+	})
+}
+
 // stop tells the daemon to end, unless it has.
 func (d *runDaemon) stop(t testing.TB) {
 	t.Helper()
