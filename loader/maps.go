@@ -204,6 +204,11 @@ func fillLANs(maps map[string]*ebpf.Map, p *plan.Plan) error {
 			return fmt.Errorf("write LAN %s: %w", l.Name, err)
 		}
 	}
+	for _, index := range p.WaitingFor { // no program is on them yet, but the guards know them
+		if err := maps[abi.DatapathMapLans].Put(uint32(index), abi.DatapathLan{}); err != nil {
+			return fmt.Errorf("write interface %d, which is waited for: %w", index, err)
+		}
+	}
 	return nil
 }
 
@@ -232,7 +237,7 @@ func forgetLANs(m *ebpf.Map, p *plan.Plan) error {
 	var gone []uint32
 	entries := m.Iterate()
 	for entries.Next(&index, &lan) {
-		if !isLAN(p, int(index)) {
+		if !isLAN(p, int(index)) && !slices.Contains(p.WaitingFor, int(index)) {
 			gone = append(gone, index)
 		}
 	}

@@ -77,6 +77,30 @@ func TestRebootHasNoOpenInstant(t *testing.T) {
 	noLeaks(t, w, "attached")
 }
 
+// TestTheBlockHoldsWithoutNFTables: an interface that has no address yet is known to the
+// guards, so that a ruleset that is flushed at boot opens nothing.
+func TestTheBlockHoldsWithoutNFTables(t *testing.T) {
+	for _, name := range []string{"eth1", "eth*"} {
+		t.Run(name, func(t *testing.T) {
+			lab := plainLab(t, testnet.Options{})
+			w := watchLeaks(t, lab)
+			detachLater(t, lab)
+			run(t, lab.Router, "ip", "addr", "flush", "dev", lan)
+			d := startRun(t, lab, writeConfig(t, lab, fmt.Sprintf("interfaces = [%q]", name), `uplinks = ["eth0"]`))
+			d.await(t, "interfaces that are waited for, or uplinks, have come or gone")
+			signalTo(t, d, unix.SIGSTOP)
+			rulesetGone.inflict(t, lab)
+			noLeaks(t, w, "blocked, and nftables gone")
+			signalTo(t, d, unix.SIGCONT)
+			for _, a := range []string{testnet.LANRouter4.String() + "/24", testnet.LANRouterULA.String() + "/64", testnet.LANRouter6.String() + "/64"} {
+				run(t, lab.Router, "ip", "addr", "add", a, "dev", lan, "nodad")
+			}
+			eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+			noLeaks(t, w, "attached")
+		})
+	}
+}
+
 func signalTo(t testing.TB, d *runDaemon, s unix.Signal) {
 	t.Helper()
 	if err := d.cmd.Process.Signal(s); err != nil {

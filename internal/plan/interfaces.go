@@ -14,6 +14,7 @@ type chosen struct {
 	links    []Link   // to be torified, in the order given
 	waiting  []string // missing or not fit yet
 	unfit    []string // why, of each
+	there    []int    // indices of those that only lack an address
 	patterns []string
 }
 
@@ -40,8 +41,7 @@ func chooseLANs(cfg config.Config, h Host) (chosen, error) {
 		case err == nil:
 			c.add(l)
 		case cfg.Wait:
-			c.waiting = append(c.waiting, name)
-			c.unfit = append(c.unfit, err.Error())
+			c.await(name, l.Index, err)
 		default:
 			return c, err
 		}
@@ -63,9 +63,18 @@ func (c *chosen) addMatching(cfg config.Config, h Host, pattern string) {
 		case err == nil:
 			c.add(l)
 		case errors.Is(err, ErrNoAddress): // known by now, so that the ip rules hold it, too
-			c.waiting = append(c.waiting, l.Name)
-			c.unfit = append(c.unfit, err.Error())
+			c.await(l.Name, l.Index, err)
 		}
+	}
+}
+
+// await has an interface waited for. One that is there and only lacks an address is a
+// LAN to the guards already; what has a default route may be an uplink yet.
+func (c *chosen) await(name string, index int, unfit error) {
+	c.waiting = append(c.waiting, name)
+	c.unfit = append(c.unfit, unfit.Error())
+	if errors.Is(unfit, ErrNoAddress) {
+		c.there = append(c.there, index)
 	}
 }
 

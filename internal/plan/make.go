@@ -34,7 +34,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		Exclusions: cfg.Exclusions,
 	}
 	p.Exclusions.Marks = withoutOurs(cfg.Exclusions.Marks, p.Mark)
-	p.Waiting, p.Unfit, p.Patterns = chosen.waiting, chosen.unfit, chosen.patterns
+	p.Waiting, p.WaitingFor, p.Unfit, p.Patterns = chosen.waiting, chosen.there, chosen.unfit, chosen.patterns
 	for _, l := range chosen.links {
 		p.LANs = append(p.LANs, lan(h, l))
 	}

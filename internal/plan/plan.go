@@ -95,6 +95,7 @@ type Plan struct {
 	Mark       Mark
 	LANs       []LAN
 	Waiting    []string // wanted, but missing or not fit yet: blocked by name
+	WaitingFor []int    // of those the indices that are there, but have no address yet
 	Unfit      []string `json:"-"` // why, of each that is waited for; no part of what is applied
 	Patterns   []string // wanted names with a * at their end: what appears under one is blocked
 	Uplinks    []Uplink

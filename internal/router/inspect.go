@@ -87,7 +87,7 @@ func digestOf(of any) (string, error) {
 // plan that it gives on the host as it is now.
 func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, error) {
 	if s.Blocked {
-		return inspectBlock(s)
+		return inspectBlock(s, p, d)
 	}
 	var f findings
 	digest, err := digestOf(p)
@@ -114,12 +114,30 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 }
 
 // inspectBlock is inspect while only the block is in place.
-func inspectBlock(s *State) (findings, error) {
+func inspectBlock(s *State, p *plan.Plan, d *loader.Datapath) (findings, error) {
 	var f findings
-	if err := f.rulesets(plan.Block(s.Config)); err != nil {
+	digest, err := digestOf(p)
+	if err != nil {
 		return nil, err
 	}
-	return f, nil
+	if s.Planned != digest {
+		f.add(stepAll, "interfaces that are waited for, or uplinks, have come or gone")
+	}
+	missing, err := d.Missing()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range missing {
+		if !lacks(s, name) {
+			f.add(stepGuards, "no guard %s at local delivery: one layer is missing", name)
+		}
+	}
+	return f, f.rulesets(p)
+}
+
+// lacks tells whether this kernel cannot have a guard.
+func lacks(s *State, guard string) bool {
+	return slices.ContainsFunc(s.Lacks, func(text string) bool { return strings.Contains(text, guard) })
 }
 
 func (f *findings) rulesets(p *plan.Plan) error {
@@ -146,8 +164,7 @@ func (f *findings) guards(s *State, p *plan.Plan, d *loader.Datapath) error {
 		return err
 	}
 	for _, name := range missing {
-		lacking := slices.ContainsFunc(s.Lacks, func(text string) bool { return strings.Contains(text, name) })
-		if !lacking {
+		if !lacks(s, name) {
 			f.add(stepGuards, "no guard %s at local delivery: one layer is missing", name)
 		}
 	}

@@ -120,9 +120,36 @@ func (r *Router) mend(ctx context.Context) (Mended, error) {
 	case d.all:
 		return m, r.rebring(ctx, d.state, nil)
 	case d.state.Blocked:
-		return m, r.block(d.state)
+		return m, r.fortify(d.state)
 	}
 	return m, r.rebring(ctx, d.state, d.found.steps())
+}
+
+// fortify adds to the block what takes knowing the host: the guards at the uplinks and
+// at local delivery, for the interfaces that are there.
+func (r *Router) fortify(before *State) error {
+	s := before.clone()
+	p, err := makePlan(s)
+	if err != nil {
+		return err
+	}
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(nft.Apply(p), route.Apply(p)); err != nil {
+		return err
+	}
+	g, err := d.ApplyGuards(p)
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+	if s.Planned, err = digestOf(p); err != nil {
+		return err
+	}
+	s.Lacks = g.Unsupported()
+	return r.saveState(s)
 }
 
 // holdBlocked sees to it that nothing passes while no plan can be made: where our
