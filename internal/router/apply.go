@@ -47,7 +47,8 @@ type job struct {
 	mends      bool     // nobody asked for it: see steps and writeState
 	// acknowledges: whoever asked for it has seen what the last guards stopped.
 	acknowledges bool
-	torErr       error // of a repair that went on without tor
+	stopped      uint64 // what the last guards had stopped when it began
+	torErr       error  // of a repair that went on without tor
 }
 
 // steps in the order up; see the package comment. A repair leaves tor, which may take
@@ -137,6 +138,11 @@ func (j *job) run(ctx context.Context) error {
 			j.generation.Close()
 		}
 	}()
+	counters, err := j.datapath.Counters()
+	if err != nil {
+		return err
+	}
+	j.stopped = stoppedIn(counters)
 	for _, s := range j.steps() {
 		if j.only != nil && !slices.Contains(j.only, s.name) {
 			continue
@@ -168,7 +174,8 @@ func (j *job) writeState(context.Context) error {
 
 // countStopped sets from where on the last guards' counters are an alarm: from now on
 // for whoever has seen them, or where nothing stood before; from 0 where the counters
-// have begun anew.
+// have begun anew. A change of the policy is none: its guards meet packets that the
+// programs of the policy before have let go.
 func (j *job) countStopped() error {
 	counters, err := j.datapath.Counters()
 	if err != nil {
@@ -183,6 +190,8 @@ func (j *job) countStopped() error {
 		j.state.Stopped = stopped
 	case stopped < j.state.Stopped:
 		j.state.Stopped = 0
+	case !j.mends && stopped > j.stopped:
+		j.state.Stopped += stopped - j.stopped
 	}
 	return nil
 }
