@@ -46,7 +46,7 @@ func printStatus(w io.Writer, s *router.Status) error {
 		fmt.Fprintf(t, "LAN\t%s\t%s\n", i.Name, attachedBy(i))
 	}
 	for _, name := range s.Waiting {
-		fmt.Fprintf(t, "LAN\t%s\tblocked until it is there\n", name)
+		fmt.Fprintf(t, "LAN\t%s\tblocked until it can be attached\n", name)
 	}
 	for _, i := range s.Uplinks {
 		fmt.Fprintf(t, "uplink\t%s\tguarded: %s\n", i.Name, attachedBy(i))

@@ -48,6 +48,9 @@ func (r *Router) Mend(ctx context.Context, all bool, may func(found []string) bo
 	}
 	unlock, err := r.lock(ctx)
 	if err != nil {
+		if s, loadErr := r.loadState(); loadErr == nil && s == nil {
+			return Mended{}, nil // what looked broken was on its way out
+		}
 		return m, err
 	}
 	defer unlock()
