@@ -56,14 +56,18 @@ type job struct {
 func (j *job) steps() []step {
 	steps := j.datapathSteps()
 	if j.mends {
-		return append(steps, step{stepTor, j.tryTor}, step{stepSentry, j.startSentry}, step{stepState, j.writeState})
+		return append(steps, step{stepSentry, j.startSentry}, step{stepTor, j.tryTor}, step{stepState, j.writeState})
 	}
 	return slices.Concat([]step{{stepTor, j.startTor}}, steps, []step{{stepSentry, j.startSentry}, {stepState, j.writeState}})
 }
 
 // tryTor is startTor for a repair: what else there is to do is done without it.
 func (j *job) tryTor(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, torPatience)
+	patience := torStarts
+	if j.tor.daemon != nil && j.tor.daemon.Alive() {
+		patience = torAnswers
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if j.torErr == nil {
 		j.torErr = j.startTor(ctx)
@@ -71,8 +75,11 @@ func (j *job) tryTor(ctx context.Context) error {
 	return nil
 }
 
-// torPatience bounds how long a repair holds up the next one, and commands, for tor.
-const torPatience = 20 * time.Second
+// What a repair, and with it the next one and commands, waits for tor at most.
+const (
+	torStarts  = 20 * time.Second
+	torAnswers = 4 * time.Second // one that runs may hang; then it is asked again
+)
 
 // datapathSteps are those between tor and the sentry.
 func (j *job) datapathSteps() []step {
@@ -167,6 +174,9 @@ func (j *job) writeState(context.Context) error {
 	digest, err := digestOf(j.plan)
 	if err != nil {
 		return err
+	}
+	if j.torErr != nil && (j.only == nil || slices.Contains(j.only, stepTor)) {
+		digest = "" // tor does not know of the plan yet
 	}
 	j.state.Planned, j.state.Links, j.state.Blocked = digest, linksOf(j.plan), false
 	return j.saveState(j.state)
