@@ -2,6 +2,7 @@ package leaktest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -30,13 +31,13 @@ type Fault struct {
 
 // Faults is the table.
 func Faults() []Fault {
-	var all []Fault
-	for _, list := range [][]Fault{
-		killFaults(), tcFaults(), tableFaults(), linkFaults(), uplinkFaults(), hostFaults(), storageFaults(), changeFaults(), pairFaults(),
-	} {
-		all = append(all, list...)
-	}
-	return all
+	return slices.Concat(Layers(), linkFaults(), uplinkFaults(), hostFaults(), storageFaults(), changeFaults())
+}
+
+// Layers is the part of the table that takes away what torbpf is made of: processes,
+// programs, tables, and pairs of these.
+func Layers() []Fault {
+	return slices.Concat(killFaults(), tcFaults(), tableFaults(), pairFaults())
 }
 
 // steps joins the steps of a fault.
