@@ -82,29 +82,46 @@ func attachFirst(b *Bench) error {
 
 func detachAll(b *Bench) error { return b.detachWatched("detach", "--all") }
 
-// detachWatched detaches while the table is asked for without pause. As long as it
-// is there, whatever leaves is a leak; it is the last of what blocks to go.
+// detachWatched detaches while the table is asked for without pause, from before the
+// command begins. As long as it is there, whatever leaves is a leak; it is the last of
+// what blocks to go.
 func (b *Bench) detachWatched(args ...string) error {
+	seen := make(chan struct{})
 	present := make(chan error, 1)
 	go func() {
 		present <- b.Lab.Router.Do(func() (err error) {
-			b.ends, err = lastPresent()
+			b.ends, err = lastPresent(seen)
 			return err
 		})
 	}()
+	select {
+	case <-seen:
+	case err := <-present:
+		return err
+	}
 	err := b.torbpf(args...)
 	return errors.Join(err, <-present)
 }
 
 // lastPresent asks for our table until it is gone, and returns when it was last
-// known to be there: before that answer was asked for.
-func lastPresent() (time.Time, error) {
+// known to be there: before that answer was asked for. It closes seen at the first
+// such answer; a table that was never there is an error, for then no instant is known.
+func lastPresent(seen chan<- struct{}) (time.Time, error) {
 	var last time.Time
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		asked := time.Now()
 		there, err := nft.Present()
-		if err != nil || !there {
+		if err != nil {
 			return last, err
+		}
+		if !there {
+			if last.IsZero() {
+				return last, errors.New("the nft table was not there before the detach")
+			}
+			return last, nil
+		}
+		if last.IsZero() {
+			close(seen)
 		}
 		last = asked
 	}
