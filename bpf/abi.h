@@ -89,6 +89,7 @@ enum reason {
 
 	REASON_NTP_ROUTER, /* time: NTP to whomever, answered by the router */
 	REASON_OWN_DNS,	   /* none: DNS that the router itself sends by an uplink */
+	REASON_CUT_PEER,   /* refused: from or to the far end of a connection that was cut */
 
 	REASON_MAX,
 };
@@ -179,17 +180,22 @@ struct counter {
 	__u64 bytes;
 };
 
-/* A flow from outside to a LAN host, seen from the LAN host. */
-struct inbound_flow {
-	__u8 lan_addr[16];
+/* A flow with somebody outside, seen from this side: a LAN host, or the router for one. */
+struct flow {
+	__u8 near_addr[16];
 	__u8 peer_addr[16];
-	__be16 lan_port_be;
+	__be16 near_port_be;
 	__be16 peer_port_be;
 	__u32 protocol;
 };
 
 struct inbound_seen {
 	__u64 time_ns;
+};
+
+/* Until when something holds; it ends by itself, whoever is dead by then. */
+struct deadline {
+	__u64 until_ns; /* CLOCK_BOOTTIME */
 };
 
 /* What a device may still be told of its refusals. */

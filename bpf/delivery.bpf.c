@@ -13,6 +13,8 @@
  * And it holds what a class promises: what is to be redirected to Tor arrives
  * at Tor's ports or nowhere. Otherwise, with our own redirect gone, a rule of
  * the user's that redirects DNS elsewhere would take it.
+ *
+ * Of what comes from outside it stops the far ends of connections that were cut.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
@@ -20,6 +22,7 @@
 #include <linux/ipv6.h>
 #include <linux/netfilter.h>
 #include <stddef.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -40,6 +43,7 @@ struct nf_hook_state {
 
 struct sk_buff {
 	__u32 mark;
+	unsigned long _nfct; /* absent from a kernel without conntrack */
 } __attribute__((preserve_access_index));
 
 struct bpf_nf_ctx {
@@ -198,6 +202,52 @@ static __always_inline int guard_broadcast(const struct bpf_dynptr *data, const 
 	return drop(ifindex, REASON_DNS_GUARD);
 }
 
+/* What conntrack thinks of a packet, in the low bits beside its pointer. */
+#define CT_INFO_MASK	     7
+#define CT_ESTABLISHED	     0
+#define CT_ESTABLISHED_REPLY 3
+
+/* Whether a packet is of a connection that goes on, of Tor's above all. */
+static __always_inline int goes_on(const struct sk_buff *skb)
+{
+	unsigned long ct;
+
+	if (!bpf_core_field_exists(skb->_nfct))
+		return 0;
+	ct = skb->_nfct;
+	if (!(ct & ~(unsigned long)CT_INFO_MASK))
+		return 0;
+	ct &= CT_INFO_MASK;
+	return ct == CT_ESTABLISHED || ct == CT_ESTABLISHED_REPLY;
+}
+
+/*
+ * Whether the far end of a connection that was cut goes on talking: the router would
+ * answer with a reset or an ICMP error. nftables drops it before, as long as it
+ * knows; torbpf_uplink stops the answer, as long as it is attached.
+ */
+static __always_inline int guard_others(struct sk_buff *skb, __u32 ifindex)
+{
+	struct bpf_dynptr data;
+	struct datagram d = {};
+	struct flow flow = {};
+	struct ports ports;
+	__u8 version;
+
+	if (goes_on(skb) || bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data) ||
+	    bpf_dynptr_read(&version, sizeof(version), &data, 0, 0))
+		return NF_ACCEPT;
+	if ((version >> 4 == 4 ? read_ipv4(&data, &d) : read_ipv6(&data, &d)) != READING_DONE ||
+	    bpf_dynptr_read(&ports, sizeof(ports), &data, d.offset, 0))
+		return NF_ACCEPT;
+	__builtin_memcpy(flow.near_addr, &d.daddr, sizeof(flow.near_addr));
+	__builtin_memcpy(flow.peer_addr, &d.saddr, sizeof(flow.peer_addr));
+	flow.near_port_be = ports.destination_be;
+	flow.peer_port_be = ports.source_be;
+	flow.protocol = d.protocol;
+	return was_cut(&flow) ? drop(ifindex, REASON_CUT_PEER) : NF_ACCEPT;
+}
+
 SEC("netfilter")
 int torbpf_delivery(struct bpf_nf_ctx *ctx)
 {
@@ -211,7 +261,7 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	enum reading reading;
 
 	if (!blocked && !bpf_map_lookup_elem(&lans, &ifindex))
-		return NF_ACCEPT;
+		return guard_others(skb, ifindex);
 	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data) ||
 	    bpf_dynptr_read(&version, sizeof(version), &data, 0, 0))
 		return drop(ifindex, REASON_DELIVERY_GUARD);

@@ -95,8 +95,12 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_INBOUND_FLOWS);
-	__type(key, struct inbound_flow);
+	__type(key, struct flow);
 	__type(value, struct inbound_seen);
 } inbound_flows SEC(".maps");
+
+/* Shared by all generations, and written by user space: the subnets that LANs had. */
+PREFIX_MAP(past4_prefixes, struct prefix4, struct deadline, MAX_LOCAL_PREFIXES);
+PREFIX_MAP(past6_prefixes, struct prefix6, struct deadline, MAX_LOCAL_PREFIXES);
 
 #endif

@@ -105,16 +105,31 @@ static __always_inline int exempt_mark(__u32 mark, __u32 count)
 	return 0;
 }
 
+/* The flow of a packet that goes outside. */
+static __always_inline void flow_to_peer(struct flow *flow, const struct packet *p)
+{
+	__builtin_memcpy(flow->near_addr, &p->saddr, sizeof(flow->near_addr));
+	__builtin_memcpy(flow->peer_addr, &p->daddr, sizeof(flow->peer_addr));
+	flow->near_port_be = p->sport_be;
+	flow->peer_port_be = p->dport_be;
+	flow->protocol = p->protocol;
+}
+
+/* The flow of a packet that comes from outside. */
+static __always_inline void flow_from_peer(struct flow *flow, const struct packet *p)
+{
+	__builtin_memcpy(flow->near_addr, &p->daddr, sizeof(flow->near_addr));
+	__builtin_memcpy(flow->peer_addr, &p->saddr, sizeof(flow->peer_addr));
+	flow->near_port_be = p->dport_be;
+	flow->peer_port_be = p->sport_be;
+	flow->protocol = p->protocol;
+}
+
 static __always_inline int inbound_reply(const struct packet *p)
 {
-	struct inbound_flow flow = {
-		.lan_port_be = p->sport_be,
-		.peer_port_be = p->dport_be,
-		.protocol = p->protocol,
-	};
+	struct flow flow = {};
 
-	__builtin_memcpy(flow.lan_addr, &p->saddr, sizeof(flow.lan_addr));
-	__builtin_memcpy(flow.peer_addr, &p->daddr, sizeof(flow.peer_addr));
+	flow_to_peer(&flow, p);
 	return bpf_map_lookup_elem(&inbound_flows, &flow) != NULL;
 }
 

@@ -80,7 +80,12 @@ struct packet {
 };
 
 #define TCP_SYN 0x02
+#define TCP_RST 0x04
 #define TCP_ACK 0x10
+
+/* Where the flags are in a TCP header, and what precedes the packet in an ICMP error. */
+#define TCP_FLAGS_OFFSET  13
+#define ICMP_HEADER_BYTES 8
 
 static __always_inline void set_ipv4(union inet_address *a, __be32 addr_be)
 {

@@ -323,33 +323,34 @@ static __always_inline void parse_skb(struct __sk_buff *skb, int ethernet, struc
 }
 
 /*
- * Reads of a packet on its way out what a report shows and whose answer it may
- * be: from the network header on, so that it is the same with and without an
- * Ethernet header. What cannot be read stays zero, and extension headers are
- * not passed over: the protocol is then that of the first. So a protocol that
- * is not the one expected may hide it, and must not be what opens a way.
+ * Reads a network header of the family of a packet on its way out: what a report
+ * shows and whose answer it may be. It begins `at` bytes behind the packet's own, so
+ * that it is the same with and without an Ethernet header, and that what an ICMP
+ * error quotes can be read. What cannot be read stays zero, and extension headers
+ * are not passed over: the protocol is then that of the first. So a protocol that is
+ * not the one expected may hide it, and must not be what opens a way.
  */
-static __always_inline void parse_network_header(struct __sk_buff *skb, struct packet *p)
+static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at, struct packet *p)
 {
 	struct iphdr ip4;
 	struct ipv6hdr ip6;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes_relative(skb, 0, &ip4, sizeof(ip4), BPF_HDR_START_NET))
+		if (bpf_skb_load_bytes_relative(skb, at, &ip4, sizeof(ip4), BPF_HDR_START_NET))
 			return;
 		p->layer3 = LAYER3_IPV4;
 		set_ipv4(&p->saddr, ip4.saddr);
 		set_ipv4(&p->daddr, ip4.daddr);
 		p->protocol = ip4.protocol;
-		p->l4_offset = ip4.ihl * 4;
+		p->l4_offset = at + ip4.ihl * 4;
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		if (bpf_skb_load_bytes_relative(skb, 0, &ip6, sizeof(ip6), BPF_HDR_START_NET))
+		if (bpf_skb_load_bytes_relative(skb, at, &ip6, sizeof(ip6), BPF_HDR_START_NET))
 			return;
 		p->layer3 = LAYER3_IPV6;
 		__builtin_memcpy(&p->saddr, &ip6.saddr, sizeof(p->saddr));
 		__builtin_memcpy(&p->daddr, &ip6.daddr, sizeof(p->daddr));
 		p->protocol = ip6.nexthdr;
-		p->l4_offset = sizeof(ip6);
+		p->l4_offset = at + sizeof(ip6);
 	}
 	if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) {
 		struct ports ports = {};

@@ -14,6 +14,7 @@
 #define MAX_LOCAL_PREFIXES 1024
 #define MAX_LOCAL_ADDRS	   1024
 #define MAX_COUNTERS	   4096
+#define MAX_CUT_FLOWS	   65536
 
 #define PREFIX_MAP(name, key_type, value_type, size)                                               \
 	struct {                                                                                   \
@@ -49,6 +50,28 @@ struct {
 	__type(key, struct counter_key);
 	__type(value, struct counter);
 } counters SEC(".maps");
+
+/*
+ * Shared by all generations, and written by user space: the far ends of connections
+ * that were cut, as the device saw them and as the WAN does.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_CUT_FLOWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct flow);
+	__type(value, struct deadline);
+} cut_flows SEC(".maps");
+
+static __always_inline int still(const struct deadline *d)
+{
+	return d && d->until_ns > bpf_ktime_get_boot_ns();
+}
+
+static __always_inline int was_cut(const struct flow *flow)
+{
+	return still(bpf_map_lookup_elem(&cut_flows, flow));
+}
 
 static __always_inline int add_to_counter(const struct counter_key *key, __u32 packets, __u32 bytes)
 {

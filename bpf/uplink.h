@@ -41,10 +41,22 @@ static __always_inline int diverted_answer(struct __sk_buff *skb, const struct p
 	return p->protocol != (port == trans_port ? IPPROTO_UDP : IPPROTO_TCP);
 }
 
+/* A byte of what follows the network header; 0 where there is none. */
+static __always_inline __u8 layer4_byte(struct __sk_buff *skb, const struct packet *p, __u32 offset)
+{
+	__u8 byte = 0;
+
+	if (bpf_skb_load_bytes_relative(skb, p->l4_offset + offset, &byte, sizeof(byte),
+					BPF_HDR_START_NET))
+		return 0;
+	return byte;
+}
+
 /*
  * Whether the router sends this to a device: its subnet has gone from the LAN, or
  * the LAN is down, so the answer takes the default route. What was planned may
- * be out of date, and then blocks.
+ * be out of date, and then blocks; and what a LAN had a while ago counts, because
+ * the kernel says only after seconds that a neighbour was not to be found.
  */
 static __always_inline int strays_from_lan(struct __sk_buff *skb, const struct packet *p)
 {
@@ -54,21 +66,56 @@ static __always_inline int strays_from_lan(struct __sk_buff *skb, const struct p
 
 	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
 		return 0;
+	/* Such addresses of every link are alike; no route leads from one to another. */
+	if (p->layer3 == LAYER3_IPV6 && link_local(p, &p->daddr))
+		return 0;
 	/* Where LAN and uplink share a prefix, neighbours must be found. */
-	if (p->protocol == IPPROTO_ICMPV6 &&
-	    !bpf_skb_load_bytes_relative(skb, p->l4_offset, &type, sizeof(type),
-					 BPF_HDR_START_NET) &&
-	    type >= 133 && type <= 137)
+	type = p->protocol == IPPROTO_ICMPV6 ? layer4_byte(skb, p, 0) : 0;
+	if (type >= 133 && type <= 137)
 		return 0;
 	/* It answers for the address that it has on a LAN (RFC 4291, 2.5.6). */
-	if (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr) && !link_local(p, &p->daddr) &&
-	    !group_destination(p))
+	if (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr) && !group_destination(p))
 		return 1;
 	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
-	if (!subnet)
+	if (subnet) {
+		ifindex = subnet->ifindex;
+		if (bpf_map_lookup_elem(&lans, &ifindex))
+			return 1;
+	}
+	return still(lookup_prefix(p, &p->daddr, &past4_prefixes, &past6_prefixes));
+}
+
+static __always_inline int is_icmp_error(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 type;
+
+	if (!is_icmp(p))
 		return 0;
-	ifindex = subnet->ifindex;
-	return bpf_map_lookup_elem(&lans, &ifindex) != NULL;
+	type = layer4_byte(skb, p, 0);
+	if (p->layer3 == LAYER3_IPV6)
+		return type < ICMPV6_ECHO_REQUEST;
+	return type != ICMP_ECHO && type != ICMP_ECHOREPLY;
+}
+
+/*
+ * Whether the router tells the far end of a connection that was cut that nobody is
+ * there any more: by a reset, or by an ICMP error that quotes what that end sent.
+ * nftables keeps it silent, but knows no more of the connection once it was flushed.
+ */
+static __always_inline int answers_cut_peer(struct __sk_buff *skb, const struct packet *p)
+{
+	struct packet quoted = {};
+	struct flow flow = {};
+
+	if (p->protocol == IPPROTO_TCP && layer4_byte(skb, p, TCP_FLAGS_OFFSET) & TCP_RST) {
+		flow_to_peer(&flow, p);
+		return was_cut(&flow);
+	}
+	if (!is_icmp_error(skb, p))
+		return 0;
+	parse_network_header(skb, p->l4_offset + ICMP_HEADER_BYTES, &quoted);
+	flow_from_peer(&flow, &quoted);
+	return was_cut(&flow);
 }
 
 /*
@@ -79,9 +126,11 @@ static __always_inline int act_on_own(struct __sk_buff *skb)
 {
 	struct packet p = {};
 
-	parse_network_header(skb, &p);
+	parse_network_header(skb, 0, &p);
 	if (strays_from_lan(skb, &p) || diverted_answer(skb, &p))
 		return drop_leak(skb, &p);
+	if (answers_cut_peer(skb, &p))
+		return drop(skb, skb->ifindex, decide(VERDICT_REFUSED, REASON_CUT_PEER));
 	if (is_dns(&p) || is_encrypted_dns(&p))
 		count_skb(skb, skb->ifindex, decide(VERDICT_NONE, REASON_OWN_DNS));
 	return ACTION_NEXT;
@@ -112,7 +161,7 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct set
 	default:
 		break;
 	}
-	parse_network_header(skb, &p);
+	parse_network_header(skb, 0, &p);
 	return drop_leak(skb, &p);
 }
 

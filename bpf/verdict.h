@@ -231,11 +231,15 @@ static __always_inline int act_without_settings(struct __sk_buff *skb)
 	return drop(skb, skb->ifindex, decide(VERDICT_REFUSED, REASON_MALFORMED));
 }
 
-/* A packet about to reach a LAN host: nothing is decided, we only learn. */
+/*
+ * A packet about to reach a LAN host: we learn who may answer. The far end of a
+ * connection that was cut begins no other in its place; nftables stops it before,
+ * as long as it knows.
+ */
 static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
 {
 	struct packet p = {};
-	struct inbound_flow flow = {};
+	struct flow flow = {};
 	struct inbound_seen seen = {.time_ns = bpf_ktime_get_ns()};
 
 	if (mark_class(skb->mark) != VERDICT_INBOUND)
@@ -243,11 +247,9 @@ static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
 	parse_skb(skb, ethernet, &p);
 	if (p.layer3 != LAYER3_IPV4 && p.layer3 != LAYER3_IPV6)
 		return ACTION_NEXT;
-	__builtin_memcpy(flow.lan_addr, &p.daddr, sizeof(flow.lan_addr));
-	__builtin_memcpy(flow.peer_addr, &p.saddr, sizeof(flow.peer_addr));
-	flow.lan_port_be = p.dport_be;
-	flow.peer_port_be = p.sport_be;
-	flow.protocol = p.protocol;
+	flow_from_peer(&flow, &p);
+	if (was_cut(&flow))
+		return drop(skb, skb->ifindex, decide(VERDICT_REFUSED, REASON_CUT_PEER));
 	bpf_map_update_elem(&inbound_flows, &flow, &seen, BPF_ANY);
 	return ACTION_NEXT;
 }

@@ -57,7 +57,7 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 	}
 	maps := make(map[string]*ebpf.Map)
 	for _, name := range []string{
-		abi.DeliveryMapLans, abi.DeliveryMapLocalAddrs, abi.DeliveryMapCounters, abi.DeliveryMapLocal4Prefixes, abi.DeliveryMapLocal6Prefixes,
+		abi.DeliveryMapLans, abi.DeliveryMapLocalAddrs, abi.DeliveryMapCounters, abi.DeliveryMapLocal4Prefixes, abi.DeliveryMapLocal6Prefixes, abi.DeliveryMapCutFlows,
 	} {
 		maps[name] = g.collection.Maps[name]
 		spec.Maps[name].MaxEntries = maps[name].MaxEntries() // that of a plan with many addresses has grown

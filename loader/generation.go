@@ -60,7 +60,11 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 		return nil, err
 	}
 	g := &Generation{datapath: d, plan: p, collection: collection}
-	if err := fillMaps(g.collection.Maps, p); err != nil {
+	err = d.rememberLANs(g.collection.Maps, p)
+	if err == nil {
+		err = fillMaps(g.collection.Maps, p)
+	}
+	if err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil

@@ -17,6 +17,7 @@ import (
 var sharedMaps = []string{
 	abi.DatapathMapLans, abi.DatapathMapGates,
 	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapInboundFlows,
+	abi.DatapathMapCutFlows, abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes,
 }
 
 // A prefix map has a twin for the other family.
@@ -24,6 +25,7 @@ var (
 	dstPrefixes   = twins{abi.DatapathMapDst4Prefixes, abi.DatapathMapDst6Prefixes}
 	srcPrefixes   = twins{abi.DatapathMapSrc4Prefixes, abi.DatapathMapSrc6Prefixes}
 	localPrefixes = twins{abi.DatapathMapLocal4Prefixes, abi.DatapathMapLocal6Prefixes}
+	pastPrefixes  = twins{abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes}
 )
 
 // twins are the names of the maps for IPv4 and IPv6.
@@ -253,19 +255,46 @@ func forgetLANs(m *ebpf.Map, p *plan.Plan) error {
 }
 
 func putPrefix(maps map[string]*ebpf.Map, names twins, prefix netip.Prefix, value any) error {
-	name, key := names[1], any(abi.DatapathPrefix6{
-		Prefixlen: uint32(prefix.Bits()), Addr: prefix.Addr().As16(),
-	})
+	name := names[1]
 	if prefix.Addr().Is4() {
-		addr := prefix.Addr().As4()
-		name, key = names[0], abi.DatapathPrefix4{
-			Prefixlen: uint32(prefix.Bits()), AddrBe: binary.NativeEndian.Uint32(addr[:]),
-		}
+		name = names[0]
 	}
-	if err := maps[name].Put(key, value); err != nil {
+	if err := maps[name].Put(prefixKey(prefix), value); err != nil {
 		return fmt.Errorf("write %s to map %s: %w", prefix, name, err)
 	}
 	return nil
+}
+
+func prefixKey(prefix netip.Prefix) any {
+	if prefix.Addr().Is4() {
+		addr := prefix.Addr().As4()
+		return abi.DatapathPrefix4{Prefixlen: uint32(prefix.Bits()), AddrBe: binary.NativeEndian.Uint32(addr[:])}
+	}
+	return abi.DatapathPrefix6{Prefixlen: uint32(prefix.Bits()), Addr: prefix.Addr().As16()}
+}
+
+// eachPrefix lists a prefix map of either family.
+func eachPrefix[V any](m *ebpf.Map, fn func(netip.Prefix, V) error) error {
+	var value V
+	var key4 abi.DatapathPrefix4
+	var key6 abi.DatapathPrefix6
+	key, prefix := any(&key6), func() netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom16(key6.Addr), int(key6.Prefixlen))
+	}
+	if int(m.KeySize()) == binary.Size(key4) {
+		key, prefix = &key4, func() netip.Prefix {
+			var addr [4]byte
+			binary.NativeEndian.PutUint32(addr[:], key4.AddrBe)
+			return netip.PrefixFrom(netip.AddrFrom4(addr), int(key4.Prefixlen))
+		}
+	}
+	entries := m.Iterate()
+	for entries.Next(key, &value) {
+		if err := fn(prefix(), value); err != nil {
+			return err
+		}
+	}
+	return entries.Err()
 }
 
 func flag(on bool) uint32 {

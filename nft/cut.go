@@ -7,25 +7,19 @@ import (
 	"time"
 
 	"github.com/google/nftables"
-	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-const (
-	// cutTime is how long the peer of a cut flow is ignored: longer than a
-	// peer keeps on about a TCP connection that no longer answers.
-	cutTime = 10 * time.Minute
-	// cutChunk elements go into one transaction.
-	cutChunk = 4096
-)
+// cutChunk elements go into one transaction.
+const cutChunk = 4096
 
 // AddCut makes the router deaf to the peers of flows that are about to be cut:
 // else a packet of theirs would be answered by a reset from the router, or
 // would begin the flow anew as one from outside, whose replies may leave in
 // clear. Call it before deleting the flows from conntrack. Flows of protocols
 // without ports are left out: nothing tells theirs apart.
-func AddCut(flows []plan.Flow) error { return addCut(flows, cutTime) }
+func AddCut(flows []plan.Flow) error { return addCut(flows, plan.CutTime) }
 
 func addCut(flows []plan.Flow, timeout time.Duration) error {
 	conn, err := nftables.New()
@@ -53,7 +47,7 @@ func cutSet(name string, address nftables.SetDatatype) *nftables.Set {
 	port := nftables.TypeInetService
 	return &nftables.Set{
 		Name: name, KeyType: nftables.MustConcatSetType(address, port, address, port, nftables.TypeInetProto),
-		Concatenation: true, HasTimeout: true, Timeout: cutTime, Comment: "peer and router of flows that were cut",
+		Concatenation: true, HasTimeout: true, Timeout: plan.CutTime, Comment: "peer and router of flows that were cut",
 	}
 }
 
@@ -62,7 +56,7 @@ func cutElements(flows []plan.Flow, timeout time.Duration) map[string][]nftables
 	elements := make(map[string][]nftables.SetElement)
 	for _, f := range flows {
 		peer, router := f.ReplySrc.Addr().Unmap(), f.ReplyDst.Addr().Unmap()
-		if !hasPorts(f.Protocol) || !peer.IsValid() || peer.BitLen() != router.BitLen() {
+		if !f.HasPorts() || !peer.IsValid() || peer.BitLen() != router.BitLen() {
 			continue
 		}
 		name := setCut6
@@ -80,12 +74,4 @@ func cutKey(peer, router netip.Addr, f plan.Flow) []byte {
 		peer.AsSlice(), portKey(f.ReplySrc.Port()),
 		router.AsSlice(), portKey(f.ReplyDst.Port()),
 		protocolKey(f.Protocol))
-}
-
-func hasPorts(protocol uint8) bool {
-	switch protocol {
-	case unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE:
-		return true
-	}
-	return false
 }

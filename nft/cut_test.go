@@ -37,7 +37,7 @@ func TestACutPeerHearsNothing(t *testing.T) {
 			udp := l.exchange(host, server)
 			heard := l.outside.countAll(t)
 			l.classifyAll()
-			l.addCut(cutTime, flowTo(unix.IPPROTO_TCP, tcp.LocalAddr(), tcp.RemoteAddr()), flowTo(unix.IPPROTO_UDP, udp.server.LocalAddr(), udp.peer))
+			l.addCut(plan.CutTime, flowTo(unix.IPPROTO_TCP, tcp.LocalAddr(), tcp.RemoteAddr()), flowTo(unix.IPPROTO_UDP, udp.server.LocalAddr(), udp.peer))
 			l.conntrack("-F")
 
 			l.mustDrop(DroppedCutPeer, "data of the old TCP connection", func(context.Context) (string, error) {
@@ -93,7 +93,7 @@ func TestOthersAreNotCut(t *testing.T) {
 	l.serve(l.client, "tcp", ":80", "client")
 	l.serve(nil, "tcp", ":22", "router")
 	flows := someFlows(20)
-	l.addCut(cutTime, flows...)
+	l.addCut(plan.CutTime, flows...)
 	l.mustAnswer("router", l.outside, "tcp", wan4+":22")
 	l.classifyAll()
 	l.mustAnswer("client", l.outside, "tcp", wan4+":8080")
@@ -180,8 +180,9 @@ func TestFlowsWithoutPortsAreLeftOut(t *testing.T) {
 	good := someFlows(1)[0]
 	icmp, mixed, empty := good, good, plan.Flow{Protocol: unix.IPPROTO_TCP}
 	icmp.Protocol = unix.IPPROTO_ICMP
+	icmp.ReplySrc, icmp.ReplyDst = netip.AddrPortFrom(good.ReplySrc.Addr(), 0), netip.AddrPortFrom(good.ReplyDst.Addr(), 0)
 	mixed.ReplyDst = netip.MustParseAddrPort("[" + client6 + "]:80")
-	got := cutElements([]plan.Flow{icmp, good, mixed, empty}, cutTime)
+	got := cutElements([]plan.Flow{icmp, good, mixed, empty}, plan.CutTime)
 	if len(got) != 1 || len(got[setCut4]) != 1 {
 		t.Errorf("elements %v, want the one of TCP", got)
 	}

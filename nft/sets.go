@@ -94,12 +94,12 @@ func (b *builder) lanSet() (set, error) {
 func (b *builder) settlingSet() set {
 	s := set{Set: &nftables.Set{
 		Name: setSettle, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
-		HasTimeout: true, Timeout: cutTime, Comment: "interfaces whose flows may be older than our table",
+		HasTimeout: true, Timeout: plan.CutTime, Comment: "interfaces whose flows may be older than our table",
 	}}
 	for _, name := range b.fresh {
 		key := make([]byte, unix.IFNAMSIZ)
 		copy(key, name) // one of b.LANs, whose names lanSet has checked
-		s.elements = append(s.elements, nftables.SetElement{Key: key, Timeout: cutTime})
+		s.elements = append(s.elements, nftables.SetElement{Key: key, Timeout: plan.CutTime})
 	}
 	s.keeps = func(key []byte) bool {
 		name := unix.ByteSliceToString(key)

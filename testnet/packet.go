@@ -48,6 +48,9 @@ func (p Packet) String() string {
 	case "icmp", "icmpv6":
 		s += fmt.Sprintf(" type %d code %d", p.ICMPType, p.ICMPCode)
 	}
+	if q, ok := p.Quoted(); ok {
+		s += fmt.Sprintf(" about %s %v > %v", q.Proto, q.Src, q.Dst)
+	}
 	if p.Fragment {
 		s += " fragment"
 	}
@@ -68,6 +71,21 @@ func (p Packet) housekeeping() bool {
 		return own && (p.ICMPType >= 130 && p.ICMPType <= 137 || p.ICMPType == 143)
 	}
 	return false
+}
+
+// Quoted is the packet that an ICMP error is about, as far as the error repeats it.
+func (p Packet) Quoted() (Packet, bool) {
+	switch {
+	case p.Proto == "icmp" && (p.ICMPType == 3 || p.ICMPType == 5 || p.ICMPType == 11 || p.ICMPType == 12):
+		var q Packet
+		q.parseIPv4(p.Payload)
+		return q, true
+	case p.Proto == "icmpv6" && p.ICMPType < 128:
+		var q Packet
+		q.parseIPv6(p.Payload)
+		return q, true
+	}
+	return Packet{}, false
 }
 
 // parseFrame reads an Ethernet frame of which only the first bytes may be present.

@@ -74,6 +74,7 @@ const (
 	ReasonDNSLocal          = DatapathReasonREASON_DNS_LOCAL
 	ReasonNTPRouter         = DatapathReasonREASON_NTP_ROUTER
 	ReasonOwnDNS            = DatapathReasonREASON_OWN_DNS
+	ReasonCutPeer           = DatapathReasonREASON_CUT_PEER
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

@@ -36,24 +36,29 @@ type DatapathCounterKey struct {
 	Reason  DatapathReason
 }
 
+type DatapathDeadline struct {
+	_       structs.HostLayout
+	UntilNs uint64
+}
+
 type DatapathExemptMark struct {
 	_     structs.HostLayout
 	Value uint32
 	Mask  uint32
 }
 
+type DatapathFlow struct {
+	_          structs.HostLayout
+	NearAddr   [16]uint8
+	PeerAddr   [16]uint8
+	NearPortBe uint16
+	PeerPortBe uint16
+	Protocol   uint32
+}
+
 type DatapathGate struct {
 	_    structs.HostLayout
 	Open uint32
-}
-
-type DatapathInboundFlow struct {
-	_          structs.HostLayout
-	LanAddr    [16]uint8
-	PeerAddr   [16]uint8
-	LanPortBe  uint16
-	PeerPortBe uint16
-	Protocol   uint32
 }
 
 type DatapathInboundSeen struct {
@@ -195,7 +200,8 @@ const (
 	DatapathReasonREASON_DNS_LOCAL          DatapathReason = 36
 	DatapathReasonREASON_NTP_ROUTER         DatapathReason = 37
 	DatapathReasonREASON_OWN_DNS            DatapathReason = 38
-	DatapathReasonREASON_MAX                DatapathReason = 39
+	DatapathReasonREASON_CUT_PEER           DatapathReason = 39
+	DatapathReasonREASON_MAX                DatapathReason = 40
 )
 
 type DatapathRefusal struct {
@@ -255,6 +261,7 @@ const (
 const (
 	DatapathMapAllowances     = "allowances"
 	DatapathMapCounters       = "counters"
+	DatapathMapCutFlows       = "cut_flows"
 	DatapathMapDst4Prefixes   = "dst4_prefixes"
 	DatapathMapDst6Prefixes   = "dst6_prefixes"
 	DatapathMapExemptMarks    = "exempt_marks"
@@ -265,6 +272,8 @@ const (
 	DatapathMapLocal6Prefixes = "local6_prefixes"
 	DatapathMapLocalAddrs     = "local_addrs"
 	DatapathMapPackets        = "packets"
+	DatapathMapPast4Prefixes  = "past4_prefixes"
+	DatapathMapPast6Prefixes  = "past6_prefixes"
 	DatapathMapQueries        = "queries"
 	DatapathMapRefusals       = "refusals"
 	DatapathMapSettings       = "settings"
@@ -345,6 +354,7 @@ type DatapathProgramSpecs struct {
 type DatapathMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
 	Dst4Prefixes   *ebpf.MapSpec `ebpf:"dst4_prefixes"`
 	Dst6Prefixes   *ebpf.MapSpec `ebpf:"dst6_prefixes"`
 	ExemptMarks    *ebpf.MapSpec `ebpf:"exempt_marks"`
@@ -355,6 +365,8 @@ type DatapathMapSpecs struct {
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
 	Packets        *ebpf.MapSpec `ebpf:"packets"`
+	Past4Prefixes  *ebpf.MapSpec `ebpf:"past4_prefixes"`
+	Past6Prefixes  *ebpf.MapSpec `ebpf:"past6_prefixes"`
 	Queries        *ebpf.MapSpec `ebpf:"queries"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
@@ -399,6 +411,7 @@ func (o *DatapathObjects) Close() error {
 type DatapathMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	Counters       *ebpf.Map `ebpf:"counters"`
+	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
 	Dst4Prefixes   *ebpf.Map `ebpf:"dst4_prefixes"`
 	Dst6Prefixes   *ebpf.Map `ebpf:"dst6_prefixes"`
 	ExemptMarks    *ebpf.Map `ebpf:"exempt_marks"`
@@ -409,6 +422,8 @@ type DatapathMaps struct {
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
 	Packets        *ebpf.Map `ebpf:"packets"`
+	Past4Prefixes  *ebpf.Map `ebpf:"past4_prefixes"`
+	Past6Prefixes  *ebpf.Map `ebpf:"past6_prefixes"`
 	Queries        *ebpf.Map `ebpf:"queries"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
 	Settings       *ebpf.Map `ebpf:"settings"`
@@ -420,6 +435,7 @@ func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
 		m.Allowances,
 		m.Counters,
+		m.CutFlows,
 		m.Dst4Prefixes,
 		m.Dst6Prefixes,
 		m.ExemptMarks,
@@ -430,6 +446,8 @@ func (m *DatapathMaps) Close() error {
 		m.Local6Prefixes,
 		m.LocalAddrs,
 		m.Packets,
+		m.Past4Prefixes,
+		m.Past6Prefixes,
 		m.Queries,
 		m.Refusals,
 		m.Settings,

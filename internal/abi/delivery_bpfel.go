@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	DeliveryMapCounters        = "counters"
+	DeliveryMapCutFlows        = "cut_flows"
 	DeliveryMapLans            = "lans"
 	DeliveryMapLocal4Prefixes  = "local4_prefixes"
 	DeliveryMapLocal6Prefixes  = "local6_prefixes"
@@ -78,6 +79,7 @@ type DeliveryProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
 	Lans           *ebpf.MapSpec `ebpf:"lans"`
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
@@ -115,6 +117,7 @@ func (o *DeliveryObjects) Close() error {
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
+	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
 	Lans           *ebpf.Map `ebpf:"lans"`
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
@@ -124,6 +127,7 @@ type DeliveryMaps struct {
 func (m *DeliveryMaps) Close() error {
 	return _DeliveryClose(
 		m.Counters,
+		m.CutFlows,
 		m.Lans,
 		m.Local4Prefixes,
 		m.Local6Prefixes,

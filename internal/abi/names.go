@@ -80,6 +80,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonDNSNoData:     {VerdictRefused, "dns-no-data", "DNS for HTTPS or SVCB records by UDP: answered at once that there are none, so that browsers go on"},
 	ReasonNTPRouter:     {VerdictTime, "ntp-router", "NTP to whomever: answered by the router's own time server"},
 	ReasonOwnDNS:        {VerdictNone, "own-dns", "DNS of the router's own by an uplink: no LAN's, and in clear unless it is encrypted"},
+	ReasonCutPeer:       {VerdictRefused, "cut-peer", "from the far end of a connection that was cut, or the router's answer to it: silent for ten minutes"},
 	ReasonDNSLocal:      {VerdictResolver, "dns-local", "DNS by UDP for a local name: answered by the sentry, never through Tor"},
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Fault takes something away from torbpf, as a crash or a careless administrator
@@ -23,6 +24,9 @@ type Fault struct {
 	Fresh bool
 	// Ends: Inflict detaches, and sets Bench.ends.
 	Ends bool
+	// Lingers is how long after the repair it still shows: the kernel takes three
+	// seconds to say that a neighbour was not to be found.
+	Lingers time.Duration
 	// Once: not for the soak, which neither prepares nor detaches.
 	Once bool
 

@@ -3,6 +3,7 @@ package leaktest
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/torbpf/torbpf/testnet"
 )
@@ -35,7 +36,7 @@ func linkFaults() []Fault {
 			b.laterRun("ip addr del 192.168.50.254/24 dev eth1", "ip addr add 192.168.50.1/24 dev eth1")
 			return b.run("ip addr del 192.168.50.1/24 dev eth1", "ip addr add 192.168.50.254/24 dev eth1")
 		}},
-		{Name: "LAN moved to other subnets", Once: true, Inflict: moveLAN},
+		{Name: "LAN moved to other subnets", Once: true, Lingers: 4 * time.Second, Inflict: moveLAN},
 		{Name: "second address added to the LAN", Once: true, Inflict: func(b *Bench) error {
 			b.laterRun("ip addr del 192.168.51.1/24 dev eth1", "ip addr del 2a0d:51::1/64 dev eth1")
 			if err := b.probeFrom("192.168.51.200"); err != nil {

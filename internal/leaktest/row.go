@@ -17,7 +17,6 @@ type Row struct {
 	Sent     Tally
 	Seen     int // packets on the WAN
 	Leaks    []Leak
-	Answers  int // the router's own to peers of connections that were cut
 	Recovery time.Duration
 	Err      error // of inflicting, repairing or restoring
 }
@@ -75,15 +74,10 @@ func (b *Bench) inflicted(row *Row, r Recovery) error {
 	if !f.Ends {
 		row.Recovery, recoveryErr = b.recover(r)
 	}
+	rest(b.ctx, f.Lingers)
 	err = errors.Join(recoveryErr, load.stop(), b.watch.settle(b.ctx))
 	row.Seen = b.watch.Seen()
-	for _, l := range slices.DeleteFunc(b.watch.Leaks(peers), b.right) {
-		if l.Peer {
-			row.Answers++
-			continue
-		}
-		row.Leaks = append(row.Leaks, l)
-	}
+	row.Leaks = slices.DeleteFunc(b.watch.Leaks(peers), b.right)
 	return errors.Join(err, r.End(b))
 }
 

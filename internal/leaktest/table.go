@@ -77,7 +77,7 @@ func (t *Table) Header() {
 	for g := range groups {
 		fmt.Fprintf(t.Out, " %6s", g)
 	}
-	fmt.Fprintf(t.Out, " %5s %6s %7s %5s %8s\n", "ipv6", "on wan", "answers", "leaks", "recovery")
+	fmt.Fprintf(t.Out, " %5s %6s %5s %8s\n", "ipv6", "on wan", "leaks", "recovery")
 }
 
 // Add prints one row.
@@ -100,7 +100,7 @@ func (t *Table) Add(row *Row) {
 	if row.Recovery > 0 {
 		recovery = fmt.Sprintf("%.2f s", row.Recovery.Seconds())
 	}
-	fmt.Fprintf(t.Out, " %4d%% %6d %7d %5d %8s\n", row.Sent.v6.Load()*100/max(1, row.Sent.Total()), row.Seen, row.Answers, len(row.Leaks), recovery)
+	fmt.Fprintf(t.Out, " %4d%% %6d %5d %8s\n", row.Sent.v6.Load()*100/max(1, row.Sent.Total()), row.Seen, len(row.Leaks), recovery)
 	for _, line := range Summary(row.Leaks) {
 		fmt.Fprintf(t.Out, "    LEAK: %s\n", line)
 	}

@@ -22,7 +22,6 @@ type Leak struct {
 	Time  time.Time
 	Where string // "wan", "router's resolver", "ISP's resolver", "web"
 	What  string
-	Peer  bool // the router answers the peer of a connection that was cut
 }
 
 func (l Leak) String() string { return l.Where + ": " + l.What }
@@ -136,41 +135,30 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 			case "tcp":
 				what += fmt.Sprintf(" flags %#x", p.TCPFlags)
 			case "icmp", "icmpv6":
-				what += fmt.Sprintf(" type %d", p.ICMPType)
+				what += fmt.Sprintf(" type %d code %d", p.ICMPType, p.ICMPCode)
+			}
+			if q, ok := p.Quoted(); ok {
+				what += fmt.Sprintf(" about %s %v > %v", q.Proto, q.Src, q.Dst)
 			}
 			if p.Fragment {
 				what += " fragment"
 			}
-			out = append(out, Leak{p.Time, "wan", what, answers(p, peers)})
+			out = append(out, Leak{p.Time, "wan", what})
 		}
 	}
 	for _, q := range w.lab.RouterDNS.Queries() {
 		if !strings.HasPrefix(q.Name, marker) {
-			out = append(out, Leak{q.Time, "router's resolver", fmt.Sprintf("%s %s from %v", q.Proto, q.Name, q.Source.Addr()), false})
+			out = append(out, Leak{q.Time, "router's resolver", fmt.Sprintf("%s %s from %v", q.Proto, q.Name, q.Source.Addr())})
 		}
 	}
 	for _, q := range w.lab.DNS.Queries() {
-		out = append(out, Leak{q.Time, "ISP's resolver", fmt.Sprintf("%s %s from %v", q.Proto, q.Name, q.Source.Addr()), false})
+		out = append(out, Leak{q.Time, "ISP's resolver", fmt.Sprintf("%s %s from %v", q.Proto, q.Name, q.Source.Addr())})
 	}
 	for _, v := range w.lab.Web.Visits() {
-		out = append(out, Leak{v.Time, "web", fmt.Sprintf("%s %v", v.Service, v.Source.Addr()), false})
+		out = append(out, Leak{v.Time, "web", fmt.Sprintf("%s %v", v.Service, v.Source.Addr())})
 	}
 	slices.SortFunc(out, func(a, b Leak) int { return a.Time.Compare(b.Time) })
 	return out
-}
-
-// answers tells whether the router says to a peer that nobody is there any more: it
-// does once nftables is gone, which kept it silent. The reset is that of any closed
-// port, and tells of no device what the connection had not told.
-func answers(p testnet.Packet, peers []peer) bool {
-	return slices.ContainsFunc(peers, func(peer peer) bool {
-		if p.Src.Addr() != peer.to.Addr() || p.Dst.Addr() != peer.from.Addr() {
-			return false
-		}
-		const unreachable = 3
-		return p.Proto == "tcp" && p.Src == peer.to && p.Dst == peer.from && p.TCPFlags&testnet.FlagRST != 0 ||
-			p.Proto == "icmp" && p.ICMPType == unreachable
-	})
 }
 
 // Summary lists each kind of leak once, the most frequent first, at most twenty.

@@ -140,7 +140,7 @@ func (o *objects) set(p *Policy) {
 		clear[abi.DatapathPrefix6](o, name)
 	}
 	clear[abi.DatapathAddress](o, "local_addrs")
-	clear[abi.DatapathInboundFlow](o, "inbound_flows")
+	clear[abi.DatapathFlow](o, "inbound_flows")
 	o.setSettings(p)
 	for _, e := range p.Destinations {
 		o.putPrefix("dst", e.Prefix, abi.DatapathPrefixPolicy{Policy: e.Policy})
@@ -200,10 +200,10 @@ func (o *objects) putPrefix(kind string, prefix netip.Prefix, value any) {
 	o.put(kind+"6_prefixes", abi.DatapathPrefix6{Prefixlen: uint32(prefix.Bits()), Addr: prefix.Addr().As16()}, value)
 }
 
-func inboundKey(f InboundFlow) abi.DatapathInboundFlow {
-	return abi.DatapathInboundFlow{
-		LanAddr: f.LAN.Addr().As16(), PeerAddr: f.Peer.Addr().As16(),
-		LanPortBe: bePort(f.LAN.Port()), PeerPortBe: bePort(f.Peer.Port()),
+func inboundKey(f InboundFlow) abi.DatapathFlow {
+	return abi.DatapathFlow{
+		NearAddr: f.LAN.Addr().As16(), PeerAddr: f.Peer.Addr().As16(),
+		NearPortBe: bePort(f.LAN.Port()), PeerPortBe: bePort(f.Peer.Port()),
 		Protocol: uint32(f.Protocol),
 	}
 }

@@ -198,7 +198,7 @@ func TestVisitorsAreLearnedTowardsTheLAN(t *testing.T) {
 	}
 	o.set(p)
 	o.watch(t, "torbpf_lan_out", etherRaw(0x0806, make([]byte, 28)...), skBuff{Ifindex: lanIndex, Mark: inbound})
-	var key abi.DatapathInboundFlow
+	var key abi.DatapathFlow
 	if err := o.maps["inbound_flows"].NextKey(nil, &key); !errors.Is(err, ebpf.ErrKeyNotExist) {
 		t.Errorf("learned %+v of a frame that is not IP: %v", key, err)
 	}

@@ -1,6 +1,14 @@
 package plan
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
+
+// CutTime is how long the peer of a flow that was cut is ignored, and how long a
+// subnet is remembered that a LAN had: longer than a peer keeps on about a TCP
+// connection that no longer answers.
+const CutTime = 10 * time.Minute
 
 // Flow is a connection as conntrack knows it, in the original direction, with
 // the reply tuple that address translation may have made different.
@@ -12,3 +20,6 @@ type Flow struct {
 	DNAT     bool           // the destination was rewritten
 	Mark     uint32         // connmark
 }
+
+// HasPorts tells whether ports tell this flow from others of its protocol.
+func (f Flow) HasPorts() bool { return f.ReplySrc.Port() != 0 }

@@ -41,6 +41,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 	if p.Uplinks, err = uplinks(cfg, h, chosen.links); err != nil {
 		return nil, err
 	}
+	p.Outside = outside(h, p.Uplinks)
 	p.Local = localSubnets(h, p.Uplinks, p.LANs)
 	if p.Onion4, p.Onion6, err = chooseOnion(cfg, h); err != nil {
 		return nil, err

@@ -99,6 +99,7 @@ type Plan struct {
 	Unfit      []string `json:"-"` // why, of each that is waited for; no part of what is applied
 	Patterns   []string // wanted names with a * at their end: what appears under one is blocked
 	Uplinks    []Uplink
+	Outside    []netip.Prefix // subnets of the uplinks
 	Local      []LocalSubnet
 	LocalAddrs []netip.Addr // the router's own, and Broadcasts
 	Broadcasts []netip.Addr // those that stand for all hosts of a subnet of the router's

@@ -58,6 +58,20 @@ func uplinks(cfg config.Config, h Host, lans []Link) ([]Uplink, error) {
 	return out, nil
 }
 
+// outside returns the subnets of the uplinks.
+func outside(h Host, uplinks []Uplink) []netip.Prefix {
+	var out []netip.Prefix
+	for _, u := range uplinks {
+		for _, a := range h.addrs(u.Index) {
+			if !a.Addr().IsLinkLocalUnicast() {
+				out = append(out, a.Masked())
+			}
+		}
+	}
+	slices.SortFunc(out, config.ComparePrefixes)
+	return slices.Compact(out)
+}
+
 // localSubnets returns what is reached without an uplink, sorted by prefix: the
 // subnets of and the routes by the LANs, and of other interfaces their subnets
 // and what private space they lead to. Loopback, link-local and multicast are
