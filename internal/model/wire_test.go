@@ -198,40 +198,6 @@ func TestTagsThatTheKernelTookOff(t *testing.T) {
 	}
 }
 
-// TestTagsLeftInTheData: a VLAN device with reorder_hdr off hands frames on with
-// their tag in place. They are its own all the same.
-func TestTagsLeftInTheData(t *testing.T) {
-	w := lay(t)
-	add := exec.Command("ip", strings.Fields("link add link lan0 name lan0.100 type vlan id 100 reorder_hdr off")...)
-	if out, err := add.CombinedOutput(); strings.Contains(string(out), "Unknown device type") {
-		t.Skip("this kernel was built without VLAN devices")
-	} else if err != nil {
-		t.Fatalf("%s: %v: %s", add, err, out)
-	}
-	command(t, `ip link set lan0.100 addrgenmode none up`)
-	vlan := ifindex(t, "lan0.100")
-	w.attach("torbpf_lan", vlan)
-	query := ip(laptop4, excluded4, udp(40000, 53, dnsQuery()...))
-	for _, c := range []struct {
-		name  string
-		inner []uint32
-		want  abi.Reason
-	}{
-		{"DNS", nil, abi.ReasonDNSUDP},
-		{"DNS behind a priority tag", []uint32{0x8100_0000}, abi.ReasonDNSUDP},
-		{"a VLAN within", []uint32{0x8100_00c8}, abi.ReasonOtherVLAN},
-	} {
-		tags := append([]uint32{0x8100_0064}, c.inner...)
-		w.expect(c.name, vlan, c.want, etherTo(stationMAC, hostMAC, query, tags...))
-	}
-	game := ip(laptop6, web6, udp(40000, 27015))
-	w.expect("refused", vlan, abi.ReasonUDP, etherTo(stationMAC, hostMAC, game, 0x8100_0064))
-	tagged := etherTo(stationMAC, hostMAC, query, 0x8100_0064)
-	if _, got := home().Judge(Parse(tagged, true, Metadata{Protocol: etherIPv4})); got != abi.ReasonDNSUDP {
-		t.Errorf("the model says %s of a tag left in the data, want %s", got, abi.ReasonDNSUDP)
-	}
-}
-
 // TestAnswersArriveOnTheWire sends what the kernel's test run cannot: jumbo
 // frames and tags in the metadata.
 func TestAnswersArriveOnTheWire(t *testing.T) {
