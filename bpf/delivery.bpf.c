@@ -42,6 +42,7 @@ struct nf_hook_state {
 } __attribute__((preserve_access_index));
 
 struct sk_buff {
+	__u32 len;
 	__u32 mark;
 	unsigned long _nfct; /* absent from a kernel without conntrack */
 } __attribute__((preserve_access_index));
@@ -53,34 +54,28 @@ struct bpf_nf_ctx {
 
 extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
 
-struct datagram {
-	union inet_address saddr;
-	union inet_address daddr;
-	__u32 offset; /* of its ports */
-	__u8 protocol;
-};
-
 enum reading {
 	READING_DONE,
 	READING_NOTHING, /* cut off, or a later fragment: harmless by itself */
 	READING_HIDDEN,	 /* behind more extension headers than anyone needs */
 };
 
-static __always_inline enum reading read_ipv4(const struct bpf_dynptr *data, struct datagram *d)
+static __always_inline enum reading read_ipv4(const struct bpf_dynptr *data, struct packet *p)
 {
 	struct iphdr ip;
 
 	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
 		return READING_NOTHING;
-	set_ipv4(&d->saddr, ip.saddr);
-	set_ipv4(&d->daddr, ip.daddr);
-	d->protocol = ip.protocol;
-	d->offset = ip.ihl * 4;
+	p->layer3 = LAYER3_IPV4;
+	set_ipv4(&p->saddr, ip.saddr);
+	set_ipv4(&p->daddr, ip.daddr);
+	p->protocol = ip.protocol;
+	p->l4_offset = ip.ihl * 4;
 	return READING_DONE; /* fragments have been put together before this hook */
 }
 
 /* Fragments may still be on their own; the first one shows the ports. */
-static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, struct datagram *d)
+static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, struct packet *p)
 {
 	struct ipv6hdr ip;
 	__u8 header[4];
@@ -88,118 +83,86 @@ static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, str
 
 	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
 		return READING_NOTHING;
-	__builtin_memcpy(&d->daddr, &ip.daddr, sizeof(d->daddr));
-	__builtin_memcpy(&d->saddr, &ip.saddr, sizeof(d->saddr));
-	d->protocol = ip.nexthdr;
-	d->offset = sizeof(ip);
+	p->layer3 = LAYER3_IPV6;
+	__builtin_memcpy(&p->daddr, &ip.daddr, sizeof(p->daddr));
+	__builtin_memcpy(&p->saddr, &ip.saddr, sizeof(p->saddr));
+	p->protocol = ip.nexthdr;
+	p->l4_offset = sizeof(ip);
 	for (i = 0; i < MAX_EXTENSION_HEADERS; i++) {
-		if (d->protocol != IPPROTO_HOPOPTS && d->protocol != IPPROTO_DSTOPTS &&
-		    d->protocol != IPPROTO_ROUTING && d->protocol != IPPROTO_FRAGMENT)
+		if (p->protocol != IPPROTO_HOPOPTS && p->protocol != IPPROTO_DSTOPTS &&
+		    p->protocol != IPPROTO_ROUTING && p->protocol != IPPROTO_FRAGMENT)
 			return READING_DONE;
-		if (bpf_dynptr_read(header, sizeof(header), data, d->offset, 0))
+		if (bpf_dynptr_read(header, sizeof(header), data, p->l4_offset, 0))
 			return READING_NOTHING;
-		if (d->protocol == IPPROTO_FRAGMENT && (header[2] || header[3] & 0xf8))
+		if (p->protocol == IPPROTO_FRAGMENT && (header[2] || header[3] & 0xf8))
 			return READING_NOTHING;
-		d->offset += d->protocol == IPPROTO_FRAGMENT ? 8 : (header[1] + 1) * 8;
-		d->protocol = header[0];
+		p->l4_offset += p->protocol == IPPROTO_FRAGMENT ? 8 : (header[1] + 1) * 8;
+		p->protocol = header[0];
 	}
 	return READING_HIDDEN;
 }
 
-/* Whether more than one host takes it in; 0.0.0.0 counts as a broadcast. */
-static __always_inline int for_many(const struct datagram *d, int ipv4)
+/* Of what carries no ports, or is cut off before them, they are 0. */
+static __always_inline enum reading read_packet(const struct bpf_dynptr *data, struct packet *p)
 {
-	const __u8 *a = d->daddr.key.addr;
-	__u8 *kind;
+	struct ports ports = {};
+	enum reading reading;
+	__u8 version = 0;
 
-	if (!ipv4)
-		return a[0] == 0xff;
-	if (a[12] >= 224 || !d->daddr.word_be[3])
-		return 1;
-	kind = bpf_map_lookup_elem(&local_addrs, &d->daddr.key);
-	return kind && *kind == LOCAL_ADDR_BROADCAST;
+	bpf_dynptr_read(&version, sizeof(version), data, 0, 0);
+	reading = version >> 4 == 4 ? read_ipv4(data, p) : read_ipv6(data, p);
+	if (reading != READING_DONE)
+		return reading;
+	if (p->protocol == IPPROTO_ICMPV6)
+		bpf_dynptr_read(&p->icmp_type, sizeof(p->icmp_type), data, p->l4_offset, 0);
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
+		return READING_DONE;
+	bpf_dynptr_read(&ports, sizeof(ports), data, p->l4_offset, 0);
+	p->sport_be = ports.source_be;
+	p->dport_be = ports.destination_be;
+	return READING_DONE;
 }
 
 /* As drop() of verdict.h; every drop here goes through it. */
-static __always_inline int drop(__u32 ifindex, enum reason reason)
+static __always_inline int drop(const struct sk_buff *skb, __u32 ifindex, const struct packet *p,
+				enum reason reason)
 {
 	count(ifindex, VERDICT_REFUSED, reason, 1, 0);
+	if (reason != REASON_CUT_PEER && may_tell(p))
+		report(ifindex, skb->len, p, reason);
 	return NF_DROP;
 }
 
 /* Whether a packet has come to where its class sends it. */
-static __always_inline int diverted(const struct bpf_dynptr *data, const struct datagram *d,
-				    enum verdict class)
+static __always_inline int diverted(const struct packet *p, enum verdict class)
 {
-	struct ports ports;
-	__u16 port;
+	__u16 port = bpf_ntohs(p->dport_be);
 
-	if (d->protocol != IPPROTO_TCP && d->protocol != IPPROTO_UDP)
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return 0;
-	if (bpf_dynptr_read(&ports, sizeof(ports), data, d->offset, 0))
-		return 0;
-	port = bpf_ntohs(ports.destination_be);
 	if (class == VERDICT_TIME)
-		return d->protocol == IPPROTO_UDP && port == PORT_NTP;
-	return port == resolver_port ||
-	       port == (d->protocol == IPPROTO_TCP ? trans_port : dns_port);
-}
-
-/* Sources that are answered on the link only, or are martians to the kernel. */
-static __always_inline int link_source(const union inet_address *source, int ipv4)
-{
-	if (ipv4)
-		return !source->word_be[3];
-	return (bpf_ntohl(source->word_be[0]) & 0xffc00000) == 0xfe800000;
-}
-
-/* Whether no LAN has the source; see match.h. */
-static __always_inline int foreign_source(const struct datagram *d, int ipv4)
-{
-	struct prefix4 key4 = {.prefixlen = 32, .addr_be = d->saddr.word_be[3]};
-	struct prefix6 key6 = {.prefixlen = 128};
-	struct local_subnet *subnet;
-	__u32 ifindex;
-
-	if (link_source(&d->saddr, ipv4))
-		return 0;
-	__builtin_memcpy(key6.addr, &d->saddr, sizeof(key6.addr));
-	subnet = ipv4 ? bpf_map_lookup_elem(&local4_prefixes, &key4)
-		      : bpf_map_lookup_elem(&local6_prefixes, &key6);
-	if (!subnet || !subnet->ifindex)
-		return 1;
-	ifindex = subnet->ifindex;
-	return !bpf_map_lookup_elem(&lans, &ifindex);
+		return p->protocol == IPPROTO_UDP && port == PORT_NTP;
+	return port && (port == resolver_port ||
+			port == (p->protocol == IPPROTO_TCP ? trans_port : dns_port));
 }
 
 /* Neighbour and router discovery are answered on the link, whatever the source. */
-static __always_inline int delivers_housekeeping(const struct bpf_dynptr *data,
-						 const struct datagram *d)
+static __always_inline int answered_on_link(const struct packet *p)
 {
-	__u8 type;
-
-	if (d->protocol != IPPROTO_ICMPV6 ||
-	    bpf_dynptr_read(&type, sizeof(type), data, d->offset, 0))
-		return 0;
-	return type >= 130 && type <= 137;
+	return p->protocol == IPPROTO_ICMPV6 && p->icmp_type >= 130 && p->icmp_type <= 137;
 }
 
-static __always_inline int guard_broadcast(const struct bpf_dynptr *data, const struct datagram *d,
-					   enum reading reading, int ipv4, __u32 ifindex)
+/*
+ * Whether DNS by broadcast, or what hides whether it is that, is about to reach a
+ * resolver of the router's. What shows no port has been cut off before it.
+ */
+static __always_inline int broadcast_dns(const struct packet *p, enum reading reading)
 {
-	struct ports ports;
-
-	if (reading == READING_NOTHING || !for_many(d, ipv4))
-		return NF_ACCEPT;
+	if (reading == READING_NOTHING || !broadcast_destination(p))
+		return 0;
 	if (reading == READING_HIDDEN)
-		return drop(ifindex, REASON_DNS_GUARD);
-	if (d->protocol != IPPROTO_UDP)
-		return NF_ACCEPT;
-	if (bpf_dynptr_read(&ports, sizeof(ports), data, d->offset, 0))
-		return drop(ifindex, REASON_DNS_GUARD);
-	if (ports.destination_be != bpf_htons(PORT_DNS))
-		return NF_ACCEPT;
-	return drop(ifindex, REASON_DNS_GUARD);
+		return 1;
+	return p->protocol == IPPROTO_UDP && (!p->dport_be || p->dport_be == bpf_htons(PORT_DNS));
 }
 
 /* What conntrack thinks of a packet, in the low bits beside its pointer. */
@@ -222,30 +185,21 @@ static __always_inline int goes_on(const struct sk_buff *skb)
 }
 
 /*
- * Whether the far end of a connection that was cut goes on talking: the router would
- * answer with a reset or an ICMP error. nftables drops it before, as long as it
- * knows; torbpf_uplink stops the answer, as long as it is attached.
+ * What is of no LAN. The far end of a connection that was cut may go on talking: the
+ * router would answer with a reset or an ICMP error. nftables drops it before, as
+ * long as it knows; torbpf_uplink stops the answer, as long as it is attached.
  */
-static __always_inline int guard_others(struct sk_buff *skb, __u32 ifindex)
+static __always_inline int guard_router(struct sk_buff *skb, __u32 ifindex)
 {
 	struct bpf_dynptr data;
-	struct datagram d = {};
+	struct packet p = {};
 	struct flow flow = {};
-	struct ports ports;
-	__u8 version;
 
 	if (goes_on(skb) || bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data) ||
-	    bpf_dynptr_read(&version, sizeof(version), &data, 0, 0))
+	    read_packet(&data, &p) != READING_DONE)
 		return NF_ACCEPT;
-	if ((version >> 4 == 4 ? read_ipv4(&data, &d) : read_ipv6(&data, &d)) != READING_DONE ||
-	    bpf_dynptr_read(&ports, sizeof(ports), &data, d.offset, 0))
-		return NF_ACCEPT;
-	__builtin_memcpy(flow.near_addr, &d.daddr, sizeof(flow.near_addr));
-	__builtin_memcpy(flow.peer_addr, &d.saddr, sizeof(flow.peer_addr));
-	flow.near_port_be = ports.destination_be;
-	flow.peer_port_be = ports.source_be;
-	flow.protocol = d.protocol;
-	return was_cut(&flow) ? drop(ifindex, REASON_CUT_PEER) : NF_ACCEPT;
+	flow_from_peer(&flow, &p);
+	return was_cut(&flow) ? drop(skb, ifindex, &p, REASON_CUT_PEER) : NF_ACCEPT;
 }
 
 SEC("netfilter")
@@ -255,23 +209,20 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	struct sk_buff *skb = ctx->skb;
 	enum verdict class = (enum verdict)(skb->mark >> mark_shift & CLASS_BITS);
 	int blocked = class & VERDICT_BLOCKED_BIT;
-	struct datagram d = {};
+	struct packet p = {};
 	struct bpf_dynptr data;
-	__u8 version;
 	enum reading reading;
 
 	if (!blocked && !bpf_map_lookup_elem(&lans, &ifindex))
-		return guard_others(skb, ifindex);
-	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data) ||
-	    bpf_dynptr_read(&version, sizeof(version), &data, 0, 0))
-		return drop(ifindex, REASON_DELIVERY_GUARD);
-	reading = version >> 4 == 4 ? read_ipv4(&data, &d) : read_ipv6(&data, &d);
-	if (class == VERDICT_NONE && foreign_source(&d, version >> 4 == 4) &&
-	    !delivers_housekeeping(&data, &d))
-		return drop(ifindex, REASON_DELIVERY_GUARD);
-	if (!blocked)
-		return guard_broadcast(&data, &d, reading, version >> 4 == 4, ifindex);
-	if (reading == READING_DONE && diverted(&data, &d, class))
-		return NF_ACCEPT;
-	return drop(ifindex, REASON_DELIVERY_GUARD);
+		return guard_router(skb, ifindex);
+	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data))
+		return drop(skb, ifindex, &p, REASON_DELIVERY_GUARD);
+	reading = read_packet(&data, &p);
+	if (class == VERDICT_NONE && foreign_source(&p) && !answered_on_link(&p))
+		return drop(skb, ifindex, &p, REASON_DELIVERY_GUARD);
+	if (blocked && (reading != READING_DONE || !diverted(&p, class)))
+		return drop(skb, ifindex, &p, REASON_DELIVERY_GUARD);
+	if (!blocked && broadcast_dns(&p, reading))
+		return drop(skb, ifindex, &p, REASON_DNS_GUARD);
+	return NF_ACCEPT;
 }

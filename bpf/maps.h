@@ -17,9 +17,7 @@
 #define MAX_POLICY_PREFIXES 16384
 #define MAX_EXEMPT_MARKS    16
 #define MAX_INSTANCES	    16
-#define MAX_DEVICES	    4096
 #define MAX_INBOUND_FLOWS   16384
-#define REFUSALS_BYTES	    (256 * 1024)
 
 /*
  * Policy: one set per generation. A reload fills new ones beside those in use
@@ -57,21 +55,6 @@ struct {
 	__type(value, struct gate);
 } gates SEC(".maps");
 
-/* Shared by all generations, as counters: what the programs themselves write. */
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, REFUSALS_BYTES);
-} refusals SEC(".maps");
-
-/* By source address: how much a device may still be told of its refusals. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAX_DEVICES);
-	__type(key, struct address);
-	__type(value, struct allowance);
-} allowances SEC(".maps");
-
 /* What one run of a program reads of a query; the stack has no room for it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -92,6 +75,7 @@ struct {
 	__type(value, struct packet);
 } packets SEC(".maps");
 
+/* Shared by all generations, as counters: what the programs themselves learn. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_INBOUND_FLOWS);

@@ -363,7 +363,7 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at
 	}
 }
 
-/* The two sides of a socket look-up, as a packet; of IPv6 only the source. */
+/* The two sides of a socket look-up, as a packet. */
 static __always_inline void parse_lookup(const struct bpf_sk_lookup *ctx, struct packet *p)
 {
 	__u32 family = READ_CONTEXT(ctx->family);
@@ -371,9 +371,13 @@ static __always_inline void parse_lookup(const struct bpf_sk_lookup *ctx, struct
 	__be32 local4_be = READ_CONTEXT(ctx->local_ip4);
 	int i;
 
-	for (i = 0; i < 4; i++)
+	for (i = 0; i < 4; i++) {
 		p->saddr.word_be[i] = READ_CONTEXT(ctx->remote_ip6[i]);
+		p->daddr.word_be[i] = READ_CONTEXT(ctx->local_ip6[i]);
+	}
 	p->layer3 = LAYER3_IPV6;
+	p->protocol = READ_CONTEXT(ctx->protocol);
+	p->dport_be = bpf_htons(READ_CONTEXT(ctx->local_port));
 	if (family == 2) { /* AF_INET: the words above are zero */
 		p->layer3 = LAYER3_IPV4;
 		set_ipv4(&p->saddr, remote4_be);

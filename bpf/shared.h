@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The maps that torbpf.bpf.c and delivery.bpf.c both use (the loader gives the
- * second the maps of the first), and counting, which both do alike.
+ * second the maps of the first), and what both ask and write there alike.
  */
 #ifndef TORBPF_SHARED_H
 #define TORBPF_SHARED_H
@@ -10,11 +10,18 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "packet.h"
 
 #define MAX_LOCAL_PREFIXES 1024
 #define MAX_LOCAL_ADDRS	   1024
 #define MAX_COUNTERS	   4096
 #define MAX_CUT_FLOWS	   65536
+#define MAX_DEVICES	   4096
+#define REFUSALS_BYTES	   (256 * 1024)
+
+/* A device may be told this often of refusals: 100 a second, 200 at once. */
+#define TELL_INTERVAL_NS (10ULL * 1000 * 1000)
+#define TELL_BURST_NS	 (200 * TELL_INTERVAL_NS)
 
 #define PREFIX_MAP(name, key_type, value_type, size)                                               \
 	struct {                                                                                   \
@@ -51,6 +58,19 @@ struct {
 	__type(value, struct counter);
 } counters SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, REFUSALS_BYTES);
+} refusals SEC(".maps");
+
+/* By source address: how much a device may still be told of its refusals. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, struct address);
+	__type(value, struct allowance);
+} allowances SEC(".maps");
+
 /*
  * Shared by all generations, and written by user space: the far ends of connections
  * that were cut, as the device saw them and as the WAN does.
@@ -62,6 +82,77 @@ struct {
 	__type(key, struct flow);
 	__type(value, struct deadline);
 } cut_flows SEC(".maps");
+
+/* Looks an address up in the map of its family; NULL where no prefix covers it. */
+static __always_inline void *lookup_prefix(const struct packet *p, const union inet_address *a,
+					   void *map4, void *map6)
+{
+	struct prefix4 key4 = {.prefixlen = 32, .addr_be = a->word_be[3]};
+	struct prefix6 key6 = {.prefixlen = 128};
+
+	if (p->layer3 == LAYER3_IPV4)
+		return bpf_map_lookup_elem(map4, &key4);
+	__builtin_memcpy(key6.addr, a, sizeof(key6.addr));
+	return bpf_map_lookup_elem(map6, &key6);
+}
+
+/*
+ * Whether no LAN has the source, be it forged or an address of yesterday's
+ * prefix. Whatever answers such a packet (a socket, the kernel's ICMP, Tor by a
+ * NAT mapping) would take the default route, and so tell the WAN of it. IPv6
+ * link-local addresses are answered on their link. The unspecified address is
+ * a martian to the kernel with IPv4; with IPv6 it is answered, by that route.
+ */
+static __always_inline int foreign_source(const struct packet *p)
+{
+	struct local_subnet *subnet;
+	__u32 ifindex;
+
+	if (unspecified(p, &p->saddr))
+		return p->layer3 == LAYER3_IPV6;
+	if (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr))
+		return 0;
+	subnet = lookup_prefix(p, &p->saddr, &local4_prefixes, &local6_prefixes);
+	if (!subnet || !subnet->ifindex)
+		return 1;
+	ifindex = subnet->ifindex;
+	return !bpf_map_lookup_elem(&lans, &ifindex);
+}
+
+/*
+ * Whether the router takes a packet in as one of many receivers: broadcasts
+ * and, from 0.0.0.0, its counterpart. Such a packet reaches sockets without the
+ * look-up at which torbpf_dns guards them.
+ */
+static __always_inline int broadcast_destination(const struct packet *p)
+{
+	__u8 *kind;
+
+	if (group_destination(p) || (p->layer3 == LAYER3_IPV4 && !p->daddr.word_be[3]))
+		return 1;
+	kind = bpf_map_lookup_elem(&local_addrs, &p->daddr.key);
+	return kind && *kind == LOCAL_ADDR_BROADCAST;
+}
+
+/* The flow of a packet that goes outside. */
+static __always_inline void flow_to_peer(struct flow *flow, const struct packet *p)
+{
+	__builtin_memcpy(flow->near_addr, &p->saddr, sizeof(flow->near_addr));
+	__builtin_memcpy(flow->peer_addr, &p->daddr, sizeof(flow->peer_addr));
+	flow->near_port_be = p->sport_be;
+	flow->peer_port_be = p->dport_be;
+	flow->protocol = p->protocol;
+}
+
+/* The flow of a packet that comes from outside. */
+static __always_inline void flow_from_peer(struct flow *flow, const struct packet *p)
+{
+	__builtin_memcpy(flow->near_addr, &p->daddr, sizeof(flow->near_addr));
+	__builtin_memcpy(flow->peer_addr, &p->saddr, sizeof(flow->peer_addr));
+	flow->near_port_be = p->dport_be;
+	flow->peer_port_be = p->sport_be;
+	flow->protocol = p->protocol;
+}
 
 static __always_inline int still(const struct deadline *d)
 {
@@ -95,6 +186,55 @@ static __always_inline void count(__u32 ifindex, enum verdict verdict, enum reas
 		return;
 	if (bpf_map_update_elem(&counters, &key, &first, BPF_NOEXIST))
 		add_to_counter(&key, packets, bytes);
+}
+
+/*
+ * Whether this device may be told once more of a refusal. A flood spends its
+ * allowance and is then dropped without an answer or an event. The bucket is
+ * kept as the time at which it would be full again (a virtual clock), so one
+ * number per device is enough; a lost race costs one token.
+ */
+static __always_inline int may_tell(const struct packet *p)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct allowance *allowance = bpf_map_lookup_elem(&allowances, &p->saddr.key);
+	struct allowance first = {.spent_until_ns = now + TELL_INTERVAL_NS};
+	__u64 spent;
+
+	if (!allowance) {
+		bpf_map_update_elem(&allowances, &p->saddr.key, &first, BPF_NOEXIST);
+		return 1;
+	}
+	spent = allowance->spent_until_ns;
+	if (spent < now)
+		spent = now;
+	spent += TELL_INTERVAL_NS;
+	if (spent - now > TELL_BURST_NS)
+		return 0;
+	allowance->spent_until_ns = spent;
+	return 1;
+}
+
+/* Samples a refusal. When nobody reads, the counters still tell. */
+static __always_inline void report(__u32 ifindex, __u32 length, const struct packet *p,
+				   enum reason reason)
+{
+	struct refusal *refusal = bpf_ringbuf_reserve(&refusals, sizeof(*refusal), 0);
+
+	if (!refusal)
+		return;
+	__builtin_memset(refusal, 0, sizeof(*refusal));
+	refusal->time_ns = bpf_ktime_get_ns();
+	refusal->ifindex = ifindex;
+	refusal->verdict = VERDICT_REFUSED;
+	refusal->reason = reason;
+	refusal->length = length;
+	__builtin_memcpy(refusal->saddr, &p->saddr, sizeof(refusal->saddr));
+	__builtin_memcpy(refusal->daddr, &p->daddr, sizeof(refusal->daddr));
+	refusal->sport_be = p->sport_be;
+	refusal->dport_be = p->dport_be;
+	refusal->protocol = p->protocol;
+	bpf_ringbuf_submit(refusal, 0);
 }
 
 #endif

@@ -14,7 +14,7 @@ static __always_inline int drop_leak(struct __sk_buff *skb, const struct packet 
 	struct decision leak = decide(VERDICT_REFUSED, REASON_UPLINK_GUARD);
 
 	if (may_tell(p))
-		report(skb->ifindex, skb->len, p, leak);
+		report(skb->ifindex, skb->len, p, leak.reason);
 	return drop(skb, skb->ifindex, leak);
 }
 

@@ -22,10 +22,6 @@
 /* "Next" to tcx as well as to clsact: whoever comes after us has a say, too. */
 #define ACTION_NEXT TC_ACT_UNSPEC
 
-/* A device may be told this often of refusals: 100 a second, 200 at once. */
-#define TELL_INTERVAL_NS (10ULL * 1000 * 1000)
-#define TELL_BURST_NS	 (200 * TELL_INTERVAL_NS)
-
 static __always_inline enum verdict mark_class(__u32 mark)
 {
 	return (enum verdict)(mark >> mark_shift & CLASS_BITS);
@@ -63,54 +59,6 @@ static __always_inline void count_skb(struct __sk_buff *skb, __u32 ifindex, stru
 	count(ifindex, d.verdict, d.reason, skb->gso_segs ? skb->gso_segs : 1, skb->len);
 }
 
-/*
- * Whether this device may be told once more of a refusal. A flood spends its
- * allowance and is then dropped without an answer or an event. The bucket is
- * kept as the time at which it would be full again (a virtual clock), so one
- * number per device is enough; a lost race costs one token.
- */
-static __always_inline int may_tell(const struct packet *p)
-{
-	__u64 now = bpf_ktime_get_ns();
-	struct allowance *allowance = bpf_map_lookup_elem(&allowances, &p->saddr.key);
-	struct allowance first = {.spent_until_ns = now + TELL_INTERVAL_NS};
-	__u64 spent;
-
-	if (!allowance) {
-		bpf_map_update_elem(&allowances, &p->saddr.key, &first, BPF_NOEXIST);
-		return 1;
-	}
-	spent = allowance->spent_until_ns;
-	if (spent < now)
-		spent = now;
-	spent += TELL_INTERVAL_NS;
-	if (spent - now > TELL_BURST_NS)
-		return 0;
-	allowance->spent_until_ns = spent;
-	return 1;
-}
-
-static __always_inline void report(__u32 ifindex, __u32 length, const struct packet *p,
-				   struct decision d)
-{
-	struct refusal *refusal = bpf_ringbuf_reserve(&refusals, sizeof(*refusal), 0);
-
-	if (!refusal)
-		return; /* nobody reads: the counters still tell */
-	__builtin_memset(refusal, 0, sizeof(*refusal));
-	refusal->time_ns = bpf_ktime_get_ns();
-	refusal->ifindex = ifindex;
-	refusal->verdict = d.verdict;
-	refusal->reason = d.reason;
-	refusal->length = length;
-	__builtin_memcpy(refusal->saddr, &p->saddr, sizeof(refusal->saddr));
-	__builtin_memcpy(refusal->daddr, &p->daddr, sizeof(refusal->daddr));
-	refusal->sport_be = p->sport_be;
-	refusal->dport_be = p->dport_be;
-	refusal->protocol = p->protocol;
-	bpf_ringbuf_submit(refusal, 0);
-}
-
 /* Drops silently. */
 static __always_inline int drop(struct __sk_buff *skb, __u32 ifindex, struct decision d)
 {
@@ -130,7 +78,7 @@ static __always_inline int refuse(struct __sk_buff *skb, int ethernet, const str
 
 	if (p->layer3 == LAYER3_MALFORMED || !may_tell(p))
 		return dropped;
-	report(ifindex, skb->len, p, d);
+	report(ifindex, skb->len, p, d.reason);
 	if (d.reason == REASON_FOREIGN_SOURCE)
 		return dropped;
 	if (!answer(skb, ethernet,
@@ -280,9 +228,11 @@ static __always_inline int resolver_lookup(__u32 port)
 }
 
 /* As drop(), of a look-up, which has no length. */
-static __always_inline int drop_lookup(__u32 ifindex, enum reason reason)
+static __always_inline int drop_lookup(__u32 ifindex, const struct packet *p, enum reason reason)
 {
 	count(ifindex, VERDICT_REFUSED, reason, 1, 0);
+	if (may_tell(p))
+		report(ifindex, 0, p, reason);
 	return SK_DROP;
 }
 
@@ -302,7 +252,7 @@ static __always_inline int act_on_lookup(const struct packet *p, __u32 ifindex,
 {
 	if (asks_itself(p) || source_is_direct(p, s))
 		return SK_PASS;
-	return drop_lookup(ifindex, REASON_DNS_GUARD);
+	return drop_lookup(ifindex, p, REASON_DNS_GUARD);
 }
 
 #endif

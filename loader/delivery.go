@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -58,6 +59,7 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 	maps := make(map[string]*ebpf.Map)
 	for _, name := range []string{
 		abi.DeliveryMapLans, abi.DeliveryMapLocalAddrs, abi.DeliveryMapCounters, abi.DeliveryMapLocal4Prefixes, abi.DeliveryMapLocal6Prefixes, abi.DeliveryMapCutFlows,
+		abi.DeliveryMapRefusals, abi.DeliveryMapAllowances,
 	} {
 		maps[name] = g.collection.Maps[name]
 		spec.Maps[name].MaxEntries = maps[name].MaxEntries() // that of a plan with many addresses has grown
@@ -79,25 +81,29 @@ func attachNetfilter(pin string, family link.NetfilterProtocolFamily, program *e
 	if err != nil {
 		return err
 	}
-	priority := int32(plan.PriorityDelivery) // two may not share one
 	if old != nil {
 		defer old.Close()
-		info, err := old.Info()
-		if err != nil {
-			return fmt.Errorf("inspect link: %w", err)
-		}
-		if n := info.Netfilter(); n != nil && n.Priority == priority {
-			priority++
-		}
 	}
-	l, err := link.AttachNetfilter(link.NetfilterOptions{
-		Program: program, ProtocolFamily: family, Hook: link.NetfilterInetLocalIn, Priority: priority,
-	})
+	l, err := attachAtFreePriority(family, program)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
 	return exchangeLink(pin, l, old)
+}
+
+// attachAtFreePriority finds the place: no two programs share one. Whoever has
+// unmounted our bpffs may have left links in the copies that other mount namespaces
+// have of it; they guard on, as their generation did, until those end.
+func attachAtFreePriority(family link.NetfilterProtocolFamily, program *ebpf.Program) (link.Link, error) {
+	for priority := int32(plan.PriorityDelivery); ; priority++ {
+		l, err := link.AttachNetfilter(link.NetfilterOptions{
+			Program: program, ProtocolFamily: family, Hook: link.NetfilterInetLocalIn, Priority: priority,
+		})
+		if !errors.Is(err, unix.EBUSY) || priority == plan.PriorityDeliveryLast {
+			return l, err
+		}
+	}
 }
 
 // notSupported tells a kernel that lacks the program type, its kfunc or BTF

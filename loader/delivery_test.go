@@ -126,3 +126,64 @@ func expectFrom(t *testing.T, conn net.PacketConn, addr string) {
 		t.Errorf("a datagram came from %s, want it from %s", from, addr)
 	}
 }
+
+// TestDeliveryGuardFindsAFreePlace: who unmounts our bpffs may leave links in copies
+// of the mount, which nobody can name any more.
+func TestDeliveryGuardFindsAFreePlace(t *testing.T) {
+	needNetfilter(t)
+	l := newLab(t)
+	d := l.open(t, false)
+	collection, err := guards(t, d, l.plan()).loadDelivery()
+	must(t, err)
+	defer collection.Close()
+	for priority := int32(plan.PriorityDelivery + 1); priority < plan.PriorityDelivery+4; priority++ {
+		stray, err := link.AttachNetfilter(link.NetfilterOptions{
+			Program:        collection.Programs[abi.DeliveryProgTorbpfDelivery],
+			ProtocolFamily: link.NetfilterProtoIPv6, Hook: link.NetfilterInetLocalIn, Priority: priority,
+		})
+		must(t, err)
+		defer stray.Close()
+	}
+	for range 3 {
+		apply(t, d, l.plan())
+	}
+}
+
+// TestLastGuardsReportWhatTheyStop with its addresses and ports, for the alarm.
+func TestLastGuardsReportWhatTheyStop(t *testing.T) {
+	needNetfilter(t)
+	l := newLab(t)
+	d := l.open(t, false)
+	s := l.newSender(t)
+	must(t, unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1))
+	p := l.plan()
+	subnet := netip.MustParseAddr("192.168.50.255")
+	p.Broadcasts = []netip.Addr{subnet}
+	p.LocalAddrs = append(p.LocalAddrs, subnet)
+	run(t, `
+		nft add table inet user
+		nft add chain inet user mangle { type filter hook prerouting priority -150 ; }
+		nft add rule inet user mangle th dport 9 meta mark set 0x08000000`) // class tor
+	must(t, guards(t, d, p).pin())
+	reader, err := d.Refusals()
+	must(t, err)
+	defer reader.Close()
+	router := netip.MustParseAddr(routerAddr)
+	for _, c := range []struct {
+		datagram
+		reason abi.Reason
+		length int
+	}{
+		{datagram{unix.IPPROTO_UDP, netip.AddrPortFrom(router, 53)}, abi.ReasonDNSGuard, 0},
+		{datagram{unix.IPPROTO_UDP, netip.AddrPortFrom(subnet, 53)}, abi.ReasonDNSGuard, 28},
+		{datagram{unix.IPPROTO_UDP, netip.AddrPortFrom(router, 9)}, abi.ReasonDeliveryGuard, 28},
+	} {
+		must(t, s.send(c.datagram))
+		got, ok, err := reader.Next(5 * time.Second)
+		must(t, err)
+		if !ok || got.Reason != c.reason || got.Dst != c.to || got.Src.Addr() != s.from ||
+			got.Protocol != unix.IPPROTO_UDP || got.Ifindex != l.lan.Attrs().Index || got.Length < c.length {
+			t.Errorf("of a datagram to %v it is reported: %t %+v, want %s", c.to, ok, got, c.reason)
+		}
+	}
+}

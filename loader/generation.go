@@ -33,6 +33,7 @@ type Generation struct {
 	collection *ebpf.Collection
 
 	unsupported []string
+	lostCut     bool // see LostCut
 }
 
 // load loads the programs with maps filled for the plan; nothing is attached.
@@ -59,7 +60,7 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Generation{datapath: d, plan: p, collection: collection}
+	g := &Generation{datapath: d, plan: p, collection: collection, lostCut: shared[abi.DatapathMapCutFlows] == nil}
 	err = d.rememberLANs(g.collection.Maps, p)
 	if err == nil {
 		err = fillMaps(g.collection.Maps, p)

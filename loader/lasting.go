@@ -30,6 +30,19 @@ func (d *Datapath) AddCut(flows []plan.Flow) (left int, err error) {
 		return 0, err
 	}
 	defer m.Close()
+	return addCut(m, flows)
+}
+
+// AddCut is that of a Datapath before the generation's maps are pinned.
+func (g *Generation) AddCut(flows []plan.Flow) (left int, err error) {
+	return addCut(g.collection.Maps[abi.DatapathMapCutFlows], flows)
+}
+
+// LostCut tells whether the generation knows nothing of flows that were cut before it,
+// since their map was gone.
+func (g *Generation) LostCut() bool { return g.lostCut }
+
+func addCut(m *ebpf.Map, flows []plan.Flow) (left int, err error) {
 	now, err := bootTime()
 	if err != nil {
 		return 0, err
@@ -54,19 +67,54 @@ func (d *Datapath) AddCut(flows []plan.Flow) (left int, err error) {
 	return left, nil
 }
 
-// forgetCut takes out whose time is over.
-func forgetCut(m *ebpf.Map, now time.Duration) error {
+// Cut lists the flows that the programs take for cut, for a copy of theirs that was
+// lost: of each the far end, and the near one, as the device saw it or as the WAN does.
+func (d *Datapath) Cut() ([]plan.Flow, error) {
+	m, err := d.openMap(abi.DatapathMapCutFlows)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	now, err := bootTime()
+	if err != nil {
+		return nil, err
+	}
+	keys, _, err := listCut(m, now)
+	var flows []plan.Flow
+	for _, k := range keys {
+		near := netip.AddrPortFrom(netip.AddrFrom16(k.NearAddr).Unmap(), swap(k.NearPortBe))
+		peer := netip.AddrPortFrom(netip.AddrFrom16(k.PeerAddr).Unmap(), swap(k.PeerPortBe))
+		flows = append(flows, plan.Flow{Protocol: uint8(k.Protocol), Src: near, Dst: peer, ReplySrc: peer, ReplyDst: near})
+	}
+	return flows, err
+}
+
+// listCut tells those whose time has not come from those whose time is over.
+func listCut(m *ebpf.Map, now time.Duration) (keep, over []abi.DatapathFlow, err error) {
 	var key abi.DatapathFlow
 	var deadline abi.DatapathDeadline
-	var over []abi.DatapathFlow
 	entries := m.Iterate()
 	for entries.Next(&key, &deadline) {
 		if expired(deadline, now) {
 			over = append(over, key)
+		} else {
+			keep = append(keep, key)
 		}
 	}
 	if err := entries.Err(); err != nil {
-		return fmt.Errorf("list map %s: %w", abi.DatapathMapCutFlows, err)
+		return nil, nil, fmt.Errorf("list map %s: %w", abi.DatapathMapCutFlows, err)
+	}
+	return keep, over, nil
+}
+
+// forgetCut takes out whose time is over.
+func forgetCut(m *ebpf.Map, now time.Duration) error {
+	_, over, err := listCut(m, now)
+	if err != nil {
+		return err
 	}
 	for _, key := range over {
 		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -105,6 +105,14 @@ func TestCutFlowsAreWrittenDown(t *testing.T) {
 			t.Errorf("%v ends at %d, and it is %d", key, deadline.UntilNs, now)
 		}
 	}
+	listed, err := d.Cut()
+	must(t, err)
+	for _, near := range []netip.AddrPort{device, router} {
+		want := plan.Flow{Protocol: unix.IPPROTO_TCP, Src: near, Dst: server, ReplySrc: server, ReplyDst: near}
+		if !slices.Contains(listed, want) {
+			t.Errorf("listed are %v, without %v", listed, want)
+		}
+	}
 	if len(found) != 2 || !slices.Contains(found, flowKey(device, server, unix.IPPROTO_TCP)) || !slices.Contains(found, flowKey(router, server, unix.IPPROTO_TCP)) {
 		t.Errorf("written down are %v", found)
 	}

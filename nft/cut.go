@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -41,6 +42,39 @@ func addCut(flows []plan.Flow, timeout time.Duration) error {
 	return nil
 }
 
+// Cut lists the flows whose peers are ignored, for a copy of theirs that was lost; none
+// where there is no table. The kernel may rearrange a large set under the listing: then
+// some are missing.
+func Cut() ([]plan.Flow, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	if t, err := findTable(conn); err != nil || t == nil {
+		return nil, err
+	}
+	sets, err := listSets(conn)
+	if err != nil {
+		return nil, err
+	}
+	var flows []plan.Flow
+	for _, name := range []string{setCut4, setCut6} {
+		if sets[name] == nil {
+			continue
+		}
+		elements, err := conn.GetSetElements(sets[name])
+		if err != nil {
+			return nil, fmt.Errorf("list elements of set %s: %w", name, err)
+		}
+		for _, e := range elements {
+			if f, ok := cutFlow(e.Key); ok {
+				flows = append(flows, f)
+			}
+		}
+	}
+	return flows, nil
+}
+
 // cutSet describes a set of reply tuples. Its own timeout is for elements that
 // somebody adds by hand: none stays for ever.
 func cutSet(name string, address nftables.SetDatatype) *nftables.Set {
@@ -66,6 +100,23 @@ func cutElements(flows []plan.Flow, timeout time.Duration) map[string][]nftables
 		elements[name] = append(elements[name], nftables.SetElement{Key: cutKey(peer, router, f), Timeout: timeout})
 	}
 	return elements
+}
+
+// cutFlow reads what cutKey writes: of the flow only what the WAN sees.
+func cutFlow(key []byte) (plan.Flow, bool) {
+	const port, protocol = 4, 4
+	size := (len(key) - 2*port - protocol) / 2
+	if size != 4 && size != 16 {
+		return plan.Flow{}, false
+	}
+	end := func(b []byte) netip.AddrPort {
+		addr, _ := netip.AddrFromSlice(b[:size])
+		return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b[size:]))
+	}
+	peer, router := end(key), end(key[size+port:])
+	return plan.Flow{
+		Protocol: key[2*(size+port)], Src: router, Dst: peer, ReplySrc: peer, ReplyDst: router,
+	}, true
 }
 
 // cutKey is laid out as the rule in chain cut_peers loads it.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -165,6 +166,33 @@ func TestAddCutTakesAWholeConntrackTable(t *testing.T) {
 	}
 	if got := len(cutElementsOf(t, setCut4)); got != len(flows) {
 		t.Errorf("%d elements after Apply, want %d", got, len(flows))
+	}
+}
+
+// TestCutIsWhatWasAdded as far as the WAN sees it.
+func TestCutIsWhatWasAdded(t *testing.T) {
+	l := newLab(t)
+	if flows, err := Cut(); err != nil || len(flows) > 0 {
+		t.Errorf("without a table: %v, %v", flows, err)
+	}
+	l.apply(l.plan())
+	flows := someFlows(2)
+	flows[1].Protocol = unix.IPPROTO_UDP
+	flows[1].ReplySrc, flows[1].ReplyDst = netip.MustParseAddrPort("[2600::1]:443"), netip.MustParseAddrPort("["+client6+"]:50000")
+	l.addCut(plan.CutTime, flows...)
+	got, err := Cut()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range flows {
+		if !slices.ContainsFunc(got, func(g plan.Flow) bool {
+			return g.Protocol == f.Protocol && g.ReplySrc == f.ReplySrc && g.ReplyDst == f.ReplyDst
+		}) {
+			t.Errorf("%v is not among %v", f, got)
+		}
+	}
+	if len(got) != len(flows) {
+		t.Errorf("%d flows, want %d", len(got), len(flows))
 	}
 }
 

@@ -16,12 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	DeliveryMapAllowances      = "allowances"
 	DeliveryMapCounters        = "counters"
 	DeliveryMapCutFlows        = "cut_flows"
 	DeliveryMapLans            = "lans"
 	DeliveryMapLocal4Prefixes  = "local4_prefixes"
 	DeliveryMapLocal6Prefixes  = "local6_prefixes"
 	DeliveryMapLocalAddrs      = "local_addrs"
+	DeliveryMapRefusals        = "refusals"
 	DeliveryProgTorbpfDelivery = "torbpf_delivery"
 	DeliveryVarDnsPort         = "dns_port"
 	DeliveryVarMarkShift       = "mark_shift"
@@ -78,12 +80,14 @@ type DeliveryProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryMapSpecs struct {
+	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
 	Lans           *ebpf.MapSpec `ebpf:"lans"`
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 }
 
 // DeliveryVariableSpecs contains global variables before they are loaded into the kernel.
@@ -116,22 +120,26 @@ func (o *DeliveryObjects) Close() error {
 //
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryMaps struct {
+	Allowances     *ebpf.Map `ebpf:"allowances"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
 	Lans           *ebpf.Map `ebpf:"lans"`
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	Refusals       *ebpf.Map `ebpf:"refusals"`
 }
 
 func (m *DeliveryMaps) Close() error {
 	return _DeliveryClose(
+		m.Allowances,
 		m.Counters,
 		m.CutFlows,
 		m.Lans,
 		m.Local4Prefixes,
 		m.Local6Prefixes,
 		m.LocalAddrs,
+		m.Refusals,
 	)
 }
 

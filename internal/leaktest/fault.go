@@ -114,6 +114,10 @@ func pairFaults() []Fault {
 			}
 		}
 	}
+	// Each knows what the other has lost.
+	out = append(out,
+		afterRepair(rulesetGone, allPinsGone), afterRepair(allPinsGone, rulesetGone),
+		afterRepair(afterRepair(rulesetGone, allPinsGone), rulesetGone))
 	return append(out,
 		together(nil, wanReplaced, lanPinsGone), together(nil, wanReplaced, rulesetGone), together(nil, wanReplaced, allKilled),
 		together(nil, secondUplink, lanPinsGone), together(nil, secondUplink, rulesetGone),

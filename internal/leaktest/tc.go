@@ -18,6 +18,8 @@ var (
 	filterGone = Fault{Name: "tc filter of the LAN gone", part: "tc", Args: clsact, Inflict: lines("tc filter del dev eth1 ingress")}
 	qdiscGone  = Fault{Name: "tc qdisc del clsact (LAN)", part: "tc", Args: clsact, Inflict: lines("tc qdisc del dev eth1 clsact")}
 
+	allPinsGone = Fault{Name: "all pins removed", Inflict: func(b *Bench) error { return remove(b.pins()) }}
+
 	foreignAhead = Fault{Name: "foreign tcx program says OK ahead of the LAN's", part: "tc", Inflict: func(b *Bench) error {
 		return b.putAhead(lan, ebpf.AttachTCXIngress)
 	}}
@@ -40,7 +42,7 @@ func tcFaults() []Fault {
 			}
 			return remove(b.pins("links", "delivery*"))
 		}},
-		{Name: "all pins removed", Inflict: func(b *Bench) error { return remove(b.pins()) }},
+		allPinsGone,
 		{Name: "bpffs unmounted", Inflict: func(*Bench) error {
 			if err := unix.Unmount("/run/torbpf/bpf", unix.MNT_DETACH); err != nil {
 				return fmt.Errorf("unmount bpffs: %w", err)

@@ -31,8 +31,10 @@ const (
 	// come after them: there probes are counted and dropped.
 	PriorityProbe = 300
 	// PriorityDelivery is where BPF guards local delivery, behind all of those
-	// and the probes. Two generations take turns at this and the next.
-	PriorityDelivery = 400
+	// and the probes. Two generations take turns at this and the next; up to the last
+	// may be taken by some that nobody could detach.
+	PriorityDelivery     = 400
+	PriorityDeliveryLast = 415
 
 	// RulePriority is the first of our ip rules: behind the local table
 	// (0), so that redirected packets never see it, and before all that a

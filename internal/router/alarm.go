@@ -15,8 +15,8 @@ import (
 	"github.com/torbpf/torbpf/loader"
 )
 
-// Alarm is a packet that an uplink guard stopped: the layers before it did not hold, or
-// were bypassed. What the guards of local delivery stop is only counted.
+// Alarm is a packet that one of the last guards stopped, at an uplink or at local
+// delivery: the layers before it did not hold, or were bypassed.
 type Alarm struct {
 	Time      time.Time `json:"time"`
 	Interface string    `json:"interface"` // where the guard is

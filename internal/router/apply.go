@@ -86,7 +86,7 @@ func (j *job) datapathSteps() []step {
 	return []step{
 		{stepRules, func(context.Context) error { return route.Apply(j.plan) }},
 		{stepGuards, j.applyGuards},
-		{stepNFT, func(context.Context) error { return nft.Apply(j.plan, j.freshLANs()...) }},
+		{stepNFT, func(context.Context) error { return j.applyNFT() }},
 		{stepFirewall, j.checkFirewall},
 		{stepPrograms, j.attachLANs},
 		{stepCut, func(context.Context) error { return j.cutOver() }},
@@ -229,11 +229,31 @@ func (j *job) applyGuards(context.Context) error {
 		return err
 	}
 	j.generation = g
+	if err := j.restoreCut(); err != nil {
+		return err
+	}
 	j.state.Lacks = g.Unsupported()
 	for _, lacking := range g.Unsupported() {
 		j.notify("note: this kernel has " + lacking)
 	}
 	return nil
+}
+
+// applyNFT writes the table. With one that was lost went who was cut off: the programs
+// know it as well.
+func (j *job) applyNFT() error {
+	there, err := nft.Present()
+	if err != nil {
+		return err
+	}
+	if err := nft.Apply(j.plan, j.freshLANs()...); err != nil || there {
+		return err
+	}
+	cut, err := j.datapath.Cut()
+	if err != nil {
+		return err
+	}
+	return nft.AddCut(cut)
 }
 
 // openOrLoad has a repair use the programs that are pinned, as far as they are.

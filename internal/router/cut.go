@@ -39,11 +39,30 @@ func (j *job) cutOver() error {
 	if err != nil {
 		return err
 	}
+	j.noteCut(left)
+	_, err = route.Delete(cut)
+	return err
+}
+
+// restoreCut tells the programs who was cut off, from what nftables knows, when their
+// own map of it was lost.
+func (j *job) restoreCut() error {
+	if !j.generation.LostCut() {
+		return nil
+	}
+	cut, err := nft.Cut()
+	if err != nil {
+		return err
+	}
+	left, err := j.generation.AddCut(cut)
+	j.noteCut(left)
+	return err
+}
+
+func (j *job) noteCut(left int) {
 	if left > 0 {
 		j.notify(fmt.Sprintf("note: the far ends of %d cut connections are known to nftables alone: should somebody flush it within %v, the router answers them", left, plan.CutTime))
 	}
-	_, err = route.Delete(cut)
-	return err
 }
 
 // mayAdopt is for connections that were there before a LAN was attached, and came
