@@ -134,19 +134,28 @@ func (r *Router) checkPorts(before, s *State, p *plan.Plan) error {
 	if s.Config.Tor.Mode == config.TorSystem {
 		ports.Trans, ports.DNS = 0, 0
 	}
-	conflicts, err := host.PortsInUse(ports)
-	if err != nil {
-		return fmt.Errorf("check ports: %w", err)
-	}
 	var foreign []error
-	for _, c := range conflicts {
-		if r.isOurs(before, c.PID) {
+	for end := time.Now().Add(endingPatience); ; {
+		conflicts, err := host.PortsInUse(ports)
+		if err != nil {
+			return fmt.Errorf("check ports: %w", err)
+		}
+		conflicts = slices.DeleteFunc(conflicts, func(c host.Conflict) bool { return r.isOurs(before, c.PID) })
+		ending := slices.ContainsFunc(conflicts, func(c host.Conflict) bool { return c.PID == 0 })
+		if ending && time.Now().Before(end) {
+			time.Sleep(endingPatience / 20)
 			continue
 		}
-		foreign = append(foreign, fmt.Errorf("%s: stop it, or choose another port with --trans-port, --dns-port or --resolver-port", c))
+		for _, c := range conflicts {
+			foreign = append(foreign, fmt.Errorf("%s: stop it, or choose another port with --trans-port, --dns-port or --resolver-port", c))
+		}
+		return errors.Join(foreign...)
 	}
-	return errors.Join(foreign...)
 }
+
+// endingPatience is how long a port that no process holds is waited for: a tor that was
+// killed has its sockets until the last of its threads has ended.
+const endingPatience = time.Second
 
 // waitReady waits until Tor and the gate say that clients are served.
 func (r *Router) waitReady(ctx context.Context, p *plan.Plan, control string, report func(tor.Progress)) error {
