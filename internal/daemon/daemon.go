@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
@@ -54,6 +55,9 @@ type daemon struct {
 // returns an error at once if there is nothing to keep, or a configuration that
 // cannot be used: then the interfaces of the last one that could are blocked.
 func Run(ctx context.Context, o Options) error {
+	// A crash of Go's, and SIGABRT of a watchdog, would end with exit code 2, which tells the
+	// service manager not to start this anew; so they end with the signal.
+	debug.SetTraceback("crash")
 	d := &daemon{Options: o, kicks: make(chan struct{}, 1), paces: make(paces)}
 	notifier, err := sdnotify.New()
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

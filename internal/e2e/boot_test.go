@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -98,6 +99,33 @@ func TestTheBlockHoldsWithoutNFTables(t *testing.T) {
 			eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
 			noLeaks(t, w, "attached")
 		})
+	}
+}
+
+// TestACrashIsNoBrokenConfiguration: the exit code of a configuration that cannot be used,
+// after which systemd starts the unit no more, is Go's of a crash as well; and a watchdog ends
+// a daemon that hangs by SIGABRT.
+func TestACrashIsNoBrokenConfiguration(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	detachLater(t, lab)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := lab.Router.Command(ctx, program, "run", "--config", writeConfig(t, lab, `interfaces = ["eth1"]`))
+	log := &syncBuffer{}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+	if err := cmd.Process.Signal(unix.SIGABRT); err != nil {
+		t.Fatal(err)
+	}
+	err := cmd.Wait()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != unix.SIGABRT {
+		t.Errorf("it ended with %v", err)
+	}
+	if !strings.Contains(log.String(), "daemon.Run") {
+		t.Errorf("it does not say where it was: %s", log)
 	}
 }
 
