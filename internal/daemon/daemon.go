@@ -194,8 +194,7 @@ func (d *daemon) mend(ctx context.Context, hangup <-chan os.Signal) error {
 		if all {
 			looked = time.Now()
 		}
-		d.once(ctx, all)
-		if err := d.outdated(); err != nil {
+		if err := d.once(ctx, all); err != nil {
 			return err
 		}
 		d.notify(watchdog)
@@ -217,18 +216,9 @@ func (d *daemon) mend(ctx context.Context, hangup <-chan os.Signal) error {
 	}
 }
 
-// outdated returns an error when a torbpf of another version has attached since: this
-// one would undo what it does not know.
-func (d *daemon) outdated() error {
-	version, err := d.Router.WrittenBy()
-	if err != nil || version == "" || version == d.Version {
-		return nil // an unreadable state is Mend's to tell of
-	}
-	return fmt.Errorf("torbpf %s has taken over from %s: start torbpf run anew", version, d.Version)
-}
-
-// once mends once and tells what came of it.
-func (d *daemon) once(ctx context.Context, all bool) {
+// once mends once and tells what came of it. It returns an error if that is no longer this
+// daemon's to do.
+func (d *daemon) once(ctx context.Context, all bool) error {
 	var asked []string
 	m, err := d.Router.Mend(ctx, all, func(found []string) bool {
 		asked = found
@@ -236,11 +226,13 @@ func (d *daemon) once(ctx context.Context, all bool) {
 	})
 	switch {
 	case ctx.Err() != nil:
-		return
+		return nil
+	case errors.Is(err, router.ErrTakenOver):
+		return err
 	case err != nil:
 		d.paces.tried(asked, time.Now())
 		d.trouble(append(m.Found, err.Error()), "could not be mended, what is missing blocks; it will be tried again")
-		return
+		return nil
 	case m.Mended:
 		d.paces.tried(asked, time.Now())
 		d.troubles = nil
@@ -254,6 +246,7 @@ func (d *daemon) once(ctx context.Context, all bool) {
 		d.waiting = m.Waiting
 		d.Log.Info("interfaces that are waited for, and blocked meanwhile", "interfaces", m.Waiting)
 	}
+	return nil
 }
 
 // trouble logs what does not go away once, not at every turn.

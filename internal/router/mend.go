@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"time"
@@ -13,6 +14,10 @@ import (
 	"github.com/torbpf/torbpf/nft"
 	"github.com/torbpf/torbpf/tor"
 )
+
+// ErrTakenOver says that another version of torbpf has attached since this one did. This one
+// would undo what it does not know.
+var ErrTakenOver = errors.New("another version of torbpf has taken over")
 
 // Mended is what one call of Mend found and did.
 type Mended struct {
@@ -35,6 +40,9 @@ func (r *Router) Mend(ctx context.Context, all bool, may func(found []string) bo
 	}
 	d, m, err := r.diagnose()
 	r.seen = seen{}
+	if errors.Is(err, ErrTakenOver) {
+		return m, err
+	}
 	if err == nil && !m.Mended {
 		r.seen = seen{state: d.state, plan: d.plan, mended: m}
 	}
@@ -98,6 +106,11 @@ func (r *Router) diagnose() (diagnosis, Mended, error) {
 	s, p, found, err := r.look()
 	d := diagnosis{state: s, plan: p, found: found}
 	m := Mended{Found: found.texts(), Mended: found.mendable()}
+	if s != nil && s.Version == r.version {
+		r.own = true
+	} else if s != nil && r.own {
+		return d, m, fmt.Errorf("%w: torbpf %s has attached, and this is %s; start torbpf run anew", ErrTakenOver, s.Version, r.version)
+	}
 	if p == nil {
 		return d, m, err
 	}
@@ -114,6 +127,8 @@ func (r *Router) diagnose() (diagnosis, Mended, error) {
 func (r *Router) mend(ctx context.Context) (Mended, error) {
 	d, m, err := r.diagnose()
 	switch {
+	case errors.Is(err, ErrTakenOver):
+		return m, err
 	case d.state == nil:
 		return m, errors.Join(err, r.forgetIfUnused(nil))
 	case err != nil:
