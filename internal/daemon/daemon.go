@@ -23,6 +23,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -49,6 +50,7 @@ type daemon struct {
 	paces    paces
 	waiting  []string // what was logged last
 	troubles []string // likewise
+	shown    string   // by the service manager, likewise
 }
 
 // Run keeps a configuration in force until ctx ends, which is no error. It
@@ -232,6 +234,7 @@ func (d *daemon) once(ctx context.Context, all bool) error {
 	case err != nil:
 		d.paces.tried(asked, time.Now())
 		d.trouble(append(m.Found, err.Error()), "could not be mended, what is missing blocks; it will be tried again")
+		d.show(m)
 		return nil
 	case m.Mended:
 		d.paces.tried(asked, time.Now())
@@ -246,7 +249,31 @@ func (d *daemon) once(ctx context.Context, all bool) error {
 		d.waiting = m.Waiting
 		d.Log.Info("interfaces that are waited for, and blocked meanwhile", "interfaces", m.Waiting)
 	}
+	if !m.Mended { // or it is of before
+		d.show(m)
+	}
 	return nil
+}
+
+// show has the service manager show what is in force (systemctl status).
+func (d *daemon) show(m router.Mended) {
+	var parts []string
+	if len(m.Attached) > 0 {
+		parts = append(parts, "on Tor: "+strings.Join(m.Attached, " "))
+	}
+	if len(m.Waiting) > 0 {
+		parts = append(parts, "blocked until there: "+strings.Join(m.Waiting, " "))
+	}
+	if len(d.troubles) > 0 {
+		parts = append(parts, "not in order, see torbpf check")
+	}
+	if len(parts) == 0 {
+		parts = []string{"nothing is attached"}
+	}
+	if text := strings.Join(parts, "; "); text != d.shown {
+		d.shown = text
+		d.notify(sdnotify.Statusf("%s", text))
+	}
 }
 
 // trouble logs what does not go away once, not at every turn.

@@ -74,6 +74,7 @@ func TestRebootHasNoOpenInstant(t *testing.T) {
 	noLeaks(t, w, "another firewall was loaded")
 	signalTo(t, d, unix.SIGCONT)
 	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+	manager.await(t, "STATUS=on Tor: "+lan)
 	manager.await(t, "WATCHDOG=1")
 	noLeaks(t, w, "attached")
 }

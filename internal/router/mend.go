@@ -21,10 +21,11 @@ var ErrTakenOver = errors.New("another version of torbpf has taken over")
 
 // Mended is what one call of Mend found and did.
 type Mended struct {
-	Waiting []string      // interfaces that are blocked until they are there
-	Found   []string      // what was or is wrong, in words; none for a sound state
-	Mended  bool          // something was done about it, or tried
-	Took    time.Duration // what putting it right took
+	Attached []string      // interfaces that are on Tor
+	Waiting  []string      // interfaces that are blocked until they are there
+	Found    []string      // what was or is wrong, in words; none for a sound state
+	Mended   bool          // something was done about it, or tried
+	Took     time.Duration // what putting it right took
 }
 
 // Mend looks once at all that the state in force needs, and puts right what is
@@ -116,6 +117,9 @@ func (r *Router) diagnose() (diagnosis, Mended, error) {
 	}
 	m.Waiting = append(m.Waiting, p.Waiting...)
 	m.Waiting = append(m.Waiting, p.Patterns...)
+	if !s.Blocked {
+		m.Attached = p.LANNames()
+	}
 	if s.Blocked && len(p.LANs) > 0 {
 		d.all, m.Mended = true, true
 		m.Found = append(m.Found, "to be attached now: "+joinNames(p.LANNames()))
