@@ -96,7 +96,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // errNothing says that there is neither a configuration nor anything attached.
-var errNothing = errors.New("there is nothing to run")
+var errNothing = fmt.Errorf("there is nothing to run: %w", router.ErrNotAttached)
 
 // begin puts the configuration file in force. One that cannot be used ends a boot,
 // with what the last one named blocked; but what is attached is kept all the same.
@@ -122,7 +122,7 @@ func (d *daemon) load(ctx context.Context) error {
 	if errors.Is(err, os.ErrNotExist) {
 		attached, err := d.Router.InForce()
 		if err == nil && !attached {
-			err = fmt.Errorf("%w: %s does not exist, and nothing is attached; run `torbpf attach INTERFACE`, then `torbpf enable`", errNothing, d.File)
+			err = fmt.Errorf("%w, and %s does not exist: run `torbpf attach INTERFACE`, then `torbpf enable`", errNothing, d.File)
 		}
 		return err
 	}
