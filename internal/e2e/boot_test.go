@@ -162,15 +162,21 @@ func TestBrokenConfigurationAtBootStaysClosed(t *testing.T) {
 func powerOff(t testing.TB, lab *testnet.Lab) {
 	t.Helper()
 	kill(t, unix.SIGKILL, ourProcesses(t, lab)...)
-	for _, family := range []string{"-4", "-6"} {
-		run(t, lab.Router, "ip", family, "rule", "flush", "protocol", "84")
-	}
-	run(t, lab.Router, "nft", "delete", "table", "inet", "torbpf")
+	emptyKernel(t, lab)
 	for _, path := range []string{pinDir(t, lab), filepath.Join(stateDir(t, lab), "state.json")} {
 		if err := os.RemoveAll(path); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// emptyKernel removes what of a router without pins and processes is left in the kernel.
+func emptyKernel(t testing.TB, lab *testnet.Lab) {
+	t.Helper()
+	for _, family := range []string{"-4", "-6"} {
+		run(t, lab.Router, "ip", family, "rule", "flush", "protocol", "84")
+	}
+	run(t, lab.Router, "nft", "delete", "table", "inet", "torbpf")
 }
 
 // TestRunWithTheCapabilitiesOfItsUnit: what the systemd unit leaves the daemon is
