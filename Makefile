@@ -69,6 +69,10 @@ check-generated: ## The committed BPF objects are what their source compiles to
 fuzz: deps-test ## Fuzz the classifier against its model for FUZZTIME, and each reader for a tenth of it
 	./.ci/fuzz.sh $(FUZZTIME)
 
+.PHONY: test-systemd
+test-systemd: deps-systemd build ## The unit under a real systemd: boot, watchdog, restarts (two minutes; downloads a system)
+	TORBPF_TEST_SYSTEMD=1 $(GO) test -count=1 -timeout 5m -v -run TestTheUnitUnderSystemd ./internal/e2e
+
 .PHONY: leaktest
 leaktest: deps-test build ## Every fault against every kind of packet: what leaks, and how long until all is well
 	$(GO) run ./testnet/cmd/leaktest ./torbpf
@@ -90,6 +94,10 @@ deps-run: ## Install what attaching needs: tor, Go
 .PHONY: deps-test
 deps-test: ## Install what the tests need, too
 	./packaging/deps.sh test
+
+.PHONY: deps-systemd
+deps-systemd: ## Install what test-systemd needs, too
+	./packaging/deps.sh systemd
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -21,7 +21,9 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -48,12 +50,16 @@ type daemon struct {
 	paces    paces
 	waiting  []string // what was logged last
 	troubles []string // likewise
+	shown    string   // by the service manager, likewise
 }
 
 // Run keeps a configuration in force until ctx ends, which is no error. It
 // returns an error at once if there is nothing to keep, or a configuration that
 // cannot be used: then the interfaces of the last one that could are blocked.
 func Run(ctx context.Context, o Options) error {
+	// A crash of Go's, and SIGABRT of a watchdog, would end with exit code 2, which tells the
+	// service manager not to start this anew; so they end with the signal.
+	debug.SetTraceback("crash")
 	d := &daemon{Options: o, kicks: make(chan struct{}, 1), paces: make(paces)}
 	notifier, err := sdnotify.New()
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -90,7 +96,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // errNothing says that there is neither a configuration nor anything attached.
-var errNothing = errors.New("there is nothing to run")
+var errNothing = fmt.Errorf("there is nothing to run: %w", router.ErrNotAttached)
 
 // begin puts the configuration file in force. One that cannot be used ends a boot,
 // with what the last one named blocked; but what is attached is kept all the same.
@@ -116,7 +122,7 @@ func (d *daemon) load(ctx context.Context) error {
 	if errors.Is(err, os.ErrNotExist) {
 		attached, err := d.Router.InForce()
 		if err == nil && !attached {
-			err = fmt.Errorf("%w: %s does not exist, and nothing is attached; run `torbpf attach INTERFACE`, then `torbpf enable`", errNothing, d.File)
+			err = fmt.Errorf("%w, and %s does not exist: run `torbpf attach INTERFACE`, then `torbpf enable`", errNothing, d.File)
 		}
 		return err
 	}
@@ -190,8 +196,7 @@ func (d *daemon) mend(ctx context.Context, hangup <-chan os.Signal) error {
 		if all {
 			looked = time.Now()
 		}
-		d.once(ctx, all)
-		if err := d.outdated(); err != nil {
+		if err := d.once(ctx, all); err != nil {
 			return err
 		}
 		d.notify(watchdog)
@@ -213,18 +218,9 @@ func (d *daemon) mend(ctx context.Context, hangup <-chan os.Signal) error {
 	}
 }
 
-// outdated returns an error when a torbpf of another version has attached since: this
-// one would undo what it does not know.
-func (d *daemon) outdated() error {
-	version, err := d.Router.WrittenBy()
-	if err != nil || version == "" || version == d.Version {
-		return nil // an unreadable state is Mend's to tell of
-	}
-	return fmt.Errorf("torbpf %s has taken over from %s: start torbpf run anew", version, d.Version)
-}
-
-// once mends once and tells what came of it.
-func (d *daemon) once(ctx context.Context, all bool) {
+// once mends once and tells what came of it. It returns an error if that is no longer this
+// daemon's to do.
+func (d *daemon) once(ctx context.Context, all bool) error {
 	var asked []string
 	m, err := d.Router.Mend(ctx, all, func(found []string) bool {
 		asked = found
@@ -232,11 +228,14 @@ func (d *daemon) once(ctx context.Context, all bool) {
 	})
 	switch {
 	case ctx.Err() != nil:
-		return
+		return nil
+	case errors.Is(err, router.ErrTakenOver):
+		return err
 	case err != nil:
 		d.paces.tried(asked, time.Now())
 		d.trouble(append(m.Found, err.Error()), "could not be mended, what is missing blocks; it will be tried again")
-		return
+		d.show(m)
+		return nil
 	case m.Mended:
 		d.paces.tried(asked, time.Now())
 		d.troubles = nil
@@ -249,6 +248,31 @@ func (d *daemon) once(ctx context.Context, all bool) {
 	if !slices.Equal(m.Waiting, d.waiting) {
 		d.waiting = m.Waiting
 		d.Log.Info("interfaces that are waited for, and blocked meanwhile", "interfaces", m.Waiting)
+	}
+	if !m.Mended { // or it is of before
+		d.show(m)
+	}
+	return nil
+}
+
+// show has the service manager show what is in force (systemctl status).
+func (d *daemon) show(m router.Mended) {
+	var parts []string
+	if len(m.Attached) > 0 {
+		parts = append(parts, "on Tor: "+strings.Join(m.Attached, " "))
+	}
+	if len(m.Waiting) > 0 {
+		parts = append(parts, "blocked until there: "+strings.Join(m.Waiting, " "))
+	}
+	if len(d.troubles) > 0 {
+		parts = append(parts, "not in order, see torbpf check")
+	}
+	if len(parts) == 0 {
+		parts = []string{"nothing is attached"}
+	}
+	if text := strings.Join(parts, "; "); text != d.shown {
+		d.shown = text
+		d.notify(sdnotify.Statusf("%s", text))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,6 +74,7 @@ func TestRebootHasNoOpenInstant(t *testing.T) {
 	noLeaks(t, w, "another firewall was loaded")
 	signalTo(t, d, unix.SIGCONT)
 	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+	manager.await(t, "STATUS=on Tor: "+lan)
 	manager.await(t, "WATCHDOG=1")
 	noLeaks(t, w, "attached")
 }
@@ -98,6 +100,33 @@ func TestTheBlockHoldsWithoutNFTables(t *testing.T) {
 			eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
 			noLeaks(t, w, "attached")
 		})
+	}
+}
+
+// TestACrashIsNoBrokenConfiguration: the exit code of a configuration that cannot be used,
+// after which systemd starts the unit no more, is Go's of a crash as well; and a watchdog ends
+// a daemon that hangs by SIGABRT.
+func TestACrashIsNoBrokenConfiguration(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	detachLater(t, lab)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := lab.Router.Command(ctx, program, "run", "--config", writeConfig(t, lab, `interfaces = ["eth1"]`))
+	log := &syncBuffer{}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+	if err := cmd.Process.Signal(unix.SIGABRT); err != nil {
+		t.Fatal(err)
+	}
+	err := cmd.Wait()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != unix.SIGABRT {
+		t.Errorf("it ended with %v", err)
+	}
+	if !strings.Contains(log.String(), "daemon.Run") {
+		t.Errorf("it does not say where it was: %s", log)
 	}
 }
 
@@ -133,15 +162,21 @@ func TestBrokenConfigurationAtBootStaysClosed(t *testing.T) {
 func powerOff(t testing.TB, lab *testnet.Lab) {
 	t.Helper()
 	kill(t, unix.SIGKILL, ourProcesses(t, lab)...)
-	for _, family := range []string{"-4", "-6"} {
-		run(t, lab.Router, "ip", family, "rule", "flush", "protocol", "84")
-	}
-	run(t, lab.Router, "nft", "delete", "table", "inet", "torbpf")
+	emptyKernel(t, lab)
 	for _, path := range []string{pinDir(t, lab), filepath.Join(stateDir(t, lab), "state.json")} {
 		if err := os.RemoveAll(path); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// emptyKernel removes what of a router without pins and processes is left in the kernel.
+func emptyKernel(t testing.TB, lab *testnet.Lab) {
+	t.Helper()
+	for _, family := range []string{"-4", "-6"} {
+		run(t, lab.Router, "ip", family, "rule", "flush", "protocol", "84")
+	}
+	run(t, lab.Router, "nft", "delete", "table", "inet", "torbpf")
 }
 
 // TestRunWithTheCapabilitiesOfItsUnit: what the systemd unit leaves the daemon is

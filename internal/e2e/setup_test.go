@@ -48,7 +48,11 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	program = filepath.Join(dir, "torbpf")
-	if err := build(dir); err != nil {
+	if err := os.Chmod(dir, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := build(program); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -60,16 +64,14 @@ func testMain(m *testing.M) int {
 	return code
 }
 
-func build(dir string) error {
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
-	cmd := exec.Command("go", "build", "-o", program, "github.com/torbpf/torbpf/cmd/torbpf")
+// build makes a program that the unprivileged sentry can run, too.
+func build(path string, flags ...string) error {
+	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", path, "github.com/torbpf/torbpf/cmd/torbpf")...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build torbpf: %w: %s", err, out)
 	}
-	return os.Chmod(program, 0o755)
+	return os.Chmod(path, 0o755)
 }
 
 var shared struct {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -61,6 +63,35 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 	checkNoLeaks(t, capture)
 	checkServersSawExitsOnly(t, lab)
+}
+
+// TestRunGivesWayToAnotherVersion: a daemon does not undo what a newer program has attached,
+// and the one that is started next, whichever it is, goes on from there.
+func TestRunGivesWayToAnotherVersion(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	detachLater(t, lab)
+	file := writeConfig(t, lab, `interfaces = ["eth1"]`)
+	other := filepath.Join(filepath.Dir(program), "torbpf-other")
+	if err := build(other, "-ldflags", "-X main.version=other"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := lab.Router.Command(ctx, program, "run", "--config", file)
+	log := &syncBuffer{}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
+	run(t, lab.Router, other, "attach", "--no-wait", lan)
+	err := cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(log.String(), "another version of torbpf has taken over") {
+		t.Errorf("it ended with %v: %s", err, log)
+	}
+	run(t, lab.Router, other, "check")
+	startRun(t, lab, file)
+	eventually(t, patience, "to be of this version", func() error { return sound(t, lab, lan) })
 }
 
 // smallDownload is done several times during the test.

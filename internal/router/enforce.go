@@ -80,16 +80,6 @@ func (r *Router) Attached() (bool, error) {
 	return s != nil && !s.Blocked, err
 }
 
-// WrittenBy is the version of the torbpf that has written what is in force, "" for
-// nothing.
-func (r *Router) WrittenBy() (string, error) {
-	s, err := r.loadState()
-	if err != nil || s == nil {
-		return "", err
-	}
-	return s.Version, nil
-}
-
 // guardedPath holds the last configuration that could be read. It outlives a
 // reboot, so that a file that cannot be read then does not leave a LAN open.
 func (r *Router) guardedPath() string { return filepath.Join(r.data, "guarded.json") }

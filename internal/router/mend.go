@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"time"
@@ -14,12 +15,17 @@ import (
 	"github.com/torbpf/torbpf/tor"
 )
 
+// ErrTakenOver says that another version of torbpf has attached since this one did. This one
+// would undo what it does not know.
+var ErrTakenOver = errors.New("another version of torbpf has taken over")
+
 // Mended is what one call of Mend found and did.
 type Mended struct {
-	Waiting []string      // interfaces that are blocked until they are there
-	Found   []string      // what was or is wrong, in words; none for a sound state
-	Mended  bool          // something was done about it, or tried
-	Took    time.Duration // what putting it right took
+	Attached []string      // interfaces that are on Tor
+	Waiting  []string      // interfaces that are blocked until they are there
+	Found    []string      // what was or is wrong, in words; none for a sound state
+	Mended   bool          // something was done about it, or tried
+	Took     time.Duration // what putting it right took
 }
 
 // Mend looks once at all that the state in force needs, and puts right what is
@@ -35,6 +41,9 @@ func (r *Router) Mend(ctx context.Context, all bool, may func(found []string) bo
 	}
 	d, m, err := r.diagnose()
 	r.seen = seen{}
+	if errors.Is(err, ErrTakenOver) {
+		return m, err
+	}
 	if err == nil && !m.Mended {
 		r.seen = seen{state: d.state, plan: d.plan, mended: m}
 	}
@@ -98,11 +107,19 @@ func (r *Router) diagnose() (diagnosis, Mended, error) {
 	s, p, found, err := r.look()
 	d := diagnosis{state: s, plan: p, found: found}
 	m := Mended{Found: found.texts(), Mended: found.mendable()}
+	if s != nil && s.Version == r.version {
+		r.own = true
+	} else if s != nil && r.own {
+		return d, m, fmt.Errorf("%w: torbpf %s has attached, and this is %s; start torbpf run anew", ErrTakenOver, s.Version, r.version)
+	}
 	if p == nil {
 		return d, m, err
 	}
 	m.Waiting = append(m.Waiting, p.Waiting...)
 	m.Waiting = append(m.Waiting, p.Patterns...)
+	if !s.Blocked {
+		m.Attached = p.LANNames()
+	}
 	if s.Blocked && len(p.LANs) > 0 {
 		d.all, m.Mended = true, true
 		m.Found = append(m.Found, "to be attached now: "+joinNames(p.LANNames()))
@@ -114,6 +131,8 @@ func (r *Router) diagnose() (diagnosis, Mended, error) {
 func (r *Router) mend(ctx context.Context) (Mended, error) {
 	d, m, err := r.diagnose()
 	switch {
+	case errors.Is(err, ErrTakenOver):
+		return m, err
 	case d.state == nil:
 		return m, errors.Join(err, r.forgetIfUnused(nil))
 	case err != nil:

@@ -54,6 +54,7 @@ type Router struct {
 	notify  func(string) // one line of progress
 
 	seen seen // by Mend
+	own  bool // Mend has seen a state that this version wrote
 
 	// fail lets a test make a step fail after it was done.
 	fail func(step string) error
