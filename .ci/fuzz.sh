@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # fuzz.sh SECONDS: fuzzes the classifier against its model in Go for that long, and
-# each reader of what others write (configuration, tor's control port, DNS) for a
-# tenth of it. One that fails leaves its input below testdata of its package.
+# each reader of what others write (configuration, lists, tor's control port, DNS) for
+# a tenth of it. One that fails leaves its input below testdata of its package.
 set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
