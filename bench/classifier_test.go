@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/testnet"
@@ -101,7 +102,7 @@ func lanProgram(b *testing.B) *ebpf.Program {
 		Onion4:     netip.MustParsePrefix("10.192.0.0/10"),
 		Inbound:    true,
 	}
-	p.Exclusions.Destinations = []netip.Prefix{netip.PrefixFrom(direct, 32)}
+	p.Rules = config.DirectPrefixes(config.KindDestination, netip.PrefixFrom(direct, 32))
 	g, err := d.ApplyGuards(p)
 	if err != nil {
 		b.Fatal(err)

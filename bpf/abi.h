@@ -21,6 +21,7 @@ enum verdict {
 	VERDICT_DIRECT = 1,    /* excluded: forwarded as if torbpf were not here */
 	VERDICT_LOCAL = 2,     /* the router itself or a local subnet, never an uplink */
 	VERDICT_INBOUND = 3,   /* part of a connection begun outside (set by conntrack) */
+	VERDICT_VIA = 4,       /* direct, but by an excluded interface only */
 	VERDICT_TOR = 8,       /* TCP to TransPort */
 	VERDICT_ONION = 9,     /* TCP to TransPort, which no exemption can undo */
 	VERDICT_DNS = 10,      /* UDP to DNSPort */
@@ -91,10 +92,15 @@ enum reason {
 	REASON_OWN_DNS,	   /* none: DNS that the router itself sends by an uplink */
 	REASON_CUT_PEER,   /* refused: from or to the far end of a connection that was cut */
 
+	REASON_DIRECT_PORT,	 /* direct: the destination's port or protocol is excluded */
+	REASON_DIRECT_DEVICE,	 /* direct: the device is excluded, by its hardware address */
+	REASON_BLOCKED_DEVICE,	 /* refused: the device is blocked */
+	REASON_DIRECT_INTERFACE, /* via: its route leads to an excluded interface */
+
 	REASON_MAX,
 };
 
-/* What a prefix map says of the prefix. */
+/* What a rule says of the packets that it matches. */
 enum policy {
 	POLICY_TOR = 0,
 	POLICY_DIRECT = 1,
@@ -128,9 +134,36 @@ struct address {
 	__u8 addr[16];
 };
 
-/* One entry of a policy prefix map. */
-struct prefix_policy {
+/* A protocol and port, of destinations under a prefix; prefixlen counts from the protocol on. */
+struct service4 {
+	__u32 prefixlen;
+	__u8 protocol;
+	__u8 pad;
+	__be16 port_be; /* 0: the protocol has no ports */
+	__be32 addr_be;
+};
+
+struct service6 {
+	__u32 prefixlen;
+	__u8 protocol;
+	__u8 pad;
+	__be16 port_be;
+	__u8 addr[16];
+};
+
+/* The hardware address of a device. */
+struct mac {
+	__u8 addr[6];
+	__u8 pad[2];
+};
+
+/* What the user wants of some packets; the key of its map says of which. */
+struct rule {
+	__u64 until_ns; /* CLOCK_BOOTTIME; 0: for ever */
 	enum policy policy;
+	__u32 prefixlen; /* of the key, where that is a prefix */
+	__u32 id;	 /* its place in the plan */
+	__u32 pad;
 };
 
 /* A local subnet and the interface it was learned on; 0: reserved space. */
@@ -142,6 +175,7 @@ struct local_subnet {
 struct exempt_mark {
 	__u32 value;
 	__u32 mask;
+	struct rule rule;
 };
 
 /* Written only when a program is loaded, before it is attached. */
@@ -155,6 +189,9 @@ struct settings {
 	__u32 late_marks;   /* 1: refused packets go on to the prerouting rules */
 	__u32 inbound;	    /* 1: replies to flows begun outside may pass */
 	__u32 sources;	    /* 1: the source prefix maps are not empty */
+	__u32 devices;	    /* 1: the map of devices is not empty */
+	__u32 services;	    /* 1: the port prefix maps are not empty */
+	__u32 exits;	    /* 1: the map of exits is not empty */
 	__u32 time_server;  /* 1: the router answers NTP, to whomever it was sent */
 };
 

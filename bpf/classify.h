@@ -63,21 +63,23 @@ static __always_inline struct decision classify_unforwarded(const struct packet 
 	return decide(VERDICT_LOCAL, REASON_LINK_LOCAL);
 }
 
+/* A device by its hardware address, before its address. */
 static __always_inline struct decision classify_source(const struct packet *p,
 						       const struct settings *s)
 {
-	struct prefix_policy *entry;
+	struct rule *device = s->devices ? lookup_device(p) : NULL;
+	struct rule *r = device;
 
-	if (!s->sources)
+	if (!r && s->sources)
+		r = lookup_rule(p, &p->saddr, &src4_prefixes, &src6_prefixes);
+	if (!r || r->policy == POLICY_TOR)
 		return undecided();
-	entry = lookup_prefix(p, &p->saddr, &src4_prefixes, &src6_prefixes);
-	if (!entry || entry->policy == POLICY_TOR)
-		return undecided();
-	if (entry->policy == POLICY_BLOCK)
-		return decide(VERDICT_REFUSED, REASON_BLOCKED_SOURCE);
+	if (r->policy == POLICY_BLOCK)
+		return decide(VERDICT_REFUSED,
+			      device ? REASON_BLOCKED_DEVICE : REASON_BLOCKED_SOURCE);
 	if (onion_destination(p, s))
 		return decide(VERDICT_REFUSED, REASON_ONION_FROM_DIRECT);
-	return decide(VERDICT_DIRECT, REASON_DIRECT_SOURCE);
+	return decide(VERDICT_DIRECT, device ? REASON_DIRECT_DEVICE : REASON_DIRECT_SOURCE);
 }
 
 static __always_inline struct decision classify_onion(const struct packet *p,
@@ -92,6 +94,20 @@ static __always_inline struct decision classify_onion(const struct packet *p,
 	if (p->protocol == IPPROTO_UDP && p->dport_be == bpf_htons(PORT_DNS))
 		return decide(VERDICT_DNS, REASON_ONION_DNS);
 	return decide(VERDICT_REFUSED, REASON_ONION_PROTOCOL);
+}
+
+/*
+ * A rule that names the port of DNS stands before Tor's claim to it: for a resolver
+ * behind a VPN. Not for the router's own, which would ask upstream in clear.
+ */
+static __always_inline struct decision classify_named_dns(const struct packet *p,
+							  const struct rule *service)
+{
+	if (!service || service->policy != POLICY_DIRECT || !is_dns(p))
+		return undecided();
+	if (broadcast_destination(p) || bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
+		return undecided();
+	return decide(VERDICT_DIRECT, REASON_DIRECT_PORT);
 }
 
 /*
@@ -124,13 +140,17 @@ static __always_inline struct decision classify_router(const struct packet *p)
 	return decide(VERDICT_LOCAL, REASON_ROUTER_ADDRESS);
 }
 
+/* Of the rules for a destination those that name a port are the more specific ones. */
 static __always_inline struct decision classify_exclusion(const struct packet *p, __u32 mark,
+							  const struct rule *service,
 							  const struct settings *s)
 {
-	struct prefix_policy *entry;
+	struct rule *r;
 
-	entry = lookup_prefix(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
-	if (entry && entry->policy == POLICY_DIRECT)
+	if (service && service->policy == POLICY_DIRECT)
+		return decide(VERDICT_DIRECT, REASON_DIRECT_PORT);
+	r = service ? NULL : lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
+	if (r && r->policy == POLICY_DIRECT)
 		return decide(VERDICT_DIRECT, REASON_DIRECT_DESTINATION);
 	if (s->exempt_marks && exempt_mark(mark, s->exempt_marks))
 		return decide(VERDICT_DIRECT, REASON_EXEMPT_MARK);
@@ -175,6 +195,7 @@ static __always_inline struct decision classify_rest(const struct packet *p,
 static __always_inline struct decision classify_policy(const struct packet *p, __u32 mark,
 						       const struct settings *s)
 {
+	struct rule *service;
 	struct decision d;
 
 	d = classify_unforwarded(p);
@@ -189,13 +210,17 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	d = classify_onion(p, s);
 	if (decided(d))
 		return d;
+	service = s->services ? lookup_service(p) : NULL;
+	d = classify_named_dns(p, service);
+	if (decided(d))
+		return d;
 	d = classify_dns(p);
 	if (decided(d))
 		return d;
 	d = classify_router(p);
 	if (decided(d))
 		return d;
-	d = classify_exclusion(p, mark, s);
+	d = classify_exclusion(p, mark, service, s);
 	if (decided(d))
 		return d;
 	d = classify_local(p, s);

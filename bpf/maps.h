@@ -31,10 +31,27 @@ struct {
 	__type(value, struct settings);
 } settings SEC(".maps");
 
-PREFIX_MAP(dst4_prefixes, struct prefix4, struct prefix_policy, MAX_POLICY_PREFIXES);
-PREFIX_MAP(dst6_prefixes, struct prefix6, struct prefix_policy, MAX_POLICY_PREFIXES);
-PREFIX_MAP(src4_prefixes, struct prefix4, struct prefix_policy, MAX_POLICY_PREFIXES);
-PREFIX_MAP(src6_prefixes, struct prefix6, struct prefix_policy, MAX_POLICY_PREFIXES);
+PREFIX_MAP(dst4_prefixes, struct prefix4, struct rule, MAX_POLICY_PREFIXES);
+PREFIX_MAP(dst6_prefixes, struct prefix6, struct rule, MAX_POLICY_PREFIXES);
+PREFIX_MAP(src4_prefixes, struct prefix4, struct rule, MAX_POLICY_PREFIXES);
+PREFIX_MAP(src6_prefixes, struct prefix6, struct rule, MAX_POLICY_PREFIXES);
+PREFIX_MAP(port4_prefixes, struct service4, struct rule, MAX_POLICY_PREFIXES);
+PREFIX_MAP(port6_prefixes, struct service6, struct rule, MAX_POLICY_PREFIXES);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, struct mac);
+	__type(value, struct rule);
+} devices SEC(".maps");
+
+/* Interfaces that packets may leave by, when their route leads there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LANS);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct rule);
+} exits SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -75,7 +92,17 @@ struct {
 	__type(value, struct packet);
 } packets SEC(".maps");
 
-/* Shared by all generations, as counters: what the programs themselves learn. */
+/*
+ * Shared by all generations, as counters: what the programs themselves learn. The
+ * look-up at which DNS to the router is guarded knows no hardware address.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, struct address); /* of a device that is excluded by its hardware address */
+	__type(value, struct deadline);
+} direct_hosts SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_INBOUND_FLOWS);

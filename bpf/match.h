@@ -37,6 +37,90 @@ static __always_inline int onion_destination(const struct packet *p, const struc
 	return 1;
 }
 
+/* Entries that have ended and hide others; behind more of them all is Tor's. */
+#define MAX_NESTED 4
+
+static __always_inline int in_force(const struct rule *r)
+{
+	return !r->until_ns || r->until_ns > bpf_ktime_get_boot_ns();
+}
+
+/*
+ * The rule of the longest prefix that covers an address. One whose time is over is
+ * as good as not there: then the next shorter one counts.
+ */
+static __always_inline struct rule *lookup_rule(const struct packet *p, const union inet_address *a,
+						void *map4, void *map6)
+{
+	struct prefix4 key4 = {.prefixlen = 32, .addr_be = a->word_be[3]};
+	struct prefix6 key6 = {.prefixlen = 128};
+	struct rule *r;
+	int i;
+
+	__builtin_memcpy(key6.addr, a, sizeof(key6.addr));
+	for (i = 0; i < MAX_NESTED; i++) {
+		r = p->layer3 == LAYER3_IPV4 ? bpf_map_lookup_elem(map4, &key4)
+					     : bpf_map_lookup_elem(map6, &key6);
+		if (!r || in_force(r))
+			return r;
+		if (!r->prefixlen)
+			return NULL;
+		key4.prefixlen = r->prefixlen - 1;
+		key6.prefixlen = r->prefixlen - 1;
+	}
+	return NULL;
+}
+
+/* Whether a protocol is told by its port; that of others is 0 in a rule. */
+static __always_inline int has_ports(const struct packet *p)
+{
+	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP;
+}
+
+/* The rule for a destination's port, or a protocol, as lookup_rule. */
+static __always_inline struct rule *lookup_service(const struct packet *p)
+{
+	struct service4 key4 = {.prefixlen = 64, .protocol = p->protocol};
+	struct service6 key6 = {.prefixlen = 160, .protocol = p->protocol};
+	struct rule *r;
+	int i;
+
+	if (has_ports(p)) {
+		if (p->fragment != FRAGMENT_NONE) /* the others do not show it */
+			return NULL;
+		key4.port_be = p->dport_be;
+		key6.port_be = p->dport_be;
+	}
+	key4.addr_be = p->daddr.word_be[3];
+	__builtin_memcpy(key6.addr, &p->daddr, sizeof(key6.addr));
+	for (i = 0; i < MAX_NESTED; i++) {
+		r = p->layer3 == LAYER3_IPV4 ? bpf_map_lookup_elem(&port4_prefixes, &key4)
+					     : bpf_map_lookup_elem(&port6_prefixes, &key6);
+		if (!r || in_force(r))
+			return r;
+		if (!r->prefixlen)
+			return NULL;
+		key4.prefixlen = r->prefixlen - 1;
+		key6.prefixlen = r->prefixlen - 1;
+	}
+	return NULL;
+}
+
+static __always_inline struct rule *lookup_device(const struct packet *p)
+{
+	struct rule *r = bpf_map_lookup_elem(&devices, &p->smac);
+
+	return r && in_force(r) ? r : NULL;
+}
+
+/* Whether an interface is one that packets may leave by. */
+static __always_inline int is_exit(__u32 ifindex)
+{
+	struct rule *r = bpf_map_lookup_elem(&exits, &ifindex);
+
+	return r && in_force(r);
+}
+
 /* Whether a mark, without our own bits, is exempt. */
 static __always_inline int exempt_mark(__u32 mark, __u32 count)
 {
@@ -48,7 +132,7 @@ static __always_inline int exempt_mark(__u32 mark, __u32 count)
 			return 0;
 		key = i;
 		entry = bpf_map_lookup_elem(&exempt_marks, &key);
-		if (entry && (mark & entry->mask) == entry->value)
+		if (entry && (mark & entry->mask) == entry->value && in_force(&entry->rule))
 			return 1;
 	}
 	return 0;

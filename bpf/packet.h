@@ -68,6 +68,7 @@ struct packet {
 	union inet_address daddr;
 	__u32 ifindex;
 	__u32 mark;
+	struct mac smac; /* zero without an Ethernet header */
 	__u32 l3_offset;
 	__u32 l4_offset;
 	__u32 length;	 /* from l3_offset on, as IP states it: without padding */

@@ -260,6 +260,7 @@ static __always_inline __be16 parse_ethernet(struct cursor *c, struct packet *p,
 		return 0;
 	}
 	protocol_be = eth->h_proto;
+	__builtin_memcpy(p->smac.addr, eth->h_source, sizeof(p->smac.addr));
 	c->position = eth + 1;
 	for (i = 0; i < MAX_VLAN_TAGS && is_vlan(protocol_be); i++) {
 		vlan = c->position;

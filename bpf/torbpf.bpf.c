@@ -10,6 +10,7 @@
  */
 #include "classify.h"
 #include "dns.h"
+#include "exit.h"
 #include "maps.h"
 #include "parse.h"
 #include "uplink.h"
@@ -36,12 +37,14 @@ static __always_inline int lan_ingress(struct __sk_buff *skb, int ethernet)
 	struct settings *s = load_settings();
 	struct packet *p = this_packet();
 	struct decision d;
+	__u32 mark;
 
 	if (!s || !p)
 		return act_without_settings(skb);
 	__builtin_memset(p, 0, sizeof(*p));
 	parse_skb(skb, ethernet, p);
-	d = classify(p, mark_without_ours(p->mark), s);
+	mark = mark_without_ours(p->mark);
+	d = classify_exit(skb, p, mark, s, classify(p, mark, s));
 	return act_on_lan(skb, ethernet, p, classify_question(skb, p, d));
 }
 

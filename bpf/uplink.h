@@ -154,6 +154,10 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct set
 	case VERDICT_DIRECT:
 	case VERDICT_INBOUND:
 		return ACTION_NEXT;
+	case VERDICT_VIA:
+		if (is_exit(skb->ifindex))
+			return ACTION_NEXT;
+		break;
 	case VERDICT_NONE:
 		if (s && s->exempt_marks && exempt_mark(skb->mark, s->exempt_marks))
 			return ACTION_NEXT;

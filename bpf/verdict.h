@@ -157,6 +157,19 @@ static __always_inline enum verdict class_of(struct decision d)
 	return d.reason == REASON_EXEMPT_MARK ? VERDICT_NONE : d.verdict;
 }
 
+/* Long enough for a look-up that follows at once. */
+#define DIRECT_HOST_NS (1000ULL * 1000 * 1000)
+
+/* Tells the guard of the router's resolver that a device is excluded. */
+static __always_inline void remember_device(const struct packet *p, struct decision d)
+{
+	struct deadline soon = {.until_ns = bpf_ktime_get_boot_ns() + DIRECT_HOST_NS};
+
+	if (d.reason != REASON_DIRECT_DEVICE || !(is_dns(p) || is_encrypted_dns(p)))
+		return;
+	bpf_map_update_elem(&direct_hosts, &p->saddr.key, &soon, BPF_ANY);
+}
+
 /* A packet from a LAN, at tc ingress. */
 static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const struct packet *p,
 				      struct decision d)
@@ -168,6 +181,7 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 		return answer_at_once(skb, ethernet, p, d);
 	if (d.verdict == VERDICT_REFUSED)
 		return refuse(skb, ethernet, p, d);
+	remember_device(p, d);
 	count_skb(skb, p->ifindex, d);
 	set_class(skb, p->mark, class_of(d), instance);
 	return ACTION_NEXT;
@@ -204,12 +218,16 @@ static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
 
 static __always_inline int source_is_direct(const struct packet *p, const struct settings *s)
 {
-	struct prefix_policy *entry;
+	struct rule *r;
 
-	if (!s || !s->sources)
+	if (!s)
 		return 0;
-	entry = lookup_prefix(p, &p->saddr, &src4_prefixes, &src6_prefixes);
-	return entry && entry->policy == POLICY_DIRECT;
+	if (s->devices && still(bpf_map_lookup_elem(&direct_hosts, &p->saddr.key)))
+		return 1;
+	if (!s->sources)
+		return 0;
+	r = lookup_rule(p, &p->saddr, &src4_prefixes, &src6_prefixes);
+	return r && r->policy == POLICY_DIRECT;
 }
 
 /*

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -67,7 +68,7 @@ func TestDNSGuardLetsADirectSourceAsk(t *testing.T) {
 			echo(t, "53")
 			d := l.open(t, false)
 			p := l.plan()
-			p.Exclusions.Sources = prefixes(clientAddr+"/32", "fd50::11/128")
+			p.Rules = config.DirectPrefixes(config.KindSource, prefixes(clientAddr+"/32", "fd50::11/128")...)
 			l.guardsOf(t, d, p, variant.without)
 			l.expectReachable(t, l.client, routerAddr+":53", true)
 			l.expectReachable(t, l.client, "[fd50::1]:53", true)

@@ -83,7 +83,7 @@ func TestExemptMarkPassesTheUplinkGuard(t *testing.T) {
 		nft add rule ip user mangle udp dport 7778 meta mark set 0x126`)
 	d := l.open(t, false)
 	p := l.plan()
-	p.Exclusions.Marks = []config.Mark{{Value: 0x25, Mask: 0xff}}
+	p.Rules = config.DirectMarks(config.Mark{Value: 0x25, Mask: 0xff})
 	apply(t, d, p)
 	s, server := l.newSender(t), l.newCapture(t)
 	exempt := datagram{unix.IPPROTO_UDP, netip.MustParseAddrPort(otherAddr + ":7777")}

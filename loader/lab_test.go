@@ -157,11 +157,11 @@ func (l *lab) plan() *plan.Plan {
 		LocalAddrs: []netip.Addr{
 			netip.MustParseAddr(wanAddr), netip.MustParseAddr(routerAddr), netip.MustParseAddr("fd50::1"),
 		},
-		Onion4:     netip.MustParsePrefix("10.192.0.0/10"),
-		Onion6:     netip.MustParsePrefix("fd74:6f72::/40"),
-		Ports:      plan.Ports{Trans: 9040, DNS: 9053, Resolver: 9054},
-		LocalMode:  config.LocalConnected,
-		Exclusions: config.Exclusions{Destinations: prefixes("62.10.9.0/24")},
+		Onion4:    netip.MustParsePrefix("10.192.0.0/10"),
+		Onion6:    netip.MustParsePrefix("fd74:6f72::/40"),
+		Ports:     plan.Ports{Trans: 9040, DNS: 9053, Resolver: 9054},
+		LocalMode: config.LocalConnected,
+		Rules:     config.DirectPrefixes(config.KindDestination, prefixes("62.10.9.0/24")...),
 	}
 }
 

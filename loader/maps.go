@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -23,6 +24,7 @@ var sharedMaps = []string{
 // A prefix map has a twin for the other family.
 var (
 	dstPrefixes   = twins{abi.DatapathMapDst4Prefixes, abi.DatapathMapDst6Prefixes}
+	portPrefixes  = twins{abi.DatapathMapPort4Prefixes, abi.DatapathMapPort6Prefixes}
 	srcPrefixes   = twins{abi.DatapathMapSrc4Prefixes, abi.DatapathMapSrc6Prefixes}
 	localPrefixes = twins{abi.DatapathMapLocal4Prefixes, abi.DatapathMapLocal6Prefixes}
 	pastPrefixes  = twins{abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes}
@@ -42,11 +44,12 @@ func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 			spec.Maps[name].MaxEntries = want
 		}
 	}
-	for _, name := range dstPrefixes {
-		grow(name, len(p.Exclusions.Destinations))
-	}
-	for _, name := range srcPrefixes {
-		grow(name, len(p.Exclusions.Sources))
+	for names, kind := range map[twins]config.Kind{
+		dstPrefixes: config.KindDestination, srcPrefixes: config.KindSource, portPrefixes: config.KindPort,
+	} {
+		for _, name := range names {
+			grow(name, len(p.Rules.Of(kind)))
+		}
 	}
 	for _, name := range localPrefixes {
 		grow(name, len(plan.Reserved())+len(p.Local)+len(p.LANs))
@@ -58,7 +61,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 // but the shared one of the LANs, from which nothing is taken here.
 func fillMaps(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	steps := []func(map[string]*ebpf.Map, *plan.Plan) error{
-		fillSettings, fillExclusions, fillLocal, fillAddrs, fillMarks, fillLANs,
+		fillSettings, fillRules, fillLocal, fillAddrs, fillLANs,
 	}
 	for _, step := range steps {
 		if err := step(maps, p); err != nil {
@@ -71,11 +74,14 @@ func fillMaps(maps map[string]*ebpf.Map, p *plan.Plan) error {
 func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	s := abi.DatapathSettings{
 		LocalMode:   abi.LocalModeOf(p.LocalMode),
-		ExemptMarks: uint32(len(p.Exclusions.Marks)),
-		LateMarks:   flag(len(p.Exclusions.Marks) > 0),
+		ExemptMarks: uint32(len(p.ExemptMarks())),
+		LateMarks:   flag(len(p.ExemptMarks()) > 0),
 		Inbound:     flag(p.Inbound),
 		TimeServer:  flag(p.TimeServer),
-		Sources:     flag(len(p.Exclusions.Sources) > 0),
+		Sources:     flag(len(p.Rules.Of(config.KindSource)) > 0),
+		Devices:     flag(len(p.Rules.Of(config.KindDevice)) > 0),
+		Services:    flag(len(p.Rules.Of(config.KindPort)) > 0),
+		Exits:       flag(len(p.Exits) > 0),
 	}
 	if p.Onion4.IsValid() {
 		addr := p.Onion4.Masked().Addr().As4()
@@ -92,21 +98,6 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	}
 	if err := maps[abi.DatapathMapSettings].Put(uint32(0), s); err != nil {
 		return fmt.Errorf("write settings: %w", err)
-	}
-	return nil
-}
-
-func fillExclusions(maps map[string]*ebpf.Map, p *plan.Plan) error {
-	direct := abi.DatapathPrefixPolicy{Policy: abi.PolicyDirect}
-	for _, prefix := range p.Exclusions.Destinations {
-		if err := putPrefix(maps, dstPrefixes, prefix, direct); err != nil {
-			return err
-		}
-	}
-	for _, prefix := range p.Exclusions.Sources {
-		if err := putPrefix(maps, srcPrefixes, prefix, direct); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -172,20 +163,6 @@ func fillAddrs(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		key := abi.DatapathAddress{Addr: addr.As16()}
 		if err := maps[abi.DatapathMapLocalAddrs].Put(key, uint8(kind)); err != nil {
 			return fmt.Errorf("write router address %s: %w", addr, err)
-		}
-	}
-	return nil
-}
-
-func fillMarks(maps map[string]*ebpf.Map, p *plan.Plan) error {
-	table := maps[abi.DatapathMapExemptMarks]
-	if n := len(p.Exclusions.Marks); n > int(table.MaxEntries()) {
-		return fmt.Errorf("write exempt marks: %d are more than the %d that each packet is compared with: merge some by their mask", n, table.MaxEntries())
-	}
-	for i, m := range p.Exclusions.Marks {
-		mark := abi.DatapathExemptMark{Value: m.Value, Mask: m.Mask}
-		if err := table.Put(uint32(i), mark); err != nil {
-			return fmt.Errorf("write exempt mark %#x/%#x: %w", m.Value, m.Mask, err)
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 )
 
 // Each upgrade happens under a flood of UDP, which the LAN program refuses,
@@ -144,7 +145,7 @@ func (l *lab) upgradeUnderFlood(t *testing.T, d *Datapath, next func(int) *Datap
 		before := f.rounds.Load()
 		p := l.plan()
 		if i%2 == 0 {
-			p.Exclusions.Destinations = prefixes("62.10.9.0/24", "62.10.10.0/24")
+			p.Rules = config.DirectPrefixes(config.KindDestination, prefixes("62.10.9.0/24", "62.10.10.0/24")...)
 		}
 		apply(t, next(i), p)
 		await(t, "flood to go on", func() bool { return f.rounds.Load() > before+1 || f.failed.Load() })

@@ -157,11 +157,11 @@ func TestApplyRefusesAPlanThatWouldLeak(t *testing.T) {
 		"no TransPort":                func(p *plan.Plan) { p.Ports.Trans = 0 },
 		"no DNSPort":                  func(p *plan.Plan) { p.Ports.DNS = 0 },
 		"no port of the sentry":       func(p *plan.Plan) { p.Ports.Resolver = 0 },
-		"a mark in our bits":          func(p *plan.Plan) { p.Exclusions.Marks = []config.Mark{{Value: 0x01000001, Mask: 0xff0000ff}} },
-		"a mark all packets have":     func(p *plan.Plan) { p.Exclusions.Marks = []config.Mark{{Value: 0, Mask: 0}} },
-		"a mark all but a few have":   func(p *plan.Plan) { p.Exclusions.Marks = []config.Mark{{Value: 0, Mask: 0xff}} },
-		"a mark outside its own mask": func(p *plan.Plan) { p.Exclusions.Marks = []config.Mark{{Value: 0x100, Mask: 0xff}} },
-		"a mask of nothing but ours":  func(p *plan.Plan) { p.Exclusions.Marks = []config.Mark{{Value: 0, Mask: 0xff000000}} },
+		"a mark in our bits":          func(p *plan.Plan) { p.Rules = config.DirectMarks(config.Mark{Value: 0x01000001, Mask: 0xff0000ff}) },
+		"a mark all packets have":     func(p *plan.Plan) { p.Rules = config.DirectMarks(config.Mark{Value: 0, Mask: 0}) },
+		"a mark all but a few have":   func(p *plan.Plan) { p.Rules = config.DirectMarks(config.Mark{Value: 0, Mask: 0xff}) },
+		"a mark outside its own mask": func(p *plan.Plan) { p.Rules = config.DirectMarks(config.Mark{Value: 0x100, Mask: 0xff}) },
+		"a mask of nothing but ours":  func(p *plan.Plan) { p.Rules = config.DirectMarks(config.Mark{Value: 0, Mask: 0xff000000}) },
 		"a local interface cut likely": func(p *plan.Plan) {
 			p.Local = []plan.LocalSubnet{{Name: "sixteen-letters0", Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
 		},
@@ -189,7 +189,7 @@ func TestNothingPassesWhileTheTableIsReplaced(t *testing.T) {
 	}
 	other := l.plan()
 	other.LANs = append(other.LANs, plan.LAN{Name: "lan2"})
-	other.Exclusions.Marks = []config.Mark{{Value: 0x1, Mask: 0xff}}
+	other.Rules = config.DirectMarks(config.Mark{Value: 0x1, Mask: 0xff})
 	other.Inbound = false
 	plans := []*plan.Plan{l.plan(), other, other}
 	for i := range 150 {

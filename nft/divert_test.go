@@ -217,7 +217,7 @@ func TestALateMarkExempts(t *testing.T) {
 	l.serveOutside()
 	for _, mask := range []uint32{0xff, 0xffffffff} {
 		p := l.plan()
-		p.Exclusions.Marks = []config.Mark{{Value: 0x1, Mask: mask}}
+		p.Rules = config.DirectMarks(config.Mark{Value: 0x1, Mask: mask})
 		l.apply(p)
 		for _, statement := range []string{"meta mark set meta mark | 0x1", "meta mark set 0x1"} {
 			lateMarks(t, statement)
@@ -245,7 +245,7 @@ func TestALateMarkDoesNotExempt(t *testing.T) {
 	l.servePorts()
 	l.serveOutside()
 	p := l.plan()
-	p.Exclusions.Marks = []config.Mark{{Value: 0x1, Mask: 0xff}}
+	p.Rules = config.DirectMarks(config.Mark{Value: 0x1, Mask: 0xff})
 	l.apply(p)
 
 	lateMarks(t, "meta mark set meta mark | 0x1")

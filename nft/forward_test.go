@@ -8,6 +8,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // TestOnlyPermittedClassesAreForwarded goes through every value of the class,
@@ -17,7 +18,7 @@ func TestOnlyPermittedClassesAreForwarded(t *testing.T) {
 	l.apply(l.plan())
 	for class := range abi.Verdict(classes) {
 		guard := map[abi.Verdict]string{
-			abi.VerdictNone: DroppedUnjudged, abi.VerdictDirect: "", abi.VerdictInbound: "", abi.VerdictLocal: DroppedLocal,
+			abi.VerdictNone: DroppedUnjudged, abi.VerdictDirect: "", abi.VerdictInbound: "", abi.VerdictLocal: DroppedLocal, abi.VerdictVia: DroppedLocal,
 		}
 		fromLAN, known := guard[class]
 		if !known {
@@ -30,6 +31,19 @@ func TestOnlyPermittedClassesAreForwarded(t *testing.T) {
 		l.wantPing(l.client, "lan0", class, fromLAN)
 		l.wantPing(l.dmz, "dmz0", class, fromDMZ)
 	}
+}
+
+// TestViaLeavesByAnExitOnly: by a name that may come later.
+func TestViaLeavesByAnExitOnly(t *testing.T) {
+	l := newLab(t)
+	p := l.plan()
+	p.Exits = []plan.Exit{{Name: "wg9"}}
+	l.apply(p)
+	l.wantPing(l.client, "lan0", abi.VerdictVia, DroppedLocal)
+	p.Exits = append(p.Exits, plan.Exit{Name: "wan0"})
+	l.apply(p)
+	wantDifferences(t, p)
+	l.wantPing(l.client, "lan0", abi.VerdictVia, "")
 }
 
 // wantPing pings the outside in a class; an empty guard means an answer.

@@ -50,7 +50,7 @@ func fullPlan() *plan.Plan {
 
 func marksPlan() *plan.Plan {
 	p := fullPlan()
-	p.Exclusions.Marks = []config.Mark{{Value: 0x1, Mask: 0xff}, {Value: 0x100, Mask: 0xffffffff}}
+	p.Rules = config.DirectMarks(config.Mark{Value: 0x1, Mask: 0xff}, config.Mark{Value: 0x100, Mask: 0xffffffff})
 	return p
 }
 

@@ -23,6 +23,7 @@ const (
 	chainOutputPorts     = "output_ports"
 	chainForward         = "forward"
 	chainForwardLocal    = "forward_local"
+	chainForwardVia      = "forward_via"
 	chainForwardUnjudged = "forward_unjudged"
 	chainForwardOthers   = "forward_others"
 )
@@ -222,6 +223,7 @@ func (b *builder) forwardVerdicts() map[abi.Verdict]expr.Verdict {
 	verdicts := map[abi.Verdict]expr.Verdict{
 		abi.VerdictDirect: {Kind: expr.VerdictAccept},
 		abi.VerdictLocal:  {Kind: expr.VerdictGoto, Chain: chainForwardLocal},
+		abi.VerdictVia:    {Kind: expr.VerdictGoto, Chain: chainForwardVia},
 		abi.VerdictNone:   {Kind: expr.VerdictGoto, Chain: chainForwardUnjudged},
 	}
 	if b.Inbound {
@@ -243,6 +245,9 @@ func (b *builder) forwardChains() []chain {
 			newRule(local, outAndTo(ipv4), []expr.Any{in(setLocal4)}, accept()),
 			newRule(local, outAndTo(ipv6), []expr.Any{in(setLocal6)}, accept()),
 			newRule(elsewhere, drop(DroppedLocal))),
+		subChain(chainForwardVia,
+			newRule("by an excluded interface", byExit(), accept()),
+			newRule("its route has changed since tc asked: this may be the way to the WAN", drop(DroppedLocal))),
 		subChain(chainForwardUnjudged, b.unjudgedRules()...),
 	}
 	if len(b.Patterns) == 0 {
@@ -267,6 +272,11 @@ func (b *builder) unjudgedRules() []rule {
 		rules = append(rules, newRule("exempt by the user's mark", markIs(m.value, m.mask), accept()))
 	}
 	return append(rules, newRule("from a LAN and not judged: tc is gone or the mark was wiped", drop(DroppedUnjudged)))
+}
+
+// byExit matches what leaves by an interface of the set of exits.
+func byExit() []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyOIFNAME), in(setExits)}
 }
 
 // outAndTo loads what localSet holds.

@@ -140,7 +140,7 @@ func TestASpoofedSourceWithAnExemptMarkIsNotInbound(t *testing.T) {
 func (l *lab) spoof() {
 	l.t.Helper()
 	p := l.plan()
-	p.Exclusions.Marks = []config.Mark{{Value: 0x1, Mask: 0xff}}
+	p.Rules = config.DirectMarks(config.Mark{Value: 0x1, Mask: 0xff})
 	l.apply(p)
 	l.serve(l.client, "tcp", ":80", "client")
 	l.serve(l.client, "udp", ":81", "client")

@@ -102,7 +102,7 @@ func (b builder) build() (*ruleset, error) {
 // exempt every packet that nobody marked, are errors of the plan.
 func (b *builder) readMarks() error {
 	ours := b.Mark.Mask()
-	for _, m := range b.Exclusions.Marks {
+	for _, m := range b.ExemptMarks() {
 		if m.Value&m.Mask&ours != 0 {
 			return fmt.Errorf("exempt mark %#x/%#x: it uses torbpf's own bits %#x, choose another mark shift", m.Value, m.Mask, ours)
 		}

@@ -22,6 +22,7 @@ import (
 // The sets and maps of the table.
 const (
 	setLANs    = "lans"
+	setExits   = "exits"
 	setLocal4  = "local4"
 	setLocal6  = "local6"
 	setCut4    = "cut4"
@@ -54,6 +55,7 @@ func (b *builder) sets() ([]set, error) {
 		{Set: cutSet(setCut4, nftables.TypeIPAddr)},
 		{Set: cutSet(setCut6, nftables.TypeIP6Addr)},
 		b.settlingSet(),
+		b.exitSet(),
 		b.portSet(),
 		b.classMap(mapDivert, b.diversions()),
 		b.classMap(mapForward, b.forwardVerdicts()),
@@ -85,6 +87,20 @@ func (b *builder) lanSet() (set, error) {
 		},
 		elements: elements,
 	}, nil
+}
+
+// exitSet holds the interfaces by which class via may leave.
+func (b *builder) exitSet() set {
+	s := set{Set: &nftables.Set{
+		Name: setExits, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
+		Size: abi.MaxLANs, Comment: "interfaces that packets may leave by directly",
+	}}
+	for _, e := range b.Exits {
+		key := make([]byte, unix.IFNAMSIZ)
+		copy(key, e.Name) // config has checked it
+		s.elements = append(s.elements, nftables.SetElement{Key: key})
+	}
+	return s
 }
 
 // settlingSet holds the LANs that have just been attached. Without a stateful rule

@@ -140,7 +140,7 @@ func (f *attachFlags) edit(cmd *cobra.Command, args []string) (func(*config.Conf
 	on("clsact", func(c *config.Config) { c.Clsact = f.clsact })
 	on("force", func(c *config.Config) {
 		c.Force = f.force
-		c.Everything = f.force && (c.Everything || c.Exclusions.Everything())
+		c.Everything = f.force && (c.Everything || c.Rules.Everything())
 	})
 	on("skip-firewall-probe", func(c *config.Config) { c.SkipFirewallProbe = f.skipFirewallProbe })
 	torEdits, err := f.editTor(given)
@@ -235,7 +235,9 @@ func (f *attachFlags) editExclusions() (func(*config.Config), error) {
 	}
 	return func(c *config.Config) {
 		for _, e := range entries {
-			c.Exclusions.Add(e)
+			r := config.Direct(e)
+			r.Runtime, r.Origin = true, "attach"
+			c.Rules.Add(r)
 		}
 	}, nil
 }

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,85 +17,146 @@ import (
 func newExclude() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exclude",
-		Short: "Say what goes direct instead of through Tor",
+		Short: "Say what goes direct instead of through Tor, and for how long",
 		Args:  knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return usageError{err: errors.New("add, del or list?"), command: cmd.CommandPath()}
 		},
 	}
-	cmd.AddCommand(newExcludeChange(false), newExcludeChange(true), newExcludeList())
+	cmd.AddCommand(newExcludeAdd(), newExcludeDel(), newExcludeList())
 	return cmd
 }
 
-// excludeFlags say what kind of thing an argument of add or del is.
-type excludeFlags struct {
-	source, mark bool
-	asJSON       bool
-	options      router.ExcludeOptions
+// kindFlags say what kind of thing the arguments are; without one, destinations.
+var kindFlags = []struct {
+	name string
+	kind config.Kind
+	help string
+}{
+	{"source", config.KindSource, "the arguments are prefixes of sources"},
+	{"mark", config.KindMark, "the arguments are fwmarks: VALUE or VALUE/MASK"},
+	{"port", config.KindPort, "the arguments are destination ports or protocols: 22/tcp, icmp, 53/udp@10.8.0.1"},
+	{"device", config.KindDevice, "the arguments are hardware addresses of devices"},
+	{"interface", config.KindInterface, "the arguments are interfaces that packets leave by, such as wg0"},
 }
 
-func newExcludeChange(remove bool) *cobra.Command {
-	var f excludeFlags
+// excludeFlags are those of add and del.
+type excludeFlags struct {
+	kinds   map[config.Kind]*bool
+	policy  string
+	comment string
+	asJSON  bool
+	options router.ExcludeOptions
+}
+
+func (f *excludeFlags) register(cmd *cobra.Command) {
+	f.kinds = make(map[config.Kind]*bool)
+	for _, k := range kindFlags {
+		f.kinds[k.kind] = cmd.Flags().Bool(k.name, false, k.help)
+	}
+	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the changes as JSON")
+}
+
+func newExcludeAdd() *cobra.Command {
+	f := excludeFlags{}
 	cmd := &cobra.Command{
 		Use:   "add PREFIX...",
-		Short: "Let destinations, or with a flag sources or marks, go direct",
-		Long: `add lets traffic go direct, with the router's own NAT: to a destination, from a
---source, or with a --mark (fwmark) that your own rules set. DNS stays Tor's, but
-for an excluded source, which asks whom it likes.
-What covers an entry already makes it unnecessary; wider entries absorb
-narrower ones.`,
-		Example: `  sudo torbpf exclude add 104.16.0.0/13
+		Short: "Let destinations, or with a flag something else, go direct",
+		Long: `add lets traffic go direct, with the router's own NAT: to a destination or one of its
+ports (--port), from a --source or a --device, with a --mark (fwmark) that your own
+rules set, or whatever is routed to an --interface. With --for it ends by itself, and
+nobody has to be alive for that. DNS stays Tor's, but for an excluded source or device,
+which asks whom it likes, and for a rule that names port 53.
+
+Of several rules that match a packet the most specific one counts, so --policy tor takes
+a part back from something that goes direct; --policy block is for sources and devices.
+What a wider rule says already is not added, and narrower rules that say the same are
+absorbed.`,
+		Example: `  sudo torbpf exclude add 104.16.0.0/13 --for 30m --comment "the bank"
+  sudo torbpf exclude add 104.17.0.0/16 --policy tor
+  sudo torbpf exclude add --port 22/tcp icmp
   sudo torbpf exclude add --source 192.168.1.7
-  sudo torbpf exclude add --mark 0x100/0xff00`,
+  sudo torbpf exclude add --device 02:00:5e:10:00:01 --for 10m
+  sudo torbpf exclude add --mark 0x100/0xff00
+  sudo torbpf exclude add --interface wg0`,
 		Args: usageArgs(someEntry),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.run(cmd, remove, args)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, false, args) },
 	}
-	if remove {
-		cmd.Use = "del PREFIX..."
-		cmd.Short = "Put them back on Tor; connections that were direct are cut"
-		cmd.Long, cmd.Example = "", ""
-	} else {
-		cmd.Flags().BoolVar(&f.options.Force, "force", false, "allow an exclusion of everything")
-		cmd.Flags().BoolVar(&f.options.Forwarding, "enable-forwarding", false, "turn the kernel's forwarding on, where it is off, until detach")
+	f.register(cmd)
+	cmd.Flags().DurationVar(&f.options.Life, "for", 0, "how long it holds, such as 30m or 12h; without this until it is removed")
+	cmd.Flags().StringVar(&f.policy, "policy", string(config.PolicyDirect), "direct, tor or block")
+	cmd.Flags().StringVar(&f.comment, "comment", "", "what it is for")
+	cmd.Flags().BoolVar(&f.options.Force, "force", false, "allow an exclusion of everything")
+	cmd.Flags().BoolVar(&f.options.Forwarding, "enable-forwarding", false, "turn the kernel's forwarding on, where it is off, until detach")
+	return cmd
+}
+
+func newExcludeDel() *cobra.Command {
+	f := excludeFlags{policy: string(config.PolicyDirect)}
+	cmd := &cobra.Command{
+		Use:   "del PREFIX...",
+		Short: "Put them back on Tor; connections that were direct are cut",
+		Args:  usageArgs(someEntry),
+		RunE:  func(cmd *cobra.Command, args []string) error { return f.run(cmd, true, args) },
 	}
-	cmd.Flags().BoolVar(&f.source, "source", false, "the arguments are source prefixes")
-	cmd.Flags().BoolVar(&f.mark, "mark", false, "the arguments are fwmarks: VALUE or VALUE/MASK")
-	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the changes as JSON")
+	f.register(cmd)
 	return cmd
 }
 
 func someEntry(_ *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return errors.New("which? give prefixes such as 104.16.0.0/13, or marks with --mark")
+		return errors.New("which? give prefixes such as 104.16.0.0/13, or something else with --source, --port, --device, --mark or --interface")
 	}
 	return nil
 }
 
-func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error {
-	kind := config.KindDestination
-	switch {
-	case f.source && f.mark:
-		return usageError{err: errors.New("--source and --mark exclude different things: give one at a time"), command: cmd.CommandPath()}
-	case f.source:
-		kind = config.KindSource
-	case f.mark:
-		kind = config.KindMark
+// kind is what the flags say of the arguments.
+func (f *excludeFlags) kind() (config.Kind, error) {
+	kind, names := config.KindDestination, []string{}
+	for _, k := range kindFlags {
+		if *f.kinds[k.kind] {
+			kind, names = k.kind, append(names, "--"+k.name)
+		}
 	}
-	var entries []config.Entry
+	if len(names) > 1 {
+		return "", fmt.Errorf("%s are about different things: give one at a time", strings.Join(names, " and "))
+	}
+	return kind, nil
+}
+
+func (f *excludeFlags) rules(cmd *cobra.Command, args []string) (config.Rules, error) {
+	if cmd.Flags().Changed("for") && f.options.Life <= 0 {
+		return nil, usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 30m", f.options.Life), command: cmd.CommandPath()}
+	}
+	if strings.ContainsAny(f.comment, "\n\r") {
+		return nil, usageError{err: errors.New("--comment is one line"), command: cmd.CommandPath()}
+	}
+	kind, err := f.kind()
+	if err != nil {
+		return nil, usageError{err: err, command: cmd.CommandPath()}
+	}
+	var rules config.Rules
 	for _, arg := range args {
 		entry, err := config.ParseEntry(kind, arg)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		entries = append(entries, entry)
+		rules = append(rules, config.Rule{Entry: entry, Policy: config.Policy(f.policy), Comment: f.comment})
+	}
+	return rules, nil
+}
+
+func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error {
+	rules, err := f.rules(cmd, args)
+	if err != nil {
+		return err
 	}
 	r, err := newRouter()
 	if err != nil {
 		return err
 	}
-	changes, warnings, err := r.Exclude(cmd.Context(), remove, entries, f.options)
+	f.options.By = strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+	changes, warnings, err := r.Exclude(cmd.Context(), remove, rules, f.options)
 	if err != nil {
 		return err
 	}
@@ -109,7 +173,7 @@ func (f *excludeFlags) print(w io.Writer, changes []config.Change) error {
 		}
 		out := []change{}
 		for _, c := range changes {
-			out = append(out, change{string(c.Entry.Kind), c.Entry.String(), string(c.Outcome)})
+			out = append(out, change{string(c.Rule.Kind), c.Rule.String(), string(c.Outcome)})
 		}
 		return printJSON(w, map[string]any{"schema": 1, "changes": out})
 	}
@@ -123,39 +187,43 @@ func newExcludeList() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List what goes direct",
+		Short: "List the rules: what goes direct, and until when",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := newRouter()
 			if err != nil {
 				return err
 			}
-			e, err := r.Exclusions()
+			rules, err := r.Rules()
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 1, "exclusions": e})
+				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 2, "rules": append(config.Rules{}, rules...)})
 			}
-			listExclusions(cmd.OutOrStdout(), e)
-			return nil
+			return listRules(cmd.OutOrStdout(), rules)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return cmd
 }
 
-func listExclusions(w io.Writer, e config.Exclusions) {
-	for _, p := range e.Destinations {
-		fmt.Fprintf(w, "destination  %s\n", p)
+// listRules prints a rule a line: what it matches, its policy, how long it holds, why.
+func listRules(w io.Writer, rules config.Rules) error {
+	if len(rules) == 0 {
+		_, err := fmt.Fprintln(w, "nothing is excluded")
+		return err
 	}
-	for _, p := range e.Sources {
-		fmt.Fprintf(w, "source       %s\n", p)
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, r := range rules {
+		fields := []string{string(r.Kind), r.String(), string(r.Policy)}
+		if !r.Until.IsZero() {
+			fields = append(fields, fmt.Sprintf("until %s (%s)", r.Until.Local().Format(time.DateTime), time.Until(r.Until).Round(time.Second)))
+		}
+		if r.Comment != "" {
+			fields = append(fields, r.Comment)
+		}
+		fmt.Fprintln(t, strings.Join(fields, "\t"))
 	}
-	for _, m := range e.Marks {
-		fmt.Fprintf(w, "mark         %s\n", m)
-	}
-	if len(e.Destinations)+len(e.Sources)+len(e.Marks) == 0 {
-		fmt.Fprintln(w, "nothing is excluded")
-	}
+	return t.Flush()
 }

@@ -61,7 +61,9 @@ func printStatus(w io.Writer, s *router.Status) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	listExclusions(w, s.Exclusions)
+	if err := listRules(w, s.Rules); err != nil {
+		return err
+	}
 	fmt.Fprintln(w)
 	if err := printCounters(w, s); err != nil {
 		return err

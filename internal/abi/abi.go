@@ -15,6 +15,7 @@ const (
 	VerdictDirect   = DatapathVerdictVERDICT_DIRECT
 	VerdictLocal    = DatapathVerdictVERDICT_LOCAL
 	VerdictInbound  = DatapathVerdictVERDICT_INBOUND
+	VerdictVia      = DatapathVerdictVERDICT_VIA
 	VerdictTor      = DatapathVerdictVERDICT_TOR
 	VerdictOnion    = DatapathVerdictVERDICT_ONION
 	VerdictDNS      = DatapathVerdictVERDICT_DNS
@@ -75,10 +76,14 @@ const (
 	ReasonNTPRouter         = DatapathReasonREASON_NTP_ROUTER
 	ReasonOwnDNS            = DatapathReasonREASON_OWN_DNS
 	ReasonCutPeer           = DatapathReasonREASON_CUT_PEER
+	ReasonDirectPort        = DatapathReasonREASON_DIRECT_PORT
+	ReasonDirectDevice      = DatapathReasonREASON_DIRECT_DEVICE
+	ReasonBlockedDevice     = DatapathReasonREASON_BLOCKED_DEVICE
+	ReasonDirectInterface   = DatapathReasonREASON_DIRECT_INTERFACE
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 
-// Policy is what a prefix map says of a prefix.
+// Policy is what a rule says of the packets that it matches.
 type Policy = DatapathPolicy
 
 // The policies of bpf/abi.h.
@@ -106,6 +111,18 @@ const (
 	LocalReserved  = DatapathLocalModeLOCAL_RESERVED
 	LocalNone      = DatapathLocalModeLOCAL_NONE
 )
+
+// PolicyOf returns the policy that a rule means; of none that there is, PolicyTor.
+func PolicyOf(p config.Policy) Policy {
+	switch p {
+	case config.PolicyDirect:
+		return PolicyDirect
+	case config.PolicyBlock:
+		return PolicyBlock
+	default:
+		return PolicyTor
+	}
+}
 
 // LocalModeOf returns the mode that a configuration means; of none that there is,
 // LocalConnected, which lets nothing out.

@@ -45,6 +45,7 @@ type DatapathExemptMark struct {
 	_     structs.HostLayout
 	Value uint32
 	Mask  uint32
+	Rule  DatapathRule
 }
 
 type DatapathFlow struct {
@@ -98,6 +99,12 @@ type DatapathLocalSubnet struct {
 	Ifindex uint32
 }
 
+type DatapathMac struct {
+	_    structs.HostLayout
+	Addr [6]uint8
+	Pad  [2]uint8
+}
+
 type DatapathPacket struct {
 	_        structs.HostLayout
 	Layer3   uint32
@@ -112,6 +119,7 @@ type DatapathPacket struct {
 	}
 	Ifindex   uint32
 	Mark      uint32
+	Smac      DatapathMac
 	L3Offset  uint32
 	L4Offset  uint32
 	Length    uint32
@@ -141,11 +149,6 @@ type DatapathPrefix6 struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Addr      [16]uint8
-}
-
-type DatapathPrefixPolicy struct {
-	_      structs.HostLayout
-	Policy DatapathPolicy
 }
 
 type DatapathQuery struct {
@@ -201,7 +204,11 @@ const (
 	DatapathReasonREASON_NTP_ROUTER         DatapathReason = 37
 	DatapathReasonREASON_OWN_DNS            DatapathReason = 38
 	DatapathReasonREASON_CUT_PEER           DatapathReason = 39
-	DatapathReasonREASON_MAX                DatapathReason = 40
+	DatapathReasonREASON_DIRECT_PORT        DatapathReason = 40
+	DatapathReasonREASON_DIRECT_DEVICE      DatapathReason = 41
+	DatapathReasonREASON_BLOCKED_DEVICE     DatapathReason = 42
+	DatapathReasonREASON_DIRECT_INTERFACE   DatapathReason = 43
+	DatapathReasonREASON_MAX                DatapathReason = 44
 )
 
 type DatapathRefusal struct {
@@ -219,6 +226,33 @@ type DatapathRefusal struct {
 	Pad      [3]uint8
 }
 
+type DatapathRule struct {
+	_         structs.HostLayout
+	UntilNs   uint64
+	Policy    DatapathPolicy
+	Prefixlen uint32
+	Id        uint32
+	Pad       uint32
+}
+
+type DatapathService4 struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Protocol  uint8
+	Pad       uint8
+	PortBe    uint16
+	AddrBe    uint32
+}
+
+type DatapathService6 struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Protocol  uint8
+	Pad       uint8
+	PortBe    uint16
+	Addr      [16]uint8
+}
+
 type DatapathSettings struct {
 	_               structs.HostLayout
 	Onion4AddrBe    uint32
@@ -230,6 +264,9 @@ type DatapathSettings struct {
 	LateMarks       uint32
 	Inbound         uint32
 	Sources         uint32
+	Devices         uint32
+	Services        uint32
+	Exits           uint32
 	TimeServer      uint32
 }
 
@@ -240,6 +277,7 @@ const (
 	DatapathVerdictVERDICT_DIRECT   DatapathVerdict = 1
 	DatapathVerdictVERDICT_LOCAL    DatapathVerdict = 2
 	DatapathVerdictVERDICT_INBOUND  DatapathVerdict = 3
+	DatapathVerdictVERDICT_VIA      DatapathVerdict = 4
 	DatapathVerdictVERDICT_TOR      DatapathVerdict = 8
 	DatapathVerdictVERDICT_ONION    DatapathVerdict = 9
 	DatapathVerdictVERDICT_DNS      DatapathVerdict = 10
@@ -262,9 +300,12 @@ const (
 	DatapathMapAllowances     = "allowances"
 	DatapathMapCounters       = "counters"
 	DatapathMapCutFlows       = "cut_flows"
+	DatapathMapDevices        = "devices"
+	DatapathMapDirectHosts    = "direct_hosts"
 	DatapathMapDst4Prefixes   = "dst4_prefixes"
 	DatapathMapDst6Prefixes   = "dst6_prefixes"
 	DatapathMapExemptMarks    = "exempt_marks"
+	DatapathMapExits          = "exits"
 	DatapathMapGates          = "gates"
 	DatapathMapInboundFlows   = "inbound_flows"
 	DatapathMapLans           = "lans"
@@ -274,6 +315,8 @@ const (
 	DatapathMapPackets        = "packets"
 	DatapathMapPast4Prefixes  = "past4_prefixes"
 	DatapathMapPast6Prefixes  = "past6_prefixes"
+	DatapathMapPort4Prefixes  = "port4_prefixes"
+	DatapathMapPort6Prefixes  = "port6_prefixes"
 	DatapathMapQueries        = "queries"
 	DatapathMapRefusals       = "refusals"
 	DatapathMapSettings       = "settings"
@@ -355,9 +398,12 @@ type DatapathMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
+	Devices        *ebpf.MapSpec `ebpf:"devices"`
+	DirectHosts    *ebpf.MapSpec `ebpf:"direct_hosts"`
 	Dst4Prefixes   *ebpf.MapSpec `ebpf:"dst4_prefixes"`
 	Dst6Prefixes   *ebpf.MapSpec `ebpf:"dst6_prefixes"`
 	ExemptMarks    *ebpf.MapSpec `ebpf:"exempt_marks"`
+	Exits          *ebpf.MapSpec `ebpf:"exits"`
 	Gates          *ebpf.MapSpec `ebpf:"gates"`
 	InboundFlows   *ebpf.MapSpec `ebpf:"inbound_flows"`
 	Lans           *ebpf.MapSpec `ebpf:"lans"`
@@ -367,6 +413,8 @@ type DatapathMapSpecs struct {
 	Packets        *ebpf.MapSpec `ebpf:"packets"`
 	Past4Prefixes  *ebpf.MapSpec `ebpf:"past4_prefixes"`
 	Past6Prefixes  *ebpf.MapSpec `ebpf:"past6_prefixes"`
+	Port4Prefixes  *ebpf.MapSpec `ebpf:"port4_prefixes"`
+	Port6Prefixes  *ebpf.MapSpec `ebpf:"port6_prefixes"`
 	Queries        *ebpf.MapSpec `ebpf:"queries"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
@@ -412,9 +460,12 @@ type DatapathMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
+	Devices        *ebpf.Map `ebpf:"devices"`
+	DirectHosts    *ebpf.Map `ebpf:"direct_hosts"`
 	Dst4Prefixes   *ebpf.Map `ebpf:"dst4_prefixes"`
 	Dst6Prefixes   *ebpf.Map `ebpf:"dst6_prefixes"`
 	ExemptMarks    *ebpf.Map `ebpf:"exempt_marks"`
+	Exits          *ebpf.Map `ebpf:"exits"`
 	Gates          *ebpf.Map `ebpf:"gates"`
 	InboundFlows   *ebpf.Map `ebpf:"inbound_flows"`
 	Lans           *ebpf.Map `ebpf:"lans"`
@@ -424,6 +475,8 @@ type DatapathMaps struct {
 	Packets        *ebpf.Map `ebpf:"packets"`
 	Past4Prefixes  *ebpf.Map `ebpf:"past4_prefixes"`
 	Past6Prefixes  *ebpf.Map `ebpf:"past6_prefixes"`
+	Port4Prefixes  *ebpf.Map `ebpf:"port4_prefixes"`
+	Port6Prefixes  *ebpf.Map `ebpf:"port6_prefixes"`
 	Queries        *ebpf.Map `ebpf:"queries"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
 	Settings       *ebpf.Map `ebpf:"settings"`
@@ -436,9 +489,12 @@ func (m *DatapathMaps) Close() error {
 		m.Allowances,
 		m.Counters,
 		m.CutFlows,
+		m.Devices,
+		m.DirectHosts,
 		m.Dst4Prefixes,
 		m.Dst6Prefixes,
 		m.ExemptMarks,
+		m.Exits,
 		m.Gates,
 		m.InboundFlows,
 		m.Lans,
@@ -448,6 +504,8 @@ func (m *DatapathMaps) Close() error {
 		m.Packets,
 		m.Past4Prefixes,
 		m.Past6Prefixes,
+		m.Port4Prefixes,
+		m.Port6Prefixes,
 		m.Queries,
 		m.Refusals,
 		m.Settings,

@@ -8,6 +8,7 @@ var verdictNames = map[Verdict]string{
 	VerdictDirect:   "direct",
 	VerdictLocal:    "local",
 	VerdictInbound:  "inbound",
+	VerdictVia:      "via",
 	VerdictTor:      "tor",
 	VerdictOnion:    "onion",
 	VerdictDNS:      "dns",
@@ -47,6 +48,9 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonDirectSource:      {VerdictDirect, "direct-source", "the source is excluded: the packet leaves in clear"},
 	ReasonDirectDestination: {VerdictDirect, "direct-destination", "the destination is excluded: the packet leaves in clear"},
 	ReasonExemptMark:        {VerdictDirect, "exempt-mark", "the packet carries an exempt mark: it leaves in clear"},
+	ReasonDirectPort:        {VerdictDirect, "direct-port", "the destination's port, or the protocol, is excluded: the packet leaves in clear"},
+	ReasonDirectDevice:      {VerdictDirect, "direct-device", "the device is excluded by its hardware address: the packet leaves in clear"},
+	ReasonDirectInterface:   {VerdictVia, "direct-interface", "its route leads to an excluded interface: the packet leaves by that one, in clear, or by none"},
 	ReasonReservedOpen:      {VerdictDirect, "reserved-open", "private or reserved destination, let out by the local mode \"reserved\""},
 
 	ReasonTCP:      {VerdictTor, "tcp", "TCP: through Tor"},
@@ -59,6 +63,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonLateMark:     {VerdictPending, "late-mark", "refused, unless a prerouting rule gives it an exempt mark"},
 
 	ReasonBlockedSource:   {VerdictRefused, "blocked-source", "the source is blocked"},
+	ReasonBlockedDevice:   {VerdictRefused, "blocked-device", "the device is blocked by its hardware address"},
 	ReasonOnionFromDirect: {VerdictRefused, "onion-from-direct", "an onion service is out of reach for a source outside Tor"},
 	ReasonOnionProtocol:   {VerdictRefused, "onion-protocol", "onion services speak TCP only"},
 	ReasonFragment:        {VerdictRefused, "fragment", "a fragment: its ports, or those of its other parts, are hidden"},

@@ -3,7 +3,9 @@
 package config
 
 import (
+	"encoding/json"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -47,9 +49,30 @@ type Config struct {
 	Clsact     bool      `json:"clsact"` // attach by clsact even where tcx exists
 	// SkipFirewallProbe attaches without asking whether the host's own firewall
 	// lets in what is redirected.
-	SkipFirewallProbe bool       `json:"skip_firewall_probe"`
-	Tor               Tor        `json:"tor"`
-	Exclusions        Exclusions `json:"exclusions"`
+	SkipFirewallProbe bool  `json:"skip_firewall_probe"`
+	Tor               Tor   `json:"tor"`
+	Rules             Rules `json:"rules"`
+}
+
+// UnmarshalJSON reads a state, that of a torbpf which knew three lists too.
+func (c *Config) UnmarshalJSON(text []byte) error {
+	type plain Config
+	var in struct {
+		plain
+		Exclusions struct {
+			Destinations, Sources []netip.Prefix
+			Marks                 []Mark
+		} `json:"exclusions"`
+	}
+	if err := json.Unmarshal(text, &in); err != nil {
+		return err
+	}
+	*c = Config(in.plain)
+	c.Rules = slices.Concat(c.Rules,
+		DirectPrefixes(KindDestination, in.Exclusions.Destinations...),
+		DirectPrefixes(KindSource, in.Exclusions.Sources...),
+		DirectMarks(in.Exclusions.Marks...))
+	return nil
 }
 
 // Tor configures the tor behind the router.
@@ -64,13 +87,6 @@ type Tor struct {
 	Onion4       netip.Prefix  `json:"onion4"`        // zero: chosen to miss every local route
 	Onion6       netip.Prefix  `json:"onion6"`
 	Timeout      time.Duration `json:"timeout"` // how long attach waits for the bootstrap
-}
-
-// Exclusions are what goes direct.
-type Exclusions struct {
-	Destinations []netip.Prefix `json:"destinations"`
-	Sources      []netip.Prefix `json:"sources"`
-	Marks        []Mark         `json:"marks"`
 }
 
 // Mark matches packets whose fwmark, under Mask, equals Value.

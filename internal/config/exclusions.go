@@ -3,227 +3,187 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"math/bits"
-	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
-
-// Kind says what of a packet an exclusion looks at.
-type Kind string
-
-// The three kinds of exclusion.
-const (
-	KindDestination Kind = "destination"
-	KindSource      Kind = "source"
-	KindMark        Kind = "mark"
-)
-
-// Entry is one exclusion: a Mark for KindMark, a Prefix for the other kinds.
-type Entry struct {
-	Kind   Kind
-	Prefix netip.Prefix
-	Mark   Mark
-}
-
-// ParseEntry reads an exclusion of a known kind, by ParsePrefix or ParseMark.
-func ParseEntry(kind Kind, s string) (Entry, error) {
-	var err error
-	e := Entry{Kind: kind}
-	switch kind {
-	case KindDestination, KindSource:
-		e.Prefix, err = ParsePrefix(s)
-	case KindMark:
-		e.Mark, err = ParseMark(s)
-	default:
-		err = fmt.Errorf("read exclusion %q: kind %q is none of %s, %s, %s: %w",
-			s, kind, KindDestination, KindSource, KindMark, ErrInvalid)
-	}
-	if err != nil {
-		return Entry{}, err
-	}
-	return e, nil
-}
-
-// String writes the entry as ParseEntry reads it, without its kind.
-func (e Entry) String() string {
-	if e.Kind == KindMark {
-		return e.Mark.String()
-	}
-	return e.Prefix.String()
-}
-
-// covers says whether every packet that o excludes is excluded by e.
-func (e Entry) covers(o Entry) bool {
-	if e.Kind != o.Kind {
-		return false
-	}
-	if e.Kind == KindMark {
-		return e.Mark.covers(o.Mark)
-	}
-	return PrefixCovers(e.Prefix, o.Prefix)
-}
-
-// distance grows as two entries of one kind have less in common.
-func (e Entry) distance(o Entry) int {
-	if e.Kind == KindMark {
-		return bits.OnesCount32(e.Mark.Value^o.Mark.Value) + bits.OnesCount32(e.Mark.Mask^o.Mark.Mask)
-	}
-	if e.Prefix.Addr().Is4() != o.Prefix.Addr().Is4() {
-		return 256
-	}
-	a, b := e.Prefix.Addr().AsSlice(), o.Prefix.Addr().AsSlice()
-	for i := range a {
-		if x := a[i] ^ b[i]; x != 0 {
-			return (len(a)-i)*8 - bits.LeadingZeros8(x)
-		}
-	}
-	return 0
-}
 
 // Outcome is what Add or Remove did.
 type Outcome string
 
-// The outcomes. Only Added and Removed changed anything.
+// The outcomes. Only Added, Changed and Removed changed anything.
 const (
 	Added   Outcome = "added"
-	Present Outcome = "present" // Add: the entry itself was there already
-	Covered Outcome = "covered" // Add: CoveredBy lets these packets out already
+	Changed Outcome = "changed" // Add: the entry was there, with another policy or life
+	Present Outcome = "present" // Add: the rule itself was there already
+	Covered Outcome = "covered" // Add: CoveredBy says the same of these packets already
 	Removed Outcome = "removed"
 	Absent  Outcome = "absent" // Remove: no such entry; see CoveredBy and Near
 )
 
 // Change tells what became of one Add or Remove.
 type Change struct {
-	Entry     Entry
+	Rule      Rule // the new one, or the one that was removed
 	Outcome   Outcome
-	CoveredBy []Entry // wider entries that let these packets out still
-	Absorbed  []Entry // Added: narrower entries that this one replaced
-	Near      []Entry // Absent: the entries most like it, closest first, at most three
+	CoveredBy []Rule // wider rules that say the same still
+	Absorbed  []Rule // Added: narrower rules that this one replaced
+	Near      []Rule // Absent: the rules most like it, closest first, at most three
 }
 
 // String tells the change in one line, with the next step where there is one.
 func (c Change) String() string {
+	r := c.Rule
 	switch c.Outcome {
 	case Added:
+		text := "added " + r.Words()
 		if len(c.Absorbed) > 0 {
-			return fmt.Sprintf("added %s %s, which absorbed %s", c.Entry.Kind, c.Entry, list(c.Absorbed))
+			text += ", which absorbed " + list(c.Absorbed)
 		}
-		return fmt.Sprintf("added %s %s", c.Entry.Kind, c.Entry)
+		return text
+	case Changed:
+		return "changed to " + r.Words()
 	case Present:
-		return fmt.Sprintf("%s %s is excluded already", c.Entry.Kind, c.Entry)
+		return fmt.Sprintf("%s %s is %s already", r.Kind, r.Entry, r.Policy.state())
 	case Covered:
-		return fmt.Sprintf("%s %s is excluded already, covered by %s", c.Entry.Kind, c.Entry, list(c.CoveredBy))
+		return fmt.Sprintf("%s %s is %s already, covered by %s", r.Kind, r.Entry, r.Policy.state(), list(c.CoveredBy))
 	case Removed:
-		return fmt.Sprintf("removed %s %s", c.Entry.Kind, c.Entry)
+		return fmt.Sprintf("removed %s %s", r.Kind, r.Entry)
 	}
-	text := fmt.Sprintf("%s %s is not in the list", c.Entry.Kind, c.Entry)
+	text := fmt.Sprintf("%s %s is not in the list", r.Kind, r.Entry)
 	switch {
 	case len(c.CoveredBy) > 0:
-		return text + fmt.Sprintf(", but %s covers it and still lets it out: delete that and add the parts to keep", list(c.CoveredBy))
+		return text + fmt.Sprintf(", but %s covers it and still lets it out: add it with --policy tor to take it out of that", list(c.CoveredBy))
 	case len(c.Near) > 0:
 		return text + ": nearest are " + list(c.Near)
 	}
-	return text + fmt.Sprintf(", which has no %s", c.Entry.Kind)
+	return text + fmt.Sprintf(", which has no %s", r.Kind)
 }
 
-func list(entries []Entry) string {
-	words := make([]string, 0, len(entries))
-	for _, e := range entries {
-		words = append(words, e.String())
+// Words tells a rule without what put it there.
+func (r Rule) Words() string {
+	text := fmt.Sprintf("%s %s", r.Kind, r.Entry)
+	if r.Policy != PolicyDirect {
+		text += " (" + string(r.Policy) + ")"
+	}
+	if !r.Until.IsZero() {
+		text += " until " + r.Until.Local().Format(time.DateTime)
+	}
+	return text
+}
+
+// state is a policy as what a packet under it is.
+func (p Policy) state() string {
+	return map[Policy]string{PolicyDirect: "excluded", PolicyTor: "Tor's", PolicyBlock: "blocked"}[p]
+}
+
+func list(rules []Rule) string {
+	words := make([]string, 0, len(rules))
+	for _, r := range rules {
+		words = append(words, r.String())
 	}
 	return strings.Join(words, ", ")
 }
 
-// Add excludes one more entry and keeps the list normalized: a covered entry
-// is not added, covered older ones are absorbed. Removing the entry later does
-// not bring those back: what is not listed goes through Tor.
-func (e *Exclusions) Add(entry Entry) Change {
-	entry.Prefix = entry.Prefix.Masked()
-	*e = e.Normalized()
-	c := Change{Entry: entry, Outcome: Added}
-	for _, old := range e.entries(entry.Kind) {
-		switch {
-		case old == entry:
-			c.Outcome = Present
-			return c
-		case old.covers(entry):
-			c.Outcome = Covered
-			c.CoveredBy = append(c.CoveredBy, old)
-		case entry.covers(old):
+// Add takes in one more rule. One that says what a wider rule says of the same packets,
+// for as long, is not added, and narrower ones that say the same are absorbed: removing
+// it later does not bring those back. What is there already gets the new rule's policy
+// and life; but what holds for ever is not cut short by a life.
+func (rs *Rules) Add(r Rule) Change {
+	r.Prefix = r.Prefix.Masked()
+	c := Change{Rule: r, Outcome: Added}
+	if i := rs.index(r.Entry); i >= 0 {
+		old := (*rs)[i]
+		if old.Policy == r.Policy && (old.Until.IsZero() || old.Until.Equal(r.Until)) {
+			return Change{Rule: old, Outcome: Present}
+		}
+		*rs = slices.Clone(*rs)
+		(*rs)[i] = r
+		return Change{Rule: r, Outcome: Changed}
+	}
+	if narrowest, ok := rs.narrowest(r.Entry); ok && narrowest.Policy == r.Policy && narrowest.outlasts(r) {
+		c.Outcome, c.CoveredBy = Covered, []Rule{narrowest}
+		return c
+	}
+	var kept Rules
+	for _, old := range *rs {
+		if r.covers(old.Entry) && rs.absorbs(r, old) {
 			c.Absorbed = append(c.Absorbed, old)
+		} else {
+			kept = append(kept, old)
 		}
 	}
-	if c.Outcome == Added {
-		e.set(entry.Kind, append(e.entries(entry.Kind), entry))
-		*e = e.Normalized()
-	}
+	*rs = append(kept, r)
+	rs.sort()
 	return c
 }
 
-// Remove takes one entry out. Only an entry of the list can be removed, not a
-// part of one.
-func (e *Exclusions) Remove(entry Entry) Change {
-	entry.Prefix = entry.Prefix.Masked()
-	*e = e.Normalized()
-	entries := e.entries(entry.Kind)
-	if i := slices.Index(entries, entry); i >= 0 {
-		e.set(entry.Kind, slices.Delete(entries, i, i+1))
-		return Change{Entry: entry, Outcome: Removed}
+// absorbs says whether a rule that covers an older one makes it needless: it must say
+// the same for as long, with nothing in between that says otherwise.
+func (rs Rules) absorbs(r, old Rule) bool {
+	if old.Policy != r.Policy || old.Comment != "" || !r.outlasts(old) {
+		return false
 	}
-	c := Change{Entry: entry, Outcome: Absent}
-	for _, old := range entries {
-		if old.covers(entry) {
-			c.CoveredBy = append(c.CoveredBy, old)
+	between, ok := rs.narrowest(old.Entry)
+	return !ok || !r.covers(between.Entry) || between.Policy == r.Policy
+}
+
+// narrowest returns the narrowest rule that covers an entry and is not it.
+func (rs Rules) narrowest(e Entry) (Rule, bool) {
+	var found Rule
+	ok := false
+	for _, r := range rs {
+		if r.Entry != e && r.covers(e) && (!ok || r.wide() < found.wide()) {
+			found, ok = r, true
 		}
 	}
-	slices.SortStableFunc(entries, func(a, b Entry) int {
-		return cmp.Compare(entry.distance(a), entry.distance(b))
-	})
-	c.Near = entries[:min(3, len(entries))]
+	return found, ok
+}
+
+func (rs Rules) index(e Entry) int {
+	return slices.IndexFunc(rs, func(r Rule) bool { return r.Entry == e })
+}
+
+// Remove takes one rule out. Only a whole rule can be removed, not a part of one.
+func (rs *Rules) Remove(e Entry) Change {
+	e.Prefix = e.Prefix.Masked()
+	if i := rs.index(e); i >= 0 {
+		c := Change{Rule: (*rs)[i], Outcome: Removed}
+		*rs = slices.Delete(slices.Clone(*rs), i, i+1)
+		return c
+	}
+	c := Change{Rule: Direct(e), Outcome: Absent}
+	same := rs.Of(e.Kind)
+	if r, ok := rs.narrowest(e); ok && r.Policy == PolicyDirect {
+		c.CoveredBy = append(c.CoveredBy, r)
+	}
+	slices.SortStableFunc(same, func(a, b Rule) int { return cmp.Compare(e.distance(a.Entry), e.distance(b.Entry)) })
+	c.Near = same[:min(3, len(same))]
 	return c
 }
 
-// Everything says whether a prefix lets every address of its family out.
-func (e *Exclusions) Everything() bool {
-	all := func(p netip.Prefix) bool { return p.Bits() == 0 }
-	return slices.ContainsFunc(e.Destinations, all) || slices.ContainsFunc(e.Sources, all)
-}
-
-// entries returns a fresh list of one kind.
-func (e *Exclusions) entries(kind Kind) []Entry {
-	var out []Entry
-	switch kind {
-	case KindDestination:
-		for _, p := range e.Destinations {
-			out = append(out, Entry{Kind: kind, Prefix: p})
+// Normalized returns the rules in their order, each entry once and masked: of those that
+// repeat an entry, the last counts.
+func (rs Rules) Normalized() Rules {
+	var out Rules
+	for _, r := range rs {
+		r.Prefix = r.Prefix.Masked()
+		if i := out.index(r.Entry); i >= 0 {
+			out[i] = r
+			continue
 		}
-	case KindSource:
-		for _, p := range e.Sources {
-			out = append(out, Entry{Kind: kind, Prefix: p})
-		}
-	case KindMark:
-		for _, m := range e.Marks {
-			out = append(out, Entry{Kind: kind, Mark: m})
-		}
+		out = append(out, r)
 	}
+	out.sort()
 	return out
 }
 
-// set replaces the list of one kind.
-func (e *Exclusions) set(kind Kind, entries []Entry) {
-	var prefixes []netip.Prefix
-	var marks []Mark
-	for _, entry := range entries {
-		prefixes = append(prefixes, entry.Prefix)
-		marks = append(marks, entry.Mark)
-	}
-	switch kind {
-	case KindDestination:
-		e.Destinations = prefixes
-	case KindSource:
-		e.Sources = prefixes
-	case KindMark:
-		e.Marks = marks
-	}
+// sort orders rules by kind, then by what they match.
+func (rs Rules) sort() {
+	slices.SortStableFunc(rs, func(a, b Rule) int {
+		return cmp.Or(
+			cmp.Compare(slices.Index(Kinds, a.Kind), slices.Index(Kinds, b.Kind)),
+			cmp.Compare(a.Service.Protocol, b.Service.Protocol), cmp.Compare(a.Service.Port, b.Service.Port),
+			ComparePrefixes(a.Prefix, b.Prefix), compareMarks(a.Mark, b.Mark),
+			cmp.Compare(a.Interface, b.Interface), slices.Compare(a.MAC[:], b.MAC[:]))
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // entry reads "destination 10.0.0.0/8".
@@ -53,6 +54,21 @@ func TestAddTellsWhatHappened(t *testing.T) {
 			"mark 0x1ff is excluded already, covered by 0x100/0xff00", "mark:0x100/0xff00"},
 		{"mark:0x100/0xff00", "add", "mark 0x200/0xff00", Added,
 			"added mark 0x200/0xff00", "mark:0x100/0xff00 mark:0x200/0xff00"},
+		{"10.0.0.0/8", "add", "destination 10.1.0.0/16=tor", Added,
+			"added destination 10.1.0.0/16 (tor)", "10.0.0.0/8 10.1.0.0/16=tor"},
+		{"10.0.0.0/8 10.1.0.0/16=tor", "add", "destination 10.1.2.0/24", Added,
+			"added destination 10.1.2.0/24", "10.0.0.0/8 10.1.0.0/16=tor 10.1.2.0/24"},
+		{"10.1.0.0/16=tor 10.1.2.0/24", "add", "destination 10.0.0.0/8", Added,
+			"added destination 10.0.0.0/8", "10.0.0.0/8 10.1.0.0/16=tor 10.1.2.0/24"},
+		{"10.0.0.0/8", "add", "destination 10.0.0.0/8=tor", Changed,
+			"changed to destination 10.0.0.0/8 (tor)", "10.0.0.0/8=tor"},
+		{"port:22/tcp", "add", "port 22/tcp@10.0.0.0/8", Covered,
+			"port 22/tcp@10.0.0.0/8 is excluded already, covered by 22/tcp", "port:22/tcp"},
+		{"port:22/tcp@10.0.0.0/8 port:23/tcp", "add", "port 22/tcp", Added,
+			"added port 22/tcp, which absorbed 22/tcp@10.0.0.0/8", "port:22/tcp port:23/tcp"},
+		{"mac:02:00:00:00:00:01", "add", "device 02-00-00-00-00-01=block", Changed,
+			"changed to device 02:00:00:00:00:01 (block)", "mac:02:00:00:00:00:01=block"},
+		{"by:wg0", "add", "interface wg0", Present, "interface wg0 is excluded already", "by:wg0"},
 	} {
 		c.check(t)
 	}
@@ -65,16 +81,18 @@ func TestRemoveTellsWhatHappened(t *testing.T) {
 		{"mark:0x100", "del", "mark 0x100", Removed,
 			"removed mark 0x100", ""},
 		{"10.0.0.0/8 11.0.0.0/8", "del", "destination 10.1.0.0/16", Absent,
-			"destination 10.1.0.0/16 is not in the list, but 10.0.0.0/8 covers it and still lets it out: delete that and add the parts to keep",
+			"destination 10.1.0.0/16 is not in the list, but 10.0.0.0/8 covers it and still lets it out: add it with --policy tor to take it out of that",
 			"10.0.0.0/8 11.0.0.0/8"},
 		{"9.0.0.0/8 10.1.2.0/24 10.1.3.0/24 10.64.0.0/16 ::/8", "del", "destination 10.1.2.4", Absent,
-			"destination 10.1.2.4/32 is not in the list, but 10.1.2.0/24 covers it and still lets it out: delete that and add the parts to keep",
+			"destination 10.1.2.4/32 is not in the list, but 10.1.2.0/24 covers it and still lets it out: add it with --policy tor to take it out of that",
 			"9.0.0.0/8 10.1.2.0/24 10.1.3.0/24 10.64.0.0/16 ::/8"},
 		{"9.0.0.0/8 10.1.2.0/24 10.1.3.0/24 10.64.0.0/16 ::/8", "del", "destination 10.1.0.0/16", Absent,
 			"destination 10.1.0.0/16 is not in the list: nearest are 10.1.2.0/24, 10.1.3.0/24, 10.64.0.0/16",
 			"9.0.0.0/8 10.1.2.0/24 10.1.3.0/24 10.64.0.0/16 ::/8"},
 		{"mark:0x200 mark:0x101", "del", "mark 0x100", Absent,
-			"mark 0x100 is not in the list: nearest are 0x101, 0x200", "mark:0x101 mark:0x200"},
+			"mark 0x100 is not in the list: nearest are 0x101, 0x200", "mark:0x200 mark:0x101"},
+		{"by:wg0 by:tun0", "del", "interface wg1", Absent,
+			"interface wg1 is not in the list: nearest are wg0, tun0", "by:wg0 by:tun0"},
 		{"10.0.0.0/8", "del", "source 10.0.0.0/8", Absent,
 			"source 10.0.0.0/8 is not in the list, which has no source", "10.0.0.0/8"},
 	} {
@@ -84,78 +102,84 @@ func TestRemoveTellsWhatHappened(t *testing.T) {
 
 func (c change) check(t *testing.T) {
 	t.Helper()
-	e := exclusions(t, c.have)
+	rs := rulesOf(t, c.have)
+	kind, rest, _ := strings.Cut(c.entry, " ")
+	what, policy, _ := strings.Cut(rest, "=")
+	r := Direct(entry(t, kind+" "+what))
+	if policy != "" {
+		r.Policy = Policy(policy)
+	}
 	var got Change
 	if c.op == "add" {
-		got = e.Add(entry(t, c.entry))
+		got = rs.Add(r)
 	} else {
-		got = e.Remove(entry(t, c.entry))
+		got = rs.Remove(r.Entry)
 	}
 	if got.Outcome != c.outcome || got.String() != c.told {
 		t.Errorf("[%s] %s %s: %s, %q\nwant %s, %q", c.have, c.op, c.entry, got.Outcome, got, c.outcome, c.told)
 	}
-	if after := text(e); after != c.after {
+	if after := words(rs); after != c.after {
 		t.Errorf("[%s] %s %s leaves [%s], want [%s]", c.have, c.op, c.entry, after, c.after)
 	}
-	changed := got.Outcome == Added || got.Outcome == Removed
-	if before := exclusions(t, c.have).Normalized(); changed == reflect.DeepEqual(before, e.Normalized()) {
+	changed := got.Outcome == Added || got.Outcome == Changed || got.Outcome == Removed
+	if before := rulesOf(t, c.have).Normalized(); changed == reflect.DeepEqual(before, rs.Normalized()) {
 		t.Errorf("[%s] %s %s: %s, which is not so", c.have, c.op, c.entry, got.Outcome)
 	}
 }
 
-// exclusions reads "10.0.0.0/8 from:10.0.0.0/8 mark:0x100".
-func exclusions(t *testing.T, s string) Exclusions {
+// rulesOf reads "10.0.0.0/8 from:10.0.0.0/8 mark:0x100 port:22/tcp", each with a policy
+// other than direct behind "=".
+func rulesOf(t *testing.T, s string) Rules {
 	t.Helper()
-	var e Exclusions
+	var out Rules
 	for _, word := range strings.Fields(s) {
-		if source, ok := strings.CutPrefix(word, "from:"); ok {
-			e.Sources = append(e.Sources, entry(t, "source "+source).Prefix)
-		} else if mark, ok := strings.CutPrefix(word, "mark:"); ok {
-			e.Marks = append(e.Marks, entry(t, "mark "+mark).Mark)
-		} else {
-			e.Destinations = append(e.Destinations, entry(t, "destination "+word).Prefix)
+		word, policy, _ := strings.Cut(word, "=")
+		kind, what := KindDestination, word
+		for k, prefix := range prefixesOfKinds {
+			if rest, ok := strings.CutPrefix(word, prefix); ok {
+				kind, what = k, rest
+			}
 		}
+		r := Direct(entry(t, string(kind)+" "+what))
+		if policy != "" {
+			r.Policy = Policy(policy)
+		}
+		out = append(out, r)
 	}
-	return e
+	return out
 }
 
-func text(e Exclusions) string {
+var prefixesOfKinds = map[Kind]string{KindSource: "from:", KindMark: "mark:", KindPort: "port:", KindInterface: "by:", KindDevice: "mac:"}
+
+func words(rs Rules) string {
 	var words []string
-	for _, p := range e.Destinations {
-		words = append(words, p.String())
-	}
-	for _, p := range e.Sources {
-		words = append(words, "from:"+p.String())
-	}
-	for _, m := range e.Marks {
-		words = append(words, "mark:"+m.String())
+	for _, r := range rs {
+		word := prefixesOfKinds[r.Kind] + r.String()
+		if r.Policy != PolicyDirect {
+			word += "=" + string(r.Policy)
+		}
+		words = append(words, word)
 	}
 	return strings.Join(words, " ")
 }
 
 func TestParseEntryRefusesUnknownKind(t *testing.T) {
-	if e, err := ParseEntry("port", "53"); err == nil || e != (Entry{}) {
-		t.Errorf("ParseEntry(port) = %v, %v", e, err)
+	if e, err := ParseEntry("colour", "53"); err == nil || e != (Entry{}) {
+		t.Errorf("ParseEntry(colour) = %v, %v", e, err)
 	}
 }
 
-func TestNormalizedMasksMergesAndSorts(t *testing.T) {
-	e := Exclusions{
-		Destinations: []netip.Prefix{
-			netip.MustParsePrefix("2001:db8::1/32"),
-			netip.MustParsePrefix("10.1.2.3/16"),
-			netip.MustParsePrefix("10.1.0.0/16"),
-			netip.MustParsePrefix("10.1.9.9/32"),
-			netip.MustParsePrefix("9.0.0.0/8"),
-		},
-		Marks: []Mark{{0x200, FullMask}, {0x100, FullMask}, {0x200, FullMask}},
-	}
-	before := slices.Clone(e.Destinations)
-	if got, want := text(e.Normalized()), "9.0.0.0/8 10.1.0.0/16 2001:db8::/32 mark:0x100 mark:0x200"; got != want {
+func TestNormalizedMasksAndSorts(t *testing.T) {
+	rs := slices.Concat(
+		DirectMarks(Mark{0x200, FullMask}, Mark{0x100, FullMask}, Mark{0x200, FullMask}),
+		DirectPrefixes(KindDestination, netip.MustParsePrefix("2001:db8::1/32"), netip.MustParsePrefix("10.1.2.3/16"),
+			netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.1.9.9/32"), netip.MustParsePrefix("9.0.0.0/8")))
+	before := slices.Clone(rs)
+	if got, want := words(rs.Normalized()), "9.0.0.0/8 10.1.0.0/16 10.1.9.9/32 2001:db8::/32 mark:0x100 mark:0x200"; got != want {
 		t.Errorf("Normalized() = %s, want %s", got, want)
 	}
-	if !slices.Equal(before, e.Destinations) {
-		t.Errorf("Normalized() changed its receiver to %v", e.Destinations)
+	if !slices.Equal(before, rs) {
+		t.Errorf("Normalized() changed its receiver to %v", rs)
 	}
 }
 
@@ -190,17 +214,59 @@ func TestMergingKeepsEveryAddressAndAddsNone(t *testing.T) {
 	}
 }
 
-func TestExclusionsSurviveJSON(t *testing.T) {
-	want := exclusions(t, "10.0.0.0/8 2001:db8::/32 from:192.168.1.9 mark:0x100/0xff00")
+func TestRulesSurviveJSON(t *testing.T) {
+	want := rulesOf(t, "10.0.0.0/8 10.1.0.0/16=tor 2001:db8::/32 port:22/tcp port:icmp@10.8.0.0/16 from:192.168.1.9=block mac:02:00:00:00:00:01 mark:0x100/0xff00 by:wg0")
+	want[0].Until, want[0].Ends = time.Date(2026, 12, 24, 18, 0, 0, 0, time.UTC), time.Hour
+	want[0].Comment, want[0].Origin = "the bank", "torbpf exclude add"
 	data, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got Exclusions
+	var got Rules
 	if err := json.Unmarshal(data, &got); err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%s came back as %v", data, fmt.Sprint(got))
+	}
+}
+
+// TestAStateOfThreeListsIsRead: a torbpf that knew no other kinds wrote it.
+func TestAStateOfThreeListsIsRead(t *testing.T) {
+	var c Config
+	err := json.Unmarshal([]byte(`{"interfaces": ["eth1"], "exclusions": {
+		"destinations": ["10.0.0.0/8"], "sources": ["192.168.1.9/32"], "marks": [{"value": 256, "mask": 65280}]}}`), &c)
+	if got := words(c.Rules); err != nil || got != "10.0.0.0/8 from:192.168.1.9/32 mark:0x100/0xff00" || len(c.Interfaces) != 1 {
+		t.Errorf("read as %s, %v, %v", got, c.Interfaces, err)
+	}
+}
+
+func TestRulesThatHoldForAWhile(t *testing.T) {
+	soon, later := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name, have string
+		until      time.Time // of what is there
+		add        string
+		adds       time.Time
+		outcome    Outcome
+		after      string
+	}{
+		{"a life does not cut short what holds for ever", "10.0.0.0/8", time.Time{}, "10.0.0.0/8", soon, Present, "10.0.0.0/8"},
+		{"a longer life", "10.0.0.0/8", soon, "10.0.0.0/8", later, Changed, "10.0.0.0/8"},
+		{"a shorter life", "10.0.0.0/8", later, "10.0.0.0/8", soon, Changed, "10.0.0.0/8"},
+		{"for ever after all", "10.0.0.0/8", later, "10.0.0.0/8", time.Time{}, Changed, "10.0.0.0/8"},
+		{"the same again", "10.0.0.0/8", soon, "10.0.0.0/8", soon, Present, "10.0.0.0/8"},
+		{"covered for as long", "10.0.0.0/8", later, "10.1.0.0/16", soon, Covered, "10.0.0.0/8"},
+		{"covered, but not for as long", "10.0.0.0/8", soon, "10.1.0.0/16", later, Added, "10.0.0.0/8 10.1.0.0/16"},
+		{"covers for a shorter time", "10.1.0.0/16", later, "10.0.0.0/8", soon, Added, "10.0.0.0/8 10.1.0.0/16"},
+		{"covers for as long", "10.1.0.0/16", soon, "10.0.0.0/8", soon, Added, "10.0.0.0/8"},
+	} {
+		rs := rulesOf(t, c.have)
+		rs[0].Until = c.until
+		r := rulesOf(t, c.add)[0]
+		r.Until = c.adds
+		if got := rs.Add(r); got.Outcome != c.outcome || words(rs) != c.after {
+			t.Errorf("%s: %s, and then %s; want %s, %s", c.name, got.Outcome, words(rs), c.outcome, c.after)
+		}
 	}
 }

@@ -25,6 +25,7 @@ type file struct {
 	SkipProbe  *bool          `toml:"skip_firewall_probe,omitempty"`
 	Tor        fileTor        `toml:"tor,omitempty"`
 	Exclusions fileExclusions `toml:"exclusions,omitempty"`
+	Rules      []fileRule     `toml:"rules,omitempty"`
 }
 
 type fileTor struct {
@@ -39,29 +40,13 @@ type fileTor struct {
 	Onion6       *prefix `toml:"onion6,omitempty"`
 }
 
-type fileExclusions struct {
-	Destinations []prefix `toml:"destinations,omitempty"`
-	Sources      []prefix `toml:"sources,omitempty"`
-	Marks        []mark   `toml:"marks,omitempty"`
-}
-
-// prefix and mark are read as the command line reads them, so that both take and
-// refuse the same.
+// prefix is read as the command line reads it, so that both take and refuse the same.
 type prefix struct{ netip.Prefix }
 
 func (p *prefix) UnmarshalText(text []byte) (err error) {
 	p.Prefix, err = ParsePrefix(string(text))
 	return err
 }
-
-type mark struct{ Mark }
-
-func (m *mark) UnmarshalText(text []byte) (err error) {
-	m.Mark, err = ParseMark(string(text))
-	return err
-}
-
-func (m mark) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
 // inboundWords are the values of the key inbound.
 var inboundWords = map[string]bool{"allow": true, "refuse": false}
@@ -91,6 +76,9 @@ func Parse(text []byte) (Config, error) {
 	}
 	cfg, err := f.config()
 	if err != nil {
+		return Config{}, err
+	}
+	if err := cfg.Rules.setOrigins(text); err != nil {
 		return Config{}, err
 	}
 	if len(cfg.Interfaces) == 0 {
@@ -138,15 +126,7 @@ func (f file) config() (Config, error) {
 		cfg.Inbound = allow
 	}
 	f.Tor.apply(&cfg.Tor)
-	for _, p := range f.Exclusions.Destinations {
-		cfg.Exclusions.Destinations = append(cfg.Exclusions.Destinations, p.Prefix)
-	}
-	for _, p := range f.Exclusions.Sources {
-		cfg.Exclusions.Sources = append(cfg.Exclusions.Sources, p.Prefix)
-	}
-	for _, m := range f.Exclusions.Marks {
-		cfg.Exclusions.Marks = append(cfg.Exclusions.Marks, m.Mark)
-	}
+	cfg.Rules = f.rules()
 	return cfg, nil
 }
 
@@ -202,15 +182,7 @@ func (c Config) Text() ([]byte, error) {
 	if c.Tor.Onion6.IsValid() {
 		f.Tor.Onion6 = &prefix{c.Tor.Onion6}
 	}
-	for _, p := range c.Exclusions.Destinations {
-		f.Exclusions.Destinations = append(f.Exclusions.Destinations, prefix{p})
-	}
-	for _, p := range c.Exclusions.Sources {
-		f.Exclusions.Sources = append(f.Exclusions.Sources, prefix{p})
-	}
-	for _, m := range c.Exclusions.Marks {
-		f.Exclusions.Marks = append(f.Exclusions.Marks, mark{m})
-	}
+	f.setRules(c.Rules)
 	text, err := toml.Marshal(f)
 	if err != nil {
 		return nil, fmt.Errorf("write configuration: %w", err)

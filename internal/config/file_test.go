@@ -2,12 +2,14 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseReadsEveryKey(t *testing.T) {
@@ -30,9 +32,23 @@ onion4 = "172.24.0.0/13"
 onion6 = "fd12:3456::/32"
 
 [exclusions]
-destinations = ["104.16.0.0/13", "2001:db8::/32"]
+destinations = ["104.16.0.0/13",
+  "2001:db8::/32"]
 sources = ["192.168.1.7"]
 marks = ["0x100/0xff00"]
+ports = ["22/tcp", "53/udp@10.8.0.1"]
+devices = ["02:00:00:00:00:07"]
+interfaces = ["wg0"]
+
+[[rules]]
+destination = "104.17.0.0/16"
+policy = "tor"
+comment = "not this part"
+
+[[rules]]
+device = "02:00:00:00:00:08"
+policy = "block"
+until = 2026-12-24T18:00:00Z
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -44,10 +60,10 @@ marks = ["0x100/0xff00"]
 	want.Tor.Binary, want.Tor.Torrc = "/opt/tor", "/etc/torbpf/bridges"
 	want.Tor.TransPort, want.Tor.DNSPort, want.Tor.ResolverPort = 19040, 19053, 19054
 	want.Tor.Onion4, want.Tor.Onion6 = netip.MustParsePrefix("172.24.0.0/13"), netip.MustParsePrefix("fd12:3456::/32")
-	want.Exclusions = Exclusions{
-		Destinations: []netip.Prefix{netip.MustParsePrefix("104.16.0.0/13"), netip.MustParsePrefix("2001:db8::/32")},
-		Sources:      []netip.Prefix{netip.MustParsePrefix("192.168.1.7/32")},
-		Marks:        []Mark{{Value: 0x100, Mask: 0xff00}},
+	want.Rules = rulesOf(t, "104.16.0.0/13 2001:db8::/32 port:22/tcp port:53/udp@10.8.0.1/32 from:192.168.1.7/32 mac:02:00:00:00:00:07 mark:0x100/0xff00 by:wg0 104.17.0.0/16=tor mac:02:00:00:00:00:08=block")
+	want.Rules[8].Comment, want.Rules[9].Until = "not this part", time.Date(2026, 12, 24, 18, 0, 0, 0, time.UTC)
+	for i, line := range []int{20, 21, 24, 24, 22, 25, 23, 26, 28, 33} {
+		want.Rules[i].Origin = fmt.Sprintf("line %d", line)
 	}
 	if !reflect.DeepEqual(cfg, want) {
 		t.Errorf("got  %+v\nwant %+v", cfg, want)
@@ -56,7 +72,11 @@ marks = ["0x100/0xff00"]
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := Parse(text); err != nil || !reflect.DeepEqual(again, cfg) {
+	again, err := Parse(text)
+	for i := range min(len(again.Rules), len(cfg.Rules)) {
+		again.Rules[i].Origin = cfg.Rules[i].Origin
+	}
+	if err != nil || !reflect.DeepEqual(again, cfg) {
 		t.Errorf("written as\n%s\nit reads as %+v, %v", text, again, err)
 	}
 }
@@ -78,8 +98,16 @@ func TestParseSaysWhatIsWrongWhere(t *testing.T) {
 		{"interfaces = [\"w*n\"]", []string{"interfaces", "no interface name"}},
 		{"interfaces = [\"eth1\"]\ninbound = \"maybe\"", []string{"inbound", "allow", "refuse"}},
 		{"interfaces = [\"eth1\"]\n[exclusions]\ndestinations = [\"104.17.0.1/13\"]", []string{"line 3", "104.16.0.0/13"}},
-		{"interfaces = [\"eth1\"]\n[exclusions]\ndestinations = [\"0.0.0.0/0\"]", []string{"exclusions.destinations", "past Tor"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\ndestinations = [\"0.0.0.0/0\"]", []string{"line 3", "past Tor"}},
 		{"interfaces = [\"eth1\"]\n[exclusions]\nmarks = [\"0x0\"]", []string{"line 3"}},
+		{"interfaces = [\"eth1\"]\n[[rules]]\npolicy = \"tor\"", []string{"line 2", "one thing to match"}},
+		{"interfaces = [\"eth1\"]\n[[rules]]\nport = \"22/tcp\"\nmark = \"0x1\"", []string{"line 2", "one thing to match"}},
+		{"interfaces = [\"eth1\"]\n[[rules]]\nport = \"22/tcp\"\npolicy = \"maybe\"", []string{"line 4", "direct, tor, block"}},
+		{"interfaces = [\"eth1\"]\n[[rules]]\nport = \"22/tcp\"\npolicy = \"block\"", []string{"line 2", "direct, tor"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\nports = [\"22/tcp\"]\n[[rules]]\nport = \"22/tcp\"\npolicy = \"tor\"", []string{"line 4", "line 3", "which of the two"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\ninterfaces = [\"eth1\"]", []string{"line 3", "torified"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\ndevices = [\"01:00:5e:00:00:01\"]", []string{"line 3", "group"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\nports = [\"tcp\"]", []string{"line 3", "22/tcp"}},
 		{"interfaces = [\"eth1\"]\n[tor]\ntrans_port = 99999", []string{"line 3", "trans_port"}},
 		{"interfaces = [\"eth1\"]\n[tor]\ntorrc = \"bridges\"", []string{"tor.torrc", "whole path"}},
 	} {
@@ -128,7 +156,7 @@ func FuzzFile(f *testing.F) {
 			t.Fatalf("%q: %v", text, err)
 		}
 		again, err := Parse(written)
-		if err != nil || !reflect.DeepEqual(again.Exclusions.Normalized(), cfg.Exclusions.Normalized()) {
+		if err != nil || words(again.Rules.Normalized()) != words(cfg.Rules.Normalized()) {
 			t.Fatalf("%q was written as %q and reads as %+v, %v", text, written, again, err)
 		}
 	})
@@ -155,7 +183,7 @@ func TestTheReferenceNamesEveryKey(t *testing.T) {
 		for i := range of.NumField() {
 			field := of.Field(i)
 			key, _, _ := strings.Cut(field.Tag.Get("toml"), ",")
-			if !strings.Contains(string(text), "\n"+key+" = ") && !strings.Contains(string(text), "\n# "+key+" = ") && !strings.Contains(string(text), "\n["+key+"]") {
+			if !strings.Contains(string(text), "\n"+key+" = ") && !strings.Contains(string(text), "\n# "+key+" = ") && !strings.Contains(string(text), "\n["+key+"]") && !strings.Contains(string(text), "\n# [["+key+"]]") {
 				t.Errorf("the reference lacks the key %s", key)
 			}
 			if field.Type.Kind() == reflect.Struct {

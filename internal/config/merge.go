@@ -6,16 +6,6 @@ import (
 	"slices"
 )
 
-// Normalized returns the exclusions masked, merged and sorted, leaving e as it
-// is. Two lists that exclude the same packets entry by entry come out equal.
-func (e Exclusions) Normalized() Exclusions {
-	return Exclusions{
-		Destinations: MergePrefixes(e.Destinations),
-		Sources:      MergePrefixes(e.Sources),
-		Marks:        MergeMarks(e.Marks),
-	}
-}
-
 // MergePrefixes returns the prefixes masked and sorted, IPv4 first, without
 // those that another one covers. Adjacent halves stay two entries: a user who
 // deletes one of them again must find it.
@@ -46,23 +36,6 @@ func ComparePrefixes(a, b netip.Prefix) int {
 // PrefixCovers says whether every address of inner lies in outer.
 func PrefixCovers(outer, inner netip.Prefix) bool {
 	return outer.Bits() <= inner.Bits() && outer.Overlaps(inner)
-}
-
-// MergeMarks returns the marks sorted, without those that another one covers.
-func MergeMarks(marks []Mark) []Mark {
-	sorted := slices.Clone(marks)
-	slices.SortFunc(sorted, compareMarks)
-	sorted = slices.Compact(sorted)
-	var out []Mark
-	for i, m := range sorted {
-		covered := slices.ContainsFunc(sorted, func(o Mark) bool {
-			return o != sorted[i] && o.covers(m)
-		})
-		if !covered {
-			out = append(out, m)
-		}
-	}
-	return out
 }
 
 func compareMarks(a, b Mark) int {

@@ -62,7 +62,7 @@ func (c Config) Validate() error {
 	v.tor(c.Tor)
 	v.onion("tor.onion4", c.Tor.Onion4, onionBits4, onionSpace4)
 	v.onion("tor.onion6", c.Tor.Onion6, onionBits6, onionSpace6)
-	v.exclusions(c)
+	v.rules(c)
 	return errors.Join(v.problems...)
 }
 
@@ -91,12 +91,18 @@ func (v *validation) interfaces(c Config) {
 // name refuses what the kernel takes for no interface name; such a name would
 // also be read as something else by nft.
 func (v *validation) name(field, name string) {
+	if !isInterfaceName(name) {
+		v.add(field, "%q is %s", name, noInterfaceName)
+	}
+}
+
+const noInterfaceName = "no interface name (1 to 15 characters without blanks, quotes, / and :): ip link lists them"
+
+func isInterfaceName(name string) bool {
 	odd := strings.IndexFunc(name, func(r rune) bool {
 		return r == '*' || r == '/' || r == ':' || r == '"' || unicode.IsSpace(r) || !unicode.IsPrint(r)
 	})
-	if name == "" || name == "." || name == ".." || len(name) > 15 || odd >= 0 {
-		v.add(field, "%q is no interface name (1 to 15 characters without blanks, quotes, / and :): ip link lists them", name)
-	}
+	return name != "" && name != "." && name != ".." && len(name) <= 15 && odd < 0
 }
 
 func (v *validation) modes(c Config) {
@@ -183,27 +189,61 @@ func join(list []netip.Prefix) string {
 	return strings.Join(words, ", ")
 }
 
-func (v *validation) exclusions(c Config) {
-	v.excluded("exclusions.destinations", c.Exclusions.Destinations, c.Everything)
-	v.excluded("exclusions.sources", c.Exclusions.Sources, c.Everything)
-	for _, m := range c.Exclusions.Marks {
-		if _, err := ParseMark(m.String()); err != nil {
-			v.add("exclusions.marks", "%v", err)
+// rules judges each by itself. Host bits are masked later: what was typed has passed
+// ParsePrefix.
+func (v *validation) rules(c Config) {
+	for _, r := range c.Rules {
+		if problem := r.problem(c); problem != "" {
+			v.problems = append(v.problems, &FieldError{Field: r.field(), Problem: problem})
 		}
 	}
 }
 
-// excluded judges one list of prefixes. Host bits are masked later: what was
-// typed has passed ParsePrefix.
-func (v *validation) excluded(field string, list []netip.Prefix, everything bool) {
-	for _, p := range list {
-		switch {
-		case !p.IsValid():
-			v.add(field, "holds an invalid prefix: write one such as 104.16.0.0/13")
-		case p.Addr().Is4In6():
-			v.add(field, "%s is IPv4-mapped and never appears on the wire: write it as IPv4", p)
-		case p.Bits() == 0 && !everything:
-			v.add(field, "%s would let everything past Tor: torbpf detach switches Tor off; or insist with --force", p)
-		}
+// field is where a rule stands in a configuration: its origin, if that is known.
+func (r Rule) field() string {
+	if r.Origin != "" {
+		return r.Origin
 	}
+	return "rules." + string(r.Kind)
+}
+
+// problem says what is wrong with a rule and what to write instead; "" for nothing.
+func (r Rule) problem(c Config) string {
+	switch again, err := ParseEntry(r.Kind, r.masked().String()); {
+	case err != nil:
+		return err.Error()
+	case again != r.masked():
+		return fmt.Sprintf("holds an invalid %s", r.Kind)
+	case !slices.Contains(r.Kind.policies(), r.Policy):
+		return fmt.Sprintf("%s %s cannot be %q: for a %s there is %s", r.Kind, r.Entry, r.Policy, r.Kind, joinPolicies(r.Kind.policies()))
+	case r.Kind == KindInterface && slices.Contains(c.Interfaces, r.Interface):
+		return fmt.Sprintf("%s is to be torified, so nothing that leaves by it goes outside: name an interface that leads there, such as wg0", r.Interface)
+	case (Rules{r}).Everything() && !c.Everything:
+		return fmt.Sprintf("%s would let everything past Tor: torbpf detach switches Tor off; or insist with --force", r.Prefix)
+	}
+	return ""
+}
+
+func (e Entry) masked() Entry {
+	e.Prefix = e.Prefix.Masked()
+	return e
+}
+
+// policies are those that rules of a kind may have.
+func (k Kind) policies() []Policy {
+	switch k {
+	case KindSource, KindDevice:
+		return []Policy{PolicyDirect, PolicyTor, PolicyBlock}
+	case KindDestination, KindPort:
+		return []Policy{PolicyDirect, PolicyTor}
+	}
+	return []Policy{PolicyDirect}
+}
+
+func joinPolicies(list []Policy) string {
+	words := make([]string, 0, len(list))
+	for _, p := range list {
+		words = append(words, string(p))
+	}
+	return strings.Join(words, ", ")
 }

@@ -29,7 +29,7 @@ func TestValidateAccepts(t *testing.T) {
 			c.Tor.Onion4, c.Tor.Onion6 = netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fc00::/7")
 		},
 		"everything, forced": func(c *Config) {
-			c.Everything, c.Exclusions.Destinations = true, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+			c.Everything, c.Rules = true, DirectPrefixes(KindDestination, netip.MustParsePrefix("0.0.0.0/0"))
 		},
 	} {
 		c := Default()
@@ -76,12 +76,19 @@ func TestValidateRefuses(t *testing.T) {
 		{"tor.onion4", "private space", func(c *Config) { c.Tor.Onion4 = prefix("8.0.0.0/7") }},
 		{"tor.onion4", "private space", func(c *Config) { c.Tor.Onion4 = prefix("0.0.0.0/0") }},
 		{"tor.onion6", "private space", func(c *Config) { c.Tor.Onion6 = prefix("fe80::/10") }},
-		{"exclusions.destinations", "--force", func(c *Config) { c.Exclusions.Destinations = []netip.Prefix{prefix("::/0")} }},
-		{"exclusions.sources", "--force", func(c *Config) { c.Exclusions.Sources = []netip.Prefix{prefix("0.0.0.0/0")} }},
-		{"exclusions.destinations", "invalid", func(c *Config) { c.Exclusions.Destinations = make([]netip.Prefix, 1) }},
-		{"exclusions.sources", "IPv4-mapped", func(c *Config) { c.Exclusions.Sources = []netip.Prefix{prefix("::ffff:10.0.0.0/104")} }},
-		{"exclusions.marks", "zero mask", func(c *Config) { c.Exclusions.Marks = []Mark{{Value: 1}} }},
-		{"exclusions.marks", "zero mark", func(c *Config) { c.Exclusions.Marks = []Mark{{Mask: 1}} }},
+		{"rules.destination", "--force", func(c *Config) { c.Rules = DirectPrefixes(KindDestination, prefix("::/0")) }},
+		{"rules.source", "--force", func(c *Config) { c.Rules = DirectPrefixes(KindSource, prefix("0.0.0.0/0")) }},
+		{"rules.destination", "invalid", func(c *Config) { c.Rules = DirectPrefixes(KindDestination, netip.Prefix{}) }},
+		{"rules.source", "IPv4-mapped", func(c *Config) { c.Rules = DirectPrefixes(KindSource, prefix("::ffff:10.0.0.0/104")) }},
+		{"rules.mark", "zero mask", func(c *Config) { c.Rules = DirectMarks(Mark{Value: 1}) }},
+		{"rules.mark", "zero mark", func(c *Config) { c.Rules = DirectMarks(Mark{Mask: 1}) }},
+		{"rules.destination", "direct, tor", func(c *Config) {
+			c.Rules = Rules{{Entry: Entry{Kind: KindDestination, Prefix: prefix("10.0.0.0/8")}, Policy: PolicyBlock}}
+		}},
+		{"rules.interface", "is to be torified", func(c *Config) {
+			c.Interfaces, c.Rules = []string{"eth1"}, Rules{Direct(Entry{Kind: KindInterface, Interface: "eth1"})}
+		}},
+		{"line 7", "is none of", func(c *Config) { c.Rules = Rules{{Origin: "line 7"}} }},
 	} {
 		cfg := Default()
 		c.change(&cfg)

@@ -75,7 +75,7 @@ func TestBadInputLeavesAttachedAlone(t *testing.T) {
 		})
 	}
 	r := mustTorbpf(t, lab, "exclude", "list")
-	if r.stdout != "destination  104.16.0.0/13\n" {
+	if r.stdout != "destination  104.16.0.0/13  direct\n" {
 		t.Errorf("excluded: %s", r.stdout)
 	}
 }
@@ -85,9 +85,9 @@ func TestBadInputLeavesAttachedAlone(t *testing.T) {
 func inForce(t *testing.T, lab *testnet.Lab) string {
 	t.Helper()
 	var status struct {
-		Interfaces, Uplinks, Exclusions any
-		Sentry                          bool
-		Problems                        []string
+		Interfaces, Uplinks, Rules any
+		Sentry                     bool
+		Problems                   []string
 	}
 	if err := json.Unmarshal([]byte(mustTorbpf(t, lab, "status", "--json").stdout), &status); err != nil {
 		t.Fatal(err)
@@ -253,7 +253,7 @@ func TestOverlappingPrefixesAreMerged(t *testing.T) {
 	if !strings.Contains(r.stdout, "absorbed 104.16.0.0/13") {
 		t.Errorf("add: %v", r)
 	}
-	if r = mustTorbpf(t, lab, "exclude", "list"); r.stdout != "destination  104.0.0.0/8\n" {
+	if r = mustTorbpf(t, lab, "exclude", "list"); r.stdout != "destination  104.0.0.0/8  direct\n" {
 		t.Errorf("list: %v", r)
 	}
 }

@@ -232,6 +232,19 @@ func TestExcludeTellsWhatItDid(t *testing.T) {
 		{"add 51.21.0.0/16", 0, "added destination 51.21.0.0/16, which absorbed 51.21.0.0/24"},
 		{"add --source 192.168.50.12", 0, "added source 192.168.50.12/32"},
 		{"add --mark 0x100", 0, "added mark 0x100"},
+		{"add --port 22/tcp", 0, "added port 22/tcp"},
+		{"add --device 02:00:00:00:00:77 --policy block", 0, "added device 02:00:00:00:00:77 (block)"},
+		{"add --interface wg0", 0, "added interface wg0"},
+		{"del --interface wg0", 0, "removed interface wg0"},
+		{"add --interface eth1", 2, "eth1 is to be torified"},
+		{"add --port 22", 2, "22/tcp"},
+		{"add --device 01:00:5e:00:00:01", 2, "group"},
+		{"add --policy block 51.22.0.0/16", 2, "there is direct, tor"},
+		{"add --policy never 51.22.0.0/16", 2, "there is direct, tor"},
+		{"add --for 0s 51.22.0.0/16", 2, "over before it begins"},
+		{"add --for soon 51.22.0.0/16", 2, "soon"},
+		{"add --source --mark 0x1", 2, "--source and --mark are about different things"},
+		{"add 51.21.9.0/24 --policy tor --comment not-this-part", 0, "added destination 51.21.9.0/24 (tor)"},
 		{"del 51.21.0.0/24", 1, "nothing was changed: destination 51.21.0.0/24 is not in the list, but 51.21.0.0/16 covers it"},
 		{"del 51.22.0.0/16 2a0e:21::80", 1, "nothing was changed: destination 51.22.0.0/16 is not in the list: nearest are 51.21.0.0/16"},
 		{"del --source 192.168.50.13", 1, "nearest are 192.168.50.12/32"},
@@ -248,8 +261,13 @@ func TestExcludeTellsWhatItDid(t *testing.T) {
 			t.Errorf("%s: %v\nwant exit code %d and %q", strings.Join(args, " "), r, step.code, step.want)
 		}
 	}
-	checkJSON(t, lab, []string{"exclude", "list", "--json"}, `{"schema":1,"exclusions":
-		{"destinations":["51.21.0.0/16"],"sources":["192.168.50.12/32"],"marks":[{"value":256,"mask":4294967295}]}}`)
+	checkJSON(t, lab, []string{"exclude", "list", "--json"}, `{"schema":2,"rules":
+		[{"kind":"destination","match":"51.21.0.0/16","policy":"direct","origin":"exclude add","runtime":true},
+		{"kind":"destination","match":"51.21.9.0/24","policy":"tor","comment":"not-this-part","origin":"exclude add","runtime":true},
+		{"kind":"port","match":"22/tcp","policy":"direct","origin":"exclude add","runtime":true},
+		{"kind":"source","match":"192.168.50.12/32","policy":"direct","origin":"exclude add","runtime":true},
+		{"kind":"device","match":"02:00:00:00:00:77","policy":"block","origin":"exclude add","runtime":true},
+		{"kind":"mark","match":"0x100","policy":"direct","origin":"exclude add","runtime":true}]}`)
 	checkJSON(t, lab, []string{"exclude", "add", "--json", "51.21.7.0/24"}, `{"schema":1,"changes":
 		[{"kind":"destination","entry":"51.21.7.0/24","outcome":"covered"}]}`)
 	checkJSON(t, lab, []string{"exclude", "del", "--json", "--mark", "0x100"}, `{"schema":1,"changes":

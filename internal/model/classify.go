@@ -44,6 +44,22 @@ func (p *Policy) Classify(k Packet) (abi.Verdict, abi.Reason) {
 // packets an exempt mark shows only when they come, so such a flow is cut and
 // begins anew.
 func (p *Policy) MayStay(f plan.Flow) bool {
+	verdict, _ := p.Classify(p.packetOf(f))
+	return verdict == abi.VerdictDirect || verdict == abi.VerdictLocal
+}
+
+// MayLeave says whether a flow begun by a LAN host may stay if its route leads to an
+// excluded interface: nothing that comes before exclusions has a say in it.
+func (p *Policy) MayLeave(f plan.Flow) bool {
+	switch _, reason := p.Classify(p.packetOf(f)); reason {
+	case abi.ReasonTCP, abi.ReasonUDP, abi.ReasonQUIC, abi.ReasonNTP, abi.ReasonICMP, abi.ReasonProtocol, abi.ReasonPrivate, abi.ReasonLateMark:
+		return true
+	}
+	return false
+}
+
+// packetOf is a packet of a flow, from who began it.
+func (p *Policy) packetOf(f plan.Flow) Packet {
 	k := Packet{
 		Layer3:   IPv6,
 		Src:      f.Src.Addr().Unmap(),
@@ -55,8 +71,8 @@ func (p *Policy) MayStay(f plan.Flow) bool {
 	if k.Dst.Is4() {
 		k.Layer3 = IPv4
 	}
-	verdict, _ := p.Classify(k)
-	return verdict == abi.VerdictDirect || verdict == abi.VerdictLocal
+	k.MAC = p.Neighbours[k.Src]
+	return k
 }
 
 // reason is the decision order of the design. The steps that can end it come
@@ -82,23 +98,37 @@ func (p *Policy) reason(k Packet) abi.Reason {
 	if foreign {
 		return abi.ReasonForeignSource
 	}
-	switch policyOf(p.Sources, k.Src) {
-	case abi.PolicyBlock:
-		return abi.ReasonBlockedSource
-	case abi.PolicyDirect:
-		if p.onion(k.Dst) {
-			return abi.ReasonOnionFromDirect
-		}
-		return abi.ReasonDirectSource
+	if reason := p.sourceReason(k); reason != abi.ReasonNone {
+		return reason
 	}
 	return p.destinationReason(k)
 }
 
+// sourceReason looks at the device's hardware address before its address.
+func (p *Policy) sourceReason(k Packet) abi.Reason {
+	policy, blocked, direct := policyOf(p.Sources, k.Src), abi.ReasonBlockedSource, abi.ReasonDirectSource
+	if d, ok := p.Devices[k.MAC]; ok && !d.Ended {
+		policy, blocked, direct = d.Policy, abi.ReasonBlockedDevice, abi.ReasonDirectDevice
+	}
+	switch {
+	case policy == abi.PolicyBlock:
+		return blocked
+	case policy == abi.PolicyTor:
+		return abi.ReasonNone
+	case p.onion(k.Dst):
+		return abi.ReasonOnionFromDirect
+	}
+	return direct
+}
+
 // destinationReason is the order of the steps that ask where a packet goes.
 func (p *Policy) destinationReason(k Packet) abi.Reason {
+	service, named := p.service(k)
 	switch {
 	case p.onion(k.Dst):
 		return onionReason(k)
+	case named && service == abi.PolicyDirect && k.isDNS() && !p.router(k.Dst) && !isBroadcast(k):
+		return abi.ReasonDirectPort
 	case k.isDNS():
 		return p.dnsReason(k)
 	case p.router(k.Dst):
@@ -109,15 +139,28 @@ func (p *Policy) destinationReason(k Packet) abi.Reason {
 			return abi.ReasonRouterDNS
 		}
 		return abi.ReasonRouterAddress
-	case policyOf(p.Destinations, k.Dst) == abi.PolicyDirect:
-		return abi.ReasonDirectDestination
-	case p.exempt(k.Mark):
-		return abi.ReasonExemptMark
+	}
+	if reason := p.excludedReason(k, service, named); reason != abi.ReasonNone {
+		return reason
 	}
 	if subnet, found := p.localSubnet(k.Dst); found {
 		return p.localReason(subnet)
 	}
 	return p.restReason(k)
+}
+
+// excludedReason asks the rules for destinations, of which those that name a port are
+// the more specific ones, and the exempt marks.
+func (p *Policy) excludedReason(k Packet, service abi.Policy, named bool) abi.Reason {
+	switch {
+	case named && service == abi.PolicyDirect:
+		return abi.ReasonDirectPort
+	case !named && policyOf(p.Destinations, k.Dst) == abi.PolicyDirect:
+		return abi.ReasonDirectDestination
+	case p.exempt(k.Mark):
+		return abi.ReasonExemptMark
+	}
+	return abi.ReasonNone
 }
 
 // router says whether an address is one the router listens on.
@@ -147,6 +190,9 @@ func isGroup(k Packet) bool {
 	return k.Dst.IsMulticast() || k.Dst == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
+// isBroadcast says so of a packet that needs no list of the router's subnets for it.
+func isBroadcast(k Packet) bool { return isGroup(k) || k.Layer3 == IPv4 && k.Dst.IsUnspecified() }
+
 func onionReason(k Packet) abi.Reason {
 	switch {
 	case k.Fragment != Whole:
@@ -165,7 +211,7 @@ func onionReason(k Packet) abi.Reason {
 // without the socket look-up at which DNS is guarded.
 func (p *Policy) dnsReason(k Packet) abi.Reason {
 	switch {
-	case isGroup(k), k.Layer3 == IPv4 && k.Dst.IsUnspecified(), slices.Contains(p.Broadcasts, k.Dst):
+	case isBroadcast(k), slices.Contains(p.Broadcasts, k.Dst):
 		return abi.ReasonRouterDNS
 	case k.Fragment != Whole:
 		return abi.ReasonFragment
@@ -232,5 +278,5 @@ func (p *Policy) mayBeMarked(k Packet, reason abi.Reason) bool {
 	if p.onion(k.Dst) || k.isDNS() || p.router(k.Dst) {
 		return false
 	}
-	return reason != abi.ReasonBlockedSource && reason != abi.ReasonNTPRouter
+	return reason != abi.ReasonBlockedSource && reason != abi.ReasonBlockedDevice && reason != abi.ReasonNTPRouter
 }

@@ -2,6 +2,7 @@ package model
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/torbpf/torbpf/internal/abi"
@@ -26,11 +27,10 @@ func aPlan() *plan.Plan {
 		Onion6:     netip.MustParsePrefix("fd7a:6f6e::/32"),
 		LocalMode:  config.LocalConnected,
 		Inbound:    true,
-		Exclusions: config.Exclusions{
-			Destinations: []netip.Prefix{netip.MustParsePrefix("50.1.0.0/16"), netip.MustParsePrefix("2600:1::/32")},
-			Sources:      []netip.Prefix{netip.MustParsePrefix(console4 + "/32")},
-			Marks:        []config.Mark{{Value: exemptMark, Mask: 0xff00}},
-		},
+		Rules: slices.Concat(
+			config.DirectPrefixes(config.KindDestination, netip.MustParsePrefix("50.1.0.0/16"), netip.MustParsePrefix("2600:1::/32")),
+			config.DirectPrefixes(config.KindSource, netip.MustParsePrefix(console4+"/32")),
+			config.DirectMarks(config.Mark{Value: exemptMark, Mask: 0xff00})),
 	}
 }
 
@@ -76,7 +76,7 @@ func TestPolicyFollowsItsPlan(t *testing.T) {
 	} {
 		made := aPlan()
 		made.LocalMode = mode
-		made.Exclusions.Marks = nil
+		made.Rules = slices.DeleteFunc(made.Rules, func(r config.Rule) bool { return r.Kind == config.KindMark })
 		p := FromPlan(made)
 		k := Parse(ip(laptop4, "172.16.0.1", udp(1, 2)), false, Metadata{Protocol: etherIPv4})
 		if _, got := p.Classify(k); got != want {

@@ -55,17 +55,17 @@ const exemptMark = 0x4200
 func home() *Policy {
 	p := &Policy{
 		Destinations: []PrefixPolicy{
-			{netip.MustParsePrefix("50.1.0.0/16"), abi.PolicyDirect},
-			{netip.MustParsePrefix("50.1.2.0/24"), abi.PolicyTor},
-			{netip.MustParsePrefix("2600:1::/32"), abi.PolicyDirect},
-			{netip.MustParsePrefix("2600:1:2::/48"), abi.PolicyTor},
+			{Prefix: netip.MustParsePrefix("50.1.0.0/16"), Policy: abi.PolicyDirect},
+			{Prefix: netip.MustParsePrefix("50.1.2.0/24"), Policy: abi.PolicyTor},
+			{Prefix: netip.MustParsePrefix("2600:1::/32"), Policy: abi.PolicyDirect},
+			{Prefix: netip.MustParsePrefix("2600:1:2::/48"), Policy: abi.PolicyTor},
 		},
 		Sources: []PrefixPolicy{
-			{netip.MustParsePrefix(blocked4 + "/32"), abi.PolicyBlock},
-			{netip.MustParsePrefix("192.168.1.64/27"), abi.PolicyDirect},
-			{netip.MustParsePrefix(phone4 + "/32"), abi.PolicyTor},
-			{netip.MustParsePrefix(blocked6 + "/128"), abi.PolicyBlock},
-			{netip.MustParsePrefix(console6 + "/128"), abi.PolicyDirect},
+			{Prefix: netip.MustParsePrefix(blocked4 + "/32"), Policy: abi.PolicyBlock},
+			{Prefix: netip.MustParsePrefix("192.168.1.64/27"), Policy: abi.PolicyDirect},
+			{Prefix: netip.MustParsePrefix(phone4 + "/32"), Policy: abi.PolicyTor},
+			{Prefix: netip.MustParsePrefix(blocked6 + "/128"), Policy: abi.PolicyBlock},
+			{Prefix: netip.MustParsePrefix(console6 + "/128"), Policy: abi.PolicyDirect},
 		},
 		LANs:      []int{lanIndex, guestIndex},
 		LocalMode: abi.LocalConnected,

@@ -139,14 +139,23 @@ func (o *objects) set(p *Policy) {
 	for _, name := range []string{"dst6_prefixes", "src6_prefixes", "local6_prefixes"} {
 		clear[abi.DatapathPrefix6](o, name)
 	}
+	clear[abi.DatapathService4](o, "port4_prefixes")
+	clear[abi.DatapathService6](o, "port6_prefixes")
+	clear[abi.DatapathMac](o, "devices")
 	clear[abi.DatapathAddress](o, "local_addrs")
 	clear[abi.DatapathFlow](o, "inbound_flows")
 	o.setSettings(p)
 	for _, e := range p.Destinations {
-		o.putPrefix("dst", e.Prefix, abi.DatapathPrefixPolicy{Policy: e.Policy})
+		o.putPrefix("dst", e.Prefix, ruleOf(e.Policy, e.Ended, e.Prefix.Bits()))
 	}
 	for _, e := range p.Sources {
-		o.putPrefix("src", e.Prefix, abi.DatapathPrefixPolicy{Policy: e.Policy})
+		o.putPrefix("src", e.Prefix, ruleOf(e.Policy, e.Ended, e.Prefix.Bits()))
+	}
+	for _, e := range p.Services {
+		o.putService(e)
+	}
+	for mac, d := range p.Devices {
+		o.put("devices", abi.DatapathMac{Addr: mac}, ruleOf(d.Policy, d.Ended, 0))
 	}
 	for _, l := range p.Local {
 		o.putPrefix("local", l.Prefix, abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)})
@@ -166,6 +175,30 @@ func (o *objects) set(p *Policy) {
 	o.put("gates", uint32(0), abi.DatapathGate{Open: flag(p.GateOpen)})
 }
 
+// ruleOf is a rule of a map whose keys have that many bits, if they are prefixes. One
+// that has ended did so long ago; of the others every second one has still to end.
+func ruleOf(policy abi.Policy, ended bool, bits int) abi.DatapathRule {
+	r := abi.DatapathRule{Policy: policy, Prefixlen: uint32(bits)}
+	if ended {
+		r.UntilNs = 1
+	} else if bits%2 == 0 {
+		r.UntilNs = 1 << 62
+	}
+	return r
+}
+
+func (o *objects) putService(e ServicePolicy) {
+	o.tb.Helper()
+	const before = 32 // bits of protocol and port
+	bits := before + e.Prefix.Bits()
+	rule := ruleOf(e.Policy, e.Ended, bits)
+	if e.Prefix.Addr().Is4() {
+		o.put("port4_prefixes", abi.DatapathService4{Prefixlen: uint32(bits), Protocol: e.Service.Protocol, PortBe: bePort(e.Service.Port), AddrBe: be4(e.Prefix.Addr())}, rule)
+		return
+	}
+	o.put("port6_prefixes", abi.DatapathService6{Prefixlen: uint32(bits), Protocol: e.Service.Protocol, PortBe: bePort(e.Service.Port), Addr: e.Prefix.Addr().As16()}, rule)
+}
+
 func (o *objects) setSettings(p *Policy) {
 	o.tb.Helper()
 	s := abi.DatapathSettings{
@@ -175,6 +208,8 @@ func (o *objects) setSettings(p *Policy) {
 		Inbound:     flag(p.Inbound),
 		TimeServer:  flag(p.TimeServer),
 		Sources:     flag(len(p.Sources) > 0),
+		Services:    flag(len(p.Services) > 0),
+		Devices:     flag(len(p.Devices) > 0),
 	}
 	if p.Onion4.IsValid() {
 		mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Onion4.Bits()))

@@ -2,6 +2,8 @@ package model
 
 import (
 	"net/netip"
+
+	"github.com/torbpf/torbpf/internal/config"
 )
 
 // Layer3 says what a frame turned out to be.
@@ -41,6 +43,8 @@ type Packet struct {
 	Query            Query // of a whole UDP datagram to port 53
 	ICMPType         uint8
 	Mark             uint32 // the whole fwmark
+	// MAC is the sender's; zero without an Ethernet header.
+	MAC config.MAC
 }
 
 // Metadata is what the kernel knows of a frame beside its bytes.

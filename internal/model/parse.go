@@ -33,6 +33,9 @@ func Parse(frame []byte, ethernet bool, m Metadata) Packet {
 		k.Layer3 = OtherVLAN
 	} else if ethernet {
 		k = parseEthernet(frame, m)
+		if len(frame) >= 14 {
+			k.MAC = [6]byte(frame[6:12])
+		}
 	} else {
 		k = parseNetwork(frame, m.Protocol)
 	}

@@ -8,6 +8,7 @@
 package model
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -20,6 +21,20 @@ import (
 type PrefixPolicy struct {
 	Prefix netip.Prefix
 	Policy abi.Policy
+	Ended  bool // its time is over: it is as good as not there
+}
+
+// ServicePolicy says what becomes of what goes to a port, or is of a protocol, of the
+// destinations under a prefix. ICMP has a number for each family.
+type ServicePolicy struct {
+	Service config.Service
+	PrefixPolicy
+}
+
+// DevicePolicy says what becomes of what a device sends.
+type DevicePolicy struct {
+	Policy abi.Policy
+	Ended  bool
 }
 
 // InboundFlow is a flow from outside to a LAN host. Protocols without ports
@@ -34,6 +49,8 @@ type InboundFlow struct {
 type Policy struct {
 	Destinations []PrefixPolicy
 	Sources      []PrefixPolicy
+	Services     []ServicePolicy
+	Devices      map[config.MAC]DevicePolicy
 	Local        []plan.LocalSubnet // Index 0: reserved space
 	LANs         []int              // indices of the torified interfaces
 	LocalMode    abi.LocalMode
@@ -47,6 +64,7 @@ type Policy struct {
 	Onion4       netip.Prefix
 	Onion6       netip.Prefix
 	Flows        map[InboundFlow]bool
+	Neighbours   map[netip.Addr]config.MAC // whose address is whose, for flows
 	GateOpen     bool
 }
 
@@ -57,25 +75,55 @@ func FromPlan(p *plan.Plan) *Policy {
 		LocalMode:  abi.LocalModeOf(p.LocalMode),
 		Addrs:      p.LocalAddrs,
 		Broadcasts: p.Broadcasts,
-		Exempt:     p.Exclusions.Marks,
+		Exempt:     p.ExemptMarks(),
 		OurMark:    p.Mark,
-		LateMarks:  len(p.Exclusions.Marks) > 0,
+		LateMarks:  len(p.ExemptMarks()) > 0,
 		Inbound:    p.Inbound,
 		TimeServer: p.TimeServer,
 		Onion4:     p.Onion4,
 		Onion6:     p.Onion6,
 	}
-	for _, prefix := range p.Exclusions.Destinations {
-		out.Destinations = append(out.Destinations, PrefixPolicy{prefix, abi.PolicyDirect})
-	}
-	for _, prefix := range p.Exclusions.Sources {
-		out.Sources = append(out.Sources, PrefixPolicy{prefix, abi.PolicyDirect})
+	for _, r := range p.Rules {
+		out.add(r)
 	}
 	out.Local = localSubnets(p)
 	for _, l := range p.LANs {
 		out.LANs = append(out.LANs, l.Index)
 	}
 	return out
+}
+
+// add takes in a rule of a plan.
+func (p *Policy) add(r config.Rule) {
+	policy := PrefixPolicy{Prefix: r.Prefix, Policy: abi.PolicyOf(r.Policy)}
+	switch r.Kind {
+	case config.KindDestination:
+		p.Destinations = append(p.Destinations, policy)
+	case config.KindSource:
+		p.Sources = append(p.Sources, policy)
+	case config.KindDevice:
+		if p.Devices == nil {
+			p.Devices = make(map[config.MAC]DevicePolicy)
+		}
+		p.Devices[r.MAC] = DevicePolicy{Policy: policy.Policy}
+	case config.KindPort:
+		p.addService(r.Service, policy)
+	}
+}
+
+func (p *Policy) addService(s config.Service, policy PrefixPolicy) {
+	prefixes := []netip.Prefix{policy.Prefix}
+	if !policy.Prefix.IsValid() {
+		prefixes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	}
+	for _, prefix := range prefixes {
+		of := s
+		if prefix.Addr().Is6() && s.Protocol == config.ProtocolICMP {
+			of.Protocol = protoICMPv6
+		}
+		policy.Prefix = prefix
+		p.Services = append(p.Services, ServicePolicy{of, policy})
+	}
 }
 
 // localSubnets orders what is local, the least important first: a subnet wins
@@ -107,13 +155,51 @@ func localSubnets(p *plan.Plan) []plan.LocalSubnet {
 // policyOf returns the policy of the longest prefix that covers the address;
 // of equal ones the last.
 func policyOf(list []PrefixPolicy, a netip.Addr) abi.Policy {
-	best, policy := -1, abi.PolicyTor
+	policy, _ := findPolicy(list, a)
+	return policy
+}
+
+// maxNested is how many prefixes that have ended may hide others: behind more of them
+// all is Tor's.
+const maxNested = 4
+
+// findPolicy also tells whether there is such a prefix. Of the same prefix there is one
+// entry in a map, the last.
+func findPolicy(list []PrefixPolicy, a netip.Addr) (policy abi.Policy, found bool) {
+	byLength := make(map[int]PrefixPolicy)
 	for _, e := range list {
-		if e.Prefix.Contains(a) && e.Prefix.Bits() >= best {
-			best, policy = e.Prefix.Bits(), e.Policy
+		if e.Prefix.Contains(a) {
+			byLength[e.Prefix.Bits()] = e
 		}
 	}
-	return policy
+	lengths := slices.Sorted(maps.Keys(byLength))
+	for i, bits := range slices.Backward(lengths) {
+		if len(lengths)-i > maxNested {
+			break
+		}
+		if e := byLength[bits]; !e.Ended {
+			return e.Policy, true
+		}
+	}
+	return abi.PolicyTor, false
+}
+
+// service finds what is said of the destination's port, or the protocol. A fragment
+// does not show its port, or the others do not.
+func (p *Policy) service(k Packet) (policy abi.Policy, found bool) {
+	of := config.Service{Protocol: k.Protocol, Port: k.DstPort}
+	if !of.HasPorts() {
+		of.Port = 0
+	} else if k.Fragment != Whole {
+		return abi.PolicyTor, false
+	}
+	var list []PrefixPolicy
+	for _, s := range p.Services {
+		if s.Service == of {
+			list = append(list, s.PrefixPolicy)
+		}
+	}
+	return findPolicy(list, k.Dst)
 }
 
 // localSubnet returns the longest local or reserved prefix that covers the

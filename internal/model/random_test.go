@@ -154,11 +154,23 @@ func (d dice) policy() *Policy {
 	p.Flows = make(map[InboundFlow]bool)
 	for range d.IntN(12) {
 		policy := pick(d, abi.PolicyDirect, abi.PolicyDirect, abi.PolicyTor, abi.PolicyBlock)
-		p.Destinations = append(p.Destinations, PrefixPolicy{d.prefix(p, d.one(2)), policy})
+		p.Destinations = append(p.Destinations, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4)})
 	}
 	for range pick(d, 0, 0, 3) {
 		policy := pick(d, abi.PolicyDirect, abi.PolicyTor, abi.PolicyBlock)
-		p.Sources = append(p.Sources, PrefixPolicy{d.prefix(p, d.one(2)), policy})
+		p.Sources = append(p.Sources, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4)})
+	}
+	for range pick(d, 0, 0, 6) {
+		of := config.Service{Protocol: pick[uint8](d, protoTCP, protoUDP, protoUDP, protoICMP, protoICMPv6, 47), Port: d.port()}
+		if !of.HasPorts() {
+			of.Port = 0
+		}
+		policy := pick(d, abi.PolicyDirect, abi.PolicyDirect, abi.PolicyTor)
+		p.Services = append(p.Services, ServicePolicy{of, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4)}})
+	}
+	if d.one(4) {
+		policy := pick(d, abi.PolicyDirect, abi.PolicyTor, abi.PolicyBlock)
+		p.Devices = map[config.MAC]DevicePolicy{hostMAC: {policy, d.one(4)}}
 	}
 	if !d.one(4) { // or nearly all sources would be foreign
 		for _, prefix := range []string{"192.168.1.0/24", "fd00:1::/64", "8.0.0.0/16", "2600:0:86dd::/48"} {

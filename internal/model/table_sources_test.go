@@ -9,7 +9,7 @@ import (
 // excludedForged excludes sources that no LAN has, which changes nothing.
 func excludedForged(p *Policy) {
 	for _, prefix := range []string{forged4 + "/32", forged6 + "/128"} {
-		p.Sources = append(p.Sources, PrefixPolicy{netip.MustParsePrefix(prefix), abi.PolicyDirect})
+		p.Sources = append(p.Sources, PrefixPolicy{Prefix: netip.MustParsePrefix(prefix), Policy: abi.PolicyDirect})
 	}
 }
 

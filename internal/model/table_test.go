@@ -20,7 +20,8 @@ type row struct {
 func rows() []row {
 	return slices.Concat(
 		plainRows(), dnsRows(), noDataRows(), unreadRows(), localNameRows(), onionRows(), localRows(), exclusionRows(),
-		laterRows(), fragmentRows(), extensionRows(), vlanRows(), malformedRows(), gateRows(), foreignRows(), timeRows())
+		laterRows(), fragmentRows(), extensionRows(), vlanRows(), malformedRows(), gateRows(), foreignRows(), timeRows(),
+		serviceRows(), deviceRows(), endedRows())
 }
 
 // Protocols that the rows name by number.

@@ -31,10 +31,11 @@ func TestEveryVerdictAndReason(t *testing.T) {
 			t.Errorf("no row has the verdict %s", v)
 		}
 	}
-	reasons[abi.ReasonOwnDNS] = true        // of the uplink: table_time_test.go
-	reasons[abi.ReasonCutPeer] = true       // of uplink and torbpf_lan_out: lasting_test.go
-	reasons[abi.ReasonDNSGuard] = true      // of torbpf_dns: delivery_test.go
-	reasons[abi.ReasonDeliveryGuard] = true // of bpf/delivery.bpf.c: the kernel test-runs none of its kind
+	reasons[abi.ReasonOwnDNS] = true          // of the uplink: table_time_test.go
+	reasons[abi.ReasonDirectInterface] = true // exit_test.go
+	reasons[abi.ReasonCutPeer] = true         // of uplink and torbpf_lan_out: lasting_test.go
+	reasons[abi.ReasonDNSGuard] = true        // of torbpf_dns: delivery_test.go
+	reasons[abi.ReasonDeliveryGuard] = true   // of bpf/delivery.bpf.c: the kernel test-runs none of its kind
 	for r := abi.ReasonNone + 1; r < abi.ReasonMax; r++ {
 		if !reasons[r] {
 			t.Errorf("no row has the reason %s", r)

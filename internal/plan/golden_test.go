@@ -5,7 +5,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/torbpf/torbpf/internal/config"
 )
@@ -124,12 +126,24 @@ func excluding(t *testing.T) (config.Config, Host) {
 	c.Local, c.Inbound, c.MarkShift = config.LocalReserved, false, 16
 	c.Uplinks = []string{"wwan0", "eth0"}
 	c.Tor.Onion6 = netip.MustParsePrefix("fd00:7e57::/48")
-	c.Exclusions = config.Exclusions{
-		Destinations: prefixList("104.16.9.9/13", "104.17.0.0/16", "10.0.0.0/8", "2606:4700::/32"),
-		Sources:      prefixList("192.168.1.64/26", "192.168.1.70/32"),
-		Marks:        []config.Mark{{Value: 0x100, Mask: config.FullMask}, {Value: 0x1, Mask: 0xff}},
+	carved := config.DirectPrefixes(config.KindDestination, prefixList("104.18.0.0/16")...)
+	carved[0].Policy = config.PolicyTor
+	var others config.Rules
+	for _, r := range [][2]string{{"port", "53/udp@10.8.0.1"}, {"device", "02:00:00:00:00:07"}, {"interface", "wg0"}} {
+		e, err := config.ParseEntry(config.Kind(r[0]), r[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		others = append(others, config.Direct(e))
 	}
-	return c, homeRouter(t).link("wwan0", "").Host
+	others = append(others, config.Direct(config.Entry{Kind: config.KindInterface, Interface: "wg9"}))
+	others[0].Until = time.Date(2026, 12, 24, 18, 0, 0, 0, time.UTC)
+	c.Rules = slices.Concat(
+		config.DirectPrefixes(config.KindDestination, prefixList("104.16.9.9/13", "104.17.0.0/16", "10.0.0.0/8", "2606:4700::/32")...),
+		config.DirectPrefixes(config.KindSource, prefixList("192.168.1.64/26", "192.168.1.70/32")...),
+		config.DirectMarks(config.Mark{Value: 0x100, Mask: config.FullMask}, config.Mark{Value: 0x1, Mask: 0xff}),
+		carved, others)
+	return c, homeRouter(t).link("wwan0", "").link("wg0", "wireguard").addr("wg0", "10.9.0.2/24").route("10.9.0.0/24", "wg0").Host
 }
 
 // One interface for everything, and no uplink beside it.

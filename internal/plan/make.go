@@ -15,7 +15,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("check configuration: %w", err)
 	}
-	cfg.Exclusions = cfg.Exclusions.Normalized()
+	cfg.Rules = cfg.Rules.Normalized()
 	chosen, err := chooseLANs(cfg, h)
 	if err != nil {
 		return nil, err
@@ -31,9 +31,9 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		LocalMode:  cfg.Local,
 		Inbound:    cfg.Inbound,
 		TimeServer: h.TimeServer,
-		Exclusions: cfg.Exclusions,
 	}
-	p.Exclusions.Marks = withoutOurs(cfg.Exclusions.Marks, p.Mark)
+	p.Rules = withoutOurs(cfg.Rules, p.Mark)
+	p.Exits = exits(h, p.Rules)
 	p.Waiting, p.WaitingFor, p.Unfit, p.Patterns = chosen.waiting, chosen.there, chosen.unfit, chosen.patterns
 	for _, l := range chosen.links {
 		p.LANs = append(p.LANs, lan(h, l))

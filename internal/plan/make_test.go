@@ -55,13 +55,13 @@ func TestMarksClashOnlyWhereBitsMeet(t *testing.T) {
 
 func TestOurBitsLeaveWholeMarkMasks(t *testing.T) {
 	c := wish("eth1")
-	c.Exclusions.Marks = []config.Mark{{Value: 0x100, Mask: config.FullMask}, {Value: 0x100, Mask: 0x00ffffff}, {Value: 1, Mask: 1}}
+	c.Rules = config.DirectMarks([]config.Mark{{Value: 0x100, Mask: config.FullMask}, {Value: 0x100, Mask: 0x00ffffff}, {Value: 1, Mask: 1}}...)
 	p, err := Make(c, homeRouter(t).Host)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []config.Mark{{Value: 1, Mask: 1}, {Value: 0x100, Mask: 0x00ffffff}}; !slices.Equal(p.Exclusions.Marks, want) {
-		t.Errorf("exempt marks %v, want %v", p.Exclusions.Marks, want)
+	if want := []config.Mark{{Value: 1, Mask: 1}, {Value: 0x100, Mask: 0x00ffffff}}; !slices.Equal(p.ExemptMarks(), want) {
+		t.Errorf("exempt marks %v, want %v", p.ExemptMarks(), want)
 	}
 }
 
@@ -115,7 +115,7 @@ func TestOnionRangesMissRoutesAddressesAndExclusions(t *testing.T) {
 			b = c.host(b)
 		}
 		cfg := wish("eth1")
-		cfg.Exclusions.Destinations = prefixList(c.excluded...)
+		cfg.Rules = config.DirectPrefixes(config.KindDestination, prefixList(c.excluded...)...)
 		p, err := Make(cfg, b.Host)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
@@ -173,7 +173,7 @@ func TestLocalAddrsAreUniqueAndHaveBroadcastsWhereSubnetsDo(t *testing.T) {
 
 func TestOnionRangesMissExcludedSources(t *testing.T) {
 	cfg := wish("eth1")
-	cfg.Exclusions.Sources = prefixList("10.200.0.0/16")
+	cfg.Rules = config.DirectPrefixes(config.KindSource, prefixList("10.200.0.0/16")...)
 	p, err := Make(cfg, homeRouter(t).Host)
 	if err != nil || p.Onion4.String() != "10.128.0.0/10" {
 		t.Errorf("plan %v, %v", p, err)

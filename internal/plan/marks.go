@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/torbpf/torbpf/internal/config"
 )
@@ -52,9 +53,9 @@ func clashing(m Mark, cfg config.Config, h Host) string {
 			return fmt.Sprintf("the IPv%d rule at priority %d (fwmark %#x/%#x)", r.Family, r.Priority, r.Mark, r.Mask)
 		}
 	}
-	for _, e := range cfg.Exclusions.Marks {
-		if clashes(m, e.Value, e.Mask) {
-			return fmt.Sprintf("the exempt mark %s", e)
+	for _, e := range cfg.Rules.Of(config.KindMark) {
+		if clashes(m, e.Mark.Value, e.Mark.Mask) {
+			return fmt.Sprintf("the exempt mark %s", e.Entry)
 		}
 	}
 	return ""
@@ -63,10 +64,12 @@ func clashing(m Mark, cfg config.Config, h Host) string {
 // withoutOurs takes our bits out of whole-mark masks, so that an exempt mark
 // is found beside our class as well: "meta mark set meta mark or 0x100" leaves
 // ours in place, "meta mark set 0x100" does not, and both mean 0x100.
-func withoutOurs(marks []config.Mark, m Mark) []config.Mark {
-	var out []config.Mark
-	for _, e := range marks {
-		out = append(out, config.Mark{Value: e.Value, Mask: e.Mask &^ m.Mask()})
+func withoutOurs(rules config.Rules, m Mark) config.Rules {
+	out := slices.Clone(rules)
+	for i := range out {
+		if out[i].Kind == config.KindMark {
+			out[i].Mark.Mask &^= m.Mask()
+		}
 	}
-	return config.MergeMarks(out)
+	return out.Normalized()
 }

@@ -65,7 +65,12 @@ func chooseOnion(cfg config.Config, h Host) (v4, v6 netip.Prefix, err error) {
 
 // onionRange checks the range wanted or chooses one.
 func onionRange(cfg config.Config, h Host, f onionFamily) (netip.Prefix, error) {
-	excluded := slices.Concat(cfg.Exclusions.Destinations, cfg.Exclusions.Sources)
+	var excluded []netip.Prefix
+	for _, r := range cfg.Rules {
+		if r.Kind == config.KindDestination || r.Kind == config.KindSource {
+			excluded = append(excluded, r.Prefix)
+		}
+	}
 	chosen, ok := freeRange(f.candidates, h, excluded)
 	if f.want == (netip.Prefix{}) {
 		if ok {

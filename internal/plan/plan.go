@@ -110,8 +110,25 @@ type Plan struct {
 	Ports      Ports
 	LocalMode  config.LocalMode
 	Inbound    bool
-	TimeServer bool              // the router answers NTP, so it gets what devices ask others
-	Exclusions config.Exclusions // normalised: masked, merged, sorted
+	TimeServer bool         // the router answers NTP, so it gets what devices ask others
+	Rules      config.Rules // masked and sorted; the marks without our bits
+	Exits      []Exit       // what the rules say of outgoing interfaces
+}
+
+// Exit is an interface by which packets may leave directly.
+type Exit struct {
+	Name  string
+	Index int // 0 while there is none of that name
+	Rule  int // its place in Rules
+}
+
+// ExemptMarks returns the marks that the rules exclude.
+func (p *Plan) ExemptMarks() []config.Mark {
+	var out []config.Mark
+	for _, r := range p.Rules.Of(config.KindMark) {
+		out = append(out, r.Mark)
+	}
+	return out
 }
 
 // LANNames returns the names of the torified interfaces.

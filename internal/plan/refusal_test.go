@@ -118,7 +118,7 @@ func TestMakeRefusesMarksAndRanges(t *testing.T) {
 	system := onion("172.16.0.0/12", "")
 	system.Tor.Mode = config.TorSystem
 	exempt := wish("eth1")
-	exempt.Exclusions.Marks = []config.Mark{{Value: 0x10000000, Mask: 0xf0000000}}
+	exempt.Rules = config.DirectMarks(config.Mark{Value: 0x10000000, Mask: 0xf0000000})
 	for _, c := range []refusal{
 		{"mark of a rule", wish("eth1"), func(b *builder) *builder { return b.rule(5210, 0x80000000, 0x80000000) },
 			ErrMarkInUse, "0xff000000", []string{"20"}, []string{"the IPv4 rule at priority 5210 (fwmark 0x80000000/0x80000000)", "--mark-shift 20"}},

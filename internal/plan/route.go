@@ -52,6 +52,17 @@ func (h Host) defaultRoute(index int) (Route, bool) {
 	return best, found
 }
 
+// DefaultRoute returns the destination of the widest default-like route by an interface
+// in the main table, if there is one.
+func (h Host) DefaultRoute(name string) (netip.Prefix, bool) {
+	l, ok := h.LinkByName(name)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	r, ok := h.defaultRoute(l.Index)
+	return r.Dst, ok
+}
+
 // reached is a prefix that the host reaches by an interface of its own.
 type reached struct {
 	prefix netip.Prefix

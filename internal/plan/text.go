@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/config"
 )
 
 // String writes the whole plan as text, one fact a line, the same for the same
@@ -41,16 +44,23 @@ func (p *Plan) String() string {
 	for _, a := range p.LocalAddrs {
 		line("address %s", a)
 	}
-	for _, prefix := range p.Exclusions.Destinations {
-		line("direct to %s", prefix)
-	}
-	for _, prefix := range p.Exclusions.Sources {
-		line("direct from %s", prefix)
-	}
-	for _, m := range p.Exclusions.Marks {
-		line("direct with mark %s", m)
+	for _, r := range p.Rules {
+		line("%s %s", r.Policy, ruleText(r))
 	}
 	return b.String()
+}
+
+// ruleText says what a rule matches, and how long it holds.
+func ruleText(r config.Rule) string {
+	how := map[config.Kind]string{
+		config.KindDestination: "to", config.KindPort: "to port", config.KindSource: "from", config.KindDevice: "from device",
+		config.KindMark: "with mark", config.KindInterface: "by interface",
+	}
+	text := fmt.Sprintf("%s %s", how[r.Kind], r.Entry)
+	if !r.Until.IsZero() {
+		text += " until " + r.Until.UTC().Format(time.RFC3339)
+	}
+	return text
 }
 
 func device(name string, index int, ethernet bool) string {

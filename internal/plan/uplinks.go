@@ -16,6 +16,11 @@ import (
 // closed before its WAN is up.
 func uplinks(cfg config.Config, h Host, lans []Link) ([]Uplink, error) {
 	var links []Link
+	for _, r := range cfg.Rules.Of(config.KindInterface) { // guarded, and nothing behind it is local
+		if l, ok := h.LinkByName(r.Interface); ok && !l.Loopback {
+			links = append(links, l)
+		}
+	}
 	for _, name := range cfg.Uplinks {
 		l, ok := h.LinkByName(name)
 		if !ok && cfg.Wait {
@@ -56,6 +61,19 @@ func uplinks(cfg config.Config, h Host, lans []Link) ([]Uplink, error) {
 		}
 	}
 	return out, nil
+}
+
+// exits returns the interfaces that rules let packets leave by.
+func exits(h Host, rules config.Rules) []Exit {
+	var out []Exit
+	for i, r := range rules {
+		if r.Kind != config.KindInterface {
+			continue
+		}
+		l, _ := h.LinkByName(r.Interface)
+		out = append(out, Exit{Name: r.Interface, Index: l.Index, Rule: i})
+	}
+	return out
 }
 
 // outside returns the subnets of the uplinks.

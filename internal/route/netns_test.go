@@ -66,7 +66,7 @@ func golden(t *testing.T, file, got string) {
 
 // planFor is the part of a plan that rules depend on.
 func planFor(exempt []config.Mark, lans ...string) *plan.Plan {
-	p := &plan.Plan{Mark: plan.Mark{Shift: 24}, Exclusions: config.Exclusions{Marks: exempt}}
+	p := &plan.Plan{Mark: plan.Mark{Shift: 24}, Rules: config.DirectMarks(exempt...)}
 	for _, lan := range lans {
 		p.LANs = append(p.LANs, plan.LAN{Name: lan})
 	}

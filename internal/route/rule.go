@@ -70,7 +70,7 @@ func wanted(p *plan.Plan, family uint8) []rule {
 // neither gets a jump, which blocks.
 func exemptions(p *plan.Plan) []rule {
 	var rules []rule
-	for _, m := range p.Exclusions.Marks {
+	for _, m := range p.ExemptMarks() {
 		value := m.Value & m.Mask
 		if value == 0 || value&p.Mark.ClassMask() != 0 {
 			continue

@@ -28,7 +28,7 @@ var rulePlans = []struct {
 		{Value: 0, Mask: 0xff}, {Value: 0, Mask: 0}, {Value: 0x1000000, Mask: 0xff000000},
 	}, "eth1")},
 	{"other mark bits", &plan.Plan{
-		Mark: plan.Mark{Shift: 8}, LANs: []plan.LAN{{Name: "eth1"}}, Exclusions: config.Exclusions{Marks: []config.Mark{vpnMark}},
+		Mark: plan.Mark{Shift: 8}, LANs: []plan.LAN{{Name: "eth1"}}, Rules: config.DirectMarks(vpnMark),
 	}},
 	{"no LAN", planFor(nil)},
 }

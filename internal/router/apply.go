@@ -178,6 +178,9 @@ func (j *job) writeState(context.Context) error {
 	if j.torErr != nil && (j.only == nil || slices.Contains(j.only, stepTor)) {
 		digest = "" // tor does not know of the plan yet
 	}
+	if err := j.forgetEnded(j.state); err != nil {
+		return err
+	}
 	j.state.Planned, j.state.Links, j.state.Blocked = digest, linksOf(j.plan), false
 	return j.saveState(j.state)
 }

@@ -106,6 +106,11 @@ func refuseUnfit(before, s *State) error {
 // bring plans for the new state, checks all that can be checked beforehand and
 // applies it; acknowledges says that whoever asks for it has seen the alarms, and before is what is in force, nil for nothing.
 func (r *Router) bring(ctx context.Context, before, s *State, acknowledges bool) (*Result, error) {
+	rules, err := last(s.Config.Rules)
+	if err != nil {
+		return nil, err
+	}
+	s.Config.Rules = rules
 	found, err := r.findTor(ctx, s)
 	if err != nil {
 		return nil, err

@@ -26,8 +26,11 @@ func (j *job) cutOver() error {
 	if err != nil {
 		return err
 	}
-	policy := model.FromPlan(j.plan)
-	cut, adopt := route.SortFlows(j.plan, flows, policy.MayStay)
+	mayStay, err := j.flowPolicy()
+	if err != nil {
+		return err
+	}
+	cut, adopt := route.SortFlows(j.plan, flows, mayStay)
 	adopt = slices.DeleteFunc(adopt, func(f plan.Flow) bool { return !j.mayAdopt(f) })
 	if _, err := route.SetMarks(adopt, inboundMark(j.plan.Mark), j.plan.Mark.ClassMask()); err != nil {
 		return err
@@ -42,6 +45,29 @@ func (j *job) cutOver() error {
 	j.noteCut(left)
 	_, err = route.Delete(cut)
 	return err
+}
+
+// flowPolicy judges flows as the programs judge their packets: by hardware addresses as
+// the neighbour table has them, and by routes as they are now.
+func (j *job) flowPolicy() (func(plan.Flow) bool, error) {
+	policy := model.FromPlan(j.plan)
+	neighbours, err := host.Neighbours()
+	if err != nil {
+		return nil, err
+	}
+	policy.Neighbours = neighbours
+	exits := make(map[int]bool)
+	for _, e := range j.plan.Exits {
+		if e.Index != 0 {
+			exits[e.Index] = true
+		}
+	}
+	return func(f plan.Flow) bool {
+		if policy.MayStay(f) {
+			return true
+		}
+		return len(exits) > 0 && policy.MayLeave(f) && exits[host.RouteTo(f.Dst.Addr(), f.Mark)]
+	}, nil
 }
 
 // restoreCut tells the programs who was cut off, from what nftables knows, when their

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -35,7 +36,11 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := r.enforce(ctx, before, cfg, origin); err != nil {
+	inForce := cfg
+	if inForce.Rules, err = last(cfg.Rules); err != nil {
+		return err
+	}
+	if err := r.enforce(ctx, before, inForce, origin); err != nil {
 		return err
 	}
 	if err := r.rememberGuarded(cfg); err != nil {
@@ -58,8 +63,21 @@ func (r *Router) enforce(ctx context.Context, before *State, cfg config.Config, 
 	}
 	s = before.clone()
 	s.Config, s.Origin = cfg, origin
+	s.Config.Rules = withRuntime(cfg.Rules, before.Config.Rules)
 	_, err := r.bring(ctx, before, s, false)
 	return err
+}
+
+// withRuntime adds to the rules of a file what commands have added, which no file takes
+// away. Of two rules for the same, that of the command counts.
+func withRuntime(file, before config.Rules) config.Rules {
+	out := slices.Clone(file)
+	for _, rule := range before {
+		if rule.Runtime {
+			out.Add(rule)
+		}
+	}
+	return out
 }
 
 // InForce tells whether anything is attached or blocked.

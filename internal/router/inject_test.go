@@ -45,7 +45,7 @@ func basic(t *testing.T) func(*config.Config) {
 	return func(c *config.Config) {
 		c.Interfaces = []string{"eth1"}
 		c.Tor.Torrc = torrc
-		c.Exclusions.Destinations = []netip.Prefix{netip.MustParsePrefix("104.16.0.0/13")}
+		c.Rules = config.DirectPrefixes(config.KindDestination, netip.MustParsePrefix("104.16.0.0/13"))
 	}
 }
 
@@ -56,7 +56,7 @@ func another(c *config.Config) {
 	c.Tor.TransPort, c.Tor.ResolverPort = 19040, 19054
 	c.Tor.Onion4 = netip.MustParsePrefix("172.24.0.0/13")
 	c.Inbound = false
-	c.Exclusions.Destinations = []netip.Prefix{netip.MustParsePrefix("151.101.0.0/16"), netip.MustParsePrefix("104.16.0.0/13")}
+	c.Rules = config.DirectPrefixes(config.KindDestination, netip.MustParsePrefix("151.101.0.0/16"), netip.MustParsePrefix("104.16.0.0/13"))
 }
 
 // TestFailedAttachLeavesNothing: whichever step fails, those before it are undone
@@ -179,7 +179,7 @@ func TestFailedDetachKeepsWhatWasAttached(t *testing.T) {
 		t.Errorf("detach: %v", err)
 	}
 	checkSame(t, before, inForce(t, r))
-	exclude := []config.Entry{{Kind: config.KindDestination, Prefix: netip.MustParsePrefix("151.101.0.0/16")}}
+	exclude := config.DirectPrefixes(config.KindDestination, netip.MustParsePrefix("151.101.0.0/16"))
 	if _, _, err := newTestRouter(t, failAfter("cut")).Exclude(t.Context(), false, exclude, ExcludeOptions{}); !errors.Is(err, errInjected) {
 		t.Errorf("exclude: %v", err)
 	}

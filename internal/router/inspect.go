@@ -59,6 +59,20 @@ func (f findings) steps() []string {
 	return steps
 }
 
+// ended finds rules whose time is over. The programs know that by themselves; what is
+// left is to end their connections and to forget them.
+func (f *findings) ended(s *State) error {
+	_, ended, err := s.activeRules()
+	for _, rule := range ended {
+		f.add(stepAll, "the rule for %s %s has ended", rule.Kind, rule.Entry)
+	}
+	return err
+}
+
+func (f findings) has(step string) bool {
+	return slices.ContainsFunc(f, func(one finding) bool { return one.step == step })
+}
+
 // mendable tells whether anything can be done about the findings.
 func (f findings) mendable() bool {
 	return slices.ContainsFunc(f, func(one finding) bool { return one.step != stepNone })
@@ -94,10 +108,13 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 	if err != nil {
 		return nil, err
 	}
+	if err := f.ended(s); err != nil {
+		return nil, err
+	}
 	switch {
 	case s.Version != r.version:
 		f.add(stepAll, "what is attached was made by torbpf %s; this is %s", s.Version, r.version)
-	case s.Planned != digest:
+	case s.Planned != digest && !f.has(stepAll):
 		f.add(stepAll, "addresses, routes or interfaces of this host have changed since attach")
 	}
 	for _, look := range []func() error{

@@ -148,6 +148,11 @@ func (s *State) followRenames(facts plan.Host) {
 
 func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 	cfg := s.Config
+	active, _, err := s.activeRules()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Rules = active
 	facts.Torified = slices.Collect(maps.Values(s.Links))
 	if !cfg.Tor.Onion4.IsValid() {
 		cfg.Tor.Onion4 = s.Onion4
@@ -157,7 +162,8 @@ func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 	}
 	p, err := plan.Make(cfg, facts)
 	if errors.Is(err, plan.ErrOnionRouted) {
-		p, err = plan.Make(s.Config, facts)
+		cfg.Tor = s.Config.Tor
+		p, err = plan.Make(cfg, facts)
 	}
 	if err != nil {
 		return nil, err

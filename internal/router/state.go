@@ -198,9 +198,7 @@ func (s *State) clone() *State {
 	c := *s
 	c.Config.Interfaces = slices.Clone(s.Config.Interfaces)
 	c.Config.Uplinks = slices.Clone(s.Config.Uplinks)
-	c.Config.Exclusions.Destinations = slices.Clone(s.Config.Exclusions.Destinations)
-	c.Config.Exclusions.Sources = slices.Clone(s.Config.Exclusions.Sources)
-	c.Config.Exclusions.Marks = slices.Clone(s.Config.Exclusions.Marks)
+	c.Config.Rules = slices.Clone(s.Config.Rules)
 	c.Links = maps.Clone(s.Links)
 	c.Sysctls = maps.Clone(s.Sysctls)
 	c.Lacks = slices.Clone(s.Lacks)

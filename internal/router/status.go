@@ -38,7 +38,7 @@ type Status struct {
 	Uplinks    []InterfaceStatus `json:"uplinks"`
 	Tor        TorStatus         `json:"tor"`
 	Sentry     bool              `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
-	Exclusions config.Exclusions `json:"exclusions"`
+	Rules      config.Rules      `json:"rules"`
 	Counters   []CounterStatus   `json:"counters"`
 	Guards     []nft.Drop        `json:"guards"`  // what the nftables guards dropped
 	Stopped    uint64            `json:"stopped"` // packets that only the last guards stopped since the last change; 0 is how it should be
@@ -95,13 +95,17 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	rules, _, err := s.activeRules()
+	if err != nil {
+		return nil, err
+	}
 	status := &Status{
-		Schema:     statusSchema,
-		Namespace:  r.ns.Name,
-		Pins:       r.PinDir(),
-		Exclusions: s.Config.Exclusions,
-		Sentry:     sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
-		Lacks:      append([]string{}, s.Lacks...),
+		Schema:    statusSchema,
+		Namespace: r.ns.Name,
+		Pins:      r.PinDir(),
+		Rules:     append(config.Rules{}, rules...),
+		Sentry:    sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
+		Lacks:     append([]string{}, s.Lacks...),
 		// A list without entries is [] in JSON, not null.
 		Interfaces: []InterfaceStatus{}, Waiting: []string{}, Unfit: []string{}, Uplinks: []InterfaceStatus{},
 		Counters: []CounterStatus{}, Problems: []string{},

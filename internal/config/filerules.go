@@ -1,0 +1,258 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// fileExclusions are lists of what goes direct for ever.
+type fileExclusions struct {
+	Destinations []text[destinationText] `toml:"destinations,omitempty"`
+	Ports        []text[portText]        `toml:"ports,omitempty"`
+	Sources      []text[sourceText]      `toml:"sources,omitempty"`
+	Devices      []text[deviceText]      `toml:"devices,omitempty"`
+	Marks        []text[markText]        `toml:"marks,omitempty"`
+	Interfaces   []text[interfaceText]   `toml:"interfaces,omitempty"`
+}
+
+// fileRule is one rule of which there is more to say. Of its first six keys it has one.
+type fileRule struct {
+	Destination *text[destinationText] `toml:"destination,omitempty"`
+	Port        *text[portText]        `toml:"port,omitempty"`
+	Source      *text[sourceText]      `toml:"source,omitempty"`
+	Device      *text[deviceText]      `toml:"device,omitempty"`
+	Mark        *text[markText]        `toml:"mark,omitempty"`
+	Interface   *text[interfaceText]   `toml:"interface,omitempty"`
+	Policy      *policyText            `toml:"policy,omitempty"`
+	Until       *time.Time             `toml:"until,omitempty"`
+	Comment     string                 `toml:"comment,omitempty"`
+}
+
+// text is what a rule of a kind matches, read as the command line reads it, so that both
+// take and refuse the same.
+type text[K kindOf] struct{ Entry }
+
+// kindOf is a kind as a type, since a reader of text has nothing else to know it by.
+type kindOf interface{ kind() Kind }
+
+type (
+	destinationText struct{}
+	portText        struct{}
+	sourceText      struct{}
+	deviceText      struct{}
+	markText        struct{}
+	interfaceText   struct{}
+)
+
+func (destinationText) kind() Kind { return KindDestination }
+func (portText) kind() Kind        { return KindPort }
+func (sourceText) kind() Kind      { return KindSource }
+func (deviceText) kind() Kind      { return KindDevice }
+func (markText) kind() Kind        { return KindMark }
+func (interfaceText) kind() Kind   { return KindInterface }
+
+// UnmarshalText reads an entry by ParseEntry.
+func (t *text[K]) UnmarshalText(b []byte) (err error) {
+	var k K
+	t.Entry, err = ParseEntry(k.kind(), string(b))
+	return err
+}
+
+// MarshalText writes it.
+func (t text[K]) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+type policyText struct{ Policy }
+
+// UnmarshalText refuses what is no policy at all.
+func (p *policyText) UnmarshalText(b []byte) error {
+	p.Policy = Policy(b)
+	switch p.Policy {
+	case PolicyDirect, PolicyTor, PolicyBlock:
+		return nil
+	}
+	return fmt.Errorf("%q is none of direct, tor, block", b)
+}
+
+// MarshalText writes it.
+func (p policyText) MarshalText() ([]byte, error) { return []byte(p.Policy), nil }
+
+// rules returns those of a file in the order of setOrigins.
+func (f file) rules() Rules {
+	var out Rules
+	out = appendDirect(out, f.Exclusions.Destinations)
+	out = appendDirect(out, f.Exclusions.Ports)
+	out = appendDirect(out, f.Exclusions.Sources)
+	out = appendDirect(out, f.Exclusions.Devices)
+	out = appendDirect(out, f.Exclusions.Marks)
+	out = appendDirect(out, f.Exclusions.Interfaces)
+	for _, r := range f.Rules {
+		out = append(out, r.rule())
+	}
+	return out
+}
+
+func appendDirect[K kindOf](rules Rules, list []text[K]) Rules {
+	for _, t := range list {
+		rules = append(rules, Direct(t.Entry))
+	}
+	return rules
+}
+
+// entries are what the keys of a rule name.
+func (f fileRule) entries() []Entry {
+	var out []Entry
+	out = appendEntry(out, f.Destination)
+	out = appendEntry(out, f.Port)
+	out = appendEntry(out, f.Source)
+	out = appendEntry(out, f.Device)
+	out = appendEntry(out, f.Mark)
+	return appendEntry(out, f.Interface)
+}
+
+func appendEntry[K kindOf](list []Entry, t *text[K]) []Entry {
+	if t == nil {
+		return list
+	}
+	return append(list, t.Entry)
+}
+
+// rule is zero but for its policy where the keys name not one thing; setOrigins says so.
+func (f fileRule) rule() Rule {
+	r := Rule{Policy: PolicyDirect, Comment: f.Comment}
+	if entries := f.entries(); len(entries) == 1 {
+		r.Entry = entries[0]
+	}
+	if f.Policy != nil {
+		r.Policy = f.Policy.Policy
+	}
+	if f.Until != nil {
+		r.Until = *f.Until
+	}
+	return r
+}
+
+// setRules writes rules in the shortest form that holds them.
+func (f *file) setRules(rules Rules) {
+	for _, r := range rules {
+		e := &f.Exclusions
+		if r.Policy == PolicyDirect && r.Until.IsZero() && r.Comment == "" {
+			switch r.Kind {
+			case KindDestination:
+				e.Destinations = append(e.Destinations, text[destinationText]{r.Entry})
+			case KindPort:
+				e.Ports = append(e.Ports, text[portText]{r.Entry})
+			case KindSource:
+				e.Sources = append(e.Sources, text[sourceText]{r.Entry})
+			case KindDevice:
+				e.Devices = append(e.Devices, text[deviceText]{r.Entry})
+			case KindMark:
+				e.Marks = append(e.Marks, text[markText]{r.Entry})
+			case KindInterface:
+				e.Interfaces = append(e.Interfaces, text[interfaceText]{r.Entry})
+			}
+			continue
+		}
+		f.Rules = append(f.Rules, fileRuleOf(r))
+	}
+}
+
+func fileRuleOf(r Rule) fileRule {
+	out := fileRule{Policy: &policyText{r.Policy}, Comment: r.Comment}
+	if !r.Until.IsZero() {
+		out.Until = &r.Until
+	}
+	switch r.Kind {
+	case KindDestination:
+		out.Destination = &text[destinationText]{r.Entry}
+	case KindPort:
+		out.Port = &text[portText]{r.Entry}
+	case KindSource:
+		out.Source = &text[sourceText]{r.Entry}
+	case KindDevice:
+		out.Device = &text[deviceText]{r.Entry}
+	case KindMark:
+		out.Mark = &text[markText]{r.Entry}
+	case KindInterface:
+		out.Interface = &text[interfaceText]{r.Entry}
+	}
+	return out
+}
+
+// setOrigins says of each rule in which line of a file it stands, and refuses those that
+// name nothing, more than one thing, or what another line has said otherwise.
+func (rs Rules) setOrigins(file []byte) error {
+	lines, err := ruleLines(file)
+	if err != nil {
+		return err
+	}
+	said := make(map[Entry]Rule)
+	var problems []error
+	for i := range rs {
+		rs[i].Origin = "rules" // of tables written in line it is not known where
+		if len(lines) == len(rs) {
+			rs[i].Origin = fmt.Sprintf("line %d", lines[i])
+		}
+		before, again := said[rs[i].Entry]
+		switch {
+		case rs[i].Kind == "":
+			problems = append(problems, &FieldError{rs[i].Origin, "a rule says one thing to match: one of destination, port, source, device, mark, interface"})
+		case again && (before.Policy != rs[i].Policy || !before.Until.Equal(rs[i].Until)):
+			problems = append(problems, &FieldError{rs[i].Origin, fmt.Sprintf("%s %s is in %s as well, where it is %s: which of the two is meant?", rs[i].Kind, rs[i].Entry, before.Origin, before.Policy)})
+		}
+		said[rs[i].Entry] = rs[i]
+	}
+	return errors.Join(problems...)
+}
+
+// ruleLines finds the lines of all rules, in the order of file.rules.
+func ruleLines(file []byte) ([]int, error) {
+	lists := make(map[string][]int) // by the key below exclusions
+	var rules []int
+	var table string
+	p := unstable.Parser{}
+	p.Reset(file)
+	line := func(n *unstable.Node) int { return p.Shape(n.Raw).Start.Line }
+	for p.NextExpression() {
+		e := p.Expression()
+		switch e.Kind {
+		case unstable.Table, unstable.ArrayTable:
+			table = keyOf(e)
+			if table == "rules" {
+				key := e.Key()
+				key.Next()
+				rules = append(rules, line(key.Node()))
+			}
+		case unstable.KeyValue:
+			key := strings.TrimPrefix(table+"."+keyOf(e), ".")
+			name, isList := strings.CutPrefix(key, "exclusions.")
+			if !isList || e.Value().Kind != unstable.Array {
+				continue
+			}
+			for values := e.Value().Children(); values.Next(); {
+				if n := values.Node(); n.Kind == unstable.String {
+					lists[name] = append(lists[name], line(n))
+				}
+			}
+		}
+	}
+	if err := p.Error(); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, ErrInvalid)
+	}
+	var out []int
+	for _, name := range []string{"destinations", "ports", "sources", "devices", "marks", "interfaces"} {
+		out = append(out, lists[name]...)
+	}
+	return append(out, rules...), nil
+}
+
+func keyOf(n *unstable.Node) string {
+	var words []string
+	for key := n.Key(); key.Next(); {
+		words = append(words, string(key.Node().Data))
+	}
+	return strings.Join(words, ".")
+}

@@ -1,0 +1,280 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Kind says what of a packet a rule looks at.
+type Kind string
+
+// The kinds of rules.
+const (
+	KindDestination Kind = "destination"
+	KindSource      Kind = "source"
+	KindMark        Kind = "mark"
+	KindPort        Kind = "port"      // the destination's, or a protocol without ports
+	KindInterface   Kind = "interface" // that the packet leaves by
+	KindDevice      Kind = "device"    // by its hardware address
+)
+
+// Kinds lists them in the order in which they are told.
+var Kinds = []Kind{KindDestination, KindPort, KindSource, KindDevice, KindMark, KindInterface}
+
+// Policy says what becomes of what a rule matches.
+type Policy string
+
+// The policies.
+const (
+	PolicyDirect Policy = "direct" // it goes as if torbpf were not there
+	PolicyTor    Policy = "tor"    // it stays Tor's, within something that goes direct
+	PolicyBlock  Policy = "block"  // it goes nowhere; for sources and devices
+)
+
+// Entry is what a rule matches: the field of its kind, the others are zero.
+type Entry struct {
+	Kind      Kind
+	Prefix    netip.Prefix // of a destination or a source; of a port the destinations, zero for all
+	Mark      Mark
+	Service   Service // of a port
+	Interface string
+	MAC       MAC // of a device
+}
+
+// Rule is an entry, what becomes of it, and what there is to say about it.
+type Rule struct {
+	Entry
+	Policy  Policy
+	Until   time.Time     // by the wall clock; zero: for ever
+	Ends    time.Duration // the same since boot (CLOCK_BOOTTIME), once that is decided
+	Comment string
+	Origin  string // what put it there: a file and line, or a command
+	// Runtime says that a command has put it there: no file brings it back, and none
+	// that changes takes it away.
+	Runtime bool
+}
+
+// Direct is a rule that excludes an entry for ever.
+func Direct(e Entry) Rule { return Rule{Entry: e, Policy: PolicyDirect} }
+
+// DirectPrefixes excludes destinations or sources for ever.
+func DirectPrefixes(kind Kind, prefixes ...netip.Prefix) Rules {
+	var out Rules
+	for _, p := range prefixes {
+		out = append(out, Direct(Entry{Kind: kind, Prefix: p}))
+	}
+	return out
+}
+
+// DirectMarks excludes marks for ever.
+func DirectMarks(marks ...Mark) Rules {
+	var out Rules
+	for _, m := range marks {
+		out = append(out, Direct(Entry{Kind: KindMark, Mark: m}))
+	}
+	return out
+}
+
+// ParseEntry reads what a rule of a known kind matches: a prefix (ParsePrefix), a mark
+// (ParseMark), a port (ParsePort), an interface name or a hardware address.
+func ParseEntry(kind Kind, s string) (Entry, error) {
+	var err error
+	e := Entry{Kind: kind}
+	switch kind {
+	case KindDestination, KindSource:
+		e.Prefix, err = ParsePrefix(s)
+	case KindMark:
+		e.Mark, err = ParseMark(s)
+	case KindPort:
+		e.Service, e.Prefix, err = ParsePort(s)
+	case KindInterface:
+		e.Interface, err = parseInterface(s)
+	case KindDevice:
+		e.MAC, err = ParseMAC(s)
+	default:
+		err = fmt.Errorf("read rule %q: kind %q is none of %v: %w", s, kind, Kinds, ErrInvalid)
+	}
+	if err != nil {
+		return Entry{}, err
+	}
+	return e, nil
+}
+
+// String writes the entry as ParseEntry reads it, without its kind.
+func (e Entry) String() string {
+	switch e.Kind {
+	case KindMark:
+		return e.Mark.String()
+	case KindPort:
+		if e.Prefix.IsValid() {
+			return fmt.Sprintf("%s@%s", e.Service, e.Prefix)
+		}
+		return e.Service.String()
+	case KindInterface:
+		return e.Interface
+	case KindDevice:
+		return e.MAC.String()
+	default:
+		return e.Prefix.String()
+	}
+}
+
+// covers says whether every packet that o matches is matched by e.
+func (e Entry) covers(o Entry) bool {
+	if e.Kind != o.Kind {
+		return false
+	}
+	switch e.Kind {
+	case KindMark:
+		return e.Mark.covers(o.Mark)
+	case KindDestination, KindSource:
+		return PrefixCovers(e.Prefix, o.Prefix)
+	case KindPort:
+		return e.Service == o.Service && (!e.Prefix.IsValid() || o.Prefix.IsValid() && PrefixCovers(e.Prefix, o.Prefix))
+	default:
+		return e == o
+	}
+}
+
+// wide grows with what an entry matches, among those that cover one another.
+func (e Entry) wide() int {
+	if e.Kind == KindMark {
+		return -bits.OnesCount32(e.Mark.Mask)
+	}
+	if !e.Prefix.IsValid() {
+		return 1
+	}
+	return -e.Prefix.Bits()
+}
+
+// distance grows as two entries of one kind have less in common.
+func (e Entry) distance(o Entry) int {
+	switch e.Kind {
+	case KindMark:
+		return bits.OnesCount32(e.Mark.Value^o.Mark.Value) + bits.OnesCount32(e.Mark.Mask^o.Mark.Mask)
+	case KindDestination, KindSource:
+		return prefixDistance(e.Prefix, o.Prefix)
+	case KindPort:
+		if e.Service == o.Service {
+			return 0
+		}
+		return 1
+	default:
+		return nameDistance(e.String(), o.String())
+	}
+}
+
+func prefixDistance(p, o netip.Prefix) int {
+	if p.Addr().Is4() != o.Addr().Is4() {
+		return 256
+	}
+	a, b := p.Addr().AsSlice(), o.Addr().AsSlice()
+	for i := range a {
+		if x := a[i] ^ b[i]; x != 0 {
+			return (len(a)-i)*8 - bits.LeadingZeros8(x)
+		}
+	}
+	return 0
+}
+
+// nameDistance counts the places at which two names differ.
+func nameDistance(a, b string) int {
+	differ := max(len(a), len(b)) - min(len(a), len(b))
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			differ++
+		}
+	}
+	return differ
+}
+
+// outlasts says whether a rule holds at least as long as another.
+func (r Rule) outlasts(o Rule) bool {
+	return r.Until.IsZero() || !o.Until.IsZero() && !r.Until.Before(o.Until)
+}
+
+// ruleJSON is a rule as the state holds it and commands print it.
+type ruleJSON struct {
+	Kind    Kind          `json:"kind"`
+	Match   string        `json:"match"`
+	Policy  Policy        `json:"policy"`
+	Until   *time.Time    `json:"until,omitempty"`
+	Ends    time.Duration `json:"ends_ns,omitempty"`
+	Comment string        `json:"comment,omitempty"`
+	Origin  string        `json:"origin,omitempty"`
+	Runtime bool          `json:"runtime,omitempty"`
+}
+
+// MarshalJSON writes what the rule matches as ParseEntry reads it.
+func (r Rule) MarshalJSON() ([]byte, error) {
+	out := ruleJSON{r.Kind, r.String(), r.Policy, nil, r.Ends, r.Comment, r.Origin, r.Runtime}
+	if !r.Until.IsZero() {
+		out.Until = &r.Until
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (r *Rule) UnmarshalJSON(text []byte) error {
+	var in ruleJSON
+	if err := json.Unmarshal(text, &in); err != nil {
+		return err
+	}
+	entry, err := ParseEntry(in.Kind, in.Match)
+	if err != nil {
+		return err
+	}
+	*r = Rule{Entry: entry, Policy: in.Policy, Ends: in.Ends, Comment: in.Comment, Origin: in.Origin, Runtime: in.Runtime}
+	if in.Until != nil {
+		r.Until = *in.Until
+	}
+	return nil
+}
+
+// Rules are what a user wants to be otherwise than through Tor.
+type Rules []Rule
+
+// Of returns those of one kind, in their order.
+func (rs Rules) Of(kind Kind) []Rule {
+	return slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool { return r.Kind != kind })
+}
+
+// Last writes down since boot when rules end of which only the wall clock's time is
+// known, and returns them. Later steps of that clock do not move it.
+func (rs Rules) Last(wall time.Time, boot time.Duration) Rules {
+	out := slices.Clone(rs)
+	for i, r := range out {
+		if !r.Until.IsZero() && r.Ends == 0 {
+			out[i].Ends = max(1, boot+r.Until.Sub(wall))
+		}
+	}
+	return out
+}
+
+// Active tells the rules that hold at a time since boot from those that have ended.
+func (rs Rules) Active(boot time.Duration) (active, ended Rules) {
+	for _, r := range rs {
+		if r.Ends != 0 && r.Ends <= boot {
+			ended = append(ended, r)
+		} else {
+			active = append(active, r)
+		}
+	}
+	return active, ended
+}
+
+// Everything says whether a prefix lets every address of its family out.
+func (rs Rules) Everything() bool {
+	return slices.ContainsFunc(rs, func(r Rule) bool {
+		return r.Policy == PolicyDirect && (r.Kind == KindDestination || r.Kind == KindSource) && r.Prefix.Bits() == 0
+	})
+}
+
+// OpensAny says whether a rule lets anything go direct.
+func (rs Rules) OpensAny() bool {
+	return slices.ContainsFunc(rs, func(r Rule) bool { return r.Policy == PolicyDirect })
+}

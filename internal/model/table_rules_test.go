@@ -1,0 +1,144 @@
+package model
+
+import (
+	"net/netip"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// services says of the home what goes to some ports, and of some protocols.
+func services(list ...ServicePolicy) func(*Policy) {
+	return func(p *Policy) { p.Services = append(p.Services, list...) }
+}
+
+func service(match string, policy abi.Policy) ServicePolicy {
+	s, prefix, err := config.ParsePort(match)
+	if err != nil {
+		panic(err) // the tests' own
+	}
+	return ServicePolicy{s, PrefixPolicy{Prefix: prefix, Policy: policy}}
+}
+
+// device says of the home what becomes of the sender of all test frames.
+func device(policy abi.Policy, ended bool) func(*Policy) {
+	return func(p *Policy) { p.Devices = map[config.MAC]DevicePolicy{hostMAC: {policy, ended}} }
+}
+
+// ended is a prefix whose time is over, and whether for a source or a destination.
+func endedSource(prefix string, policy abi.Policy) func(*Policy) {
+	return func(p *Policy) {
+		p.Sources = append(p.Sources, PrefixPolicy{netip.MustParsePrefix(prefix), policy, true})
+	}
+}
+
+func endedDestinations(prefixes ...string) func(*Policy) {
+	return func(p *Policy) {
+		for _, prefix := range prefixes {
+			p.Destinations = append(p.Destinations, PrefixPolicy{netip.MustParsePrefix(prefix), abi.PolicyTor, true})
+		}
+	}
+}
+
+// ruleRow is a row whose refusals of UDP are told.
+func ruleRow(name string, packet []byte, reason abi.Reason, home func(*Policy)) row {
+	r := row{name: name, frame: ether(packet), reason: reason, home: home}
+	if reason == abi.ReasonRouterDNS {
+		r.frame = etherTo(groupMAC, hostMAC, packet)
+	}
+	switch reason {
+	case abi.ReasonUDP, abi.ReasonQUIC, abi.ReasonBlockedDevice, abi.ReasonFragment, abi.ReasonOnionProtocol:
+		r.answer = unreachable
+	case abi.ReasonOnionFromDirect:
+		r.answer = reset
+	}
+	return r
+}
+
+// serviceRows: a rule for a port goes before those for destinations, and where it names
+// the port of DNS before Tor's claim to that.
+func serviceRows() []row {
+	at := func(name string, packet []byte, reason abi.Reason, list ...ServicePolicy) row {
+		return ruleRow("port: "+name, packet, reason, services(list...))
+	}
+	ssh := ip(laptop4, web4, tcp(40000, 22, tcpSYN))
+	query := dnsQuery()
+	return []row{
+		at("TCP to anywhere", ssh, abi.ReasonDirectPort, service("22/tcp@0.0.0.0/0", abi.PolicyDirect)),
+		at("TCP to anywhere, IPv6", ip(laptop6, web6, tcp(40000, 22, tcpSYN)), abi.ReasonDirectPort, service("22/tcp@::/0", abi.PolicyDirect)),
+		at("to some destinations", ssh, abi.ReasonDirectPort, service("22/tcp@50.0.0.0/8", abi.PolicyDirect)),
+		at("to others", ssh, abi.ReasonTCP, service("22/tcp@51.0.0.0/8", abi.PolicyDirect)),
+		at("another port", ip(laptop4, web4, tcp(40000, 23, tcpSYN)), abi.ReasonTCP, service("22/tcp@0.0.0.0/0", abi.PolicyDirect)),
+		at("the other protocol", ip(laptop4, web4, udp(40000, 22)), abi.ReasonUDP, service("22/tcp@0.0.0.0/0", abi.PolicyDirect)),
+		at("from that port", ip(laptop4, web4, tcp(22, 40000, tcpSYN)), abi.ReasonTCP, service("22/tcp@0.0.0.0/0", abi.PolicyDirect)),
+		at("carved out of an excluded destination", ip(laptop4, excluded4, tcp(40000, 25, tcpSYN)), abi.ReasonTCP, service("25/tcp@0.0.0.0/0", abi.PolicyTor)),
+		at("the narrower of two", ip(laptop4, web4, tcp(40000, 22, tcpSYN)), abi.ReasonTCP,
+			service("22/tcp@0.0.0.0/0", abi.PolicyDirect), service("22/tcp@50.0.0.0/24", abi.PolicyTor)),
+		at("a fragment of a datagram shows none", ip(laptop4, web4, udp(40000, 7000), fragment4(0, true)), abi.ReasonFragment, service("7000/udp@0.0.0.0/0", abi.PolicyDirect)),
+		at("QUIC", ip(laptop6, web6, udp(40000, 443)), abi.ReasonDirectPort, service("443/udp@2600::/16", abi.PolicyDirect)),
+		at("ping", ip(laptop4, web4, ping()), abi.ReasonDirectPort, service("icmp@0.0.0.0/0", abi.PolicyDirect)),
+		at("ping in fragments", ip(laptop4, web4, raw(protoICMP, 1, 2, 3), fragment4(9, false)), abi.ReasonDirectPort, service("icmp@0.0.0.0/0", abi.PolicyDirect)),
+		at("GRE", ip(laptop4, web4, raw(protoGRE, make([]byte, 20)...)), abi.ReasonDirectPort, service("gre@50.0.0.0/8", abi.PolicyDirect)),
+		at("DNS of a resolver that is named", ip(laptop4, vpn4, udp(40000, 53, query...)), abi.ReasonDirectPort, service("53/udp@10.8.0.0/24", abi.PolicyDirect)),
+		at("DNS by TCP of one", ip(laptop4, vpn4, tcp(40000, 53, tcpSYN)), abi.ReasonDirectPort, service("53/tcp@10.8.0.0/24", abi.PolicyDirect)),
+		at("DNS of the router's own resolver", ip(laptop4, router4, udp(40000, 53, query...)), abi.ReasonDNSUDP, service("53/udp@0.0.0.0/0", abi.PolicyDirect)),
+		at("DNS by broadcast", ip(laptop4, subnet4, udp(40000, 53, query...)), abi.ReasonRouterDNS, service("53/udp@0.0.0.0/0", abi.PolicyDirect)),
+		at("DNS by multicast", ip(laptop4, mdns4, udp(40000, 53, query...)), abi.ReasonRouterDNS, service("53/udp@0.0.0.0/0", abi.PolicyDirect)),
+		at(".onion goes before", ip(laptop4, onion4, udp(40000, 443)), abi.ReasonOnionProtocol, service("443/udp@0.0.0.0/0", abi.PolicyDirect)),
+		at("the router goes before", ip(laptop4, router4, tcp(40000, 22, tcpSYN)), abi.ReasonRouterAddress, service("22/tcp@0.0.0.0/0", abi.PolicyDirect)),
+		at("a private address beyond the uplink", ip(laptop4, private4, tcp(40000, 22, tcpSYN)), abi.ReasonDirectPort, service("22/tcp@10.1.0.0/16", abi.PolicyDirect)),
+	}
+}
+
+// deviceRows: who sends is told by its hardware address before its address.
+func deviceRows() []row {
+	at := func(name string, packet []byte, reason abi.Reason, home func(*Policy)) row {
+		return ruleRow("device: "+name, packet, reason, home)
+	}
+	quic := ip(laptop4, web4, udp(40000, 443))
+	return []row{
+		at("direct", quic, abi.ReasonDirectDevice, device(abi.PolicyDirect, false)),
+		at("direct, IPv6", ip(laptop6, web6, ping6()), abi.ReasonDirectDevice, device(abi.PolicyDirect, false)),
+		at("direct, its DNS", ip(laptop4, router4, udp(40000, 53, dnsQuery()...)), abi.ReasonDirectDevice, device(abi.PolicyDirect, false)),
+		at("direct, .onion", ip(laptop4, onion4, tcp(40000, 80, tcpSYN)), abi.ReasonOnionFromDirect, device(abi.PolicyDirect, false)),
+		at("direct, with a source that no LAN has", ip(forged4, web4, udp(40000, 443)), abi.ReasonForeignSource, device(abi.PolicyDirect, false)),
+		at("direct, with a blocked address", ip(blocked4, web4, udp(40000, 443)), abi.ReasonDirectDevice, device(abi.PolicyDirect, false)),
+		at("blocked", quic, abi.ReasonBlockedDevice, device(abi.PolicyBlock, false)),
+		at("blocked, to a neighbour", ip(laptop4, printer4, udp(40000, 9100)), abi.ReasonBlockedDevice, device(abi.PolicyBlock, false)),
+		at("blocked, with an excluded address", ip(console4, web4, udp(40000, 443)), abi.ReasonBlockedDevice, device(abi.PolicyBlock, false)),
+		at("blocked, where marks may come late", quic, abi.ReasonBlockedDevice, func(p *Policy) {
+			device(abi.PolicyBlock, false)(p)
+			lateMarks(p)
+		}),
+		at("Tor's, with an excluded address", ip(console4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonTCP, device(abi.PolicyTor, false)),
+		at("blocked until now", quic, abi.ReasonQUIC, device(abi.PolicyBlock, true)),
+		at("direct until now, with an excluded address", ip(console4, web4, udp(40000, 443)), abi.ReasonDirectSource, device(abi.PolicyTor, true)),
+	}
+}
+
+// endedRows: what has ended is as good as not there, and hides nothing.
+func endedRows() []row {
+	at := func(name string, packet []byte, reason abi.Reason, home func(*Policy)) row {
+		return ruleRow("ended: "+name, packet, reason, home)
+	}
+	game := udp(40000, 27015)
+	return []row{
+		at("a source", ip(laptop4, web4, game), abi.ReasonUDP, endedSource("192.168.1.10/32", abi.PolicyDirect)),
+		at("a block within an excluded range", ip("192.168.1.70", web4, game), abi.ReasonDirectSource, endedSource("192.168.1.70/32", abi.PolicyBlock)),
+		at("a destination within an excluded one", ip(laptop4, excluded4, game), abi.ReasonDirectDestination, endedDestinations("50.1.0.0/24")),
+		at("four of them", ip(laptop4, excluded4, game), abi.ReasonUDP, endedDestinations("50.1.0.0/20", "50.1.0.0/24", "50.1.0.0/28", "50.1.0.0/30")),
+		at("three of them", ip(laptop4, excluded4, game), abi.ReasonDirectDestination, endedDestinations("50.1.0.0/24", "50.1.0.0/28", "50.1.0.0/30")),
+		at("a destination within a carved one", ip(laptop4, carved4, game), abi.ReasonUDP, endedDestinations("50.1.2.0/28")),
+		at("one for every address", ip(laptop4, web4, game), abi.ReasonUDP, endedDestinations("0.0.0.0/0")),
+		at("a port", ip(laptop4, web4, game), abi.ReasonUDP, func(p *Policy) {
+			s := service("27015/udp@0.0.0.0/0", abi.PolicyDirect)
+			s.Ended = true
+			services(s)(p)
+		}),
+		at("a port within another", ip(laptop4, web4, game), abi.ReasonDirectPort, func(p *Policy) {
+			s := service("27015/udp@50.0.0.0/24", abi.PolicyTor)
+			s.Ended = true
+			services(s, service("27015/udp@50.0.0.0/8", abi.PolicyDirect))(p)
+		}),
+	}
+}

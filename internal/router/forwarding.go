@@ -1,0 +1,82 @@
+package router
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// enableForwarding turns forwarding on. Each old value is saved before the
+// setting changes, so detach can restore it whatever happens in between.
+func (r *Router) enableForwarding(s *State, p *plan.Plan) error {
+	var uplinks []string
+	for _, u := range p.Uplinks {
+		uplinks = append(uplinks, u.Name)
+	}
+	return host.EnableForwarding(uplinks, func(name, old string) error {
+		if s.Sysctls == nil {
+			s.Sysctls = make(map[string]string)
+		}
+		if _, recorded := s.Sysctls[name]; !recorded {
+			s.Sysctls[name] = old
+		}
+		return r.saveState(s)
+	})
+}
+
+// forwardingWarnings tells of exclusions that lead nowhere because the kernel
+// does not forward.
+func forwardingWarnings(s *State) []string {
+	if !s.Config.Rules.OpensAny() {
+		return nil
+	}
+	v4, v6, err := host.ForwardingEnabled()
+	if err != nil {
+		return []string{fmt.Sprintf("whether the kernel forwards could not be read: %v", err)}
+	}
+	var off []string
+	if !v4 {
+		off = append(off, "IPv4 (net.ipv4.ip_forward=0)")
+	}
+	if !v6 && mentionsIPv6(s.Config.Rules) {
+		off = append(off, "IPv6 (net.ipv6.conf.all.forwarding=0)")
+	}
+	if len(off) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("this kernel does not forward %s, so what is excluded goes nowhere; turn it on yourself, or let torbpf do it until detach: --enable-forwarding", strings.Join(off, " and "))}
+}
+
+// mentionsIPv6 says so of rules that may let IPv6 out.
+func mentionsIPv6(rules config.Rules) bool {
+	return slices.ContainsFunc(rules, func(r config.Rule) bool {
+		return r.Policy == config.PolicyDirect && (!r.Prefix.IsValid() || r.Prefix.Addr().Is6())
+	})
+}
+
+// joinNames lists names in words.
+func joinNames(names []string) string { return strings.Join(names, ", ") }
+
+// warnings are what a user should know after an attach that went well.
+func (r *Router) warnings(s *State, p *plan.Plan) []string {
+	var w []string
+	switch {
+	case len(p.Uplinks) == 0 && s.Config.Force:
+		w = append(w, "no interface leads outside but those that were forced to be LANs, so no uplink is guarded: name one with --uplink")
+	case len(p.Uplinks) == 0:
+		w = append(w, "no interface has a default route now: attach again once there is an uplink, so that its guard can be put in place")
+	}
+	return append(w, forwardingWarnings(s)...)
+}
+
+// timeWarnings tells what devices miss where the router has no time for them.
+func timeWarnings(p *plan.Plan) []string {
+	if p.TimeServer {
+		return nil
+	}
+	return []string{"no time server runs here, so devices that ask for the time by NTP are refused, and a wrong clock breaks TLS: apt install chrony, and write `allow` into /etc/chrony/chrony.conf"}
+}

@@ -1,0 +1,213 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/host"
+)
+
+// ExcludeOptions say how rules are changed.
+type ExcludeOptions struct {
+	Force bool // allow what would let everything out
+	// Forwarding turns the kernel's forwarding on where it is off: Tor needs
+	// none, but what goes direct does. Detach turns it off again.
+	Forwarding bool
+	Life       time.Duration // of the rules that are added; 0: for ever
+	By         string        // the command, as the audit has it
+}
+
+// Exclude adds rules, or removes those of their entries, all at once: one that cannot be
+// taken leaves everything as it was. Connections that were direct and may be no longer
+// are cut.
+func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o ExcludeOptions) ([]config.Change, []string, error) {
+	if err := requireRoot(); err != nil {
+		return nil, nil, err
+	}
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	before, err := r.attached()
+	if err != nil {
+		return nil, nil, errors.Join(err, r.forgetIfUnused(before))
+	}
+	if rules, err = given(rules, o); err != nil {
+		return nil, nil, err
+	}
+	s := before.clone()
+	changes, err := edit(&s.Config.Rules, remove, rules)
+	if err != nil {
+		return changes, nil, err
+	}
+	if err := s.insist(o.Force); err != nil {
+		return nil, nil, err
+	}
+	result, err := r.bring(ctx, before, s, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.auditChanges(changes, o.By)
+	if !remove && o.Forwarding {
+		if err := r.enableForwarding(s, result.Plan); err != nil {
+			return changes, nil, fmt.Errorf("the rules are in force, but forwarding is not: %w", err)
+		}
+	}
+	if remove {
+		return changes, nil, nil
+	}
+	return changes, r.warnings(s, result.Plan), nil
+}
+
+// insist notes that somebody wants to let everything out. That holds until it is taken
+// back, and for nothing else. Without it an interface that everything is routed to is
+// refused here; of prefixes the configuration judges.
+func (s *State) insist(force bool) error {
+	insisted := s.Config.Everything || force
+	exit, err := s.widestExit()
+	if err != nil {
+		return err
+	}
+	if exit != "" && !insisted {
+		return fmt.Errorf("%s, so hardly anything would be Tor's: torbpf detach switches Tor off; or insist with --force: %w", exit, config.ErrInvalid)
+	}
+	s.Config.Everything = insisted && (exit != "" || s.Config.Rules.Everything())
+	return nil
+}
+
+// widestExit says which excluded interface everything is routed to, "" for none.
+func (s *State) widestExit() (string, error) {
+	exits := s.Config.Rules.Of(config.KindInterface)
+	if len(exits) == 0 {
+		return "", nil
+	}
+	facts, err := host.Read()
+	if err != nil {
+		return "", fmt.Errorf("read the host: %w", err)
+	}
+	for _, rule := range exits {
+		if route, ok := facts.DefaultRoute(rule.Interface); ok {
+			return fmt.Sprintf("%s has the route %s", rule.Interface, route), nil
+		}
+	}
+	return "", nil
+}
+
+// given completes rules that a command names.
+func given(rules config.Rules, o ExcludeOptions) (config.Rules, error) {
+	out := slices.Clone(rules)
+	for i := range out {
+		out[i].Runtime, out[i].Origin = true, o.By
+		if o.Life > 0 {
+			out[i].Until = time.Now().Add(o.Life).Truncate(time.Second)
+		}
+	}
+	return last(out)
+}
+
+// last writes down when rules end, by the clock that the programs know.
+func last(rules config.Rules) (config.Rules, error) {
+	boot, err := host.BootTime()
+	if err != nil {
+		return nil, err
+	}
+	return rules.Last(time.Now(), boot), nil
+}
+
+func edit(rs *config.Rules, remove bool, rules config.Rules) ([]config.Change, error) {
+	var changes []config.Change
+	for _, rule := range rules {
+		if !remove {
+			changes = append(changes, rs.Add(rule))
+			continue
+		}
+		c := rs.Remove(rule.Entry)
+		if c.Outcome == config.Absent {
+			return nil, fmt.Errorf("nothing was changed: %s", c)
+		}
+		changes = append(changes, c)
+	}
+	return changes, nil
+}
+
+// Rules returns what is otherwise than through Tor, without what has ended.
+func (r *Router) Rules() (config.Rules, error) {
+	if err := requireRoot(); err != nil {
+		return nil, err
+	}
+	s, err := r.attached()
+	if err != nil {
+		return nil, err
+	}
+	active, _, err := s.activeRules()
+	return active, err
+}
+
+func (s *State) activeRules() (active, ended config.Rules, err error) {
+	boot, err := host.BootTime()
+	if err != nil {
+		return nil, nil, err
+	}
+	active, ended = s.Config.Rules.Active(boot)
+	return active, ended, nil
+}
+
+// forgetEnded takes out of a state that is about to be written what has ended, and says
+// so in the audit.
+func (r *Router) forgetEnded(s *State) error {
+	active, ended, err := s.activeRules()
+	if err != nil {
+		return err
+	}
+	s.Config.Rules = active
+	for _, rule := range ended {
+		r.audit("ended "+rule.Words(), rule)
+	}
+	return nil
+}
+
+// auditPath is a log of what went direct, for whom and how long. It outlives a reboot.
+func (r *Router) auditPath() string { return filepath.Join(r.data, "audit.log") }
+
+func (r *Router) auditChanges(changes []config.Change, by string) {
+	for _, c := range changes {
+		switch c.Outcome {
+		case config.Added, config.Changed, config.Removed:
+			c.Rule.Origin = by
+			r.audit(c.String(), c.Rule)
+		}
+	}
+}
+
+// audit adds a line; a failure is told and changes nothing.
+func (r *Router) audit(what string, rule config.Rule) {
+	line := fmt.Sprintf("%s %s: %s", time.Now().Format(time.RFC3339), r.ns.Name, what)
+	if rule.Comment != "" {
+		line += fmt.Sprintf(" (%s)", rule.Comment)
+	}
+	if rule.Origin != "" {
+		line += ", by " + rule.Origin
+	}
+	if err := appendLine(r.auditPath(), line); err != nil {
+		r.notify(fmt.Sprintf("warning: the audit lacks a line (%s): %v", line, err))
+	}
+}
+
+func appendLine(path, line string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line + "\n")
+	return errors.Join(err, f.Close())
+}

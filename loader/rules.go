@@ -1,0 +1,118 @@
+package loader
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// fillRules writes what the user wants to be otherwise than through Tor.
+func fillRules(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	marks := uint32(0)
+	for i, r := range p.Rules {
+		value, err := ruleValue(i, r)
+		if err != nil {
+			return err
+		}
+		switch r.Kind {
+		case config.KindDestination:
+			err = putRule(maps, dstPrefixes, r.Prefix, value)
+		case config.KindSource:
+			err = putRule(maps, srcPrefixes, r.Prefix, value)
+		case config.KindPort:
+			err = putService(maps, r, value)
+		case config.KindDevice:
+			err = maps[abi.DatapathMapDevices].Put(abi.DatapathMac{Addr: r.MAC}, value)
+		case config.KindMark:
+			err = putMark(maps, marks, r.Mark, value)
+			marks++
+		case config.KindInterface: // below: it takes an index
+		default:
+			err = fmt.Errorf("kind %q is unknown", r.Kind)
+		}
+		if err != nil {
+			return fmt.Errorf("write rule %s %s: %w", r.Kind, r.Entry, err)
+		}
+	}
+	return fillExits(maps, p)
+}
+
+// fillExits writes the interfaces that are there; for the others nothing leaves.
+func fillExits(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	for _, e := range p.Exits {
+		if e.Index == 0 {
+			continue
+		}
+		value, err := ruleValue(e.Rule, p.Rules[e.Rule])
+		if err == nil {
+			err = maps[abi.DatapathMapExits].Put(uint32(e.Index), value)
+		}
+		if err != nil {
+			return fmt.Errorf("write rule interface %s: %w", e.Name, err)
+		}
+	}
+	return nil
+}
+
+// ruleValue is a rule as the programs have it; its id is its place in the plan. One that
+// ends must say when by the clock that the programs know, or it never would.
+func ruleValue(id int, r config.Rule) (abi.DatapathRule, error) {
+	if !r.Until.IsZero() && r.Ends <= 0 {
+		return abi.DatapathRule{}, fmt.Errorf("rule %s %s: when it ends is not known since boot", r.Kind, r.Entry)
+	}
+	return abi.DatapathRule{UntilNs: uint64(r.Ends), Policy: abi.PolicyOf(r.Policy), Id: uint32(id)}, nil
+}
+
+func putRule(maps map[string]*ebpf.Map, names twins, prefix netip.Prefix, value abi.DatapathRule) error {
+	value.Prefixlen = uint32(prefix.Bits())
+	return putPrefix(maps, names, prefix, value)
+}
+
+// serviceBits are those of a key before its address: protocol and port.
+const serviceBits = 32
+
+// putService writes a rule for a port: of both families if it names no destinations.
+func putService(maps map[string]*ebpf.Map, r config.Rule, value abi.DatapathRule) error {
+	prefixes := []netip.Prefix{r.Prefix}
+	if !r.Prefix.IsValid() {
+		prefixes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	}
+	for _, prefix := range prefixes {
+		value.Prefixlen = uint32(serviceBits + prefix.Bits())
+		name, key := serviceKey(r.Service, prefix)
+		if err := maps[name].Put(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serviceKey names the map of a prefix's family and the key there.
+func serviceKey(s config.Service, prefix netip.Prefix) (string, any) {
+	port := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, s.Port))
+	bits := uint32(serviceBits + prefix.Bits())
+	if prefix.Addr().Is4() {
+		addr := prefix.Addr().As4()
+		return portPrefixes[0], abi.DatapathService4{Prefixlen: bits, Protocol: s.Protocol, PortBe: port, AddrBe: binary.NativeEndian.Uint32(addr[:])}
+	}
+	const icmpv6 = 58
+	protocol := s.Protocol
+	if protocol == config.ProtocolICMP {
+		protocol = icmpv6
+	}
+	return portPrefixes[1], abi.DatapathService6{Prefixlen: bits, Protocol: protocol, PortBe: port, Addr: prefix.Addr().As16()}
+}
+
+func putMark(maps map[string]*ebpf.Map, i uint32, m config.Mark, value abi.DatapathRule) error {
+	table := maps[abi.DatapathMapExemptMarks]
+	if i >= table.MaxEntries() {
+		return fmt.Errorf("it is one more than the %d that each packet is compared with: merge some by their mask", table.MaxEntries())
+	}
+	return table.Put(i, abi.DatapathExemptMark{Value: m.Value, Mask: m.Mask, Rule: value})
+}
