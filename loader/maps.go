@@ -75,13 +75,13 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	s := abi.DatapathSettings{
 		LocalMode:   abi.LocalModeOf(p.LocalMode),
 		ExemptMarks: uint32(len(p.ExemptMarks())),
-		LateMarks:   flag(len(p.ExemptMarks()) > 0),
-		Inbound:     flag(p.Inbound),
-		TimeServer:  flag(p.TimeServer),
-		Sources:     flag(len(p.Rules.Of(config.KindSource)) > 0),
-		Devices:     flag(len(p.Rules.Of(config.KindDevice)) > 0),
-		Services:    flag(len(p.Rules.Of(config.KindPort)) > 0),
-		Exits:       flag(len(p.Exits) > 0),
+		LateMarks:   setting(len(p.ExemptMarks()) > 0),
+		Inbound:     setting(p.Inbound),
+		TimeServer:  setting(p.TimeServer),
+		Sources:     setting(len(p.Rules.Of(config.KindSource)) > 0),
+		Devices:     setting(len(p.Rules.Of(config.KindDevice)) > 0),
+		Services:    setting(len(p.Rules.Of(config.KindPort)) > 0),
+		Exits:       setting(len(p.Exits) > 0),
 	}
 	if p.Onion4.IsValid() {
 		addr := p.Onion4.Masked().Addr().As4()
@@ -274,7 +274,7 @@ func eachPrefix[V any](m *ebpf.Map, fn func(netip.Prefix, V) error) error {
 	return entries.Err()
 }
 
-func flag(on bool) uint32 {
+func setting(on bool) uint32 {
 	if on {
 		return 1
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -87,6 +88,15 @@ func automap(onion4, onion6 netip.Prefix) []directive {
 
 // line returns the directive as a torrc has it.
 func (d directive) line() string { return d.key + " " + d.value }
+
+// Text renders the whole configuration as Start would write it, and asks tor nothing.
+func (o Options) Text() (string, error) {
+	extra, err := readExtra(o.ExtraTorrc)
+	if err != nil {
+		return "", err
+	}
+	return o.torrc(extra, kernel.HasIPv6()), nil
+}
 
 // torrc renders the whole configuration. The user's lines come first: of two
 // lines with one value tor obeys the later, and "/Key" empties a list, so

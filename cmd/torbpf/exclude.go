@@ -54,6 +54,8 @@ func (f *excludeFlags) register(cmd *cobra.Command) {
 	for _, k := range kindFlags {
 		f.kinds[k.kind] = cmd.Flags().Bool(k.name, false, k.help)
 	}
+	cmd.Flags().BoolVar(&f.options.Save, "save", false, "write it down beside the configuration file, so that a reboot does not undo it")
+	cmd.Flags().StringVar(&f.options.File, "config", config.DefaultFile, "the configuration file beside which --save writes")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the changes as JSON")
 }
 

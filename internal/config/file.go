@@ -1,12 +1,10 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"strings"
+	"slices"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -51,65 +49,6 @@ func (p *prefix) UnmarshalText(text []byte) (err error) {
 // inboundWords are the values of the key inbound.
 var inboundWords = map[string]bool{"allow": true, "refuse": false}
 
-// Load reads a configuration file. What it does not mention is as in Default;
-// what torbpf does not know is an error, as is all that Validate refuses. Its
-// interfaces are waited for. Errors name the file and, where one line is at fault,
-// that line; they wrap ErrInvalid, or os.ErrNotExist for a file that is not there.
-func Load(path string) (Config, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return Config{}, fmt.Errorf("read configuration: %w", err)
-	}
-	cfg, err := Parse(text)
-	if err != nil {
-		return Config{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return cfg, nil
-}
-
-// Parse reads a configuration from its text; see Load.
-func Parse(text []byte) (Config, error) {
-	var f file
-	decoder := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
-	if err := decoder.Decode(&f); err != nil {
-		return Config{}, fileError(err)
-	}
-	cfg, err := f.config()
-	if err != nil {
-		return Config{}, err
-	}
-	if err := cfg.Rules.setOrigins(text); err != nil {
-		return Config{}, err
-	}
-	if len(cfg.Interfaces) == 0 {
-		return Config{}, &FieldError{Field: "interfaces", Problem: `is missing or empty: name the interfaces your devices are behind, such as interfaces = ["eth1"]`}
-	}
-	return cfg, cfg.Validate()
-}
-
-// fileError says in which line of a file an error is.
-func fileError(err error) error {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) {
-		var problems []error
-		for _, e := range strict.Errors {
-			row, _ := e.Position()
-			problems = append(problems, fmt.Errorf("line %d: unknown key %s: packaging/torbpf.toml lists those there are (installed below share/doc/torbpf): %w", row, strings.Join(e.Key(), "."), ErrInvalid))
-		}
-		return errors.Join(problems...)
-	}
-	var decode *toml.DecodeError
-	if !errors.As(err, &decode) {
-		return fmt.Errorf("%w: %w", err, ErrInvalid)
-	}
-	row, _ := decode.Position()
-	where := fmt.Sprintf("line %d", row)
-	if key := strings.Join(decode.Key(), "."); key != "" {
-		where += ", " + key
-	}
-	return fmt.Errorf("%s: %s: %w", where, strings.TrimPrefix(decode.Error(), "toml: "), ErrInvalid)
-}
-
 func (f file) config() (Config, error) {
 	cfg := Default()
 	cfg.Wait = true
@@ -126,8 +65,50 @@ func (f file) config() (Config, error) {
 		cfg.Inbound = allow
 	}
 	f.Tor.apply(&cfg.Tor)
-	cfg.Rules = f.rules()
 	return cfg, nil
+}
+
+// over puts what a later file says over this one: its lists add to those before, of
+// anything else the later one counts. Rules are joined elsewhere, with their origins.
+func (f file) over(later file) file {
+	later.Interfaces = joined(f.Interfaces, later.Interfaces)
+	later.Uplinks = joined(f.Uplinks, later.Uplinks)
+	keep(&later.Local, f.Local)
+	keep(&later.Inbound, f.Inbound)
+	keep(&later.MarkShift, f.MarkShift)
+	keep(&later.Clsact, f.Clsact)
+	keep(&later.SkipProbe, f.SkipProbe)
+	keep(&later.Tor.Mode, f.Tor.Mode)
+	keep(&later.Tor.Binary, f.Tor.Binary)
+	keep(&later.Tor.Torrc, f.Tor.Torrc)
+	keep(&later.Tor.Control, f.Tor.Control)
+	keep(&later.Tor.TransPort, f.Tor.TransPort)
+	keep(&later.Tor.DNSPort, f.Tor.DNSPort)
+	keep(&later.Tor.ResolverPort, f.Tor.ResolverPort)
+	keep(&later.Tor.Onion4, f.Tor.Onion4)
+	keep(&later.Tor.Onion6, f.Tor.Onion6)
+	return later
+}
+
+// joined is both lists, each entry once; nil if neither file has one.
+func joined(a, b []string) []string {
+	if a == nil {
+		return b
+	}
+	out := slices.Clone(a)
+	for _, s := range b {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// keep has a value where only the earlier file names it.
+func keep[T any](later **T, earlier *T) {
+	if *later == nil {
+		*later = earlier
+	}
 }
 
 func (f fileTor) apply(t *Tor) {
@@ -182,7 +163,7 @@ func (c Config) Text() ([]byte, error) {
 	if c.Tor.Onion6.IsValid() {
 		f.Tor.Onion6 = &prefix{c.Tor.Onion6}
 	}
-	f.setRules(c.Rules)
+	f.Exclusions, f.Rules = fileRules(c.Rules)
 	text, err := toml.Marshal(f)
 	if err != nil {
 		return nil, fmt.Errorf("write configuration: %w", err)

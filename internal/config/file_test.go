@@ -109,7 +109,8 @@ func TestParseSaysWhatIsWrongWhere(t *testing.T) {
 		{"interfaces = [\"eth1\"]\n[exclusions]\ndevices = [\"01:00:5e:00:00:01\"]", []string{"line 3", "group"}},
 		{"interfaces = [\"eth1\"]\n[exclusions]\nports = [\"tcp\"]", []string{"line 3", "22/tcp"}},
 		{"interfaces = [\"eth1\"]\n[tor]\ntrans_port = 99999", []string{"line 3", "trans_port"}},
-		{"interfaces = [\"eth1\"]\n[tor]\ntorrc = \"bridges\"", []string{"tor.torrc", "whole path"}},
+		{"interfaces = [\"eth1\"]\n[tor]\ntorrc = \"bridges\"", []string{"line 3: tor.torrc", "whole path"}},
+		{"interfaces = [\"eth1\"]\nlocal = \"none\"\nmark_shift = 3\n\n[tor]\ndns_port = 53", []string{"line 3: mark_shift", "line 6: tor.dns_port"}},
 	} {
 		_, err := Parse([]byte(c.text))
 		if !errors.Is(err, ErrInvalid) {
@@ -132,7 +133,7 @@ func TestLoadNamesTheFile(t *testing.T) {
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), path+": line 1") {
+	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), path+":1: ") {
 		t.Errorf("of a broken file: %v", err)
 	}
 }

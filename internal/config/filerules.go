@@ -80,7 +80,7 @@ func (p *policyText) UnmarshalText(b []byte) error {
 // MarshalText writes it.
 func (p policyText) MarshalText() ([]byte, error) { return []byte(p.Policy), nil }
 
-// rules returns those of a file in the order of setOrigins.
+// rules returns those of a file in the order of ruleLines.
 func (f file) rules() Rules {
 	var out Rules
 	out = appendDirect(out, f.Exclusions.Destinations)
@@ -120,7 +120,7 @@ func appendEntry[K kindOf](list []Entry, t *text[K]) []Entry {
 	return append(list, t.Entry)
 }
 
-// rule is zero but for its policy where the keys name not one thing; setOrigins says so.
+// rule is zero but for its policy where the keys do not name one thing.
 func (f fileRule) rule() Rule {
 	r := Rule{Policy: PolicyDirect, Comment: f.Comment}
 	if entries := f.entries(); len(entries) == 1 {
@@ -135,29 +135,29 @@ func (f fileRule) rule() Rule {
 	return r
 }
 
-// setRules writes rules in the shortest form that holds them.
-func (f *file) setRules(rules Rules) {
+// fileRules writes rules in the shortest form that holds them.
+func fileRules(rules Rules) (e fileExclusions, others []fileRule) {
 	for _, r := range rules {
-		e := &f.Exclusions
-		if r.Policy == PolicyDirect && r.Until.IsZero() && r.Comment == "" {
-			switch r.Kind {
-			case KindDestination:
-				e.Destinations = append(e.Destinations, text[destinationText]{r.Entry})
-			case KindPort:
-				e.Ports = append(e.Ports, text[portText]{r.Entry})
-			case KindSource:
-				e.Sources = append(e.Sources, text[sourceText]{r.Entry})
-			case KindDevice:
-				e.Devices = append(e.Devices, text[deviceText]{r.Entry})
-			case KindMark:
-				e.Marks = append(e.Marks, text[markText]{r.Entry})
-			case KindInterface:
-				e.Interfaces = append(e.Interfaces, text[interfaceText]{r.Entry})
-			}
+		if r.Policy != PolicyDirect || !r.Until.IsZero() || r.Comment != "" {
+			others = append(others, fileRuleOf(r))
 			continue
 		}
-		f.Rules = append(f.Rules, fileRuleOf(r))
+		switch r.Kind {
+		case KindDestination:
+			e.Destinations = append(e.Destinations, text[destinationText]{r.Entry})
+		case KindPort:
+			e.Ports = append(e.Ports, text[portText]{r.Entry})
+		case KindSource:
+			e.Sources = append(e.Sources, text[sourceText]{r.Entry})
+		case KindDevice:
+			e.Devices = append(e.Devices, text[deviceText]{r.Entry})
+		case KindMark:
+			e.Marks = append(e.Marks, text[markText]{r.Entry})
+		case KindInterface:
+			e.Interfaces = append(e.Interfaces, text[interfaceText]{r.Entry})
+		}
 	}
+	return e, others
 }
 
 func fileRuleOf(r Rule) fileRule {
@@ -182,77 +182,73 @@ func fileRuleOf(r Rule) fileRule {
 	return out
 }
 
-// setOrigins says of each rule in which line of a file it stands, and refuses those that
-// name nothing, more than one thing, or what another line has said otherwise.
-func (rs Rules) setOrigins(file []byte) error {
-	lines, err := ruleLines(file)
+// rules returns those of a decoded source, each with its line as its origin, and refuses
+// those that name nothing or more than one thing.
+func (s source) rules(f file) (Rules, error) {
+	rules := f.rules()
+	lines, err := s.ruleLines()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var problems []error
+	for i := range rules {
+		rules[i].Origin = s.at(1) // of tables written in line it is not known where
+		if len(lines) == len(rules) {
+			rules[i].Origin = s.at(lines[i])
+		}
+		if rules[i].Kind == "" {
+			problems = append(problems, &FieldError{rules[i].Origin, "a rule says one thing to match: one of destination, port, source, device, mark, interface"})
+		}
+	}
+	return rules, errors.Join(problems...)
+}
+
+// contradictions finds what one rule says so and another otherwise.
+func (rs Rules) contradictions() error {
 	said := make(map[Entry]Rule)
 	var problems []error
-	for i := range rs {
-		rs[i].Origin = "rules" // of tables written in line it is not known where
-		if len(lines) == len(rs) {
-			rs[i].Origin = fmt.Sprintf("line %d", lines[i])
+	for _, r := range rs {
+		before, again := said[r.Entry]
+		if again && (before.Policy != r.Policy || !before.Until.Equal(r.Until)) {
+			problems = append(problems, &FieldError{r.Origin, fmt.Sprintf("%s %s is in %s as well, where it is %s: which of the two is meant?", r.Kind, r.Entry, before.Origin, before.Policy)})
 		}
-		before, again := said[rs[i].Entry]
-		switch {
-		case rs[i].Kind == "":
-			problems = append(problems, &FieldError{rs[i].Origin, "a rule says one thing to match: one of destination, port, source, device, mark, interface"})
-		case again && (before.Policy != rs[i].Policy || !before.Until.Equal(rs[i].Until)):
-			problems = append(problems, &FieldError{rs[i].Origin, fmt.Sprintf("%s %s is in %s as well, where it is %s: which of the two is meant?", rs[i].Kind, rs[i].Entry, before.Origin, before.Policy)})
-		}
-		said[rs[i].Entry] = rs[i]
+		said[r.Entry] = r
 	}
 	return errors.Join(problems...)
 }
 
 // ruleLines finds the lines of all rules, in the order of file.rules.
-func ruleLines(file []byte) ([]int, error) {
+func (s source) ruleLines() ([]int, error) {
 	lists := make(map[string][]int) // by the key below exclusions
 	var rules []int
-	var table string
-	p := unstable.Parser{}
-	p.Reset(file)
-	line := func(n *unstable.Node) int { return p.Shape(n.Raw).Start.Line }
-	for p.NextExpression() {
-		e := p.Expression()
-		switch e.Kind {
-		case unstable.Table, unstable.ArrayTable:
-			table = keyOf(e)
-			if table == "rules" {
-				key := e.Key()
-				key.Next()
-				rules = append(rules, line(key.Node()))
-			}
-		case unstable.KeyValue:
+	err := s.walk(func(table string, e *unstable.Node, line func(*unstable.Node) int) {
+		switch {
+		case e.Kind == unstable.ArrayTable && table == "rules":
+			key := e.Key()
+			key.Next()
+			rules = append(rules, line(key.Node()))
+		case e.Kind == unstable.KeyValue:
 			key := strings.TrimPrefix(table+"."+keyOf(e), ".")
 			name, isList := strings.CutPrefix(key, "exclusions.")
-			if !isList || e.Value().Kind != unstable.Array {
-				continue
-			}
-			for values := e.Value().Children(); values.Next(); {
-				if n := values.Node(); n.Kind == unstable.String {
-					lists[name] = append(lists[name], line(n))
-				}
+			if isList && e.Value().Kind == unstable.Array {
+				lists[name] = append(lists[name], linesOf(e.Value(), line)...)
 			}
 		}
-	}
-	if err := p.Error(); err != nil {
-		return nil, fmt.Errorf("%w: %w", err, ErrInvalid)
-	}
+	})
 	var out []int
 	for _, name := range []string{"destinations", "ports", "sources", "devices", "marks", "interfaces"} {
 		out = append(out, lists[name]...)
 	}
-	return append(out, rules...), nil
+	return append(out, rules...), err
 }
 
-func keyOf(n *unstable.Node) string {
-	var words []string
-	for key := n.Key(); key.Next(); {
-		words = append(words, string(key.Node().Data))
+// linesOf are those of the strings in an array.
+func linesOf(array *unstable.Node, line func(*unstable.Node) int) []int {
+	var out []int
+	for values := array.Children(); values.Next(); {
+		if n := values.Node(); n.Kind == unstable.String {
+			out = append(out, line(n))
+		}
 	}
-	return strings.Join(words, ".")
+	return out
 }

@@ -36,6 +36,13 @@ type Result struct {
 // come about, the error says so and everything stays: the LAN is refused, not
 // direct, until Tor is there or the user detaches.
 func (r *Router) Attach(ctx context.Context, edit func(*config.Config), o AttachOptions) (*Result, error) {
+	return r.attachAndWait(ctx, func(s *State) error {
+		edit(&s.Config)
+		return nil
+	}, o)
+}
+
+func (r *Router) attachAndWait(ctx context.Context, edit func(*State) error, o AttachOptions) (*Result, error) {
 	begin := time.Now()
 	result, control, err := r.attach(ctx, edit)
 	if err != nil {
@@ -52,7 +59,7 @@ func (r *Router) Attach(ctx context.Context, edit func(*config.Config), o Attach
 
 // attach is Attach up to the point where only Tor is waited for; it returns
 // the address of tor's control port.
-func (r *Router) attach(ctx context.Context, edit func(*config.Config)) (*Result, string, error) {
+func (r *Router) attach(ctx context.Context, edit func(*State) error) (*Result, string, error) {
 	if err := requireRoot(); err != nil {
 		return nil, "", err
 	}
@@ -70,8 +77,11 @@ func (r *Router) attach(ctx context.Context, edit func(*config.Config)) (*Result
 	if before != nil {
 		s = before.clone()
 	}
-	edit(&s.Config)
-	if err := refuseUnfit(before, s); err != nil {
+	err = edit(s)
+	if err == nil {
+		err = refuseUnfit(before, s)
+	}
+	if err != nil {
 		return nil, "", errors.Join(err, r.forgetIfUnused(before))
 	}
 	result, err := r.bring(ctx, before, s, true)

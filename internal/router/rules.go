@@ -21,6 +21,8 @@ type ExcludeOptions struct {
 	Forwarding bool
 	Life       time.Duration // of the rules that are added; 0: for ever
 	By         string        // the command, as the audit has it
+	Save       bool          // write it down beside File, so that a reboot does not undo it
+	File       string        // the configuration file
 }
 
 // Exclude adds rules, or removes those of their entries, all at once: one that cannot be
@@ -55,13 +57,18 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 		return nil, nil, err
 	}
 	r.auditChanges(changes, o.By)
+	if o.Save {
+		if err := r.save(s, o.File, remove, rules); err != nil {
+			return changes, nil, fmt.Errorf("the rules are in force, but not saved: %w", err)
+		}
+	}
 	if !remove && o.Forwarding {
 		if err := r.enableForwarding(s, result.Plan); err != nil {
 			return changes, nil, fmt.Errorf("the rules are in force, but forwarding is not: %w", err)
 		}
 	}
 	if remove {
-		return changes, nil, nil
+		return changes, comesBack(changes, o.File, o.Save), nil
 	}
 	return changes, r.warnings(s, result.Plan), nil
 }
@@ -155,7 +162,7 @@ func (s *State) activeRules() (active, ended config.Rules, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	active, ended = s.Config.Rules.Active(boot)
+	active, ended = s.Config.Rules.Normalized().Active(boot)
 	return active, ended, nil
 }
 

@@ -22,7 +22,9 @@ func (r *Router) SaveConfig(path string, overwrite bool) (wrote bool, err error)
 	if err != nil {
 		return false, fmt.Errorf("write %s: %w", path, err)
 	}
-	text, err := s.Config.Text()
+	c := s.Config
+	c.Rules = withoutDropIns(c.Rules, path)
+	text, err := c.Text()
 	if err != nil {
 		return false, err
 	}

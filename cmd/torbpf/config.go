@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/router"
+)
+
+func newCheckConfig() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "check-config",
+		Short: "Tell whether a configuration file and its drop-ins can be used",
+		Long: `check-config reads a configuration file and the drop-ins beside it, and says what is
+wrong in which line of which file. It asks nothing of this host, needs no privilege and
+changes nothing: plan says what the configuration would do here.`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(file)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "%s is good: %s, %d rules\n", file, strings.Join(cfg.Interfaces, ", "), len(cfg.Rules))
+			for _, r := range cfg.Rules {
+				if !r.Until.IsZero() && r.Until.Before(time.Now()) {
+					fmt.Fprintf(out, "note: %s: %s has ended\n", r.Origin, r.Words())
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
+	return cmd
+}
+
+func newPlan() *cobra.Command {
+	var file string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Show what a configuration file would do to this host, and change nothing",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(file)
+			if err != nil {
+				return err
+			}
+			r, err := newRouter()
+			if err != nil {
+				return err
+			}
+			p, err := r.Preview(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 1, "plan": p.Plan, "nft": p.NFT, "ip_rules": p.Rules, "torrc": p.Torrc})
+			}
+			return printPlan(cmd.OutOrStdout(), p)
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return cmd
+}
+
+func printPlan(w io.Writer, p *router.Preview) error {
+	for _, part := range []struct{ title, text string }{
+		{"the host, the marks and the maps", p.Plan.String()}, {"nftables", p.NFT}, {"ip rules", p.Rules}, {"torrc", p.Torrc},
+	} {
+		if part.text == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "# %s\n%s\n", part.title, part.text); err != nil {
+			return err
+		}
+	}
+	for _, why := range p.Plan.Unfit {
+		fmt.Fprintf(w, "note: waiting, since %s\n", why)
+	}
+	return nil
+}
+
+func newApply() *cobra.Command {
+	var file string
+	var reset, noWait bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "apply",
+		Short: "Put a configuration file in force, all of it at once",
+		Long: `apply puts a configuration file and its drop-ins in force: every packet is judged wholly
+by the policy before or wholly by the new one, and what cannot be applied changes nothing.
+Rules that commands have added stay; --reset drops them. It needs no daemon; where
+` + "`torbpf run`" + ` runs, this is what SIGHUP does as well.`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(file)
+			if err != nil {
+				return err
+			}
+			r, err := newRouter()
+			if err != nil {
+				return err
+			}
+			bar := newBootstrapBar(noWait)
+			result, kept, err := r.ApplyConfig(cmd.Context(), cfg, reset, router.AttachOptions{NoWait: noWait, Timeout: timeout, Progress: bar.show})
+			bar.finish(err == nil)
+			if result != nil {
+				warn(result.Warnings)
+			}
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "%s is in force: %s, %d rules\n", file, strings.Join(cfg.Interfaces, ", "), len(cfg.Rules))
+			for _, rule := range kept {
+				fmt.Fprintf(out, "kept, since a command has added it: %s (--reset drops it)\n", rule.Words())
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
+	cmd.Flags().BoolVar(&reset, "reset", false, "drop the rules that commands have added")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return before Tor is ready")
+	cmd.Flags().DurationVar(&timeout, "timeout", config.Default().Tor.Timeout, "how long to wait for Tor")
+	return cmd
+}

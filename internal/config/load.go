@@ -1,0 +1,253 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// DropIns returns the folder whose files, named *.toml, are read after a configuration
+// file, in the order of their names: torbpf.d beside torbpf.toml.
+func DropIns(path string) string { return strings.TrimSuffix(path, ".toml") + ".d" }
+
+// SavedFile returns the drop-in in which commands save rules. It is read last.
+func SavedFile(path string) string { return filepath.Join(DropIns(path), "zz-saved.toml") }
+
+// source is a file's text; name is its path, "" for a text without a file.
+type source struct {
+	name string
+	text []byte
+}
+
+// at names a line of a source.
+func (s source) at(line int) string {
+	if s.name == "" {
+		return fmt.Sprintf("line %d", line)
+	}
+	return fmt.Sprintf("%s:%d", s.name, line)
+}
+
+// Load reads a configuration file and its drop-ins. What they do not mention is as in
+// Default; what torbpf does not know is an error, as is all that Validate refuses. Its
+// interfaces are waited for. Errors name the file and, where one line is at fault, that
+// line; they wrap ErrInvalid, or os.ErrNotExist for a file that is not there. Drop-ins
+// alone are no configuration.
+func Load(path string) (Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	sources := []source{{path, text}}
+	dropIns, err := readDropIns(DropIns(path))
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	return parse(append(sources, dropIns...))
+}
+
+func readDropIns(dir string) ([]source, error) {
+	entries, err := os.ReadDir(dir) // sorted by name
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var sources []source
+	for _, e := range entries {
+		if e.IsDir() || filepath.Ext(e.Name()) != ".toml" {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, source{path, text})
+	}
+	return sources, nil
+}
+
+// Parse reads a configuration from its text; see Load.
+func Parse(text []byte) (Config, error) { return parse([]source{{"", text}}) }
+
+func parse(sources []source) (Config, error) {
+	var merged file
+	var rules Rules
+	where := make(map[string]string)
+	for _, s := range sources {
+		f, err := s.decode()
+		if err != nil {
+			return Config{}, err
+		}
+		of, err := s.rules(f)
+		if err != nil {
+			return Config{}, err
+		}
+		if err := s.keys(where); err != nil {
+			return Config{}, err
+		}
+		rules, merged = append(rules, of...), merged.over(f)
+	}
+	cfg, err := merged.config()
+	if err == nil {
+		cfg.Rules = rules
+		err = cfg.complete()
+	}
+	return cfg, placed(err, where)
+}
+
+// complete judges a configuration as a whole.
+func (c Config) complete() error {
+	problems := []error{c.Rules.contradictions(), c.Validate()}
+	if len(c.Interfaces) == 0 {
+		problems = append(problems, &FieldError{Field: "interfaces", Problem: `is missing or empty: name the interfaces your devices are behind, such as interfaces = ["eth1"]`})
+	}
+	return errors.Join(problems...)
+}
+
+func (s source) decode() (file, error) {
+	var f file
+	decoder := toml.NewDecoder(bytes.NewReader(s.text)).DisallowUnknownFields()
+	if err := decoder.Decode(&f); err != nil {
+		return file{}, s.fileError(err)
+	}
+	return f, nil
+}
+
+// fileError says in which line of a file an error is.
+func (s source) fileError(err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		var problems []error
+		for _, e := range strict.Errors {
+			row, _ := e.Position()
+			problems = append(problems, fmt.Errorf("%s: unknown key %s: packaging/torbpf.toml lists those there are (installed below share/doc/torbpf): %w", s.at(row), strings.Join(e.Key(), "."), ErrInvalid))
+		}
+		return errors.Join(problems...)
+	}
+	var decode *toml.DecodeError
+	if !errors.As(err, &decode) {
+		return fmt.Errorf("%s: %w: %w", s.name, err, ErrInvalid)
+	}
+	row, _ := decode.Position()
+	where := s.at(row)
+	if key := strings.Join(decode.Key(), "."); key != "" {
+		where += ", " + key
+	}
+	return fmt.Errorf("%s: %s: %w", where, strings.TrimPrefix(decode.Error(), "toml: "), ErrInvalid)
+}
+
+// placed says of each setting that cannot be used in which line of which file it is.
+func placed(err error, where map[string]string) error {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		var problems []error
+		for _, e := range joined.Unwrap() {
+			problems = append(problems, placed(e, where))
+		}
+		return errors.Join(problems...)
+	}
+	var field *FieldError
+	if errors.As(err, &field) && where[field.Field] != "" {
+		return fmt.Errorf("%s: %w", where[field.Field], err)
+	}
+	return err
+}
+
+// keys notes where a source has its keys, but for those of rules.
+func (s source) keys(where map[string]string) error {
+	return s.walk(func(table string, e *unstable.Node, line func(*unstable.Node) int) {
+		if e.Kind == unstable.KeyValue && table != "rules" {
+			key := e.Key()
+			key.Next()
+			where[strings.TrimPrefix(table+"."+keyOf(e), ".")] = s.at(line(key.Node()))
+		}
+	})
+}
+
+// walk visits the expressions of a source with the table that each is in.
+func (s source) walk(visit func(table string, e *unstable.Node, line func(*unstable.Node) int)) error {
+	var table string
+	p := unstable.Parser{}
+	p.Reset(s.text)
+	line := func(n *unstable.Node) int { return p.Shape(n.Raw).Start.Line }
+	for p.NextExpression() {
+		e := p.Expression()
+		if e.Kind == unstable.Table || e.Kind == unstable.ArrayTable {
+			table = keyOf(e)
+		}
+		visit(table, e, line)
+	}
+	if err := p.Error(); err != nil {
+		return fmt.Errorf("%s: %w: %w", s.name, err, ErrInvalid)
+	}
+	return nil
+}
+
+func keyOf(n *unstable.Node) string {
+	var words []string
+	for key := n.Key(); key.Next(); {
+		words = append(words, string(key.Node().Data))
+	}
+	return strings.Join(words, ".")
+}
+
+// savedHeader begins the file of SaveRules.
+const savedHeader = `# Rules that commands were told to keep (--save). torbpf rewrites this file; what you
+# want to keep for good may as well be moved to torbpf.toml.
+`
+
+// SaveRules changes the rules that a file of SavedFile holds: edit gets them without
+// their origins. With none left the file goes.
+func SaveRules(path string, edit func(*Rules)) error {
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read saved rules: %w", err)
+	}
+	s := source{path, text}
+	f, err := s.decode()
+	if err != nil {
+		return err
+	}
+	rules, err := s.rules(f)
+	if err != nil {
+		return err
+	}
+	edit(&rules)
+	if len(rules) == 0 {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove saved rules: %w", err)
+		}
+		return nil
+	}
+	var out struct {
+		Exclusions fileExclusions `toml:"exclusions,omitempty"`
+		Rules      []fileRule     `toml:"rules,omitempty"`
+	}
+	out.Exclusions, out.Rules = fileRules(rules)
+	written, err := toml.Marshal(out)
+	if err != nil {
+		return fmt.Errorf("write saved rules: %w", err)
+	}
+	return writeAside(path, slices.Concat([]byte(savedHeader), written))
+}
+
+// writeAside replaces a file, so that a reader finds the old one or the new one whole.
+func writeAside(path string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("make configuration directory: %w", err)
+	}
+	aside := path + ".new"
+	if err := os.WriteFile(aside, text, 0o644); err != nil {
+		return fmt.Errorf("write saved rules: %w", err)
+	}
+	return os.Rename(aside, path)
+}

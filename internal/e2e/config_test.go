@@ -1,0 +1,156 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// configFile writes a configuration with tor's lone torrc, and returns its path.
+func configFile(t *testing.T, lab *testnet.Lab, rest string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "torbpf.toml")
+	rewriteConfig(t, lab, path, rest)
+	return path
+}
+
+func rewriteConfig(t *testing.T, lab *testnet.Lab, path, rest string) {
+	t.Helper()
+	text := "interfaces = [\"" + lan + "\"]\n[tor]\ntorrc = \"" + loneTorrc(t, lab) + "\"\n" + rest
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ruleLines lists the rules in force as "destination 10.0.0.0/8 direct".
+func ruleLines(t *testing.T, lab *testnet.Lab) string {
+	t.Helper()
+	var lines []string
+	for line := range strings.Lines(mustTorbpf(t, lab, "exclude", "list").stdout) {
+		lines = append(lines, strings.Join(strings.Fields(line)[:3], " "))
+	}
+	return strings.Join(lines, "; ")
+}
+
+// TestAConfigurationIsCheckedAndPlanned without a change to the host.
+func TestAConfigurationIsCheckedAndPlanned(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	path := configFile(t, lab, "[exclusions]\ndestinations = [\"51.21.0.0/16\"]\ninterfaces = [\"wg0\"]\n[[rules]]\nport = \"25/tcp\"\npolicy = \"tor\"\n")
+	before := takeSnapshot(t, lab)
+	if r := mustTorbpf(t, lab, "check-config", "--config", path); !strings.Contains(r.stdout, "is good: "+lan+", 3 rules") {
+		t.Errorf("check-config: %v", r)
+	}
+	r := mustTorbpf(t, lab, "plan", "--config", path)
+	for _, want := range []string{
+		"lan " + lan, "uplink " + wan, "direct to 51.21.0.0/16", "tor to port 25/tcp", "direct by interface wg0", "mark 0xff000000",
+		"table inet torbpf {", `elements = { "` + lan + `" }`, "redirect to :9040", "fwmark 0x8000000/0x8000000", "TransPort 0.0.0.0:9040", "SocksPolicy reject *",
+	} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("the plan lacks %q:\n%s", want, r.stdout)
+		}
+	}
+	var planned struct {
+		Schema int
+		Plan   struct{ LANs []struct{ Name string } }
+		NFT    string
+	}
+	if err := json.Unmarshal([]byte(mustTorbpf(t, lab, "plan", "--json", "--config", path).stdout), &planned); err != nil || planned.Schema != 1 || len(planned.Plan.LANs) != 1 {
+		t.Errorf("the plan as JSON: %v, %+v", err, planned)
+	}
+	for text, says := range map[string]string{
+		"[exclusions]\ndestinations = [\"10.0.0.1/8\"]": ":5, exclusions.destinations",
+		"colour = 1": ":4: unknown key tor.colour",
+		"[exclusions]\ndestinations = [\"0.0.0.0/0\"]": ":5: 0.0.0.0/0 would let everything past Tor",
+	} {
+		rewriteConfig(t, lab, path, text)
+		for _, command := range []string{"check-config", "plan", "apply"} {
+			if r := runTorbpf(t, lab, command, "--config", path); r.code != 2 || !strings.Contains(r.stderr, path) || !strings.Contains(r.stderr, strings.TrimPrefix(says, ":5, ")) {
+				t.Errorf("%s of %q: %v, want exit code 2 and %q", command, text, r, says)
+			}
+		}
+	}
+	if r := runTorbpf(t, lab, "apply", "--config", path+".none"); r.code == 0 {
+		t.Errorf("apply without a file: %v", r)
+	}
+	before.checkSame(t, takeSnapshot(t, lab))
+}
+
+// TestApplyPutsAConfigurationInForce, and leaves what commands have added.
+func TestApplyPutsAConfigurationInForce(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	path := configFile(t, lab, "[exclusions]\ndestinations = [\"51.21.0.0/16\"]\nsources = [\"192.168.50.12\"]\n")
+	apply := func(args ...string) result {
+		t.Helper()
+		return mustTorbpf(t, lab, append([]string{"apply", "--no-wait", "--config", path}, args...)...)
+	}
+	apply()
+	want := "destination 51.21.0.0/16 direct; source 192.168.50.12/32 direct"
+	if got := ruleLines(t, lab); got != want {
+		t.Errorf("in force: %s, want %s", got, want)
+	}
+	mustTorbpf(t, lab, "exclude", "add", "--port", "22/tcp")
+	mustTorbpf(t, lab, "exclude", "del", "--source", "192.168.50.12")
+	rewriteConfig(t, lab, path, "[exclusions]\ndestinations = [\"51.22.0.0/16\"]\nsources = [\"192.168.50.12\"]\n")
+	if r := apply(); !strings.Contains(r.stdout, "kept, since a command has added it: port 22/tcp") {
+		t.Errorf("apply: %v", r)
+	}
+	want = "destination 51.22.0.0/16 direct; port 22/tcp direct; source 192.168.50.12/32 direct"
+	if got := ruleLines(t, lab); got != want {
+		t.Errorf("in force: %s, want %s", got, want)
+	}
+	apply("--reset")
+	want = "destination 51.22.0.0/16 direct; source 192.168.50.12/32 direct"
+	if got := ruleLines(t, lab); got != want {
+		t.Errorf("after --reset: %s, want %s", got, want)
+	}
+	rewriteConfig(t, lab, path, "mark_shift = 3\n")
+	if r := runTorbpf(t, lab, "apply", "--config", path); r.code != 2 {
+		t.Errorf("of a bad file: %v", r)
+	}
+	if got := ruleLines(t, lab); got != want {
+		t.Errorf("after a bad file: %s, want %s", got, want)
+	}
+	if r := runTorbpf(t, lab, "status"); r.code != 0 {
+		t.Errorf("status: %v", r)
+	}
+}
+
+// TestSavedRulesOutliveAReboot, and others do not, which is said.
+func TestSavedRulesOutliveAReboot(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	path := configFile(t, lab, "[exclusions]\nsources = [\"192.168.50.12\"]\n")
+	saved := config.SavedFile(path)
+	reboot := func() {
+		t.Helper()
+		mustTorbpf(t, lab, "detach", "--all")
+		mustTorbpf(t, lab, "apply", "--no-wait", "--config", path)
+	}
+	mustTorbpf(t, lab, "apply", "--no-wait", "--config", path)
+	mustTorbpf(t, lab, "exclude", "add", "51.21.0.0/16", "--save", "--comment", "the bank", "--config", path)
+	mustTorbpf(t, lab, "exclude", "add", "51.22.0.0/16")
+	reboot()
+	if got, want := ruleLines(t, lab), "destination 51.21.0.0/16 direct; source 192.168.50.12/32 direct"; got != want {
+		t.Errorf("after a reboot: %s, want %s", got, want)
+	}
+	r := mustTorbpf(t, lab, "exclude", "del", "51.21.0.0/16", "--config", path)
+	if !strings.Contains(r.stderr, "comes back") || !strings.Contains(r.stderr, "--save takes it out there") {
+		t.Errorf("del of a saved rule: %v", r)
+	}
+	r = mustTorbpf(t, lab, "exclude", "del", "--source", "192.168.50.12", "--save", "--config", path)
+	if !strings.Contains(r.stderr, path+":5") {
+		t.Errorf("del of a rule of the file: %v", r)
+	}
+	reboot()
+	if got, want := ruleLines(t, lab), "destination 51.21.0.0/16 direct; source 192.168.50.12/32 direct"; got != want {
+		t.Errorf("after another reboot: %s, want %s", got, want)
+	}
+	mustTorbpf(t, lab, "exclude", "del", "51.21.0.0/16", "--save", "--config", path)
+	if _, err := os.Stat(saved); !os.IsNotExist(err) {
+		t.Errorf("the file of the last saved rule stays: %v", err)
+	}
+}

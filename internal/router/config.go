@@ -1,0 +1,106 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// ApplyConfig puts a configuration in force as Attach does what commands say: all of it
+// or nothing. Rules that commands have added stay, and are returned, unless reset.
+func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool, o AttachOptions) (*Result, config.Rules, error) {
+	var kept config.Rules
+	result, err := r.attachAndWait(ctx, func(s *State) error {
+		origin, err := digestOf(cfg)
+		if err != nil {
+			return err
+		}
+		before := s.Config.Rules
+		s.Config, s.Origin = cfg, origin
+		if !reset {
+			s.Config.Rules = withRuntime(cfg.Rules, before)
+			kept = slices.DeleteFunc(slices.Clone(s.Config.Rules), func(rule config.Rule) bool { return !rule.Runtime })
+		}
+		return nil
+	}, o)
+	if err != nil {
+		return result, kept, err
+	}
+	if err := r.rememberGuarded(cfg); err != nil {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("should the configuration file break, nothing would be blocked at boot: %v", err))
+	}
+	return result, kept, nil
+}
+
+// save writes what a command has changed into the drop-in for that, so that a reboot
+// does not undo it, and takes that for the file in force. A rule of another file has to
+// be taken out there.
+func (r *Router) save(s *State, file string, remove bool, rules config.Rules) error {
+	saved := config.SavedFile(file)
+	synced := s.Origin == "" || fileDigest(file) == s.Origin
+	err := config.SaveRules(saved, func(rs *config.Rules) {
+		for _, rule := range rules {
+			if remove {
+				rs.Remove(rule.Entry)
+			} else {
+				rs.Add(rule)
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for i := range s.Config.Rules {
+		if rule := &s.Config.Rules[i]; slices.ContainsFunc(rules, func(of config.Rule) bool { return of.Entry == rule.Entry }) {
+			rule.Runtime, rule.Origin = false, saved
+		}
+	}
+	if digest := fileDigest(file); synced && digest != "" && s.Origin != "" {
+		s.Origin = digest
+	}
+	return r.saveState(s)
+}
+
+// fileDigest tells configuration files apart; "" for one that cannot be read, which is
+// for whoever puts it in force to say.
+func fileDigest(file string) string {
+	cfg, err := config.Load(file)
+	if err != nil {
+		return ""
+	}
+	digest, err := digestOf(cfg)
+	if err != nil {
+		return ""
+	}
+	return digest
+}
+
+// comesBack says of rules that were removed which of them a file brings back.
+func comesBack(changes []config.Change, file string, saving bool) []string {
+	var out []string
+	for _, c := range changes {
+		if c.Outcome != config.Removed || c.Rule.Runtime {
+			continue
+		}
+		if saving && strings.HasPrefix(c.Rule.Origin, config.SavedFile(file)) {
+			continue
+		}
+		next := "--save takes it out there, too"
+		if !strings.HasPrefix(c.Rule.Origin, config.SavedFile(file)) {
+			next = "take it out there as well"
+		}
+		out = append(out, fmt.Sprintf("%s %s is in %s and comes back with the next boot or `torbpf apply`: %s", c.Rule.Kind, c.Rule.Entry, c.Rule.Origin, next))
+	}
+	return out
+}
+
+// withoutDropIns leaves out the rules that files beside a configuration file hold.
+func withoutDropIns(rules config.Rules, file string) config.Rules {
+	return slices.DeleteFunc(slices.Clone(rules), func(rule config.Rule) bool {
+		return filepath.Dir(rule.Origin) == config.DropIns(file)
+	})
+}
