@@ -157,6 +157,31 @@ struct mac {
 	__u8 pad[2];
 };
 
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Who sends: by hardware address, or by address where frames have none. */
+struct device_key {
+	struct mac mac;
+	__u8 addr[16]; /* zero where mac is not */
+};
+
+/* What becomes of a device's traffic, in a few words. */
+enum fate {
+	FATE_TOR = 0,
+	FATE_DIRECT = 1,
+	FATE_LOCAL = 2, /* within the LANs, or with the router */
+	FATE_REFUSED = 3,
+	FATE_MAX,
+};
+
+struct device_traffic {
+	struct counter by_fate[FATE_MAX];
+	__u64 seen_ns; /* CLOCK_BOOTTIME, of the last packet */
+};
+
 /* What the user wants of some packets; the key of its map says of which. */
 struct rule {
 	__u64 until_ns; /* CLOCK_BOOTTIME; 0: for ever */
@@ -210,11 +235,6 @@ struct counter_key {
 	__u32 ifindex;
 	enum verdict verdict;
 	enum reason reason;
-};
-
-struct counter {
-	__u64 packets;
-	__u64 bytes;
 };
 
 /* A flow with somebody outside, seen from this side: a LAN host, or the router for one. */

@@ -104,6 +104,13 @@ struct {
 } direct_hosts SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_LRU_PERCPU_HASH);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, struct device_key);
+	__type(value, struct device_traffic);
+} device_traffic SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_INBOUND_FLOWS);
 	__type(key, struct flow);

@@ -24,6 +24,7 @@ const enum policy *policy_type __attribute__((unused));
 const enum local_addr *local_addr_type __attribute__((unused));
 const enum verdict_bit *verdict_bit_type __attribute__((unused));
 const enum limit *limit_type __attribute__((unused));
+const enum fate *fate_type __attribute__((unused));
 
 static __always_inline struct settings *load_settings(void)
 {

@@ -170,6 +170,58 @@ static __always_inline void remember_device(const struct packet *p, struct decis
 	bpf_map_update_elem(&direct_hosts, &p->saddr.key, &soon, BPF_ANY);
 }
 
+static __always_inline enum fate fate_of(enum verdict verdict)
+{
+	switch (verdict) {
+	case VERDICT_DIRECT:
+	case VERDICT_VIA:
+	case VERDICT_INBOUND:
+	case VERDICT_PENDING:
+		return FATE_DIRECT;
+	case VERDICT_REFUSED:
+		return FATE_REFUSED;
+	case VERDICT_TOR:
+	case VERDICT_ONION:
+	case VERDICT_DNS:
+	case VERDICT_RESOLVER:
+		return FATE_TOR;
+	default:
+		return FATE_LOCAL;
+	}
+}
+
+/* Who sends it: a hardware address is a device's own, whatever addresses it takes. */
+static __always_inline struct device_key device_of(const struct packet *p)
+{
+	struct device_key key = {.mac = p->smac};
+	__u32 *head = (__u32 *)key.mac.addr;
+
+	if (!head[0] && !key.mac.addr[4] && !key.mac.addr[5])
+		__builtin_memcpy(key.addr, &p->saddr, sizeof(key.addr));
+	return key;
+}
+
+static __always_inline void count_device(struct __sk_buff *skb, const struct packet *p,
+					 struct decision d)
+{
+	struct device_key key = device_of(p);
+	struct device_traffic *traffic = bpf_map_lookup_elem(&device_traffic, &key);
+	struct device_traffic first = {};
+	enum fate fate = fate_of(d.verdict);
+
+	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
+		return;
+	if (!traffic) {
+		bpf_map_update_elem(&device_traffic, &key, &first, BPF_NOEXIST);
+		traffic = bpf_map_lookup_elem(&device_traffic, &key);
+	}
+	if (!traffic)
+		return;
+	traffic->by_fate[fate].packets += skb->gso_segs ? skb->gso_segs : 1;
+	traffic->by_fate[fate].bytes += skb->len;
+	traffic->seen_ns = bpf_ktime_get_boot_ns();
+}
+
 /* A packet from a LAN, at tc ingress. */
 static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const struct packet *p,
 				      struct decision d)
@@ -177,6 +229,7 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 	__u32 instance = 0;
 
 	d = ask_gate(p, d, instance);
+	count_device(skb, p, d);
 	if (d.reason == REASON_DNS_NO_DATA)
 		return answer_at_once(skb, ethernet, p, d);
 	if (d.verdict == VERDICT_REFUSED)

@@ -112,6 +112,14 @@ const (
 	LocalNone      = DatapathLocalModeLOCAL_NONE
 )
 
+// Fate is what becomes of a device's traffic, in a few words.
+type Fate = DatapathFate
+
+// FateNames are the names of fates.
+var FateNames = map[Fate]string{
+	DatapathFateFATE_TOR: "tor", DatapathFateFATE_DIRECT: "direct", DatapathFateFATE_LOCAL: "local", DatapathFateFATE_REFUSED: "refused",
+}
+
 // PolicyOf returns the policy that a rule means; of none that there is, PolicyTor.
 func PolicyOf(p config.Policy) Policy {
 	switch p {

@@ -41,12 +41,34 @@ type DatapathDeadline struct {
 	UntilNs uint64
 }
 
+type DatapathDeviceKey struct {
+	_    structs.HostLayout
+	Mac  DatapathMac
+	Addr [16]uint8
+}
+
+type DatapathDeviceTraffic struct {
+	_      structs.HostLayout
+	ByFate [4]DatapathCounter
+	SeenNs uint64
+}
+
 type DatapathExemptMark struct {
 	_     structs.HostLayout
 	Value uint32
 	Mask  uint32
 	Rule  DatapathRule
 }
+
+type DatapathFate uint32
+
+const (
+	DatapathFateFATE_TOR     DatapathFate = 0
+	DatapathFateFATE_DIRECT  DatapathFate = 1
+	DatapathFateFATE_LOCAL   DatapathFate = 2
+	DatapathFateFATE_REFUSED DatapathFate = 3
+	DatapathFateFATE_MAX     DatapathFate = 4
+)
 
 type DatapathFlow struct {
 	_          structs.HostLayout
@@ -300,6 +322,7 @@ const (
 	DatapathMapAllowances     = "allowances"
 	DatapathMapCounters       = "counters"
 	DatapathMapCutFlows       = "cut_flows"
+	DatapathMapDeviceTraffic  = "device_traffic"
 	DatapathMapDevices        = "devices"
 	DatapathMapDirectHosts    = "direct_hosts"
 	DatapathMapDst4Prefixes   = "dst4_prefixes"
@@ -330,6 +353,7 @@ const (
 	DatapathProgTorbpfLanOut3 = "torbpf_lan_out3"
 	DatapathProgTorbpfUplink  = "torbpf_uplink"
 	DatapathVarDnsPort        = "dns_port"
+	DatapathVarFateType       = "fate_type"
 	DatapathVarLimitType      = "limit_type"
 	DatapathVarLocalAddrType  = "local_addr_type"
 	DatapathVarMarkShift      = "mark_shift"
@@ -398,6 +422,7 @@ type DatapathMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
+	DeviceTraffic  *ebpf.MapSpec `ebpf:"device_traffic"`
 	Devices        *ebpf.MapSpec `ebpf:"devices"`
 	DirectHosts    *ebpf.MapSpec `ebpf:"direct_hosts"`
 	Dst4Prefixes   *ebpf.MapSpec `ebpf:"dst4_prefixes"`
@@ -427,6 +452,7 @@ type DatapathMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
 	DnsPort        *ebpf.VariableSpec `ebpf:"dns_port"`
+	FateType       *ebpf.VariableSpec `ebpf:"fate_type"`
 	LimitType      *ebpf.VariableSpec `ebpf:"limit_type"`
 	LocalAddrType  *ebpf.VariableSpec `ebpf:"local_addr_type"`
 	MarkShift      *ebpf.VariableSpec `ebpf:"mark_shift"`
@@ -460,6 +486,7 @@ type DatapathMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
+	DeviceTraffic  *ebpf.Map `ebpf:"device_traffic"`
 	Devices        *ebpf.Map `ebpf:"devices"`
 	DirectHosts    *ebpf.Map `ebpf:"direct_hosts"`
 	Dst4Prefixes   *ebpf.Map `ebpf:"dst4_prefixes"`
@@ -489,6 +516,7 @@ func (m *DatapathMaps) Close() error {
 		m.Allowances,
 		m.Counters,
 		m.CutFlows,
+		m.DeviceTraffic,
 		m.Devices,
 		m.DirectHosts,
 		m.Dst4Prefixes,
@@ -519,6 +547,7 @@ func (m *DatapathMaps) Close() error {
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
 	DnsPort        *ebpf.Variable `ebpf:"dns_port"`
+	FateType       *ebpf.Variable `ebpf:"fate_type"`
 	LimitType      *ebpf.Variable `ebpf:"limit_type"`
 	LocalAddrType  *ebpf.Variable `ebpf:"local_addr_type"`
 	MarkShift      *ebpf.Variable `ebpf:"mark_shift"`

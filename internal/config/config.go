@@ -52,6 +52,8 @@ type Config struct {
 	SkipFirewallProbe bool  `json:"skip_firewall_probe"`
 	Tor               Tor   `json:"tor"`
 	Rules             Rules `json:"rules"`
+	// Devices are names for hardware addresses.
+	Devices map[string]MAC `json:"devices,omitempty"`
 }
 
 // UnmarshalJSON reads a state, that of a torbpf which knew three lists too.

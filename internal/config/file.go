@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -22,6 +23,7 @@ type file struct {
 	Clsact     *bool          `toml:"clsact,omitempty"`
 	SkipProbe  *bool          `toml:"skip_firewall_probe,omitempty"`
 	Tor        fileTor        `toml:"tor,omitempty"`
+	Devices    map[string]MAC `toml:"devices,omitempty"`
 	Exclusions fileExclusions `toml:"exclusions,omitempty"`
 	Rules      []fileRule     `toml:"rules,omitempty"`
 }
@@ -52,7 +54,7 @@ var inboundWords = map[string]bool{"allow": true, "refuse": false}
 func (f file) config() (Config, error) {
 	cfg := Default()
 	cfg.Wait = true
-	cfg.Interfaces, cfg.Uplinks = f.Interfaces, f.Uplinks
+	cfg.Interfaces, cfg.Uplinks, cfg.Devices = f.Interfaces, f.Uplinks, f.Devices
 	set((*string)(&cfg.Local), f.Local)
 	set(&cfg.MarkShift, f.MarkShift)
 	set(&cfg.Clsact, f.Clsact)
@@ -73,6 +75,10 @@ func (f file) config() (Config, error) {
 func (f file) over(later file) file {
 	later.Interfaces = joined(f.Interfaces, later.Interfaces)
 	later.Uplinks = joined(f.Uplinks, later.Uplinks)
+	if devices := maps.Clone(f.Devices); devices != nil {
+		maps.Copy(devices, later.Devices)
+		later.Devices = devices
+	}
 	keep(&later.Local, f.Local)
 	keep(&later.Inbound, f.Inbound)
 	keep(&later.MarkShift, f.MarkShift)
@@ -143,7 +149,7 @@ func (c Config) Text() ([]byte, error) {
 	}
 	d := Default()
 	f := file{
-		Interfaces: c.Interfaces, Uplinks: c.Uplinks,
+		Interfaces: c.Interfaces, Uplinks: c.Uplinks, Devices: c.Devices,
 		Local: differing(string(c.Local), string(d.Local)), MarkShift: differing(c.MarkShift, d.MarkShift), Clsact: differing(c.Clsact, d.Clsact),
 		SkipProbe: differing(c.SkipFirewallProbe, d.SkipFirewallProbe),
 		Tor: fileTor{

@@ -201,13 +201,18 @@ func keyOf(n *unstable.Node) string {
 }
 
 // savedHeader begins the file of SaveRules.
-const savedHeader = `# Rules that commands were told to keep (--save). torbpf rewrites this file; what you
+const savedHeader = `# Rules and names that commands were told to keep (--save). torbpf rewrites this file; what you
 # want to keep for good may as well be moved to torbpf.toml.
 `
 
-// SaveRules changes the rules that a file of SavedFile holds: edit gets them without
-// their origins. With none left the file goes.
-func SaveRules(path string, edit func(*Rules)) error {
+// Saved is what commands may save.
+type Saved struct {
+	Rules   Rules
+	Devices map[string]MAC
+}
+
+// Save changes what a file of SavedFile holds. With nothing left the file goes.
+func Save(path string, edit func(*Saved)) error {
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read saved rules: %w", err)
@@ -221,18 +226,23 @@ func SaveRules(path string, edit func(*Rules)) error {
 	if err != nil {
 		return err
 	}
-	edit(&rules)
-	if len(rules) == 0 {
+	saved := Saved{rules, f.Devices}
+	if saved.Devices == nil {
+		saved.Devices = make(map[string]MAC)
+	}
+	edit(&saved)
+	if len(saved.Rules)+len(saved.Devices) == 0 {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove saved rules: %w", err)
 		}
 		return nil
 	}
-	var out struct {
+	out := struct {
+		Devices    map[string]MAC `toml:"devices,omitempty"`
 		Exclusions fileExclusions `toml:"exclusions,omitempty"`
 		Rules      []fileRule     `toml:"rules,omitempty"`
-	}
-	out.Exclusions, out.Rules = fileRules(rules)
+	}{Devices: saved.Devices}
+	out.Exclusions, out.Rules = fileRules(saved.Rules)
 	written, err := toml.Marshal(out)
 	if err != nil {
 		return fmt.Errorf("write saved rules: %w", err)

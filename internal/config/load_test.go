@@ -94,7 +94,7 @@ func TestSavedRulesAreRead(t *testing.T) {
 	rules := rulesOf(t, "10.0.0.0/8 port:53/udp@10.8.0.1/32 from:192.168.1.7 mac:02:00:00:00:00:07=block mark:0x100 by:wg0 10.1.0.0/16=tor")
 	rules[0].Until, rules[0].Comment = time.Date(2026, 12, 24, 18, 0, 0, 0, time.UTC), "the \"bank\""
 	for _, r := range rules {
-		if err := SaveRules(saved, func(rs *Rules) { rs.Add(r) }); err != nil {
+		if err := Save(saved, func(s *Saved) { s.Rules.Add(r) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -114,7 +114,7 @@ func TestSavedRulesAreRead(t *testing.T) {
 		}
 	}
 	for _, r := range rules {
-		if err := SaveRules(saved, func(rs *Rules) { rs.Remove(r.Entry) }); err != nil {
+		if err := Save(saved, func(s *Saved) { s.Rules.Remove(r.Entry) }); err != nil {
 			t.Fatal(err)
 		}
 	}

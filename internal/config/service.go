@@ -93,6 +93,15 @@ type MAC [6]byte
 // String writes it as 02:00:00:00:00:01.
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
+// MarshalText writes it as ParseMAC reads it.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads it by ParseMAC.
+func (m *MAC) UnmarshalText(text []byte) (err error) {
+	*m, err = ParseMAC(string(text))
+	return err
+}
+
 // ParseMAC reads the hardware address of one device.
 func ParseMAC(s string) (MAC, error) {
 	refuse := func(message string) (MAC, error) {

@@ -63,6 +63,7 @@ func (c Config) Validate() error {
 	v.onion("tor.onion4", c.Tor.Onion4, onionBits4, onionSpace4)
 	v.onion("tor.onion6", c.Tor.Onion6, onionBits6, onionSpace6)
 	v.rules(c)
+	v.devices(c)
 	return errors.Join(v.problems...)
 }
 

@@ -42,12 +42,12 @@ func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool,
 func (r *Router) save(s *State, file string, remove bool, rules config.Rules) error {
 	saved := config.SavedFile(file)
 	synced := s.Origin == "" || fileDigest(file) == s.Origin
-	err := config.SaveRules(saved, func(rs *config.Rules) {
+	err := config.Save(saved, func(to *config.Saved) {
 		for _, rule := range rules {
 			if remove {
-				rs.Remove(rule.Entry)
+				to.Rules.Remove(rule.Entry)
 			} else {
-				rs.Add(rule)
+				to.Rules.Add(rule)
 			}
 		}
 	})

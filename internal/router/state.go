@@ -199,6 +199,7 @@ func (s *State) clone() *State {
 	c.Config.Interfaces = slices.Clone(s.Config.Interfaces)
 	c.Config.Uplinks = slices.Clone(s.Config.Uplinks)
 	c.Config.Rules = slices.Clone(s.Config.Rules)
+	c.Config.Devices = maps.Clone(s.Config.Devices)
 	c.Links = maps.Clone(s.Links)
 	c.Sysctls = maps.Clone(s.Sysctls)
 	c.Lacks = slices.Clone(s.Lacks)

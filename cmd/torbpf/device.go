@@ -1,0 +1,213 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/router"
+)
+
+func newDevice() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "device",
+		Short: "Who is behind the LANs, and what each device may do",
+		Args:  knownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usageError{err: errors.New("list, allow, block, tor or name?"), command: cmd.CommandPath()}
+		},
+	}
+	cmd.AddCommand(newDeviceList(), newDeviceName(),
+		newDevicePolicy("allow", config.PolicyDirect, "Let a device go direct, past Tor, for a while or for good"),
+		newDevicePolicy("block", config.PolicyBlock, "Let a device nowhere but to its neighbours' link"),
+		newDeviceTor())
+	return cmd
+}
+
+// registerSave adds the flags of those who change something.
+func registerSave(cmd *cobra.Command, o *router.ExcludeOptions) {
+	cmd.Flags().BoolVar(&o.Save, "save", false, "write it down beside the configuration file, so that a reboot does not undo it")
+	cmd.Flags().StringVar(&o.File, "config", config.DefaultFile, "the configuration file beside which --save writes")
+}
+
+func someDevice(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return errors.New("which? give a device's name, its hardware address or an address of it: torbpf device list shows them")
+	}
+	return nil
+}
+
+func newDevicePolicy(verb string, policy config.Policy, short string) *cobra.Command {
+	var o router.ExcludeOptions
+	var comment string
+	cmd := &cobra.Command{
+		Use:     verb + " DEVICE...",
+		Short:   short,
+		Example: "  sudo torbpf device " + verb + " kitchen-tv --for 10m",
+		Args:    usageArgs(someDevice),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("for") && o.Life <= 0 {
+				return usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 10m", o.Life), command: cmd.CommandPath()}
+			}
+			return changeDevices(cmd, args, false, policy, comment, o)
+		},
+	}
+	registerSave(cmd, &o)
+	cmd.Flags().DurationVar(&o.Life, "for", 0, "how long it holds, such as 10m; without this until `device tor`")
+	cmd.Flags().StringVar(&comment, "comment", "", "what it is for")
+	return cmd
+}
+
+func newDeviceTor() *cobra.Command {
+	var o router.ExcludeOptions
+	cmd := &cobra.Command{
+		Use:   "tor DEVICE...",
+		Short: "Put devices back on Tor; their connections that were direct are cut",
+		Long: `tor takes back what allow and block have said of a device. A device of which they have
+said nothing, and that goes direct by a rule for its address, is taken out of that.`,
+		Args: usageArgs(someDevice),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, who := range args {
+				if err := backToTor(cmd, who, o); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	registerSave(cmd, &o)
+	return cmd
+}
+
+func changeDevices(cmd *cobra.Command, who []string, remove bool, policy config.Policy, comment string, o router.ExcludeOptions) error {
+	r, err := newRouter()
+	if err != nil {
+		return err
+	}
+	entries, err := r.WhoIs(who)
+	if err != nil {
+		return err
+	}
+	var rules config.Rules
+	for _, e := range entries {
+		rules = append(rules, config.Rule{Entry: e, Policy: policy, Comment: comment})
+	}
+	o.By = strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+	changes, warnings, err := r.Exclude(cmd.Context(), remove, rules, o)
+	if err != nil {
+		return err
+	}
+	warn(warnings)
+	for _, c := range changes {
+		fmt.Fprintln(cmd.OutOrStdout(), c)
+	}
+	return nil
+}
+
+func backToTor(cmd *cobra.Command, who string, o router.ExcludeOptions) error {
+	r, err := newRouter()
+	if err != nil {
+		return err
+	}
+	entries, err := r.WhoIs([]string{who})
+	if err != nil {
+		return err
+	}
+	rules, err := r.Rules()
+	if err != nil {
+		return err
+	}
+	known := slices.ContainsFunc(rules, func(rule config.Rule) bool { return rule.Entry == entries[0] })
+	return changeDevices(cmd, []string{who}, known, config.PolicyTor, "", o)
+}
+
+func newDeviceName() *cobra.Command {
+	var o router.ExcludeOptions
+	cmd := &cobra.Command{
+		Use:     "name DEVICE [NAME]",
+		Short:   "Call a device something; without a name, nothing any more",
+		Example: "  sudo torbpf device name 02:00:5e:10:00:01 kitchen-tv --save",
+		Args:    usageArgs(cobra.RangeArgs(1, 2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := newRouter()
+			if err != nil {
+				return err
+			}
+			return r.NameDevice(cmd.Context(), args[0], strings.Join(args[1:], ""), o)
+		},
+	}
+	registerSave(cmd, &o)
+	return cmd
+}
+
+func newDeviceList() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the devices behind the LANs: what they are under, their traffic, their refusals",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := newRouter()
+			if err != nil {
+				return err
+			}
+			devices, err := r.Devices()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 1, "devices": append([]router.DeviceStatus{}, devices...)})
+			}
+			return listDevices(cmd.OutOrStdout(), devices)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return cmd
+}
+
+func listDevices(w io.Writer, devices []router.DeviceStatus) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "DEVICE\tMAC\tUNDER\tBY TOR\tDIRECT\tLOCAL\tREFUSED\tSILENT FOR\tADDRESSES")
+	for _, d := range devices {
+		name, mac := d.Name, d.MAC
+		if name == "" {
+			name = "-"
+		}
+		if mac == "" {
+			mac = "-"
+		}
+		under := string(d.Policy)
+		if d.Until != nil {
+			under += " until " + d.Until.Local().Format(time.TimeOnly)
+		}
+		var addrs []string
+		for _, a := range d.Addrs {
+			addrs = append(addrs, a.String())
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d packets\t%s\t%s\n", name, mac, under,
+			size(d.Traffic["tor"].Bytes), size(d.Traffic["direct"].Bytes), size(d.Traffic["local"].Bytes), d.Traffic["refused"].Packets,
+			d.Silent.Round(time.Second), strings.Join(addrs, " "))
+	}
+	return t.Flush()
+}
+
+// size writes bytes in the unit that people read best.
+func size(bytes uint64) string {
+	const unit = 1000
+	if bytes < unit {
+		return fmt.Sprintf("%d B", bytes)
+	}
+	value, prefix := float64(bytes), -1
+	for value >= unit && prefix < 4 {
+		value /= unit
+		prefix++
+	}
+	return fmt.Sprintf("%.1f %cB", value, "kMGTP"[prefix])
+}

@@ -1,0 +1,64 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+)
+
+// deviceName is what a device may be called: a word that is no address and no
+// hardware address, as both have a dot or a colon.
+var deviceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
+
+// CheckDeviceName refuses what a device cannot be called.
+func CheckDeviceName(name string) error {
+	if !deviceName.MatchString(name) {
+		return &ParseError{Input: name, Kind: ErrSyntax, message: "no name for a device: letters, digits, - and _, such as kitchen-tv"}
+	}
+	return nil
+}
+
+func (v *validation) devices(c Config) {
+	called := make(map[MAC]string)
+	for _, name := range slices.Sorted(maps.Keys(c.Devices)) {
+		if err := CheckDeviceName(name); err != nil {
+			v.add("devices."+name, "%v", err)
+		}
+		mac := c.Devices[name]
+		if other, twice := called[mac]; twice {
+			v.add("devices."+name, "%s is called %s as well: which of the two is meant?", mac, other)
+		}
+		called[mac] = name
+	}
+}
+
+// DeviceName returns what a device is called, "" for nothing.
+func (c Config) DeviceName(mac MAC) string {
+	for name, of := range c.Devices {
+		if of == mac {
+			return name
+		}
+	}
+	return ""
+}
+
+// WhoIs reads whom somebody means: a device by its name or its hardware address, or an
+// address, which is a device's if the neighbours tell whose.
+func (c Config) WhoIs(who string, neighbours map[netip.Addr]MAC) (Entry, error) {
+	if mac, named := c.Devices[who]; named {
+		return Entry{Kind: KindDevice, MAC: mac}, nil
+	}
+	if addr, err := netip.ParseAddr(who); err == nil {
+		if mac, known := neighbours[addr.Unmap()]; known {
+			return Entry{Kind: KindDevice, MAC: mac}, nil
+		}
+		return ParseEntry(KindSource, who)
+	}
+	if deviceName.MatchString(who) {
+		return Entry{}, &ParseError{Input: who, Kind: ErrSyntax,
+			message: fmt.Sprintf("no device has this name: torbpf device list shows those there are, torbpf device name MAC %s gives it to one", who)}
+	}
+	return ParseEntry(KindDevice, who)
+}

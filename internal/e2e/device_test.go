@@ -1,0 +1,96 @@
+package e2e
+
+import (
+	"encoding/json"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// listedDevice is a device as `device list --json` has it.
+type listedDevice struct {
+	Name, MAC, Policy, Comment string
+	Addresses                  []netip.Addr
+	Until                      string
+	Traffic                    map[string]struct{ Packets, Bytes uint64 }
+}
+
+func listedDevices(t *testing.T, lab *testnet.Lab) map[string]listedDevice {
+	t.Helper()
+	var listed struct{ Devices []listedDevice }
+	if err := json.Unmarshal([]byte(mustTorbpf(t, lab, "device", "list", "--json").stdout), &listed); err != nil {
+		t.Fatal(err)
+	}
+	out := make(map[string]listedDevice)
+	for _, d := range listed.Devices {
+		out[d.MAC] = d
+	}
+	return out
+}
+
+// TestDevices: who is there, by whatever name, what each is under and what it has sent.
+func TestDevices(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	path := configFile(t, lab, "[devices]\nlaptop = \""+testnet.MACClient1+"\"\n")
+	mustTorbpf(t, lab, "apply", "--no-wait", "--config", path)
+	n := lab.Client1
+	for range 3 {
+		checkNoEcho(t, n, testnet.Web4)
+	}
+	d := listedDevices(t, lab)[testnet.MACClient1]
+	if d.Name != "laptop" || d.Policy != "tor" || !slices.Contains(d.Addresses, n.IPv4) || d.Traffic["refused"].Packets < 3 || d.Traffic["direct"].Packets != 0 {
+		t.Errorf("client1 is listed as %+v", d)
+	}
+}
+
+// TestDevicePolicies by name, hardware address and address.
+func TestDevicePolicies(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	path := configFile(t, lab, "")
+	mustTorbpf(t, lab, "apply", "--no-wait", "--config", path)
+	n := lab.Client1
+	mustTorbpf(t, lab, "device", "name", testnet.MACClient1, "kitchen-tv", "--save", "--config", path)
+	if r := mustTorbpf(t, lab, "device", "allow", "kitchen-tv", "--for", "10m", "--comment", "portal"); !strings.Contains(r.stdout, "added device "+testnet.MACClient1+" until ") {
+		t.Errorf("allow: %v", r)
+	}
+	checkDirect(t, n, testnet.Web4)
+	checkEcho(t, n, testnet.Web4, testnet.Web6)
+	if d := listedDevices(t, lab)[testnet.MACClient1]; d.Name != "kitchen-tv" || d.Policy != "direct" || d.Until == "" || d.Comment != "portal" || d.Traffic["direct"].Bytes == 0 {
+		t.Errorf("listed as %+v", d)
+	}
+	if out := mustTorbpf(t, lab, "device", "list").stdout; !strings.Contains(out, "kitchen-tv") || !strings.Contains(out, "direct until ") {
+		t.Errorf("listed as\n%s", out)
+	}
+	mustTorbpf(t, lab, "device", "block", n.IPv4.String()) // whose, the neighbours tell
+	checkNoEcho(t, n, testnet.Web4)
+	mustTorbpf(t, lab, "device", "tor", testnet.MACClient1)
+	if got := mustTorbpf(t, lab, "exclude", "list").stdout; got != "nothing is excluded\n" {
+		t.Errorf("after device tor: %s", got)
+	}
+	mustTorbpf(t, lab, "exclude", "add", "--source", "192.168.50.0/24")
+	mustTorbpf(t, lab, "device", "tor", "kitchen-tv")
+	checkNoEcho(t, n, testnet.Web4)
+	checkEcho(t, lab.Client2, testnet.Web4)
+
+	for _, c := range []struct {
+		args string
+		says string
+	}{
+		{"allow", "which?"}, {"allow freezer", "no device has this name"}, {"allow 02:00", "hardware address"},
+		{"name " + testnet.MACClient2 + " a:b", "no name for a device"}, {"name 192.168.50.99 x", "no neighbour has the address"},
+		{"block kitchen-tv --for 0s", "over before it begins"}, {"", "list, allow, block, tor or name?"},
+	} {
+		if r := runTorbpf(t, lab, append([]string{"device"}, strings.Fields(c.args)...)...); r.code != 2 || !strings.Contains(r.stderr, c.says) {
+			t.Errorf("device %s: %v, want exit code 2 and %q", c.args, r, c.says)
+		}
+	}
+	cfg, err := config.Load(path)
+	if err != nil || cfg.Devices["kitchen-tv"].String() != testnet.MACClient1 {
+		t.Errorf("the name was not saved in %s: %v, %v", filepath.Dir(path), cfg.Devices, err)
+	}
+}

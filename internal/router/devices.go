@@ -1,0 +1,207 @@
+package router
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/loader"
+)
+
+// DeviceStatus is one device behind the LANs.
+type DeviceStatus struct {
+	Name    string                    `json:"name,omitempty"`
+	MAC     string                    `json:"mac,omitempty"` // "" where frames have none
+	Addrs   []netip.Addr              `json:"addresses"`     // as neighbours know them
+	Policy  config.Policy             `json:"policy"`
+	Until   *time.Time                `json:"until,omitempty"`
+	Comment string                    `json:"comment,omitempty"`
+	Traffic map[string]loader.Traffic `json:"traffic"` // sent, by "tor", "direct", "local", "refused"
+	Silent  time.Duration             `json:"silent_ns"`
+}
+
+// Devices lists the devices that have sent anything since attach, or that are neighbours
+// of a LAN, or have a name; the one that sent last comes first.
+func (r *Router) Devices() ([]DeviceStatus, error) {
+	if err := requireRoot(); err != nil {
+		return nil, err
+	}
+	s, err := r.attached()
+	if err != nil {
+		return nil, err
+	}
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return nil, err
+	}
+	traffic, err := d.DeviceTraffic()
+	if err != nil {
+		return nil, err
+	}
+	neighbours, err := host.Neighbours()
+	if err != nil {
+		return nil, err
+	}
+	boot, err := host.BootTime()
+	if err != nil {
+		return nil, err
+	}
+	rules, _, err := s.activeRules()
+	if err != nil {
+		return nil, err
+	}
+	found := &devices{config: s.Config, rules: rules, addrs: byMAC(neighbours), boot: boot}
+	for _, t := range traffic {
+		found.add(t)
+	}
+	for _, mac := range s.Config.Devices {
+		if !slices.ContainsFunc(found.list, func(d DeviceStatus) bool { return d.MAC == mac.String() }) {
+			found.add(loader.DeviceTraffic{MAC: mac})
+		}
+	}
+	slices.SortFunc(found.list, func(a, b DeviceStatus) int { return cmp.Or(cmp.Compare(a.Silent, b.Silent), cmp.Compare(a.MAC, b.MAC)) })
+	return found.list, nil
+}
+
+// devices collects them.
+type devices struct {
+	config config.Config
+	rules  config.Rules
+	addrs  map[config.MAC][]netip.Addr
+	boot   time.Duration
+	list   []DeviceStatus
+}
+
+func (ds *devices) add(t loader.DeviceTraffic) {
+	d := DeviceStatus{Addrs: []netip.Addr{}, Policy: config.PolicyTor, Silent: ds.boot - t.Seen, Traffic: make(map[string]loader.Traffic)}
+	if t.MAC != (config.MAC{}) {
+		d.MAC, d.Name, d.Addrs = t.MAC.String(), ds.config.DeviceName(t.MAC), append(d.Addrs, ds.addrs[t.MAC]...)
+	} else {
+		d.Addrs = append(d.Addrs, t.Addr)
+	}
+	for fate, name := range abi.FateNames {
+		d.Traffic[name] = t.ByFate[fate]
+	}
+	if rule, ok := ds.ruleFor(t.MAC, d.Addrs); ok {
+		d.Policy, d.Comment = rule.Policy, rule.Comment
+		if !rule.Until.IsZero() {
+			d.Until = &rule.Until
+		}
+	}
+	ds.list = append(ds.list, d)
+}
+
+// ruleFor is the rule that a device is under, as the programs find it: by its hardware
+// address, or else the narrowest for the first of its addresses that has one.
+func (ds *devices) ruleFor(mac config.MAC, addrs []netip.Addr) (config.Rule, bool) {
+	for _, rule := range ds.rules.Of(config.KindDevice) {
+		if rule.MAC == mac {
+			return rule, true
+		}
+	}
+	for _, addr := range addrs {
+		var best config.Rule
+		for _, rule := range ds.rules.Of(config.KindSource) {
+			if rule.Prefix.Contains(addr) && (best.Kind == "" || rule.Prefix.Bits() > best.Prefix.Bits()) {
+				best = rule
+			}
+		}
+		if best.Kind != "" {
+			return best, true
+		}
+	}
+	return config.Rule{}, false
+}
+
+func byMAC(neighbours map[netip.Addr]config.MAC) map[config.MAC][]netip.Addr {
+	out := make(map[config.MAC][]netip.Addr)
+	for addr, mac := range neighbours {
+		out[mac] = append(out[mac], addr)
+	}
+	for _, addrs := range out {
+		slices.SortFunc(addrs, netip.Addr.Compare)
+	}
+	return out
+}
+
+// WhoIs finds the devices that somebody names, by name, hardware address or address.
+func (r *Router) WhoIs(who []string) ([]config.Entry, error) {
+	if err := requireRoot(); err != nil {
+		return nil, err
+	}
+	s, err := r.attached()
+	if err != nil {
+		return nil, err
+	}
+	neighbours, err := host.Neighbours()
+	if err != nil {
+		return nil, err
+	}
+	var out []config.Entry
+	for _, w := range who {
+		entry, err := s.Config.WhoIs(w, neighbours)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, entry)
+	}
+	return out, nil
+}
+
+// NameDevice calls a device something, or nothing any more for the name "". A name that
+// another device had is this one's from now on.
+func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOptions) error {
+	entries, err := r.WhoIs([]string{who})
+	if err != nil {
+		return err
+	}
+	mac := entries[0].MAC
+	if entries[0].Kind != config.KindDevice {
+		return fmt.Errorf("no neighbour has the address %s now, so its hardware address is not known: name the device by that: %w", who, config.ErrInvalid)
+	}
+	if name != "" {
+		if err := config.CheckDeviceName(name); err != nil {
+			return err
+		}
+	}
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := r.attached()
+	if err != nil {
+		return err
+	}
+	s.Config.Devices = renamed(s.Config.Devices, mac, name)
+	var saveErr error
+	if o.Save {
+		synced := fileDigest(o.File) == s.Origin
+		saveErr = config.Save(config.SavedFile(o.File), func(to *config.Saved) { to.Devices = renamed(to.Devices, mac, name) })
+		if digest := fileDigest(o.File); synced && digest != "" && s.Origin != "" {
+			s.Origin = digest
+		}
+	}
+	return errors.Join(saveErr, r.saveState(s))
+}
+
+// renamed is the names with another for one device.
+func renamed(names map[string]config.MAC, mac config.MAC, name string) map[string]config.MAC {
+	out := make(map[string]config.MAC)
+	for n, m := range names {
+		if m != mac && n != name {
+			out[n] = m
+		}
+	}
+	if name != "" {
+		out[name] = mac
+	}
+	return out
+}
