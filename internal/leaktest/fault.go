@@ -24,6 +24,10 @@ type Fault struct {
 	Fresh bool
 	// Ends: Inflict detaches, and sets Bench.ends.
 	Ends bool
+	// Forgotten: what Prepare does has the kernel forget the connections of before, as
+	// masquerading does when its interface goes down. Nobody knows them at attach, so
+	// their far ends are answered as by any closed port.
+	Forgotten bool
 	// Lingers is how long after the repair it still shows: the kernel takes three
 	// seconds to say that a neighbour was not to be found.
 	Lingers time.Duration

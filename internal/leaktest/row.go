@@ -77,6 +77,9 @@ func (b *Bench) inflicted(row *Row, r Recovery) error {
 	rest(b.ctx, f.Lingers)
 	err = errors.Join(recoveryErr, load.stop(), b.watch.settle(b.ctx))
 	row.Seen = b.watch.Seen()
+	if f.Forgotten {
+		b.watch.closedTo = peers
+	}
 	row.Leaks = slices.DeleteFunc(b.watch.Leaks(peers), b.right)
 	return errors.Join(err, r.End(b))
 }

@@ -50,7 +50,7 @@ func uplinkFaults() []Fault {
 		{Name: "default routes gone and back", Inflict: func(b *Bench) error {
 			return b.run(append(noDefaultRoutes, defaultRoutes...)...)
 		}},
-		{Name: "uplink comes after attach", Once: true, Prepare: lines("ip link set eth0 down"), Inflict: func(b *Bench) error {
+		{Name: "uplink comes after attach", Once: true, Forgotten: true, Prepare: lines("ip link set eth0 down"), Inflict: func(b *Bench) error {
 			return b.run(append([]string{"ip link set eth0 up", "ip addr add 2a0c:10::2/64 dev eth0 nodad"}, defaultRoutes...)...)
 		}},
 		secondUplink,

@@ -33,6 +33,7 @@ type Watch struct {
 	captures []*testnet.Capture // of the WAN, and of what becomes one
 	retired  []*testnet.Capture // of interfaces that are gone
 	round    int
+	closedTo []peer // whom the router may tell that nobody is there
 }
 
 // NewWatch captures the WAN until ctx ends.
@@ -127,7 +128,7 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 	var out []Leak
 	for _, c := range slices.Concat(w.captures, w.retired) {
 		for _, p := range c.NonTor() {
-			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) {
+			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) || w.closed(p) {
 				continue
 			}
 			what := fmt.Sprintf("%s %v > %v", p.Proto, p.Src, p.Dst)
@@ -159,6 +160,17 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 	}
 	slices.SortFunc(out, func(a, b Leak) int { return a.Time.Compare(b.Time) })
 	return out
+}
+
+// closed tells whether the router says to a far end what any closed port says.
+func (w *Watch) closed(p testnet.Packet) bool {
+	const unreachable = 3
+	return slices.ContainsFunc(w.closedTo, func(peer peer) bool {
+		if p.Src.Addr() != peer.to.Addr() || p.Dst.Addr() != peer.from.Addr() {
+			return false
+		}
+		return p.Proto == "tcp" && p.Src == peer.to && p.TCPFlags&testnet.FlagRST != 0 || p.Proto == "icmp" && p.ICMPType == unreachable
+	})
 }
 
 // Summary lists each kind of leak once, the most frequent first, at most twenty.
