@@ -96,6 +96,8 @@ enum reason {
 	REASON_DIRECT_DEVICE,	 /* direct: the device is excluded, by its hardware address */
 	REASON_BLOCKED_DEVICE,	 /* refused: the device is blocked */
 	REASON_DIRECT_INTERFACE, /* via: its route leads to an excluded interface */
+	REASON_DIRECT_DOMAIN,	 /* direct: an excluded name stands for the address */
+	REASON_DNS_DOMAIN,	 /* resolver: an excluded name */
 
 	REASON_MAX,
 };
@@ -168,6 +170,30 @@ struct device_key {
 	__u8 addr[16]; /* zero where mac is not */
 };
 
+/*
+ * That for one device an address stands for an excluded name, as the answer to its
+ * question said. The sentry writes them into memory, into one of the slots from the
+ * place on that domain_place() gives; until_ns last, and 0 before the rest changes.
+ */
+struct domain_slot {
+	__u64 until_ns; /* CLOCK_BOOTTIME */
+	__u64 domain;	/* the key of its rule in the map domains */
+	struct device_key device;
+	__u8 addr[16];
+};
+
+/* How many slots there are, and how far from its place one is looked for. */
+enum domain_limit {
+	DOMAIN_SLOTS = 4096,
+	DOMAIN_PROBES = 8,
+};
+
+/* A flow that began to an address while that stood for an excluded name. */
+struct domain_flow {
+	__u64 domain;
+	__u64 seen_ns; /* CLOCK_BOOTTIME, of the last packet */
+};
+
 /* What becomes of a device's traffic, in a few words. */
 enum fate {
 	FATE_TOR = 0,
@@ -217,6 +243,7 @@ struct settings {
 	__u32 devices;	    /* 1: the map of devices is not empty */
 	__u32 services;	    /* 1: the port prefix maps are not empty */
 	__u32 exits;	    /* 1: the map of exits is not empty */
+	__u32 domains;	    /* 1: the map of domains is not empty */
 	__u32 time_server;  /* 1: the router answers NTP, to whomever it was sent */
 };
 

@@ -11,6 +11,7 @@
 #ifndef TORBPF_CLASSIFY_H
 #define TORBPF_CLASSIFY_H
 
+#include "domain.h"
 #include "match.h"
 
 struct decision {
@@ -157,6 +158,15 @@ static __always_inline struct decision classify_exclusion(const struct packet *p
 	return undecided();
 }
 
+/* An address that a device was told for an excluded name. */
+static __always_inline struct decision classify_domain(const struct packet *p,
+						       const struct settings *s)
+{
+	if (s->domains && p->fragment == FRAGMENT_NONE && direct_domain(p))
+		return decide(VERDICT_DIRECT, REASON_DIRECT_DOMAIN);
+	return undecided();
+}
+
 static __always_inline struct decision classify_local(const struct packet *p,
 						      const struct settings *s)
 {
@@ -221,6 +231,9 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	if (decided(d))
 		return d;
 	d = classify_exclusion(p, mark, service, s);
+	if (decided(d))
+		return d;
+	d = classify_domain(p, s);
 	if (decided(d))
 		return d;
 	d = classify_local(p, s);

@@ -29,6 +29,7 @@ enum question {
 	QUESTION_ANY = 0, /* whatever DNSPort makes of it */
 	QUESTION_NO_DATA, /* a type for which there is never any */
 	QUESTION_LOCAL,	  /* a name that no exit is to hear of */
+	QUESTION_DOMAIN,  /* a name that is excluded */
 };
 
 /* Eight bytes of a name as one number, the first lowest; see name_word(). */
@@ -227,11 +228,51 @@ static __always_inline int local_name(struct query *q)
 	}
 }
 
+/* Adds a label to the hash of what follows it, letters in lower case. */
+static __always_inline __u64 hash_label(const struct query *q, __u32 offset, __u64 h)
+{
+	__u32 i, size = q->bytes[within(offset)];
+
+	for (i = 0; i <= DNS_MAX_LABEL; i++) {
+		if (i > size)
+			break;
+		h = (h ^ (q->bytes[within(offset + i)] | (i ? 0x20 : 0))) * NAME_PRIME;
+	}
+	return h;
+}
+
+static __always_inline int is_excluded_name(__u64 key)
+{
+	struct rule *r = bpf_map_lookup_elem(&domains, &key);
+
+	return r && in_force(r);
+}
+
+/*
+ * Whether a name is excluded: itself, or by what it is below. A hash may be met by
+ * another name; the sentry, which gets it, compares names.
+ */
+static __always_inline int excluded_name(const struct query *q)
+{
+	__u64 h = NAME_SEED;
+	__u32 n;
+
+	for (n = 0; n < QUERY_LABELS; n++) {
+		if (n >= q->labels)
+			break;
+		h = hash_label(q, label_from_end(q, n), h);
+		if (is_excluded_name(n + 1 == q->labels ? h : h ^ NAME_BELOW))
+			return 1;
+	}
+	return 0;
+}
+
 /*
  * A global function, which the verifier checks once and by itself: inlined it would do
  * so for each way that leads here, and attach would take twice as long.
  */
-__attribute__((noinline)) enum question read_question(struct __sk_buff *skb, __u32 l4_offset)
+__attribute__((noinline)) enum question read_question(struct __sk_buff *skb, __u32 l4_offset,
+						      __u32 has_domains)
 {
 	struct query *q = load_query(skb, l4_offset);
 	__u32 type;
@@ -241,7 +282,9 @@ __attribute__((noinline)) enum question read_question(struct __sk_buff *skb, __u
 	type = query_u16(q, q->name_end);
 	if (type == DNS_TYPE_HTTPS || type == DNS_TYPE_SVCB)
 		return QUESTION_NO_DATA;
-	return local_name(q) ? QUESTION_LOCAL : QUESTION_ANY;
+	if (local_name(q))
+		return QUESTION_LOCAL;
+	return has_domains && excluded_name(q) ? QUESTION_DOMAIN : QUESTION_ANY;
 }
 
 /*
@@ -251,15 +294,19 @@ __attribute__((noinline)) enum question read_question(struct __sk_buff *skb, __u
  * browsers learn of the network.
  */
 static __always_inline struct decision classify_question(struct __sk_buff *skb,
-							 const struct packet *p, struct decision d)
+							 const struct packet *p,
+							 const struct settings *s,
+							 struct decision d)
 {
 	if (d.verdict != VERDICT_DNS)
 		return d;
-	switch (read_question(skb, p->l4_offset)) {
+	switch (read_question(skb, p->l4_offset, s->domains)) {
 	case QUESTION_NO_DATA:
 		return decide(VERDICT_REFUSED, REASON_DNS_NO_DATA);
 	case QUESTION_LOCAL:
 		return decide(VERDICT_RESOLVER, REASON_DNS_LOCAL);
+	case QUESTION_DOMAIN:
+		return decide(VERDICT_RESOLVER, REASON_DNS_DOMAIN);
 	default:
 		return d;
 	}

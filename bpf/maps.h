@@ -45,6 +45,14 @@ struct {
 	__type(value, struct rule);
 } devices SEC(".maps");
 
+/* Excluded names, by domain_key(). */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, __u64);
+	__type(value, struct rule);
+} domains SEC(".maps");
+
 /* Interfaces that packets may leave by, when their route leads there. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -91,6 +99,22 @@ struct {
 	__type(key, __u32);
 	__type(value, struct packet);
 } packets SEC(".maps");
+
+/* As the gates, and written by the sentry in the same way. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DOMAIN_SLOTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct domain_slot);
+} domain_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_INBOUND_FLOWS);
+	__type(key, struct flow);
+	__type(value, struct domain_flow);
+} domain_flows SEC(".maps");
 
 /*
  * Shared by all generations, as counters: what the programs themselves learn. The

@@ -25,6 +25,7 @@ const enum local_addr *local_addr_type __attribute__((unused));
 const enum verdict_bit *verdict_bit_type __attribute__((unused));
 const enum limit *limit_type __attribute__((unused));
 const enum fate *fate_type __attribute__((unused));
+const enum domain_limit *domain_limit_type __attribute__((unused));
 
 static __always_inline struct settings *load_settings(void)
 {
@@ -46,7 +47,7 @@ static __always_inline int lan_ingress(struct __sk_buff *skb, int ethernet)
 	parse_skb(skb, ethernet, p);
 	mark = mark_without_ours(p->mark);
 	d = classify_exit(skb, p, mark, s, classify(p, mark, s));
-	return act_on_lan(skb, ethernet, p, classify_question(skb, p, d));
+	return act_on_lan(skb, ethernet, p, classify_question(skb, p, s, d));
 }
 
 /* Every packet that a LAN sends to or through the router. */

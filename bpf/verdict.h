@@ -119,12 +119,13 @@ static __always_inline int answer_at_once(struct __sk_buff *skb, int ethernet,
 	return bpf_redirect(ifindex, 0);
 }
 
-/* Whether Tor has to be there for what was decided; local names need no Tor. */
+/* Whether Tor has to be there for what was decided; local and excluded names need none. */
 static __always_inline int needs_tor(struct decision d)
 {
 	if (d.reason == REASON_DNS_NO_DATA) /* nothing is said of any name before */
 		return 1;
-	return goes_to_tor(d.verdict) && d.reason != REASON_DNS_LOCAL;
+	return goes_to_tor(d.verdict) && d.reason != REASON_DNS_LOCAL &&
+	       d.reason != REASON_DNS_DOMAIN;
 }
 
 /*
@@ -190,17 +191,6 @@ static __always_inline enum fate fate_of(enum verdict verdict)
 	}
 }
 
-/* Who sends it: a hardware address is a device's own, whatever addresses it takes. */
-static __always_inline struct device_key device_of(const struct packet *p)
-{
-	struct device_key key = {.mac = p->smac};
-	__u32 *head = (__u32 *)key.mac.addr;
-
-	if (!head[0] && !key.mac.addr[4] && !key.mac.addr[5])
-		__builtin_memcpy(key.addr, &p->saddr, sizeof(key.addr));
-	return key;
-}
-
 static __always_inline void count_device(struct __sk_buff *skb, const struct packet *p,
 					 struct decision d)
 {
@@ -235,6 +225,8 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 	if (d.verdict == VERDICT_REFUSED)
 		return refuse(skb, ethernet, p, d);
 	remember_device(p, d);
+	if (d.reason == REASON_DIRECT_DOMAIN)
+		remember_domain_flow(p);
 	count_skb(skb, p->ifindex, d);
 	set_class(skb, p->mark, class_of(d), instance);
 	return ACTION_NEXT;

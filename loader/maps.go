@@ -18,7 +18,7 @@ import (
 var sharedMaps = []string{
 	abi.DatapathMapLans, abi.DatapathMapGates,
 	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapInboundFlows,
-	abi.DatapathMapDeviceTraffic, abi.DatapathMapDirectHosts, abi.DatapathMapCutFlows, abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes,
+	abi.DatapathMapDomainSlots, abi.DatapathMapDomainFlows, abi.DatapathMapDeviceTraffic, abi.DatapathMapDirectHosts, abi.DatapathMapCutFlows, abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes,
 }
 
 // A prefix map has a twin for the other family.
@@ -82,6 +82,7 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		Devices:     setting(len(p.Rules.Of(config.KindDevice)) > 0),
 		Services:    setting(len(p.Rules.Of(config.KindPort)) > 0),
 		Exits:       setting(len(p.Exits) > 0),
+		Domains:     setting(len(p.Rules.Of(config.KindDomain)) > 0),
 	}
 	if p.Onion4.IsValid() {
 		addr := p.Onion4.Masked().Addr().As4()

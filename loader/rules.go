@@ -32,6 +32,8 @@ func fillRules(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		case config.KindMark:
 			err = putMark(maps, marks, r.Mark, value)
 			marks++
+		case config.KindDomain:
+			err = maps[abi.DatapathMapDomains].Put(abi.DomainKey(r.Domain), value)
 		case config.KindInterface: // below: it takes an index
 		default:
 			err = fmt.Errorf("kind %q is unknown", r.Kind)

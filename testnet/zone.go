@@ -31,6 +31,7 @@ other.%[1]s.    60 IN AAAA  %[5]s
 v4only.%[1]s.   60 IN A     %[2]s
 v6only.%[1]s.   60 IN AAAA  %[3]s
 private.%[1]s.  60 IN A     192.168.50.12
+short.%[1]s.     2 IN A     %[4]s
 alias.%[1]s.    60 IN CNAME web.%[1]s.
 _echo._tcp.%[1]s. 60 IN SRV 0 0 7 web.%[1]s.
 `, Zone, Web4, Web6, Other4, Other6)

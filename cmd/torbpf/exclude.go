@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -37,6 +38,7 @@ var kindFlags = []struct {
 	{"mark", config.KindMark, "the arguments are fwmarks: VALUE or VALUE/MASK"},
 	{"port", config.KindPort, "the arguments are destination ports or protocols: 22/tcp, icmp, 53/udp@10.8.0.1"},
 	{"device", config.KindDevice, "the arguments are hardware addresses of devices"},
+	{"domain", config.KindDomain, "the arguments are names: bank.example, or *.bank.example for all below it"},
 	{"interface", config.KindInterface, "the arguments are interfaces that packets leave by, such as wg0"},
 }
 
@@ -45,8 +47,10 @@ type excludeFlags struct {
 	kinds   map[config.Kind]*bool
 	policy  string
 	comment string
-	asJSON  bool
-	options router.ExcludeOptions
+	// resolver is for excluded names.
+	resolver string
+	asJSON   bool
+	options  router.ExcludeOptions
 }
 
 func (f *excludeFlags) register(cmd *cobra.Command) {
@@ -88,6 +92,7 @@ absorbed.`,
 	cmd.Flags().DurationVar(&f.options.Life, "for", 0, "how long it holds, such as 30m or 12h; without this until it is removed")
 	cmd.Flags().StringVar(&f.policy, "policy", string(config.PolicyDirect), "direct, tor or block")
 	cmd.Flags().StringVar(&f.comment, "comment", "", "what it is for")
+	cmd.Flags().StringVar(&f.resolver, "resolver", "", "the resolver that excluded names are asked of, in clear; it stays until another is named")
 	cmd.Flags().BoolVar(&f.options.Force, "force", false, "allow an exclusion of everything")
 	cmd.Flags().BoolVar(&f.options.Forwarding, "enable-forwarding", false, "turn the kernel's forwarding on, where it is off, until detach")
 	return cmd
@@ -156,6 +161,11 @@ func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error
 	r, err := newRouter()
 	if err != nil {
 		return err
+	}
+	if f.resolver != "" {
+		if f.options.Resolver, err = netip.ParseAddr(f.resolver); err != nil {
+			return usageError{err: fmt.Errorf("--resolver %s is no address: give one such as 192.0.2.53", f.resolver), command: cmd.CommandPath()}
+		}
 	}
 	f.options.By = strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
 	changes, warnings, err := r.Exclude(cmd.Context(), remove, rules, f.options)

@@ -80,6 +80,8 @@ const (
 	ReasonDirectDevice      = DatapathReasonREASON_DIRECT_DEVICE
 	ReasonBlockedDevice     = DatapathReasonREASON_BLOCKED_DEVICE
 	ReasonDirectInterface   = DatapathReasonREASON_DIRECT_INTERFACE
+	ReasonDirectDomain      = DatapathReasonREASON_DIRECT_DOMAIN
+	ReasonDNSDomain         = DatapathReasonREASON_DNS_DOMAIN
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

@@ -53,6 +53,27 @@ type DatapathDeviceTraffic struct {
 	SeenNs uint64
 }
 
+type DatapathDomainFlow struct {
+	_      structs.HostLayout
+	Domain uint64
+	SeenNs uint64
+}
+
+type DatapathDomainLimit uint32
+
+const (
+	DatapathDomainLimitDOMAIN_SLOTS  DatapathDomainLimit = 4096
+	DatapathDomainLimitDOMAIN_PROBES DatapathDomainLimit = 8
+)
+
+type DatapathDomainSlot struct {
+	_       structs.HostLayout
+	UntilNs uint64
+	Domain  uint64
+	Device  DatapathDeviceKey
+	Addr    [16]uint8
+}
+
 type DatapathExemptMark struct {
 	_     structs.HostLayout
 	Value uint32
@@ -230,7 +251,9 @@ const (
 	DatapathReasonREASON_DIRECT_DEVICE      DatapathReason = 41
 	DatapathReasonREASON_BLOCKED_DEVICE     DatapathReason = 42
 	DatapathReasonREASON_DIRECT_INTERFACE   DatapathReason = 43
-	DatapathReasonREASON_MAX                DatapathReason = 44
+	DatapathReasonREASON_DIRECT_DOMAIN      DatapathReason = 44
+	DatapathReasonREASON_DNS_DOMAIN         DatapathReason = 45
+	DatapathReasonREASON_MAX                DatapathReason = 46
 )
 
 type DatapathRefusal struct {
@@ -289,6 +312,7 @@ type DatapathSettings struct {
 	Devices         uint32
 	Services        uint32
 	Exits           uint32
+	Domains         uint32
 	TimeServer      uint32
 }
 
@@ -319,49 +343,53 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DatapathMapAllowances     = "allowances"
-	DatapathMapCounters       = "counters"
-	DatapathMapCutFlows       = "cut_flows"
-	DatapathMapDeviceTraffic  = "device_traffic"
-	DatapathMapDevices        = "devices"
-	DatapathMapDirectHosts    = "direct_hosts"
-	DatapathMapDst4Prefixes   = "dst4_prefixes"
-	DatapathMapDst6Prefixes   = "dst6_prefixes"
-	DatapathMapExemptMarks    = "exempt_marks"
-	DatapathMapExits          = "exits"
-	DatapathMapGates          = "gates"
-	DatapathMapInboundFlows   = "inbound_flows"
-	DatapathMapLans           = "lans"
-	DatapathMapLocal4Prefixes = "local4_prefixes"
-	DatapathMapLocal6Prefixes = "local6_prefixes"
-	DatapathMapLocalAddrs     = "local_addrs"
-	DatapathMapPackets        = "packets"
-	DatapathMapPast4Prefixes  = "past4_prefixes"
-	DatapathMapPast6Prefixes  = "past6_prefixes"
-	DatapathMapPort4Prefixes  = "port4_prefixes"
-	DatapathMapPort6Prefixes  = "port6_prefixes"
-	DatapathMapQueries        = "queries"
-	DatapathMapRefusals       = "refusals"
-	DatapathMapSettings       = "settings"
-	DatapathMapSrc4Prefixes   = "src4_prefixes"
-	DatapathMapSrc6Prefixes   = "src6_prefixes"
-	DatapathProgTorbpfDns     = "torbpf_dns"
-	DatapathProgTorbpfDnsSrc  = "torbpf_dns_src"
-	DatapathProgTorbpfLan     = "torbpf_lan"
-	DatapathProgTorbpfLanL3   = "torbpf_lan_l3"
-	DatapathProgTorbpfLanOut  = "torbpf_lan_out"
-	DatapathProgTorbpfLanOut3 = "torbpf_lan_out3"
-	DatapathProgTorbpfUplink  = "torbpf_uplink"
-	DatapathVarDnsPort        = "dns_port"
-	DatapathVarFateType       = "fate_type"
-	DatapathVarLimitType      = "limit_type"
-	DatapathVarLocalAddrType  = "local_addr_type"
-	DatapathVarMarkShift      = "mark_shift"
-	DatapathVarPolicyType     = "policy_type"
-	DatapathVarRefusalType    = "refusal_type"
-	DatapathVarResolverPort   = "resolver_port"
-	DatapathVarTransPort      = "trans_port"
-	DatapathVarVerdictBitType = "verdict_bit_type"
+	DatapathMapAllowances      = "allowances"
+	DatapathMapCounters        = "counters"
+	DatapathMapCutFlows        = "cut_flows"
+	DatapathMapDeviceTraffic   = "device_traffic"
+	DatapathMapDevices         = "devices"
+	DatapathMapDirectHosts     = "direct_hosts"
+	DatapathMapDomainFlows     = "domain_flows"
+	DatapathMapDomainSlots     = "domain_slots"
+	DatapathMapDomains         = "domains"
+	DatapathMapDst4Prefixes    = "dst4_prefixes"
+	DatapathMapDst6Prefixes    = "dst6_prefixes"
+	DatapathMapExemptMarks     = "exempt_marks"
+	DatapathMapExits           = "exits"
+	DatapathMapGates           = "gates"
+	DatapathMapInboundFlows    = "inbound_flows"
+	DatapathMapLans            = "lans"
+	DatapathMapLocal4Prefixes  = "local4_prefixes"
+	DatapathMapLocal6Prefixes  = "local6_prefixes"
+	DatapathMapLocalAddrs      = "local_addrs"
+	DatapathMapPackets         = "packets"
+	DatapathMapPast4Prefixes   = "past4_prefixes"
+	DatapathMapPast6Prefixes   = "past6_prefixes"
+	DatapathMapPort4Prefixes   = "port4_prefixes"
+	DatapathMapPort6Prefixes   = "port6_prefixes"
+	DatapathMapQueries         = "queries"
+	DatapathMapRefusals        = "refusals"
+	DatapathMapSettings        = "settings"
+	DatapathMapSrc4Prefixes    = "src4_prefixes"
+	DatapathMapSrc6Prefixes    = "src6_prefixes"
+	DatapathProgTorbpfDns      = "torbpf_dns"
+	DatapathProgTorbpfDnsSrc   = "torbpf_dns_src"
+	DatapathProgTorbpfLan      = "torbpf_lan"
+	DatapathProgTorbpfLanL3    = "torbpf_lan_l3"
+	DatapathProgTorbpfLanOut   = "torbpf_lan_out"
+	DatapathProgTorbpfLanOut3  = "torbpf_lan_out3"
+	DatapathProgTorbpfUplink   = "torbpf_uplink"
+	DatapathVarDnsPort         = "dns_port"
+	DatapathVarDomainLimitType = "domain_limit_type"
+	DatapathVarFateType        = "fate_type"
+	DatapathVarLimitType       = "limit_type"
+	DatapathVarLocalAddrType   = "local_addr_type"
+	DatapathVarMarkShift       = "mark_shift"
+	DatapathVarPolicyType      = "policy_type"
+	DatapathVarRefusalType     = "refusal_type"
+	DatapathVarResolverPort    = "resolver_port"
+	DatapathVarTransPort       = "trans_port"
+	DatapathVarVerdictBitType  = "verdict_bit_type"
 )
 
 // LoadDatapath returns the embedded CollectionSpec for Datapath.
@@ -425,6 +453,9 @@ type DatapathMapSpecs struct {
 	DeviceTraffic  *ebpf.MapSpec `ebpf:"device_traffic"`
 	Devices        *ebpf.MapSpec `ebpf:"devices"`
 	DirectHosts    *ebpf.MapSpec `ebpf:"direct_hosts"`
+	DomainFlows    *ebpf.MapSpec `ebpf:"domain_flows"`
+	DomainSlots    *ebpf.MapSpec `ebpf:"domain_slots"`
+	Domains        *ebpf.MapSpec `ebpf:"domains"`
 	Dst4Prefixes   *ebpf.MapSpec `ebpf:"dst4_prefixes"`
 	Dst6Prefixes   *ebpf.MapSpec `ebpf:"dst6_prefixes"`
 	ExemptMarks    *ebpf.MapSpec `ebpf:"exempt_marks"`
@@ -451,16 +482,17 @@ type DatapathMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
-	DnsPort        *ebpf.VariableSpec `ebpf:"dns_port"`
-	FateType       *ebpf.VariableSpec `ebpf:"fate_type"`
-	LimitType      *ebpf.VariableSpec `ebpf:"limit_type"`
-	LocalAddrType  *ebpf.VariableSpec `ebpf:"local_addr_type"`
-	MarkShift      *ebpf.VariableSpec `ebpf:"mark_shift"`
-	PolicyType     *ebpf.VariableSpec `ebpf:"policy_type"`
-	RefusalType    *ebpf.VariableSpec `ebpf:"refusal_type"`
-	ResolverPort   *ebpf.VariableSpec `ebpf:"resolver_port"`
-	TransPort      *ebpf.VariableSpec `ebpf:"trans_port"`
-	VerdictBitType *ebpf.VariableSpec `ebpf:"verdict_bit_type"`
+	DnsPort         *ebpf.VariableSpec `ebpf:"dns_port"`
+	DomainLimitType *ebpf.VariableSpec `ebpf:"domain_limit_type"`
+	FateType        *ebpf.VariableSpec `ebpf:"fate_type"`
+	LimitType       *ebpf.VariableSpec `ebpf:"limit_type"`
+	LocalAddrType   *ebpf.VariableSpec `ebpf:"local_addr_type"`
+	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
+	PolicyType      *ebpf.VariableSpec `ebpf:"policy_type"`
+	RefusalType     *ebpf.VariableSpec `ebpf:"refusal_type"`
+	ResolverPort    *ebpf.VariableSpec `ebpf:"resolver_port"`
+	TransPort       *ebpf.VariableSpec `ebpf:"trans_port"`
+	VerdictBitType  *ebpf.VariableSpec `ebpf:"verdict_bit_type"`
 }
 
 // DatapathObjects contains all objects after they have been loaded into the kernel.
@@ -489,6 +521,9 @@ type DatapathMaps struct {
 	DeviceTraffic  *ebpf.Map `ebpf:"device_traffic"`
 	Devices        *ebpf.Map `ebpf:"devices"`
 	DirectHosts    *ebpf.Map `ebpf:"direct_hosts"`
+	DomainFlows    *ebpf.Map `ebpf:"domain_flows"`
+	DomainSlots    *ebpf.Map `ebpf:"domain_slots"`
+	Domains        *ebpf.Map `ebpf:"domains"`
 	Dst4Prefixes   *ebpf.Map `ebpf:"dst4_prefixes"`
 	Dst6Prefixes   *ebpf.Map `ebpf:"dst6_prefixes"`
 	ExemptMarks    *ebpf.Map `ebpf:"exempt_marks"`
@@ -519,6 +554,9 @@ func (m *DatapathMaps) Close() error {
 		m.DeviceTraffic,
 		m.Devices,
 		m.DirectHosts,
+		m.DomainFlows,
+		m.DomainSlots,
+		m.Domains,
 		m.Dst4Prefixes,
 		m.Dst6Prefixes,
 		m.ExemptMarks,
@@ -546,16 +584,17 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
-	DnsPort        *ebpf.Variable `ebpf:"dns_port"`
-	FateType       *ebpf.Variable `ebpf:"fate_type"`
-	LimitType      *ebpf.Variable `ebpf:"limit_type"`
-	LocalAddrType  *ebpf.Variable `ebpf:"local_addr_type"`
-	MarkShift      *ebpf.Variable `ebpf:"mark_shift"`
-	PolicyType     *ebpf.Variable `ebpf:"policy_type"`
-	RefusalType    *ebpf.Variable `ebpf:"refusal_type"`
-	ResolverPort   *ebpf.Variable `ebpf:"resolver_port"`
-	TransPort      *ebpf.Variable `ebpf:"trans_port"`
-	VerdictBitType *ebpf.Variable `ebpf:"verdict_bit_type"`
+	DnsPort         *ebpf.Variable `ebpf:"dns_port"`
+	DomainLimitType *ebpf.Variable `ebpf:"domain_limit_type"`
+	FateType        *ebpf.Variable `ebpf:"fate_type"`
+	LimitType       *ebpf.Variable `ebpf:"limit_type"`
+	LocalAddrType   *ebpf.Variable `ebpf:"local_addr_type"`
+	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
+	PolicyType      *ebpf.Variable `ebpf:"policy_type"`
+	RefusalType     *ebpf.Variable `ebpf:"refusal_type"`
+	ResolverPort    *ebpf.Variable `ebpf:"resolver_port"`
+	TransPort       *ebpf.Variable `ebpf:"trans_port"`
+	VerdictBitType  *ebpf.Variable `ebpf:"verdict_bit_type"`
 }
 
 // DatapathPrograms contains all programs after they have been loaded into the kernel.

@@ -51,6 +51,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonDirectPort:        {VerdictDirect, "direct-port", "the destination's port, or the protocol, is excluded: the packet leaves in clear"},
 	ReasonDirectDevice:      {VerdictDirect, "direct-device", "the device is excluded by its hardware address: the packet leaves in clear"},
 	ReasonDirectInterface:   {VerdictVia, "direct-interface", "its route leads to an excluded interface: the packet leaves by that one, in clear, or by none"},
+	ReasonDirectDomain:      {VerdictDirect, "direct-domain", "the device was told this address for an excluded name: the packet leaves in clear"},
 	ReasonReservedOpen:      {VerdictDirect, "reserved-open", "private or reserved destination, let out by the local mode \"reserved\""},
 
 	ReasonTCP:      {VerdictTor, "tcp", "TCP: through Tor"},
@@ -86,6 +87,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonNTPRouter:     {VerdictTime, "ntp-router", "NTP to whomever: answered by the router's own time server"},
 	ReasonOwnDNS:        {VerdictNone, "own-dns", "DNS of the router's own by an uplink: no LAN's, and in clear unless it is encrypted"},
 	ReasonCutPeer:       {VerdictRefused, "cut-peer", "from the far end of a connection that was cut, or the router's answer to it: silent for ten minutes"},
+	ReasonDNSDomain:     {VerdictResolver, "dns-domain", "DNS by UDP for an excluded name: the sentry asks the resolver that was chosen for those, in clear"},
 	ReasonDNSLocal:      {VerdictResolver, "dns-local", "DNS by UDP for a local name: answered by the sentry, never through Tor"},
 }
 

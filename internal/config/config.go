@@ -52,6 +52,8 @@ type Config struct {
 	SkipFirewallProbe bool  `json:"skip_firewall_probe"`
 	Tor               Tor   `json:"tor"`
 	Rules             Rules `json:"rules"`
+	// Resolver is asked for excluded names, in clear; invalid for none.
+	Resolver netip.Addr `json:"resolver"`
 	// Devices are names for hardware addresses.
 	Devices map[string]MAC `json:"devices,omitempty"`
 }

@@ -67,6 +67,7 @@ func (f file) config() (Config, error) {
 		cfg.Inbound = allow
 	}
 	f.Tor.apply(&cfg.Tor)
+	set(&cfg.Resolver, f.Exclusions.Resolver)
 	return cfg, nil
 }
 
@@ -84,6 +85,7 @@ func (f file) over(later file) file {
 	keep(&later.MarkShift, f.MarkShift)
 	keep(&later.Clsact, f.Clsact)
 	keep(&later.SkipProbe, f.SkipProbe)
+	keep(&later.Exclusions.Resolver, f.Exclusions.Resolver)
 	keep(&later.Tor.Mode, f.Tor.Mode)
 	keep(&later.Tor.Binary, f.Tor.Binary)
 	keep(&later.Tor.Torrc, f.Tor.Torrc)
@@ -170,6 +172,9 @@ func (c Config) Text() ([]byte, error) {
 		f.Tor.Onion6 = &prefix{c.Tor.Onion6}
 	}
 	f.Exclusions, f.Rules = fileRules(c.Rules)
+	if c.Resolver.IsValid() {
+		f.Exclusions.Resolver = &c.Resolver
+	}
 	text, err := toml.Marshal(f)
 	if err != nil {
 		return nil, fmt.Errorf("write configuration: %w", err)

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -17,9 +18,11 @@ type fileExclusions struct {
 	Devices      []text[deviceText]      `toml:"devices,omitempty"`
 	Marks        []text[markText]        `toml:"marks,omitempty"`
 	Interfaces   []text[interfaceText]   `toml:"interfaces,omitempty"`
+	Domains      []text[domainText]      `toml:"domains,omitempty"`
+	Resolver     *netip.Addr             `toml:"resolver,omitempty"`
 }
 
-// fileRule is one rule of which there is more to say. Of its first six keys it has one.
+// fileRule is one rule of which there is more to say. Of its first seven keys it has one.
 type fileRule struct {
 	Destination *text[destinationText] `toml:"destination,omitempty"`
 	Port        *text[portText]        `toml:"port,omitempty"`
@@ -27,6 +30,7 @@ type fileRule struct {
 	Device      *text[deviceText]      `toml:"device,omitempty"`
 	Mark        *text[markText]        `toml:"mark,omitempty"`
 	Interface   *text[interfaceText]   `toml:"interface,omitempty"`
+	Domain      *text[domainText]      `toml:"domain,omitempty"`
 	Policy      *policyText            `toml:"policy,omitempty"`
 	Until       *time.Time             `toml:"until,omitempty"`
 	Comment     string                 `toml:"comment,omitempty"`
@@ -46,6 +50,7 @@ type (
 	deviceText      struct{}
 	markText        struct{}
 	interfaceText   struct{}
+	domainText      struct{}
 )
 
 func (destinationText) kind() Kind { return KindDestination }
@@ -54,6 +59,7 @@ func (sourceText) kind() Kind      { return KindSource }
 func (deviceText) kind() Kind      { return KindDevice }
 func (markText) kind() Kind        { return KindMark }
 func (interfaceText) kind() Kind   { return KindInterface }
+func (domainText) kind() Kind      { return KindDomain }
 
 // UnmarshalText reads an entry by ParseEntry.
 func (t *text[K]) UnmarshalText(b []byte) (err error) {
@@ -89,6 +95,7 @@ func (f file) rules() Rules {
 	out = appendDirect(out, f.Exclusions.Devices)
 	out = appendDirect(out, f.Exclusions.Marks)
 	out = appendDirect(out, f.Exclusions.Interfaces)
+	out = appendDirect(out, f.Exclusions.Domains)
 	for _, r := range f.Rules {
 		out = append(out, r.rule())
 	}
@@ -110,7 +117,8 @@ func (f fileRule) entries() []Entry {
 	out = appendEntry(out, f.Source)
 	out = appendEntry(out, f.Device)
 	out = appendEntry(out, f.Mark)
-	return appendEntry(out, f.Interface)
+	out = appendEntry(out, f.Interface)
+	return appendEntry(out, f.Domain)
 }
 
 func appendEntry[K kindOf](list []Entry, t *text[K]) []Entry {
@@ -155,6 +163,8 @@ func fileRules(rules Rules) (e fileExclusions, others []fileRule) {
 			e.Marks = append(e.Marks, text[markText]{r.Entry})
 		case KindInterface:
 			e.Interfaces = append(e.Interfaces, text[interfaceText]{r.Entry})
+		case KindDomain:
+			e.Domains = append(e.Domains, text[domainText]{r.Entry})
 		}
 	}
 	return e, others
@@ -178,6 +188,8 @@ func fileRuleOf(r Rule) fileRule {
 		out.Mark = &text[markText]{r.Entry}
 	case KindInterface:
 		out.Interface = &text[interfaceText]{r.Entry}
+	case KindDomain:
+		out.Domain = &text[domainText]{r.Entry}
 	}
 	return out
 }
@@ -197,7 +209,7 @@ func (s source) rules(f file) (Rules, error) {
 			rules[i].Origin = s.at(lines[i])
 		}
 		if rules[i].Kind == "" {
-			problems = append(problems, &FieldError{rules[i].Origin, "a rule says one thing to match: one of destination, port, source, device, mark, interface"})
+			problems = append(problems, &FieldError{rules[i].Origin, "a rule says one thing to match: one of destination, port, domain, source, device, mark, interface"})
 		}
 	}
 	return rules, errors.Join(problems...)
@@ -236,7 +248,7 @@ func (s source) ruleLines() ([]int, error) {
 		}
 	})
 	var out []int
-	for _, name := range []string{"destinations", "ports", "sources", "devices", "marks", "interfaces"} {
+	for _, name := range []string{"destinations", "ports", "sources", "devices", "marks", "interfaces", "domains"} {
 		out = append(out, lists[name]...)
 	}
 	return append(out, rules...), err

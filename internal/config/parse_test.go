@@ -175,3 +175,34 @@ func FuzzParseMarkRoundTrips(f *testing.F) {
 		}
 	})
 }
+
+func TestParseDomain(t *testing.T) {
+	for in, want := range map[string]string{
+		"bank.example": "bank.example", "BANK.Example.": "bank.example", "*.bank.example": "*.bank.example", "_sip.bank.example": "_sip.bank.example",
+		"xn--bnk-qla.example": "xn--bnk-qla.example",
+	} {
+		if got, err := ParseDomain(in); err != nil || got != want {
+			t.Errorf("%s is read as %q, %v", in, got, err)
+		}
+	}
+	for in, says := range map[string]string{
+		"": "not a name", "com": "top-level", "*.com": "top-level", "*": "not a name", "a*.example": "not a name", "bank..example": "not a name", ".example": "not a name",
+		"x.onion": "no part of the public DNS", "*.lan": "top-level", "nas.lan": "no part", "1.0.0.127.in-addr.arpa": "no part", "bänk.example": "xn--",
+		strings.Repeat("a", 64) + ".example": "not a name", "bank.example/24": "not a name", "bank example.com": "not a name",
+	} {
+		if got, err := ParseDomain(in); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %q, %v, want it to say %q", in, got, err, says)
+		}
+	}
+	for _, c := range []struct {
+		domain, name string
+		want         bool
+	}{
+		{"bank.example", "bank.example", true}, {"bank.example", "www.bank.example", false}, {"*.bank.example", "www.bank.example", true},
+		{"*.bank.example", "a.b.bank.example", true}, {"*.bank.example", "bank.example", false}, {"*.bank.example", "notbank.example", false},
+	} {
+		if got := DomainMatches(c.domain, c.name); got != c.want {
+			t.Errorf("%s matches %s: %t", c.domain, c.name, got)
+		}
+	}
+}

@@ -20,10 +20,11 @@ const (
 	KindPort        Kind = "port"      // the destination's, or a protocol without ports
 	KindInterface   Kind = "interface" // that the packet leaves by
 	KindDevice      Kind = "device"    // by its hardware address
+	KindDomain      Kind = "domain"    // a name, or *.name for those below it
 )
 
 // Kinds lists them in the order in which they are told.
-var Kinds = []Kind{KindDestination, KindPort, KindSource, KindDevice, KindMark, KindInterface}
+var Kinds = []Kind{KindDestination, KindPort, KindDomain, KindSource, KindDevice, KindMark, KindInterface}
 
 // Policy says what becomes of what a rule matches.
 type Policy string
@@ -42,7 +43,8 @@ type Entry struct {
 	Mark      Mark
 	Service   Service // of a port
 	Interface string
-	MAC       MAC // of a device
+	MAC       MAC    // of a device
+	Domain    string // in lower case, without a dot at its end
 }
 
 // Rule is an entry, what becomes of it, and what there is to say about it.
@@ -95,6 +97,8 @@ func ParseEntry(kind Kind, s string) (Entry, error) {
 		e.Interface, err = parseInterface(s)
 	case KindDevice:
 		e.MAC, err = ParseMAC(s)
+	case KindDomain:
+		e.Domain, err = ParseDomain(s)
 	default:
 		err = fmt.Errorf("read rule %q: kind %q is none of %v: %w", s, kind, Kinds, ErrInvalid)
 	}
@@ -118,6 +122,8 @@ func (e Entry) String() string {
 		return e.Interface
 	case KindDevice:
 		return e.MAC.String()
+	case KindDomain:
+		return e.Domain
 	default:
 		return e.Prefix.String()
 	}
@@ -135,6 +141,8 @@ func (e Entry) covers(o Entry) bool {
 		return PrefixCovers(e.Prefix, o.Prefix)
 	case KindPort:
 		return e.Service == o.Service && (!e.Prefix.IsValid() || o.Prefix.IsValid() && PrefixCovers(e.Prefix, o.Prefix))
+	case KindDomain:
+		return domainCovers(e.Domain, o.Domain)
 	default:
 		return e == o
 	}
@@ -142,8 +150,11 @@ func (e Entry) covers(o Entry) bool {
 
 // wide grows with what an entry matches, among those that cover one another.
 func (e Entry) wide() int {
-	if e.Kind == KindMark {
+	switch e.Kind {
+	case KindMark:
 		return -bits.OnesCount32(e.Mark.Mask)
+	case KindDomain:
+		return -len(e.Domain)
 	}
 	if !e.Prefix.IsValid() {
 		return 1

@@ -193,6 +193,12 @@ func join(list []netip.Prefix) string {
 // rules judges each by itself. Host bits are masked later: what was typed has passed
 // ParsePrefix.
 func (v *validation) rules(c Config) {
+	if len(c.Rules.Of(KindDomain)) > 0 && !c.Resolver.IsValid() {
+		v.add("exclusions.resolver", "is missing: names that are excluded are asked of a resolver of your choice, in clear, such as that of your provider (--resolver)")
+	}
+	if c.Resolver.IsValid() && (c.Resolver.IsMulticast() || c.Resolver.IsUnspecified()) {
+		v.add("exclusions.resolver", "%s is no resolver's address", c.Resolver)
+	}
 	for _, r := range c.Rules {
 		if problem := r.problem(c); problem != "" {
 			v.problems = append(v.problems, &FieldError{Field: r.field(), Problem: problem})

@@ -14,7 +14,7 @@ func (p *Policy) Judge(k Packet) (abi.Verdict, abi.Reason) {
 	verdict, reason := p.Classify(k)
 	switch verdict {
 	case abi.VerdictTor, abi.VerdictOnion, abi.VerdictDNS, abi.VerdictResolver:
-		if !p.GateOpen && k.begins() && reason != abi.ReasonDNSLocal {
+		if !p.GateOpen && k.begins() && reason != abi.ReasonDNSLocal && reason != abi.ReasonDNSDomain {
 			return abi.VerdictRefused, abi.ReasonTorNotReady
 		}
 	}
@@ -159,6 +159,8 @@ func (p *Policy) excludedReason(k Packet, service abi.Policy, named bool) abi.Re
 		return abi.ReasonDirectDestination
 	case p.exempt(k.Mark):
 		return abi.ReasonExemptMark
+	case p.byName(k):
+		return abi.ReasonDirectDomain
 	}
 	return abi.ReasonNone
 }

@@ -38,6 +38,7 @@ type objects struct {
 	mark  plan.Mark
 	// counts are the packets of each counter as compare last saw them.
 	counts map[counted]uint64
+	told   map[uint32]bool // slots of domain_slots in use
 }
 
 // enterNamespace moves the calling test into a new network namespace. The
@@ -142,6 +143,8 @@ func (o *objects) set(p *Policy) {
 	clear[abi.DatapathService4](o, "port4_prefixes")
 	clear[abi.DatapathService6](o, "port6_prefixes")
 	clear[abi.DatapathMac](o, "devices")
+	clear[uint64](o, "domains")
+	clear[abi.DatapathFlow](o, "domain_flows")
 	clear[abi.DatapathAddress](o, "local_addrs")
 	clear[abi.DatapathFlow](o, "inbound_flows")
 	o.setSettings(p)
@@ -157,6 +160,7 @@ func (o *objects) set(p *Policy) {
 	for mac, d := range p.Devices {
 		o.put("devices", abi.DatapathMac{Addr: mac}, ruleOf(d.Policy, d.Ended, 0))
 	}
+	o.setDomains(p)
 	for _, l := range p.Local {
 		o.putPrefix("local", l.Prefix, abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)})
 	}
@@ -187,6 +191,32 @@ func ruleOf(policy abi.Policy, ended bool, bits int) abi.DatapathRule {
 	return r
 }
 
+// setDomains writes the names that are excluded, and what devices were told of any.
+func (o *objects) setDomains(p *Policy) {
+	o.tb.Helper()
+	for i := range abi.DomainSlots {
+		if o.told[i] {
+			o.put("domain_slots", i, abi.DatapathDomainSlot{})
+		}
+	}
+	o.told = make(map[uint32]bool)
+	for _, domain := range p.Domains {
+		o.put("domains", abi.DomainKey(domain), ruleOf(abi.PolicyDirect, false, 0))
+	}
+	for a, domain := range p.Answers {
+		device := abi.DatapathDeviceKey{Mac: abi.DatapathMac{Addr: a.Device}}
+		place := abi.DomainPlace(device, a.Addr.As16())
+		for o.told[place] {
+			place = (place + 1) % abi.DomainSlots
+		}
+		o.told[place] = true
+		o.put("domain_slots", place, abi.DatapathDomainSlot{UntilNs: 1 << 62, Domain: abi.DomainKey(domain), Device: device, Addr: a.Addr.As16()})
+	}
+	for f, domain := range p.NameFlows {
+		o.put("domain_flows", inboundKey(f), abi.DatapathDomainFlow{Domain: abi.DomainKey(domain), SeenNs: 1 << 62})
+	}
+}
+
 func (o *objects) putService(e ServicePolicy) {
 	o.tb.Helper()
 	const before = 32 // bits of protocol and port
@@ -209,6 +239,7 @@ func (o *objects) setSettings(p *Policy) {
 		TimeServer:  flag(p.TimeServer),
 		Sources:     flag(len(p.Sources) > 0),
 		Services:    flag(len(p.Services) > 0),
+		Domains:     flag(len(p.Domains) > 0),
 		Devices:     flag(len(p.Devices) > 0),
 	}
 	if p.Onion4.IsValid() {

@@ -31,6 +31,12 @@ type ServicePolicy struct {
 	PrefixPolicy
 }
 
+// Answer is an address that a device was told.
+type Answer struct {
+	Device config.MAC
+	Addr   netip.Addr
+}
+
 // DevicePolicy says what becomes of what a device sends.
 type DevicePolicy struct {
 	Policy abi.Policy
@@ -65,6 +71,9 @@ type Policy struct {
 	Onion6       netip.Prefix
 	Flows        map[InboundFlow]bool
 	Neighbours   map[netip.Addr]config.MAC // whose address is whose, for flows
+	Domains      []string                  // excluded names
+	Answers      map[Answer]string         // what devices were told of them
+	NameFlows    map[InboundFlow]string    // what has begun by one, from the device's side
 	GateOpen     bool
 }
 
@@ -108,7 +117,21 @@ func (p *Policy) add(r config.Rule) {
 		p.Devices[r.MAC] = DevicePolicy{Policy: policy.Policy}
 	case config.KindPort:
 		p.addService(r.Service, policy)
+	case config.KindDomain:
+		p.Domains = append(p.Domains, r.Domain)
 	}
+}
+
+// byName says whether an excluded name lets a packet out: one that its flow began by,
+// or one that its sender was told the address for.
+func (p *Policy) byName(k Packet) bool {
+	flow := InboundFlow{Protocol: k.Protocol, LAN: netip.AddrPortFrom(k.Src, k.SrcPort), Peer: netip.AddrPortFrom(k.Dst, k.DstPort)}
+	for _, name := range []string{p.NameFlows[flow], p.Answers[Answer{k.MAC, k.Dst}]} {
+		if name != "" && slices.Contains(p.Domains, name) {
+			return k.Fragment == Whole
+		}
+	}
+	return false
 }
 
 func (p *Policy) addService(s config.Service, policy PrefixPolicy) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/torbpf/torbpf/internal/abi"
 )
@@ -83,9 +84,21 @@ func (p *Policy) questionReason(q Query, other abi.Reason) abi.Reason {
 		return abi.ReasonDNSNoData
 	case p.localName(q.Labels):
 		return abi.ReasonDNSLocal
+	case p.excludedName(q.Labels):
+		return abi.ReasonDNSDomain
 	default:
 		return other
 	}
+}
+
+// excludedName says whether a rule is about a name, or about those below one.
+func (p *Policy) excludedName(labels []string) bool {
+	return slices.ContainsFunc(p.Domains, func(domain string) bool {
+		bare, below := strings.CutPrefix(domain, "*.")
+		want := strings.Split(foldCase([]byte(bare)), ".")
+		n := len(labels) - len(want)
+		return n >= 0 && (n > 0) == below && slices.Equal(labels[n:], want)
+	})
 }
 
 // localName says whether a name is the sentry's: one without a dot, one of a

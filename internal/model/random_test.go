@@ -168,6 +168,13 @@ func (d dice) policy() *Policy {
 		policy := pick(d, abi.PolicyDirect, abi.PolicyDirect, abi.PolicyTor)
 		p.Services = append(p.Services, ServicePolicy{of, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4)}})
 	}
+	if d.one(3) {
+		p.Domains = []string{"www.example.test", "*.test", "*.example.test", "x.y.test"}[:1+d.IntN(4)]
+		p.Answers = map[Answer]string{}
+		for range d.IntN(4) {
+			p.Answers[Answer{hostMAC, d.unmapped(p)}] = pick(d, "*.test", "www.example.test", "gone.test")
+		}
+	}
 	if d.one(4) {
 		policy := pick(d, abi.PolicyDirect, abi.PolicyTor, abi.PolicyBlock)
 		p.Devices = map[config.MAC]DevicePolicy{hostMAC: {policy, d.one(4)}}

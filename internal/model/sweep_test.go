@@ -49,7 +49,7 @@ func TestTruncatedFramesAreNeverTakenForOthers(t *testing.T) {
 // like any other then.
 func lostQuestion(whole, cut abi.Reason) bool {
 	switch whole {
-	case abi.ReasonDNSNoData, abi.ReasonDNSLocal:
+	case abi.ReasonDNSNoData, abi.ReasonDNSLocal, abi.ReasonDNSDomain:
 		return cut == abi.ReasonDNSUDP || cut == abi.ReasonOnionDNS || cut == abi.ReasonTorNotReady
 	}
 	return false

@@ -47,7 +47,7 @@ func ruleRow(name string, packet []byte, reason abi.Reason, home func(*Policy)) 
 		r.frame = etherTo(groupMAC, hostMAC, packet)
 	}
 	switch reason {
-	case abi.ReasonUDP, abi.ReasonQUIC, abi.ReasonBlockedDevice, abi.ReasonFragment, abi.ReasonOnionProtocol:
+	case abi.ReasonUDP, abi.ReasonQUIC, abi.ReasonBlockedDevice, abi.ReasonBlockedSource, abi.ReasonFragment, abi.ReasonOnionProtocol:
 		r.answer = unreachable
 	case abi.ReasonOnionFromDirect:
 		r.answer = reset
@@ -113,6 +113,66 @@ func deviceRows() []row {
 		at("Tor's, with an excluded address", ip(console4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonTCP, device(abi.PolicyTor, false)),
 		at("blocked until now", quic, abi.ReasonQUIC, device(abi.PolicyBlock, true)),
 		at("direct until now, with an excluded address", ip(console4, web4, udp(40000, 443)), abi.ReasonDirectSource, device(abi.PolicyTor, true)),
+	}
+}
+
+// named excludes names, and has the sender of all test frames told of some.
+func named(p *Policy) {
+	p.Domains = []string{"bank.example", "*.shop.example"}
+	p.Answers = map[Answer]string{
+		{hostMAC, netip.MustParseAddr(web4)}: "bank.example", {hostMAC, netip.MustParseAddr(web6)}: "*.shop.example",
+		{hostMAC, netip.MustParseAddr("50.0.0.2")}: "gone.example", {config.MAC{2, 9}, netip.MustParseAddr("50.0.0.3")}: "bank.example",
+		{hostMAC, netip.MustParseAddr(onion4)}: "bank.example", {hostMAC, netip.MustParseAddr(router4)}: "bank.example",
+	}
+	p.NameFlows = map[InboundFlow]string{
+		{protoTCP, netip.MustParseAddrPort(laptop4 + ":40000"), netip.MustParseAddrPort("50.0.0.4:443")}: "bank.example",
+		{protoTCP, netip.MustParseAddrPort(laptop4 + ":40001"), netip.MustParseAddrPort("50.0.0.4:443")}: "gone.example",
+	}
+}
+
+func namedTorDown(p *Policy) {
+	named(p)
+	p.GateOpen = false
+}
+
+// domainRows: what a device was told for an excluded name is direct for it alone.
+func domainRows() []row {
+	at := func(name string, packet []byte, reason abi.Reason) row {
+		return ruleRow("domain: "+name, packet, reason, named)
+	}
+	asks := func(name, asked string, qtype uint16, reason abi.Reason) row {
+		r := at("a question for "+name, ip(laptop4, router4, udp(40000, 53, dnsAsk(asked, qtype)...)), reason)
+		if reason == abi.ReasonDNSNoData {
+			r.answer = noData
+		}
+		return r
+	}
+	down := ruleRow("domain: a question while Tor is down", ip(laptop4, router4, udp(40000, 53, dnsAsk("bank.example", 1)...)), abi.ReasonDNSDomain, namedTorDown)
+	return []row{
+		down,
+		at("TCP", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonDirectDomain),
+		at("UDP, IPv6", ip(laptop6, web6, udp(40000, 443)), abi.ReasonDirectDomain),
+		at("ping", ip(laptop4, web4, ping()), abi.ReasonDirectDomain),
+		at("a fragment", ip(laptop4, web4, udp(40000, 7000), fragment4(0, true)), abi.ReasonFragment),
+		at("DNS stays Tor's", ip(laptop4, web4, udp(40000, 53, dnsQuery()...)), abi.ReasonDNSUDP),
+		at("an address of a name that is excluded no more", ip(laptop4, "50.0.0.2", tcp(40000, 443, tcpSYN)), abi.ReasonTCP),
+		at("an address that another device was told", ip(laptop4, "50.0.0.3", tcp(40000, 443, tcpSYN)), abi.ReasonTCP),
+		at("a blocked source", ip(blocked4, web4, udp(40000, 443)), abi.ReasonBlockedSource),
+		at(".onion goes before", ip(laptop4, onion4, tcp(40000, 443, tcpSYN)), abi.ReasonOnionTCP),
+		at("the router goes before", ip(laptop4, router4, tcp(40000, 22, tcpSYN)), abi.ReasonRouterAddress),
+		at("a flow that has begun by it", ip(laptop4, "50.0.0.4", tcp(40000, 443, tcpACK)), abi.ReasonDirectDomain),
+		at("another flow to there", ip(laptop4, "50.0.0.4", tcp(40002, 443, tcpSYN)), abi.ReasonTCP),
+		at("a flow by a name that is excluded no more", ip(laptop4, "50.0.0.4", tcp(40001, 443, tcpACK)), abi.ReasonTCP),
+		asks("it", "bank.example", 1, abi.ReasonDNSDomain),
+		asks("it in capitals", "BANK.Example", 28, abi.ReasonDNSDomain),
+		asks("any type of it", "bank.example", 16, abi.ReasonDNSDomain),
+		asks("what has never data", "bank.example", 65, abi.ReasonDNSNoData),
+		asks("what is below it", "www.bank.example", 1, abi.ReasonDNSUDP),
+		asks("what is below a name", "a.b.shop.example", 1, abi.ReasonDNSDomain),
+		asks("that name itself", "shop.example", 1, abi.ReasonDNSUDP),
+		asks("one that ends like it", "notbank.example", 1, abi.ReasonDNSUDP),
+		asks("one that begins like it", "bank.example.com", 1, abi.ReasonDNSUDP),
+		asks("a local name", "bank.lan", 1, abi.ReasonDNSLocal),
 	}
 }
 

@@ -34,6 +34,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 	}
 	p.Rules = withoutOurs(cfg.Rules, p.Mark)
 	p.Exits = exits(h, p.Rules)
+	p.Resolver = cfg.Resolver
 	p.Waiting, p.WaitingFor, p.Unfit, p.Patterns = chosen.waiting, chosen.there, chosen.unfit, chosen.patterns
 	for _, l := range chosen.links {
 		p.LANs = append(p.LANs, lan(h, l))

@@ -113,6 +113,7 @@ type Plan struct {
 	TimeServer bool         // the router answers NTP, so it gets what devices ask others
 	Rules      config.Rules // masked and sorted; the marks without our bits
 	Exits      []Exit       // what the rules say of outgoing interfaces
+	Resolver   netip.Addr   // asked for excluded names; invalid for none
 }
 
 // Exit is an interface by which packets may leave directly.

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/model"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -62,12 +63,33 @@ func (j *job) flowPolicy() (func(plan.Flow) bool, error) {
 			exits[e.Index] = true
 		}
 	}
+	byName, err := j.domainFlows()
+	if err != nil {
+		return nil, err
+	}
 	return func(f plan.Flow) bool {
-		if policy.MayStay(f) {
+		if policy.MayStay(f) || byName[plan.Flow{Protocol: f.Protocol, Src: f.Src, Dst: f.Dst}] && policy.MayLeave(f) {
 			return true
 		}
 		return len(exits) > 0 && policy.MayLeave(f) && exits[host.RouteTo(f.Dst.Addr(), f.Mark)]
 	}, nil
+}
+
+// domainFlows are those that have begun by a name that is still excluded.
+func (j *job) domainFlows() (map[plan.Flow]bool, error) {
+	flows, err := j.datapath.DomainFlows()
+	if err != nil {
+		return nil, err
+	}
+	excluded := make(map[uint64]bool)
+	for _, rule := range j.plan.Rules.Of(config.KindDomain) {
+		excluded[abi.DomainKey(rule.Domain)] = true
+	}
+	out := make(map[plan.Flow]bool)
+	for f, domain := range flows {
+		out[f] = excluded[domain]
+	}
+	return out, nil
 }
 
 // restoreCut tells the programs who was cut off, from what nftables knows, when their

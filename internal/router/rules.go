@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +22,7 @@ type ExcludeOptions struct {
 	Forwarding bool
 	Life       time.Duration // of the rules that are added; 0: for ever
 	By         string        // the command, as the audit has it
+	Resolver   netip.Addr    // for excluded names; invalid: as it is
 	Save       bool          // write it down beside File, so that a reboot does not undo it
 	File       string        // the configuration file
 }
@@ -48,6 +50,9 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 	changes, err := edit(&s.Config.Rules, remove, rules)
 	if err != nil {
 		return changes, nil, err
+	}
+	if o.Resolver.IsValid() {
+		s.Config.Resolver = o.Resolver
 	}
 	if err := s.insist(o.Force); err != nil {
 		return nil, nil, err

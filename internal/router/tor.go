@@ -146,6 +146,11 @@ func (j *job) startSentry(context.Context) error {
 		return err
 	}
 	defer gates.Close()
+	slots, err := j.datapath.DomainSlots()
+	if err != nil {
+		return err
+	}
+	defer slots.Close()
 	pid, started, err := sentry.Spawn(sentry.SpawnOptions{
 		Args: []string{"sentry"},
 		Config: sentry.Config{
@@ -155,8 +160,11 @@ func (j *job) startSentry(context.Context) error {
 			LANPrefixes:   j.plan.LANPrefixes(),
 			LANs:          j.plan.LANNames(),
 			OnionPrefixes: []netip.Prefix{j.plan.Onion4, j.plan.Onion6},
+			Domains:       domainsOf(j.plan),
+			Resolver:      j.plan.Resolver,
 		},
 		Gates: gates.FD(),
+		Slots: slots.FD(),
 		Log:   log,
 		Group: j.tor.group,
 	})
@@ -165,6 +173,15 @@ func (j *job) startSentry(context.Context) error {
 	}
 	j.state.Sentry = Process{PID: pid, StartTime: started}
 	return nil
+}
+
+// domainsOf lists the names that are excluded.
+func domainsOf(p *plan.Plan) []string {
+	var out []string
+	for _, rule := range p.Rules.Of(config.KindDomain) {
+		out = append(out, rule.Domain)
+	}
+	return out
 }
 
 // stopSentry ends the sentry of a state, if there is one.

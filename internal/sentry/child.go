@@ -19,6 +19,7 @@ const (
 	childGates  = 3 + iota // the BPF array
 	childConfig            // a pipe with the Config
 	childReport            // a pipe that takes reportReady or the text of an error
+	childSlots             // the BPF array of answers for excluded names
 )
 
 // reportReady is what the child reports when it serves.

@@ -23,7 +23,13 @@ type Config struct {
 	// for local names only; none: port 53 of the loopback addresses.
 	LocalResolvers []netip.AddrPort `json:"local_resolvers,omitempty"`
 
+	// Domains are the excluded names, as config.ParseDomain reads them, and Resolver is
+	// asked for them.
+	Domains  []string   `json:"domains,omitempty"`
+	Resolver netip.Addr `json:"resolver"`
+
 	GateFD   int    `json:"gate_fd"`  // the BPF array `gates`; set by Spawn
+	SlotsFD  int    `json:"slots_fd"` // the BPF array `domain_slots`; set by Spawn
 	Instance uint32 `json:"instance"` // which gate of the array is ours
 }
 

@@ -117,7 +117,7 @@ func (r *ruling) decide(q dns.Question, gateOpen bool) {
 		r.reply.Authoritative, r.reply.Rcode = true, dns.RcodeNameError
 	case r.who == byHeart:
 		r.reply.Authoritative, r.reply.Answer = true, loopback(q)
-	case r.who == ownRouter:
+	case r.who == ownRouter, r.who == chosen:
 		r.ask = true
 	case q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA || q.Qtype == dns.TypePTR:
 		r.ask = r.needGate(gateOpen)

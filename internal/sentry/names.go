@@ -20,6 +20,7 @@ const (
 	ownRouter                 // the router's resolver, or nobody: a local name
 	nobody                    // there is no such name, on purpose
 	byHeart                   // the sentry itself
+	chosen                    // the resolver that the user has chosen: an excluded name
 )
 
 // zone is a part of the name space that is local as a whole: a domain, or the
@@ -50,6 +51,7 @@ const localhost = "localhost."
 type names struct {
 	lans   []netip.Prefix // whose addresses no exit is to be asked for
 	onions []netip.Prefix // the addresses that tor hands out for .onion names
+	chosen func(name string) bool
 }
 
 func (n names) who(name string) (answerer, zone) {
@@ -69,6 +71,9 @@ func (n names) who(name string) (answerer, zone) {
 	}
 	if prefix := n.localPrefix(reversePrefix(name)); prefix.IsValid() {
 		return ownRouter, zone{prefix: prefix}
+	}
+	if n.chosen != nil && n.chosen(name) {
+		return chosen, zone{}
 	}
 	return tor, zone{}
 }

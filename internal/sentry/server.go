@@ -31,6 +31,7 @@ type limits struct {
 	// more and at times a new circuit, but few clients wait longer.
 	attempt time.Duration
 	local   time.Duration // in all, to ask the router's own resolver once
+	chosen  time.Duration // to ask the resolver for excluded names, by UDP or by TCP
 }
 
 func defaultLimits() limits {
@@ -46,6 +47,7 @@ func defaultLimits() limits {
 		write:              3 * time.Second,
 		attempt:            5 * time.Second,
 		local:              500 * time.Millisecond,
+		chosen:             3 * time.Second,
 	}
 }
 
@@ -59,6 +61,7 @@ type server struct {
 	names       names
 	upstream    *upstream
 	local       *localResolver
+	domains     *domains
 	limits      limits
 	connections *limiter
 	questions   *limiter
@@ -72,10 +75,15 @@ type server struct {
 // newServer listens on the wildcard address: where a redirected packet arrives
 // is for the kernel to choose, and changes with the addresses of the interface.
 func newServer(ctx context.Context, cfg Config, gate *Gate, lim limits, log *slog.Logger) (*server, error) {
+	domains, err := newDomains(cfg, lim.chosen)
+	if err != nil {
+		return nil, err
+	}
 	s := &server{
+		domains:     domains,
 		gate:        gate,
 		peers:       peers{prefixes: cfg.LANPrefixes, lans: cfg.LANs},
-		names:       names{lans: cfg.LANPrefixes, onions: cfg.OnionPrefixes},
+		names:       names{lans: cfg.LANPrefixes, onions: cfg.OnionPrefixes, chosen: func(name string) bool { return domains.match(name) != "" }},
 		upstream:    newUpstream(cfg.DNSPort, lim.attempt),
 		local:       newLocalResolver(cfg, lim.local),
 		limits:      lim,
@@ -85,7 +93,6 @@ func newServer(ctx context.Context, cfg Config, gate *Gate, lim limits, log *slo
 	}
 	address := ":" + strconv.Itoa(int(cfg.ResolverPort))
 	lc := net.ListenConfig{Control: reportDestination}
-	var err error
 	if s.tcp, err = lc.Listen(ctx, "tcp", address); err != nil {
 		return nil, fmt.Errorf("listen on the resolver port (choose another if it is taken): %w", err)
 	}
@@ -163,7 +170,11 @@ func (s *server) complete(ctx context.Context, r ruling, peer netip.Addr) {
 		}
 		return
 	}
-	answer, err := s.upstream.ask(ctx, r.reply.Question[0], peer)
+	ask := s.upstream.ask
+	if r.who == chosen {
+		ask = s.domains.ask
+	}
+	answer, err := ask(ctx, r.reply.Question[0], peer)
 	if err == nil {
 		complete(r.reply, answer)
 		return

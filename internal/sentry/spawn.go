@@ -23,6 +23,7 @@ type SpawnOptions struct {
 	Args   []string
 	Config Config   // GateFD is filled in
 	Gates  int      // the BPF array `gates`; stays the caller's
+	Slots  int      // the BPF array `domain_slots`, for a Config with Domains; stays the caller's
 	Log    *os.File // standard error of the sentry; nil for none
 	// Group is tor's, so that the sentry can read the cookie of the control
 	// port; 0 for the account's own group.
@@ -74,11 +75,11 @@ func newChild(opts SpawnOptions, account account) (_ *child, err error) {
 			c.close()
 		}
 	}()
-	gates, err := unix.FcntlInt(uintptr(opts.Gates), unix.F_DUPFD_CLOEXEC, 0)
+	gates, err := duplicate(opts.Gates, "gates")
 	if err != nil {
-		return nil, fmt.Errorf("duplicate the descriptor of the gates: %w", err)
+		return nil, err
 	}
-	c.theirs = append(c.theirs, os.NewFile(uintptr(gates), "gates"))
+	c.theirs = append(c.theirs, gates)
 	configRead, config, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("create configuration pipe: %w", err)
@@ -89,6 +90,13 @@ func newChild(opts SpawnOptions, account account) (_ *child, err error) {
 		return nil, fmt.Errorf("create report pipe: %w", err)
 	}
 	c.report, c.theirs = report, append(c.theirs, reportWrite)
+	if len(opts.Config.Domains) > 0 { // or it could let out what nobody has excluded
+		slots, err := duplicate(opts.Slots, "slots")
+		if err != nil {
+			return nil, err
+		}
+		c.theirs = append(c.theirs, slots)
+	}
 
 	// Not the path of the program: an upgrade may just have replaced the file,
 	// and the account may not be able to reach the directory.
@@ -98,12 +106,21 @@ func newChild(opts SpawnOptions, account account) (_ *child, err error) {
 	}
 	c.cmd.Dir = "/"
 	c.cmd.Env = []string{"GOMAXPROCS=1", "GOMEMLIMIT=16MiB", "GOGC=50"}
-	c.cmd.ExtraFiles = c.theirs // 3, 4, 5: childGates, childConfig, childReport
+	c.cmd.ExtraFiles = c.theirs // 3, 4, 5, 6: childGates, childConfig, childReport, childSlots
 	if opts.Log != nil {
 		c.cmd.Stderr = opts.Log
 	}
 	c.cmd.SysProcAttr = account.sysProcAttr()
 	return c, nil
+}
+
+// duplicate copies a descriptor that stays the caller's.
+func duplicate(fd int, name string) (*os.File, error) {
+	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate the descriptor of the %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(copied), name), nil
 }
 
 // close closes what is open of our ends and of the child's ends on our side.
@@ -129,7 +146,7 @@ func (c *child) await(cfg Config, patience time.Duration) (starttime uint64, err
 	if err := errors.Join(c.config.SetDeadline(deadline), c.report.SetDeadline(deadline)); err != nil {
 		return 0, fmt.Errorf("set a deadline for the sentry: %w", err)
 	}
-	cfg.GateFD = childGates
+	cfg.GateFD, cfg.SlotsFD = childGates, childSlots
 	// A child that died before it could read may have reported why.
 	if err := json.NewEncoder(c.config).Encode(cfg); err != nil && !errors.Is(err, unix.EPIPE) {
 		return 0, fmt.Errorf("hand over the configuration: %w", err)

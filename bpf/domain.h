@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Exclusion by name: the answers that the sentry gave a device to an excluded name are
+ * direct for that device, for flows that begin within their time; a flow that has begun
+ * so stays direct until it rests. Both only while the name's rule is in force.
+ */
+#ifndef TORBPF_DOMAIN_H
+#define TORBPF_DOMAIN_H
+
+#include "maps.h"
+#include "match.h"
+
+/* FNV-1a, 64 bits. */
+#define NAME_SEED  0xcbf29ce484222325ULL
+#define NAME_PRIME 0x100000001b3ULL
+/* Tells "*.bank.example" from "bank.example". */
+#define NAME_BELOW 1ULL
+
+/* An odd number without a pattern (2^64 by the golden ratio). */
+#define PLACE_FACTOR 0x9e3779b97f4a7c15ULL
+
+/* How long a flow may rest: as long as conntrack keeps an established one, or UDP's. */
+#define TCP_REST_NS (2ULL * 3600 * 1000 * 1000 * 1000)
+#define UDP_REST_NS (180ULL * 1000 * 1000 * 1000)
+
+/* Who sends it: a hardware address is a device's own, whatever addresses it takes. */
+static __always_inline struct device_key device_of(const struct packet *p)
+{
+	struct device_key key = {.mac = p->smac};
+	__u32 *head = (__u32 *)key.mac.addr;
+
+	if (!head[0] && !key.mac.addr[4] && !key.mac.addr[5])
+		__builtin_memcpy(key.addr, &p->saddr, sizeof(key.addr));
+	return key;
+}
+
+/* Where the slot of an answer to a device is looked for first. */
+static __always_inline __u32 domain_place(const struct device_key *device, const __u8 *addr)
+{
+	const __u64 *d = (const __u64 *)device, *a = (const __u64 *)addr;
+	__u64 h = 0;
+
+	h = (h ^ d[0]) * PLACE_FACTOR;
+	h = (h ^ (h >> 32) ^ d[1]) * PLACE_FACTOR;
+	h = (h ^ (h >> 32) ^ d[2]) * PLACE_FACTOR;
+	h = (h ^ (h >> 32) ^ a[0]) * PLACE_FACTOR;
+	h = (h ^ (h >> 32) ^ a[1]) * PLACE_FACTOR;
+	return h >> 52; /* the bits that all others reach; DOMAIN_SLOTS has twelve */
+}
+
+static __always_inline int same_words(const void *x, const void *y, int words)
+{
+	const __u64 *a = x, *b = y;
+	int i;
+
+	for (i = 0; i < words; i++) {
+		if (a[i] != b[i])
+			return 0;
+	}
+	return 1;
+}
+
+/* Whether the rule of a name lets out; it may have been removed, or have ended. */
+static __always_inline int domain_is_direct(__u64 domain)
+{
+	struct rule *r = bpf_map_lookup_elem(&domains, &domain);
+
+	return r && in_force(r) && r->policy == POLICY_DIRECT;
+}
+
+/* The name that a packet's destination stands for to its sender; 0 for none. */
+static __always_inline __u64 answered_domain(const struct packet *p)
+{
+	struct device_key device = device_of(p);
+	__u8 addr[16] __attribute__((aligned(8)));
+	struct domain_slot *slot;
+	__u32 i, place, index;
+
+	__builtin_memcpy(addr, &p->daddr, sizeof(addr));
+	place = domain_place(&device, addr);
+	for (i = 0; i < DOMAIN_PROBES; i++) {
+		index = (place + i) % DOMAIN_SLOTS;
+		slot = bpf_map_lookup_elem(&domain_slots, &index);
+		if (slot && slot->until_ns > bpf_ktime_get_boot_ns() &&
+		    same_words(&slot->device, &device, 3) && same_words(slot->addr, addr, 2))
+			return slot->domain;
+	}
+	return 0;
+}
+
+/* The name by which a flow has begun; 0 for none, or one that has rested too long. */
+static __always_inline __u64 begun_domain(const struct packet *p)
+{
+	__u64 rest = p->protocol == IPPROTO_TCP ? TCP_REST_NS : UDP_REST_NS;
+	struct flow flow = {};
+	struct domain_flow *begun;
+
+	flow_to_peer(&flow, p);
+	begun = bpf_map_lookup_elem(&domain_flows, &flow);
+	if (!begun || begun->seen_ns + rest < bpf_ktime_get_boot_ns())
+		return 0;
+	return begun->domain;
+}
+
+static __always_inline __u64 direct_domain(const struct packet *p)
+{
+	__u64 domain = begun_domain(p);
+
+	if (domain && domain_is_direct(domain))
+		return domain;
+	domain = answered_domain(p);
+	return domain && domain_is_direct(domain) ? domain : 0;
+}
+
+/* Has a flow stay what it has begun as. */
+static __always_inline void remember_domain_flow(const struct packet *p)
+{
+	struct domain_flow now = {.domain = direct_domain(p), .seen_ns = bpf_ktime_get_boot_ns()};
+	struct flow flow = {};
+
+	if (!now.domain || !has_ports(p))
+		return;
+	flow_to_peer(&flow, p);
+	bpf_map_update_elem(&domain_flows, &flow, &now, BPF_ANY);
+}
+
+#endif

@@ -1,0 +1,205 @@
+package sentry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// What an answer can do at most, whoever gives it.
+const (
+	domainAddresses = 16               // of one answer are let out
+	domainTTLMin    = 10 * time.Second // some sites say 0, and mean: look up again for the next one
+	domainTTLMax    = time.Hour
+)
+
+// domains answers for excluded names: it asks the resolver that the user has chosen, in
+// clear, and lets the device that asked reach the addresses of the answer directly.
+type domains struct {
+	patterns []string
+	resolver netip.AddrPort
+	timeout  time.Duration // of one question, by UDP and then by TCP
+	slots    *Slots
+	onions   []netip.Prefix
+	lans     []netip.Prefix
+
+	mu    sync.Mutex
+	macs  map[netip.Addr]config.MAC
+	fresh time.Time // when the neighbours were read
+}
+
+func newDomains(cfg Config, timeout time.Duration) (*domains, error) {
+	if len(cfg.Domains) == 0 {
+		return &domains{}, nil
+	}
+	slots, err := OpenSlots(cfg.SlotsFD)
+	if err != nil {
+		return nil, err
+	}
+	return &domains{
+		patterns: cfg.Domains, resolver: netip.AddrPortFrom(cfg.Resolver, config.PortDNS), timeout: timeout,
+		slots: slots, onions: cfg.OnionPrefixes, lans: cfg.LANPrefixes,
+	}, nil
+}
+
+// match returns the excluded name that a question is for, "" for none; of several the
+// longest.
+func (d *domains) match(name string) string {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	best := ""
+	for _, p := range d.patterns {
+		if config.DomainMatches(p, name) && len(p) > len(best) {
+			best = p
+		}
+	}
+	return best
+}
+
+// ask returns the resolver's answer without the addresses that no public site has, and
+// lets the peer reach the others.
+func (d *domains) ask(ctx context.Context, q dns.Question, peer netip.Addr) (*dns.Msg, error) {
+	answer, err := d.exchange(ctx, q)
+	if err != nil {
+		return nil, fmt.Errorf("ask the resolver for excluded names (%s): %w", d.resolver.Addr(), err)
+	}
+	if len(answer.Question) != 1 || !sameQuestion(answer.Question[0], q) {
+		return nil, errors.New("ask the resolver for excluded names: it answered another question")
+	}
+	answer.Answer = d.public(answer.Answer)
+	d.letOut(answer, d.match(q.Name), peer)
+	return answer, nil
+}
+
+// exchange asks by UDP, and by TCP for what does not fit.
+func (d *domains) exchange(ctx context.Context, q dns.Question) (*dns.Msg, error) {
+	query := &dns.Msg{MsgHdr: dns.MsgHdr{Id: dns.Id(), RecursionDesired: true}, Question: []dns.Question{q}}
+	query.SetEdns0(udpPayload, false)
+	var answer *dns.Msg
+	var err error
+	for _, network := range []string{"udp", "tcp"} {
+		client := dns.Client{Net: network, UDPSize: maxMessage, Timeout: d.timeout}
+		answer, _, err = client.ExchangeContext(ctx, query, d.resolver.String())
+		if err == nil && !answer.Truncated {
+			return answer, nil
+		}
+	}
+	if err == nil {
+		err = errors.New("it sent half an answer")
+	}
+	return nil, err
+}
+
+// public leaves out addresses that no public site has: a hostile answer must not make
+// devices talk to the router, to their neighbours or to what lies behind the uplink.
+func (d *domains) public(records []dns.RR) []dns.RR {
+	var out []dns.RR
+	for _, rr := range records {
+		if addr, ok := addressOf(rr); !ok || d.isPublic(addr) {
+			out = append(out, rr)
+		}
+	}
+	return out
+}
+
+func (d *domains) isPublic(addr netip.Addr) bool {
+	if !addr.IsGlobalUnicast() || addr.IsPrivate() {
+		return false
+	}
+	for _, list := range [][]netip.Prefix{plan.Reserved(), d.onions, d.lans} {
+		for _, p := range list {
+			if p.Contains(addr) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func addressOf(rr dns.RR) (netip.Addr, bool) {
+	var ip net.IP
+	switch rr := rr.(type) {
+	case *dns.A:
+		ip = rr.A
+	case *dns.AAAA:
+		ip = rr.AAAA
+	default:
+		return netip.Addr{}, false
+	}
+	addr, ok := netip.AddrFromSlice(ip)
+	return addr.Unmap(), ok
+}
+
+// letOut writes the addresses of an answer down for the device that asked, for as long
+// as the shortest-lived record on the way to them holds.
+func (d *domains) letOut(answer *dns.Msg, domain string, peer netip.Addr) {
+	device, now, err := d.device(peer)
+	if err != nil {
+		return // it goes through Tor then
+	}
+	ttl := domainTTLMax
+	for _, rr := range answer.Answer {
+		ttl = min(ttl, time.Duration(rr.Header().Ttl)*time.Second)
+	}
+	until, addresses := now+max(ttl, domainTTLMin), 0
+	for _, rr := range answer.Answer {
+		if addr, ok := addressOf(rr); ok && addresses < domainAddresses {
+			d.slots.Put(device, addr, abi.DomainKey(domain), until)
+			addresses++
+		}
+	}
+}
+
+// neighbourTime is how long what the kernel says of neighbours is believed.
+const neighbourTime = 5 * time.Second
+
+// device is who has an address: by hardware address where it has one, as the programs
+// tell devices apart. It also returns the time since boot.
+func (d *domains) device(peer netip.Addr) (abi.DatapathDeviceKey, time.Duration, error) {
+	var boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return abi.DatapathDeviceKey{}, 0, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	mac, known := d.macs[peer.WithZone("")]
+	if !known || time.Since(d.fresh) > neighbourTime {
+		if err := d.readNeighbours(); err != nil {
+			return abi.DatapathDeviceKey{}, 0, err
+		}
+		mac, known = d.macs[peer.WithZone("")]
+	}
+	key := abi.DatapathDeviceKey{}
+	if known {
+		key.Mac.Addr = mac
+	} else {
+		key.Addr = peer.WithZone("").As16()
+	}
+	return key, time.Duration(boot.Nano()), nil
+}
+
+func (d *domains) readNeighbours() error {
+	list, err := netlink.NeighList(0, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list neighbours: %w", err)
+	}
+	d.macs, d.fresh = make(map[netip.Addr]config.MAC), time.Now()
+	for _, n := range list {
+		if addr, ok := netip.AddrFromSlice(n.IP); ok && len(n.HardwareAddr) == len(config.MAC{}) {
+			d.macs[addr.Unmap()] = config.MAC(n.HardwareAddr)
+		}
+	}
+	return nil
+}
