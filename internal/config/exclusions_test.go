@@ -270,3 +270,31 @@ func TestRulesThatHoldForAWhile(t *testing.T) {
 		}
 	}
 }
+
+// TestLivesDoNotFollowTheWallClock: when a rule ends is decided once, since boot, and a
+// wall clock that jumps afterwards changes nothing.
+func TestLivesDoNotFollowTheWallClock(t *testing.T) {
+	wall, boot := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), 1000*time.Second
+	rs := rulesOf(t, "10.0.0.0/8 11.0.0.0/8 12.0.0.0/8")
+	rs[0].Until, rs[1].Until = wall.Add(30*time.Minute), wall.Add(-time.Hour)
+	lasting := rs.Last(wall, boot)
+	if rs[0].Ends != 0 {
+		t.Error("Last changed its receiver")
+	}
+	if lasting[0].Ends != boot+30*time.Minute || lasting[1].Ends == 0 || lasting[2].Ends != 0 {
+		t.Errorf("they end at %v, %v, %v", lasting[0].Ends, lasting[1].Ends, lasting[2].Ends)
+	}
+	for _, jump := range []time.Duration{-10 * 365 * 24 * time.Hour, time.Hour, 10 * 365 * 24 * time.Hour} {
+		if again := lasting.Last(wall.Add(jump), boot+time.Minute); !reflect.DeepEqual(again, lasting) {
+			t.Errorf("after a jump by %v they are %v", jump, again)
+		}
+	}
+	for at, want := range map[time.Duration]string{
+		boot: "10.0.0.0/8 12.0.0.0/8", boot + 30*time.Minute - 1: "10.0.0.0/8 12.0.0.0/8", boot + 30*time.Minute: "12.0.0.0/8",
+	} {
+		active, ended := lasting.Active(at)
+		if words(active) != want || len(active)+len(ended) != len(rs) {
+			t.Errorf("at %v active are %s, want %s", at, words(active), want)
+		}
+	}
+}
