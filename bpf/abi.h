@@ -36,9 +36,10 @@ enum verdict_bit {
 	VERDICT_BLOCKED_BIT = 8,
 };
 
-/* How many there may be; of what nftables has a set of the same size for. */
+/* How many there may be; of LANs nftables has a set of the same size. */
 enum limit {
 	MAX_LANS = 256,
+	MAX_NESTED = 4, /* rules that have ended and hide others; behind more all is Tor's */
 };
 
 /* Why. Each reason belongs to one verdict; docs/REASONS.md explains them. */
@@ -298,6 +299,15 @@ struct query {
 	__u32 name_end;		    /* offset of the type, behind the name */
 	__u32 labels;		    /* of the name, without the root */
 	__u16 offset[QUERY_LABELS]; /* of each label */
+};
+
+/* What the words of __sk_buff.cb say after a test run of a program that explains. */
+enum explained {
+	EXPLAINED_VERDICT = 0,
+	EXPLAINED_REASON = 1,
+	EXPLAINED_READY_VERDICT = 2, /* the same with Tor ready */
+	EXPLAINED_READY_REASON = 3,
+	EXPLAINED_ANSWERED = 4, /* 1: the frame has become the answer to its sender */
 };
 
 /* One sampled refusal. */

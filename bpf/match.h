@@ -37,9 +37,6 @@ static __always_inline int onion_destination(const struct packet *p, const struc
 	return 1;
 }
 
-/* Entries that have ended and hide others; behind more of them all is Tor's. */
-#define MAX_NESTED 4
-
 static __always_inline int in_force(const struct rule *r)
 {
 	return !r->until_ns || r->until_ns > bpf_ktime_get_boot_ns();

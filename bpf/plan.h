@@ -17,4 +17,7 @@ const volatile __u16 trans_port = 0;
 const volatile __u16 dns_port = 0;
 const volatile __u16 resolver_port = 0;
 
+/* 1: a copy that says what it would do, and does nothing; see explain() in verdict.h. */
+const volatile __u32 explaining = 0;
+
 #endif

@@ -26,6 +26,7 @@ const enum verdict_bit *verdict_bit_type __attribute__((unused));
 const enum limit *limit_type __attribute__((unused));
 const enum fate *fate_type __attribute__((unused));
 const enum domain_limit *domain_limit_type __attribute__((unused));
+const enum explained *explained_type __attribute__((unused));
 
 static __always_inline struct settings *load_settings(void)
 {

@@ -67,9 +67,18 @@ static __always_inline int drop(struct __sk_buff *skb, __u32 ifindex, struct dec
 }
 
 /*
- * Drops, samples and, where the sender gains from it, answers. Who claims a
- * source that no LAN has is told nothing: it is not the one who would hear.
+ * Turns a refused packet into its answer; 0: there is none. Who claims a source that no
+ * LAN has is told nothing: it is not the one who would hear.
  */
+static __always_inline int answer_refused(struct __sk_buff *skb, int ethernet, struct decision d)
+{
+	if (d.reason == REASON_FOREIGN_SOURCE)
+		return 0;
+	return answer(skb, ethernet,
+		      d.reason == REASON_TOR_NOT_READY ? ANSWER_FAILURE : ANSWER_REFUSAL);
+}
+
+/* Drops, samples and, where the sender gains from it, answers. */
 static __always_inline int refuse(struct __sk_buff *skb, int ethernet, const struct packet *p,
 				  struct decision d)
 {
@@ -79,10 +88,7 @@ static __always_inline int refuse(struct __sk_buff *skb, int ethernet, const str
 	if (p->layer3 == LAYER3_MALFORMED || !may_tell(p))
 		return dropped;
 	report(ifindex, skb->len, p, d.reason);
-	if (d.reason == REASON_FOREIGN_SOURCE)
-		return dropped;
-	if (!answer(skb, ethernet,
-		    d.reason == REASON_TOR_NOT_READY ? ANSWER_FAILURE : ANSWER_REFUSAL))
+	if (!answer_refused(skb, ethernet, d))
 		return dropped;
 	/* The answer goes back the way the packet came; it carries no class. */
 	store_mark(skb, 0);
@@ -212,12 +218,35 @@ static __always_inline void count_device(struct __sk_buff *skb, const struct pac
 	traffic->seen_ns = bpf_ktime_get_boot_ns();
 }
 
+/*
+ * In the copy that explains: hands back what would be decided, and the packet as its
+ * answer, to the test run. Nothing is counted, learned, marked or sent. Its frames have
+ * an Ethernet header, whatever those of the LAN have.
+ */
+static __always_inline int explain(struct __sk_buff *skb, const struct packet *p, struct decision d,
+				   __u32 instance)
+{
+	struct decision now = ask_gate(p, d, instance);
+
+	skb->cb[EXPLAINED_VERDICT] = now.verdict;
+	skb->cb[EXPLAINED_REASON] = now.reason;
+	skb->cb[EXPLAINED_READY_VERDICT] = d.verdict;
+	skb->cb[EXPLAINED_READY_REASON] = d.reason;
+	if (now.reason == REASON_DNS_NO_DATA)
+		skb->cb[EXPLAINED_ANSWERED] = answer(skb, 1, ANSWER_NO_DATA);
+	else if (now.verdict == VERDICT_REFUSED && p->layer3 != LAYER3_MALFORMED)
+		skb->cb[EXPLAINED_ANSWERED] = answer_refused(skb, 1, now);
+	return ACTION_NEXT;
+}
+
 /* A packet from a LAN, at tc ingress. */
 static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const struct packet *p,
 				      struct decision d)
 {
 	__u32 instance = 0;
 
+	if (explaining)
+		return explain(skb, p, d, instance);
 	d = ask_gate(p, d, instance);
 	count_device(skb, p, d);
 	if (d.reason == REASON_DNS_NO_DATA)

@@ -79,13 +79,8 @@ func putRule(maps map[string]*ebpf.Map, names twins, prefix netip.Prefix, value 
 // serviceBits are those of a key before its address: protocol and port.
 const serviceBits = 32
 
-// putService writes a rule for a port: of both families if it names no destinations.
 func putService(maps map[string]*ebpf.Map, r config.Rule, value abi.DatapathRule) error {
-	prefixes := []netip.Prefix{r.Prefix}
-	if !r.Prefix.IsValid() {
-		prefixes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
-	}
-	for _, prefix := range prefixes {
+	for _, prefix := range servicePrefixes(r) {
 		value.Prefixlen = uint32(serviceBits + prefix.Bits())
 		name, key := serviceKey(r.Service, prefix)
 		if err := maps[name].Put(key, value); err != nil {
@@ -95,20 +90,33 @@ func putService(maps map[string]*ebpf.Map, r config.Rule, value abi.DatapathRule
 	return nil
 }
 
+// servicePrefixes are the destinations of a rule for a port: all of both families if it
+// names none.
+func servicePrefixes(r config.Rule) []netip.Prefix {
+	if r.Prefix.IsValid() {
+		return []netip.Prefix{r.Prefix}
+	}
+	return []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+}
+
 // serviceKey names the map of a prefix's family and the key there.
 func serviceKey(s config.Service, prefix netip.Prefix) (string, any) {
+	const icmpv6 = 58
+	if s.Protocol == config.ProtocolICMP && prefix.Addr().Is6() {
+		s.Protocol = icmpv6
+	}
+	return packetServiceKey(s, prefix)
+}
+
+// packetServiceKey is serviceKey by the protocol number that a packet has.
+func packetServiceKey(s config.Service, prefix netip.Prefix) (string, any) {
 	port := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, s.Port))
 	bits := uint32(serviceBits + prefix.Bits())
 	if prefix.Addr().Is4() {
 		addr := prefix.Addr().As4()
 		return portPrefixes[0], abi.DatapathService4{Prefixlen: bits, Protocol: s.Protocol, PortBe: port, AddrBe: binary.NativeEndian.Uint32(addr[:])}
 	}
-	const icmpv6 = 58
-	protocol := s.Protocol
-	if protocol == config.ProtocolICMP {
-		protocol = icmpv6
-	}
-	return portPrefixes[1], abi.DatapathService6{Prefixlen: bits, Protocol: protocol, PortBe: port, Addr: prefix.Addr().As16()}
+	return portPrefixes[1], abi.DatapathService6{Prefixlen: bits, Protocol: s.Protocol, PortBe: port, Addr: prefix.Addr().As16()}
 }
 
 func putMark(maps map[string]*ebpf.Map, i uint32, m config.Mark, value abi.DatapathRule) error {

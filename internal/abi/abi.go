@@ -31,6 +31,18 @@ const (
 // MaxLANs is how many interfaces can be torified.
 const MaxLANs = uint32(DatapathLimitMAX_LANS)
 
+// MaxNested is how many rules that have ended the programs look behind.
+const MaxNested = int(DatapathLimitMAX_NESTED)
+
+// The words of a context in which a program that explains hands back its decision.
+const (
+	ExplainedVerdict      = DatapathExplainedEXPLAINED_VERDICT
+	ExplainedReason       = DatapathExplainedEXPLAINED_REASON
+	ExplainedReadyVerdict = DatapathExplainedEXPLAINED_READY_VERDICT
+	ExplainedReadyReason  = DatapathExplainedEXPLAINED_READY_REASON
+	ExplainedAnswered     = DatapathExplainedEXPLAINED_ANSWERED
+)
+
 // Reason is why a packet got its verdict.
 type Reason = DatapathReason
 

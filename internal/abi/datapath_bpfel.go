@@ -81,6 +81,16 @@ type DatapathExemptMark struct {
 	Rule  DatapathRule
 }
 
+type DatapathExplained uint32
+
+const (
+	DatapathExplainedEXPLAINED_VERDICT       DatapathExplained = 0
+	DatapathExplainedEXPLAINED_REASON        DatapathExplained = 1
+	DatapathExplainedEXPLAINED_READY_VERDICT DatapathExplained = 2
+	DatapathExplainedEXPLAINED_READY_REASON  DatapathExplained = 3
+	DatapathExplainedEXPLAINED_ANSWERED      DatapathExplained = 4
+)
+
 type DatapathFate uint32
 
 const (
@@ -119,7 +129,8 @@ type DatapathLan struct {
 type DatapathLimit uint32
 
 const (
-	DatapathLimitMAX_LANS DatapathLimit = 256
+	DatapathLimitMAX_LANS   DatapathLimit = 256
+	DatapathLimitMAX_NESTED DatapathLimit = 4
 )
 
 type DatapathLocalAddr uint32
@@ -381,6 +392,8 @@ const (
 	DatapathProgTorbpfUplink   = "torbpf_uplink"
 	DatapathVarDnsPort         = "dns_port"
 	DatapathVarDomainLimitType = "domain_limit_type"
+	DatapathVarExplainedType   = "explained_type"
+	DatapathVarExplaining      = "explaining"
 	DatapathVarFateType        = "fate_type"
 	DatapathVarLimitType       = "limit_type"
 	DatapathVarLocalAddrType   = "local_addr_type"
@@ -484,6 +497,8 @@ type DatapathMapSpecs struct {
 type DatapathVariableSpecs struct {
 	DnsPort         *ebpf.VariableSpec `ebpf:"dns_port"`
 	DomainLimitType *ebpf.VariableSpec `ebpf:"domain_limit_type"`
+	ExplainedType   *ebpf.VariableSpec `ebpf:"explained_type"`
+	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
 	FateType        *ebpf.VariableSpec `ebpf:"fate_type"`
 	LimitType       *ebpf.VariableSpec `ebpf:"limit_type"`
 	LocalAddrType   *ebpf.VariableSpec `ebpf:"local_addr_type"`
@@ -586,6 +601,8 @@ func (m *DatapathMaps) Close() error {
 type DatapathVariables struct {
 	DnsPort         *ebpf.Variable `ebpf:"dns_port"`
 	DomainLimitType *ebpf.Variable `ebpf:"domain_limit_type"`
+	ExplainedType   *ebpf.Variable `ebpf:"explained_type"`
+	Explaining      *ebpf.Variable `ebpf:"explaining"`
 	FateType        *ebpf.Variable `ebpf:"fate_type"`
 	LimitType       *ebpf.Variable `ebpf:"limit_type"`
 	LocalAddrType   *ebpf.Variable `ebpf:"local_addr_type"`

@@ -26,6 +26,7 @@ const (
 	DeliveryMapRefusals        = "refusals"
 	DeliveryProgTorbpfDelivery = "torbpf_delivery"
 	DeliveryVarDnsPort         = "dns_port"
+	DeliveryVarExplaining      = "explaining"
 	DeliveryVarMarkShift       = "mark_shift"
 	DeliveryVarResolverPort    = "resolver_port"
 	DeliveryVarTransPort       = "trans_port"
@@ -95,6 +96,7 @@ type DeliveryMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryVariableSpecs struct {
 	DnsPort      *ebpf.VariableSpec `ebpf:"dns_port"`
+	Explaining   *ebpf.VariableSpec `ebpf:"explaining"`
 	MarkShift    *ebpf.VariableSpec `ebpf:"mark_shift"`
 	ResolverPort *ebpf.VariableSpec `ebpf:"resolver_port"`
 	TransPort    *ebpf.VariableSpec `ebpf:"trans_port"`
@@ -148,6 +150,7 @@ func (m *DeliveryMaps) Close() error {
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryVariables struct {
 	DnsPort      *ebpf.Variable `ebpf:"dns_port"`
+	Explaining   *ebpf.Variable `ebpf:"explaining"`
 	MarkShift    *ebpf.Variable `ebpf:"mark_shift"`
 	ResolverPort *ebpf.Variable `ebpf:"resolver_port"`
 	TransPort    *ebpf.Variable `ebpf:"trans_port"`
