@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -295,6 +296,19 @@ func TestLivesDoNotFollowTheWallClock(t *testing.T) {
 		active, ended := lasting.Active(at)
 		if words(active) != want || len(active)+len(ended) != len(rs) {
 			t.Errorf("at %v active are %s, want %s", at, words(active), want)
+		}
+	}
+}
+
+func TestParseProtocol(t *testing.T) {
+	for text, want := range map[string]uint8{"tcp": 6, "udp": 17, "icmp": ProtocolICMP, "gre": 47, "41": 41, "ip-41": 41, "255": 255, "0": 0} {
+		if got, err := ParseProtocol(text); err != nil || got != want {
+			t.Errorf("%s is %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "quic", "256", "-1", "TCP", "ip-"} {
+		if got, err := ParseProtocol(text); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q is %d, %v", text, got, err)
 		}
 	}
 }

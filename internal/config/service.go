@@ -87,6 +87,18 @@ func ParsePort(s string) (Service, netip.Prefix, error) {
 	return service, prefix, nil
 }
 
+// ParseProtocol reads the name or the number of a protocol.
+func ParseProtocol(s string) (uint8, error) {
+	if protocol, known := protocols[s]; known {
+		return protocol, nil
+	}
+	v, err := strconv.ParseUint(strings.TrimPrefix(s, byNumber), 10, 8)
+	if err != nil {
+		return 0, &ParseError{Input: s, Kind: ErrSyntax, message: "not a protocol: write tcp, udp, icmp, gre, or a number up to 255"}
+	}
+	return uint8(v), nil
+}
+
 // MAC is a hardware address.
 type MAC [6]byte
 

@@ -176,6 +176,8 @@ var badHosts = []badInput{
 	{name: "not attached: exclude list", args: []string{"exclude", "list"}, code: 3, says: []string{"torbpf: not attached"}},
 	{name: "not attached: exclude add", args: []string{"exclude", "add", "104.16.0.0/13"}, code: 3,
 		says: []string{"torbpf: not attached", "run `sudo torbpf attach INTERFACE`"}},
+	{name: "not attached: explain", args: []string{"explain", "--from", "192.168.50.11", "--to", "1.1.1.1"}, code: 3,
+		says: []string{"torbpf: not attached", "run `sudo torbpf attach INTERFACE`"}},
 	{name: "not attached: exclude del", args: []string{"exclude", "del", "104.16.0.0/13"}, code: 3, says: []string{"torbpf: not attached"}},
 }
 
@@ -262,6 +264,7 @@ func onlyRootMay(t *testing.T, lab *testnet.Lab) {
 	before := takeSnapshot(t, lab)
 	for _, args := range [][]string{
 		{"attach", lan}, {"detach", "--all"}, {"detach", lan}, {"status"}, {"status", "--json"},
+		{"explain", "--from", "192.168.50.11", "--to", "1.1.1.1"},
 		{"exclude", "list"}, {"exclude", "add", "104.16.0.0/13"}, {"exclude", "del", "104.16.0.0/13"},
 	} {
 		badInput{args: args, code: 5, says: []string{"this needs root", "run it with sudo"}}.refused(t, asNobody(t, lab, args...))

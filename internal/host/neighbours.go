@@ -1,6 +1,7 @@
 package host
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -42,4 +43,28 @@ func RouteTo(addr netip.Addr, mark uint32) int {
 		return 0 // nothing leads there
 	}
 	return routes[0].LinkIndex
+}
+
+// Hop is where a route leads: an interface, and the gateway behind it unless the
+// destination is a neighbour itself.
+type Hop struct {
+	Index   int
+	Gateway netip.Addr
+}
+
+// Forwarding returns where the kernel would forward a packet to now that comes in by an
+// interface. The error says why it would not.
+func Forwarding(src, dst netip.Addr, ifindex int, mark uint32) (Hop, error) {
+	routes, err := netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{SrcAddr: src.AsSlice(), IifIndex: ifindex, Mark: mark})
+	if err != nil {
+		return Hop{}, fmt.Errorf("ask for the route to %s: %w", dst, err)
+	}
+	if len(routes) == 0 {
+		return Hop{}, fmt.Errorf("ask for the route to %s: there is none", dst)
+	}
+	hop := Hop{Index: routes[0].LinkIndex}
+	if gateway, ok := netip.AddrFromSlice(routes[0].Gw); ok {
+		hop.Gateway = gateway.Unmap()
+	}
+	return hop, nil
 }

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/miekg/dns"
+	"github.com/spf13/cobra"
+
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/router"
+)
+
+// explainFlags say which packet is asked about.
+type explainFlags struct {
+	from, to, proto, mac, mark string
+	asJSON                     bool
+	question                   router.Question
+}
+
+func newExplain() *cobra.Command {
+	f := explainFlags{}
+	cmd := &cobra.Command{
+		Use:   "explain",
+		Short: "Say what becomes of a device's packet, why, and how to change it",
+		Long: `explain asks the program that judges a LAN's packets what it would do with one, and says
+why, which rule decided, what nftables and routing do then, and what to type for another
+outcome. It is the program itself, on the rules in force, with all that acts switched
+off: nothing is sent, counted or answered, and the device is told no less of refusals.
+
+For a name it says who answers the DNS query for it; the name is not resolved.`,
+		Example: `  sudo torbpf explain --from 192.168.1.7 --to 1.1.1.1 --proto udp --dport 443
+  sudo torbpf explain --from 192.168.1.7 --to 10.8.0.1 --proto icmp
+  sudo torbpf explain --from 192.168.1.7 --to bank.example --type HTTPS`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	flags, q := cmd.Flags(), &f.question
+	flags.StringVar(&f.from, "from", "", "the device's address")
+	flags.StringVar(&f.to, "to", "", "where the packet goes: an address, or a name for its DNS query")
+	flags.StringVar(&f.proto, "proto", "tcp", "tcp, udp, icmp, gre, or a number")
+	flags.Uint16Var(&q.SrcPort, "sport", 0, "the source port, where it matters")
+	flags.Uint16Var(&q.DstPort, "dport", 0, "the destination port (TCP: 443)")
+	flags.StringVar(&q.Type, "type", "", "the record that a DNS query asks for, such as AAAA or HTTPS (A)")
+	flags.StringVar(&f.mac, "mac", "", "the device's hardware address, if the router does not know it")
+	flags.StringVar(&f.mark, "mark", "", "the fwmark with which it arrives, if your own rules set one before")
+	flags.StringVar(&q.LAN, "lan", "", "the interface it comes by, where the address does not say")
+	flags.BoolVar(&f.asJSON, "json", false, "print as JSON")
+	return cmd
+}
+
+func (f *explainFlags) run(cmd *cobra.Command) error {
+	if err := f.parse(); err != nil {
+		return usageError{err: err, command: cmd.CommandPath()}
+	}
+	r, err := newRouter()
+	if err != nil {
+		return err
+	}
+	e, err := r.Explain(f.question)
+	if err != nil {
+		return err
+	}
+	if f.asJSON {
+		return printJSON(cmd.OutOrStdout(), e)
+	}
+	return printExplanation(cmd.OutOrStdout(), e)
+}
+
+// parse reads the flags into the question.
+func (f *explainFlags) parse() error {
+	q := &f.question
+	if f.from == "" || f.to == "" {
+		return errors.New("which packet? give --from ADDRESS and --to ADDRESS")
+	}
+	var err error
+	if q.From, err = netip.ParseAddr(f.from); err != nil {
+		return fmt.Errorf("--from %q is no address: write one such as 192.168.1.7", f.from)
+	}
+	q.From = q.From.WithZone("").Unmap()
+	if q.To, err = netip.ParseAddr(f.to); err != nil {
+		if q.To = (netip.Addr{}); !isName(f.to) {
+			return fmt.Errorf("--to %q is neither an address nor a name: write 1.1.1.1, or bank.example for its DNS query", f.to)
+		}
+		q.Name = f.to
+	}
+	q.To = q.To.WithZone("").Unmap()
+	if q.Protocol, err = config.ParseProtocol(f.proto); err != nil {
+		return err
+	}
+	if f.proto == "tcp" {
+		q.DstPort = cmp.Or(q.DstPort, 443)
+	}
+	if f.mac != "" {
+		if q.MAC, err = config.ParseMAC(f.mac); err != nil {
+			return err
+		}
+	}
+	if f.mark != "" {
+		mark, err := strconv.ParseUint(f.mark, 0, 32)
+		if err != nil {
+			return fmt.Errorf("--mark %q is no mark: write a number such as 0x100", f.mark)
+		}
+		q.Mark = uint32(mark)
+	}
+	return nil
+}
+
+// isName tells a name from an address with a slip in it, which ends in a number.
+func isName(s string) bool {
+	_, ok := dns.IsDomainName(s)
+	labels := dns.SplitDomainName(s)
+	if !ok || len(labels) == 0 || strings.ContainsAny(s, ":/ ") {
+		return false
+	}
+	_, err := strconv.ParseUint(labels[len(labels)-1], 10, 64)
+	return err != nil
+}
+
+func printExplanation(w io.Writer, e *router.Explanation) error {
+	fmt.Fprintln(w, packetLine(e.Packet))
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(w, "  %-10s %s\n", label, fmt.Sprintf(format, args...))
+	}
+	line("verdict", "%s", e.Verdict)
+	line("reason", "%s: %s", e.Reason, e.Meaning)
+	if e.Ready != nil {
+		line("", "once Tor is ready: %s, %s: %s", e.Ready.Verdict, e.Ready.Reason, e.Ready.Meaning)
+	}
+	line("decided", "%s", e.Decided)
+	if e.Verdict == "refused" {
+		line("answer", "%s", cmp.Or(e.Answer, "none, in silence"))
+	}
+	for _, list := range []struct {
+		label string
+		texts []string
+	}{{"then", e.Then}, {"depends on", e.Depends}, {"note", e.Notes}} {
+		for _, text := range list.texts {
+			line(list.label, "%s", text)
+		}
+	}
+	for i, a := range e.Change {
+		if i == 0 {
+			fmt.Fprintln(w, "to change it:")
+		}
+		fmt.Fprintf(w, "  %s\n      %s\n", a.Command, a.Effect)
+	}
+	return nil
+}
+
+// packetLine tells a packet as captures do.
+func packetLine(p router.Packet) string {
+	port := func(addr string, port uint16) string {
+		if port == 0 {
+			return addr
+		}
+		if strings.Contains(addr, ":") {
+			addr = "[" + addr + "]"
+		}
+		return fmt.Sprintf("%s:%d", addr, port)
+	}
+	text := fmt.Sprintf("%s > %s, %s, by %s", port(p.From, p.SrcPort), port(p.To, p.DstPort), p.Protocol, p.LAN)
+	if p.MAC != "" {
+		text += " from " + p.MAC
+	}
+	if p.Mark != 0 {
+		text += fmt.Sprintf(", mark %#x", p.Mark)
+	}
+	if p.Query != "" {
+		text += ", DNS query " + p.Query
+	}
+	return text
+}
