@@ -11,12 +11,14 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
 )
 
 // Refusal is one sampled packet that was refused, as its headers were.
 type Refusal struct {
+	Time     time.Time
 	Ifindex  int // of where it came in, or, at an uplink guard, was about to leave
 	Verdict  abi.Verdict
 	Reason   abi.Reason
@@ -75,10 +77,20 @@ func (r *Refusals) Next(wait time.Duration) (Refusal, bool, error) {
 		return Refusal{}, false, fmt.Errorf("decode refusal: %w", err)
 	}
 	return Refusal{
+		Time:    monotonicTime(raw.TimeNs),
 		Ifindex: int(raw.Ifindex), Verdict: raw.Verdict, Reason: raw.Reason, Length: int(raw.Length), Protocol: raw.Protocol,
 		Src: netip.AddrPortFrom(netip.AddrFrom16(raw.Saddr).Unmap(), swap(raw.SportBe)),
 		Dst: netip.AddrPortFrom(netip.AddrFrom16(raw.Daddr).Unmap(), swap(raw.DportBe)),
 	}, true, nil
+}
+
+// monotonicTime is the time of day of a moment on the clock of the programs.
+func monotonicTime(ns uint64) time.Time {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return time.Now() // every kernel has that clock
+	}
+	return time.Now().Add(-time.Duration(now.Nano() - int64(ns)))
 }
 
 // swap turns a port as it stands in a packet into a number.

@@ -2,12 +2,15 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
@@ -19,7 +22,7 @@ import (
 // explainFlags say which packet is asked about.
 type explainFlags struct {
 	from, to, proto, mac, mark string
-	asJSON                     bool
+	asJSON, watch              bool
 	question                   router.Question
 }
 
@@ -33,10 +36,14 @@ why, which rule decided, what nftables and routing do then, and what to type for
 outcome. It is the program itself, on the rules in force, with all that acts switched
 off: nothing is sent, counted or answered, and the device is told no less of refusals.
 
-For a name it says who answers the DNS query for it; the name is not resolved.`,
+For a name it says who answers the DNS query for it; the name is not resolved.
+
+With --watch it prints what one device is refused from then on, a line each, until it is
+interrupted.`,
 		Example: `  sudo torbpf explain --from 192.168.1.7 --to 1.1.1.1 --proto udp --dport 443
   sudo torbpf explain --from 192.168.1.7 --to 10.8.0.1 --proto icmp
-  sudo torbpf explain --from 192.168.1.7 --to bank.example --type HTTPS`,
+  sudo torbpf explain --from 192.168.1.7 --to bank.example --type HTTPS
+  sudo torbpf explain --watch --from 192.168.1.7`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
@@ -50,17 +57,25 @@ For a name it says who answers the DNS query for it; the name is not resolved.`,
 	flags.StringVar(&f.mac, "mac", "", "the device's hardware address, if the router does not know it")
 	flags.StringVar(&f.mark, "mark", "", "the fwmark with which it arrives, if your own rules set one before")
 	flags.StringVar(&q.LAN, "lan", "", "the interface it comes by, where the address does not say")
-	flags.BoolVar(&f.asJSON, "json", false, "print as JSON")
+	flags.BoolVar(&f.watch, "watch", false, "print what the device is refused from now on")
+	flags.BoolVar(&f.asJSON, "json", false, "print as JSON, with --watch a line for each")
 	return cmd
 }
 
 func (f *explainFlags) run(cmd *cobra.Command) error {
-	if err := f.parse(); err != nil {
+	parse := f.parse
+	if f.watch {
+		parse = func() error { return f.parseWatch(cmd) }
+	}
+	if err := parse(); err != nil {
 		return usageError{err: err, command: cmd.CommandPath()}
 	}
 	r, err := newRouter()
 	if err != nil {
 		return err
+	}
+	if f.watch {
+		return r.WatchRefusals(cmd.Context(), f.question.From, f.printRefused(cmd.OutOrStdout()))
 	}
 	e, err := r.Explain(f.question)
 	if err != nil {
@@ -78,11 +93,10 @@ func (f *explainFlags) parse() error {
 	if f.from == "" || f.to == "" {
 		return errors.New("which packet? give --from ADDRESS and --to ADDRESS")
 	}
-	var err error
-	if q.From, err = netip.ParseAddr(f.from); err != nil {
-		return fmt.Errorf("--from %q is no address: write one such as 192.168.1.7", f.from)
+	err := f.parseFrom()
+	if err != nil {
+		return err
 	}
-	q.From = q.From.WithZone("").Unmap()
 	if q.To, err = netip.ParseAddr(f.to); err != nil {
 		if q.To = (netip.Addr{}); !isName(f.to) {
 			return fmt.Errorf("--to %q is neither an address nor a name: write 1.1.1.1, or bank.example for its DNS query", f.to)
@@ -109,6 +123,42 @@ func (f *explainFlags) parse() error {
 		q.Mark = uint32(mark)
 	}
 	return nil
+}
+
+func (f *explainFlags) parseFrom() error {
+	from, err := netip.ParseAddr(f.from)
+	if err != nil {
+		return fmt.Errorf("--from %q is no address: write one such as 192.168.1.7", f.from)
+	}
+	f.question.From = from.WithZone("").Unmap()
+	return nil
+}
+
+// parseWatch is parse with --watch, which is about whatever the device sends.
+func (f *explainFlags) parseWatch(cmd *cobra.Command) error {
+	if f.from == "" {
+		return errors.New("which device? give --from ADDRESS")
+	}
+	for _, name := range []string{"to", "proto", "sport", "dport", "type", "mac", "mark", "lan"} {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--watch is about all that the device is refused: leave --%s out", name)
+		}
+	}
+	return f.parseFrom()
+}
+
+// printRefused prints a refusal a line, as they come.
+func (f *explainFlags) printRefused(w io.Writer) func(router.Refused) {
+	encoder := json.NewEncoder(w)
+	return func(r router.Refused) {
+		if f.asJSON {
+			_ = encoder.Encode(r) // a reader that is gone ends this by SIGPIPE
+			return
+		}
+		fmt.Fprintf(w, "%s %s > %s, %s, by %s: %s, %s\n", r.Time.Format(time.TimeOnly),
+			packetEnd(r.Src.Addr().String(), r.Src.Port()), packetEnd(r.Dst.Addr().String(), r.Dst.Port()),
+			config.ProtocolName(r.Protocol), r.Interface, r.Reason, r.Meaning)
+	}
 }
 
 // isName tells a name from an address with a slip in it, which ends in a number.
@@ -153,18 +203,17 @@ func printExplanation(w io.Writer, e *router.Explanation) error {
 	return nil
 }
 
+// packetEnd tells an address with its port, if there is one.
+func packetEnd(addr string, port uint16) string {
+	if port == 0 {
+		return addr
+	}
+	return net.JoinHostPort(addr, strconv.Itoa(int(port)))
+}
+
 // packetLine tells a packet as captures do.
 func packetLine(p router.Packet) string {
-	port := func(addr string, port uint16) string {
-		if port == 0 {
-			return addr
-		}
-		if strings.Contains(addr, ":") {
-			addr = "[" + addr + "]"
-		}
-		return fmt.Sprintf("%s:%d", addr, port)
-	}
-	text := fmt.Sprintf("%s > %s, %s, by %s", port(p.From, p.SrcPort), port(p.To, p.DstPort), p.Protocol, p.LAN)
+	text := fmt.Sprintf("%s > %s, %s, by %s", packetEnd(p.From, p.SrcPort), packetEnd(p.To, p.DstPort), p.Protocol, p.LAN)
 	if p.MAC != "" {
 		text += " from " + p.MAC
 	}

@@ -27,16 +27,20 @@ func (s Service) HasPorts() bool {
 
 // String writes the service as ParsePort reads it.
 func (s Service) String() string {
-	name := byNumber + strconv.Itoa(int(s.Protocol))
+	if s.HasPorts() {
+		return fmt.Sprintf("%d/%s", s.Port, ProtocolName(s.Protocol))
+	}
+	return ProtocolName(s.Protocol)
+}
+
+// ProtocolName writes a protocol as ParsePort reads it.
+func ProtocolName(protocol uint8) string {
 	for word, number := range protocols {
-		if number == s.Protocol {
-			name = word
+		if number == protocol {
+			return word
 		}
 	}
-	if s.HasPorts() {
-		return fmt.Sprintf("%d/%s", s.Port, name)
-	}
-	return name
+	return byNumber + strconv.Itoa(int(protocol))
 }
 
 // byNumber begins the name of a protocol that has no other here. A bare number is most

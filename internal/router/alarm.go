@@ -61,6 +61,13 @@ func (r *Router) readAttached(ctx context.Context, told func(Alarm)) error {
 	if err != nil {
 		return err
 	}
+	watchers, err := r.openAudience() // before the lock: who reads in our place makes room
+	if err != nil {
+		r.notify(fmt.Sprintf("warning: nobody can watch refusals: %v", err))
+	}
+	defer watchers.close()
+	lock := r.awaitRefusals(ctx)
+	defer lock.Close() // without one alarms are read all the same
 	reader, err := d.Refusals()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -68,10 +75,10 @@ func (r *Router) readAttached(ctx context.Context, told func(Alarm)) error {
 	if err != nil {
 		return err
 	}
-	return r.readAlarms(ctx, reader, told)
+	return r.readAlarms(ctx, reader, watchers, told)
 }
 
-func (r *Router) readAlarms(ctx context.Context, reader *loader.Refusals, told func(Alarm)) error {
+func (r *Router) readAlarms(ctx context.Context, reader *loader.Refusals, watchers *audience, told func(Alarm)) error {
 	defer reader.Close()
 	checked := time.Now()
 	for ctx.Err() == nil {
@@ -79,12 +86,9 @@ func (r *Router) readAlarms(ctx context.Context, reader *loader.Refusals, told f
 		if err != nil {
 			return err
 		}
-		if ok && slices.Contains(lastGuards, refusal.Reason) {
-			alarm := r.alarm(refusal)
-			told(alarm)
-			if err := r.keepAlarm(alarm); err != nil {
-				r.notify(fmt.Sprintf("warning: an alarm is in the log only: %v", err))
-			}
+		if ok {
+			watchers.tell(refusal)
+			r.keepIfAlarm(refusal, told)
 		}
 		if time.Since(checked) < refusalPoll {
 			continue
@@ -97,9 +101,21 @@ func (r *Router) readAlarms(ctx context.Context, reader *loader.Refusals, told f
 	return nil
 }
 
+// keepIfAlarm tells of a refusal and keeps it, if it is one of the last guards.
+func (r *Router) keepIfAlarm(f loader.Refusal, told func(Alarm)) {
+	if !slices.Contains(lastGuards, f.Reason) {
+		return
+	}
+	alarm := r.alarm(f)
+	told(alarm)
+	if err := r.keepAlarm(alarm); err != nil {
+		r.notify(fmt.Sprintf("warning: an alarm could not be kept: %v", err))
+	}
+}
+
 func (r *Router) alarm(f loader.Refusal) Alarm {
 	a := Alarm{
-		Time: time.Now(), Reason: f.Reason.String(), Protocol: f.Protocol,
+		Time: f.Time, Reason: f.Reason.String(), Protocol: f.Protocol,
 		Src: f.Src.String(), Dst: f.Dst.String(), Length: f.Length,
 	}
 	if link, err := net.InterfaceByIndex(f.Ifindex); err == nil {

@@ -121,13 +121,7 @@ func (x *explained) packet() Packet {
 }
 
 // protocolName is the protocol as rules have it, without a port.
-func (x *explained) protocolName() string {
-	_, name, found := strings.Cut(x.service().String(), "/")
-	if !found {
-		return x.service().String()
-	}
-	return name
-}
+func (x *explained) protocolName() string { return config.ProtocolName(x.service().Protocol) }
 
 // service is what a rule for the packet's port, or protocol, names.
 func (x *explained) service() config.Service {
