@@ -183,10 +183,15 @@ struct domain_slot {
 	__u8 addr[16];
 };
 
-/* How many slots there are, and how far from its place one is looked for. */
+/*
+ * How many slots there are, and how far from its place one is looked for; how many
+ * seconds a flow may rest: as long as conntrack keeps an established one, or UDP's.
+ */
 enum domain_limit {
 	DOMAIN_SLOTS = 4096,
 	DOMAIN_PROBES = 8,
+	DOMAIN_TCP_REST_S = 7200,
+	DOMAIN_UDP_REST_S = 180,
 };
 
 /* A flow that began to an address while that stood for an excluded name. */

@@ -19,9 +19,7 @@
 /* An odd number without a pattern (2^64 by the golden ratio). */
 #define PLACE_FACTOR 0x9e3779b97f4a7c15ULL
 
-/* How long a flow may rest: as long as conntrack keeps an established one, or UDP's. */
-#define TCP_REST_NS (2ULL * 3600 * 1000 * 1000 * 1000)
-#define UDP_REST_NS (180ULL * 1000 * 1000 * 1000)
+#define NS_PER_S 1000000000ULL
 
 /* Who sends it: a hardware address is a device's own, whatever addresses it takes. */
 static __always_inline struct device_key device_of(const struct packet *p)
@@ -91,13 +89,13 @@ static __always_inline __u64 answered_domain(const struct packet *p)
 /* The name by which a flow has begun; 0 for none, or one that has rested too long. */
 static __always_inline __u64 begun_domain(const struct packet *p)
 {
-	__u64 rest = p->protocol == IPPROTO_TCP ? TCP_REST_NS : UDP_REST_NS;
+	__u64 rest = p->protocol == IPPROTO_TCP ? DOMAIN_TCP_REST_S : DOMAIN_UDP_REST_S;
 	struct flow flow = {};
 	struct domain_flow *begun;
 
 	flow_to_peer(&flow, p);
 	begun = bpf_map_lookup_elem(&domain_flows, &flow);
-	if (!begun || begun->seen_ns + rest < bpf_ktime_get_boot_ns())
+	if (!begun || begun->seen_ns + rest * NS_PER_S < bpf_ktime_get_boot_ns())
 		return 0;
 	return begun->domain;
 }

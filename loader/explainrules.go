@@ -44,6 +44,8 @@ func (m Match) is(r config.Rule) bool {
 		return m.key == any(abi.DatapathMac{Addr: r.MAC})
 	case config.KindMark:
 		return m.key == any(r.Mark)
+	case config.KindDomain:
+		return m.key == any(abi.DomainKey(r.Domain))
 	case config.KindPort:
 		for _, prefix := range servicePrefixes(r) {
 			if table, key := serviceKey(r.Service, prefix); m.table == table && m.key == key {

@@ -62,8 +62,10 @@ type DatapathDomainFlow struct {
 type DatapathDomainLimit uint32
 
 const (
-	DatapathDomainLimitDOMAIN_SLOTS  DatapathDomainLimit = 4096
-	DatapathDomainLimitDOMAIN_PROBES DatapathDomainLimit = 8
+	DatapathDomainLimitDOMAIN_SLOTS      DatapathDomainLimit = 4096
+	DatapathDomainLimitDOMAIN_PROBES     DatapathDomainLimit = 8
+	DatapathDomainLimitDOMAIN_TCP_REST_S DatapathDomainLimit = 7200
+	DatapathDomainLimitDOMAIN_UDP_REST_S DatapathDomainLimit = 180
 )
 
 type DatapathDomainSlot struct {

@@ -4,12 +4,19 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Slots of the map domain_slots, and how far from its place one is looked for.
 const (
 	DomainSlots  = uint32(DatapathDomainLimitDOMAIN_SLOTS)
 	DomainProbes = uint32(DatapathDomainLimitDOMAIN_PROBES)
+)
+
+// How long a flow that began by name may rest.
+const (
+	DomainTCPRest = time.Duration(DatapathDomainLimitDOMAIN_TCP_REST_S) * time.Second
+	DomainUDPRest = time.Duration(DatapathDomainLimitDOMAIN_UDP_REST_S) * time.Second
 )
 
 // DomainKey is the key of an excluded name in the map domains, as excluded_name() of

@@ -33,6 +33,7 @@ func TestExplain(t *testing.T) {
 	t.Run("names", func(t *testing.T) { explainNames(t, lab) })
 	t.Run("rules", func(t *testing.T) { explainRules(t, lab) })
 	t.Run("an interface", func(t *testing.T) { explainExit(t, lab) })
+	t.Run("excluded names", func(t *testing.T) { explainDomains(t, lab) })
 	t.Run("marks", func(t *testing.T) { explainMarks(t, lab) })
 	t.Run("its own advice", func(t *testing.T) { followAdvice(t, lab) })
 	t.Run("without Ethernet", func(t *testing.T) { explainTunnel(t, lab) })
@@ -134,6 +135,22 @@ func explainExit(t *testing.T, lab *testnet.Lab) {
 	checkExplained(t, lab,
 		asked{words("--to 104.16.1.1"), []string{"verdict    via", "direct-interface", "the rule interface wg0", "routes it by wg0 to 10.66.0.1 now", "depends on its route", "exclude del --interface wg0"}},
 		asked{words("--to 1.1.1.1"), []string{"once Tor is ready: tor, tcp", "if that led to wg0 it would go there directly"}},
+	)
+}
+
+func explainDomains(t *testing.T, lab *testnet.Lab) {
+	n, name := lab.Client1, "other."+testnet.Zone
+	mustTorbpf(t, lab, "exclude", "add", "--domain", name, "--resolver", testnet.Resolver4.String())
+	defer mustTorbpf(t, lab, "exclude", "del", "--domain", name)
+	if err := lookup(n, n.Resolver, name, "A", "udp", testnet.Other4.String()); err != nil {
+		t.Fatal(err)
+	}
+	device := []string{"--from", n.IPv4.String(), "--to"}
+	checkExplained(t, lab,
+		asked{append(device, name), []string{"verdict    resolver", "dns-domain", "the rule domain " + name, "asks " + testnet.Resolver4.String() + " in clear"}},
+		asked{append(device, testnet.Other4.String()), []string{"verdict    direct", "direct-domain", "the rule domain " + name, "exclude del --domain " + name, "the answer that the device had"}},
+		asked{words("--to " + testnet.Other4.String()), []string{"once Tor is ready: tor, tcp", "no rule is about it", "the names that are excluded"}},
+		asked{words("--to another." + testnet.Zone), []string{"dns-udp", "sudo torbpf exclude add --domain another." + testnet.Zone}},
 	)
 }
 

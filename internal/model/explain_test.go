@@ -171,7 +171,7 @@ func TestExplainingMovesNothing(t *testing.T) {
 			after := o.contents()
 			for name, text := range before {
 				if after[name] != text {
-					t.Fatalf("%s: an explanation changed map %s from %s to %s", r.name, name, text, after[name])
+					t.Fatalf("%s: an explanation changed map %s from %q to %q", r.name, name, text, after[name])
 				}
 			}
 		}
@@ -189,11 +189,19 @@ func (o *objects) contents() map[string]string {
 		if m.Type() == ebpf.RingBuf {
 			continue
 		}
+		if memory, err := m.Memory(); err == nil { // a look-up for each of its entries would take long
+			raw := make([]byte, memory.Size())
+			if _, err := memory.ReadAt(raw, 0); err != nil {
+				o.tb.Fatalf("read map %s: %v", name, err)
+			}
+			out[name] = string(raw)
+			continue
+		}
 		var key, value []byte
 		var values [][]byte // one for each CPU
 		entries := make(map[string]string)
 		it := m.Iterate()
-		if m.Type() == ebpf.PerCPUHash || m.Type() == ebpf.PerCPUArray {
+		if perCPU := []ebpf.MapType{ebpf.PerCPUHash, ebpf.LRUCPUHash, ebpf.PerCPUArray}; slices.Contains(perCPU, m.Type()) {
 			for it.Next(&key, &values) {
 				entries[string(key)] = fmt.Sprintf("%x", values)
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/loader"
 )
 
@@ -42,7 +43,7 @@ func TestTheRuleThatIsNamedIsTheOneThatDecided(t *testing.T) {
 		}
 	}
 	t.Logf("%d packets: %v", compared, met)
-	for _, r := range []abi.Reason{abi.ReasonDirectSource, abi.ReasonBlockedSource, abi.ReasonDirectDevice, abi.ReasonBlockedDevice, abi.ReasonDirectPort, abi.ReasonDirectDestination, abi.ReasonExemptMark, abi.ReasonLocalSubnet} {
+	for _, r := range []abi.Reason{abi.ReasonDirectSource, abi.ReasonBlockedSource, abi.ReasonDirectDevice, abi.ReasonBlockedDevice, abi.ReasonDirectPort, abi.ReasonDirectDestination, abi.ReasonExemptMark, abi.ReasonLocalSubnet, abi.ReasonDirectDomain} {
 		if met[r] == 0 {
 			t.Errorf("no packet met the reason %s", r)
 		}
@@ -61,7 +62,8 @@ func (f found) says(p abi.Policy) bool { return f.ok && f.policy == p }
 // comparedWith looks all maps up for a packet, and compares with the lists and the verdict.
 func comparedWith(e *loader.Explainer, p *Policy, k Packet, said loader.Explained) error {
 	service := config.Service{Protocol: k.Protocol, Port: k.DstPort}
-	var device, source, port, destination, mark found
+	flow := plan.Flow{Protocol: k.Protocol, Src: netip.AddrPortFrom(k.Src, k.SrcPort), Dst: netip.AddrPortFrom(k.Dst, k.DstPort)}
+	var device, source, port, destination, mark, domain found
 	for _, look := range []struct {
 		into  *found
 		find  func() (loader.Match, bool, error)
@@ -72,6 +74,7 @@ func comparedWith(e *loader.Explainer, p *Policy, k Packet, said loader.Explaine
 		{&port, func() (loader.Match, bool, error) { return e.Port(k.Dst, service) }, portRules(p.Services)},
 		{&destination, func() (loader.Match, bool, error) { return e.Destination(k.Dst) }, prefixRules(config.KindDestination, p.Destinations)},
 		{&mark, func() (loader.Match, bool, error) { return e.Mark(k.Mark &^ p.OurMark.Mask()) }, config.DirectMarks(p.Exempt...)},
+		{&domain, func() (loader.Match, bool, error) { return e.Domain(k.MAC, flow) }, domainRules(p)},
 	} {
 		m, ok, err := look.find()
 		if err != nil {
@@ -91,6 +94,12 @@ func comparedWith(e *loader.Explainer, p *Policy, k Packet, said loader.Explaine
 	}
 	if err := sameAsLists(p, k, source, destination, port); err != nil {
 		return err
+	}
+	if named := p.byName(k); named != domain.ok && k.Fragment == Whole {
+		return fmt.Errorf("found the name %+v, the lists say %t", domain, named)
+	}
+	if said.ReadyReason == abi.ReasonDirectDomain && !domain.says(abi.PolicyDirect) {
+		return fmt.Errorf("found the name %+v", domain)
 	}
 	return followsFrom(said.ReadyReason, device, source, port, destination, mark)
 }
@@ -165,6 +174,14 @@ func portRules(list []ServicePolicy) config.Rules {
 	var out config.Rules
 	for _, e := range list {
 		out = append(out, config.Rule{Entry: config.Entry{Kind: config.KindPort, Prefix: e.Prefix, Service: e.Service}})
+	}
+	return out
+}
+
+func domainRules(p *Policy) config.Rules {
+	var out config.Rules
+	for _, name := range p.Domains {
+		out = append(out, config.Direct(config.Entry{Kind: config.KindDomain, Domain: name}))
 	}
 	return out
 }

@@ -43,7 +43,7 @@ func (x *explained) changeReason() []Advice {
 		return append([]Advice{server}, append(x.openPort(), x.openWider()...)...)
 	case abi.ReasonDNSUDP, abi.ReasonDNSTCP, abi.ReasonDNSNoData, abi.ReasonDNSLocal:
 		if slices.Contains(x.plan.LocalAddrs, x.To) { // no rule for a port is about the router
-			return x.openSource()
+			return append(x.openName(), x.openSource()...)
 		}
 		return append(x.openPort(), x.openSource()...)
 	case abi.ReasonFragment:
@@ -63,7 +63,7 @@ func (x *explained) changeReason() []Advice {
 func (x *explained) changeRule(r config.Rule) []Advice {
 	effect := "without it the next wider rule counts, or none"
 	if !r.Runtime && r.Origin != "" {
-		effect += fmt.Sprintf("; for good only by taking out %s of the configuration file", r.Origin)
+		effect += fmt.Sprintf("; for good only by taking it out of %s", r.Origin)
 	}
 	remove := Advice{"sudo torbpf exclude del " + kindFlag(r.Kind) + r.String(), effect}
 	if r.Policy == config.PolicyTor {
@@ -94,6 +94,15 @@ func (x *explained) openPort() []Advice {
 func (x *explained) openWider() []Advice {
 	all := Advice{"sudo torbpf exclude add " + x.To.String(), "lets all but DNS to this destination go direct"}
 	return append([]Advice{all}, x.openSource()...)
+}
+
+// openName is the rule for the name that is asked for, where there can be one.
+func (x *explained) openName() []Advice {
+	name, err := config.ParseDomain(x.Name)
+	if err != nil || x.reason != abi.ReasonDNSUDP {
+		return nil
+	}
+	return []Advice{{"sudo torbpf exclude add --domain " + name, "lets a device reach the addresses that it is told for this name, which is then asked for in clear"}}
 }
 
 func (x *explained) openSource() []Advice {

@@ -106,6 +106,14 @@ func (x *explained) asksDNS() bool {
 	return x.Protocol == unix.IPPROTO_UDP && x.DstPort == config.PortDNS
 }
 
+// asksFor is the name in a query.
+func (x *explained) asksFor() string { return cmp.Or(x.Name, anyName) }
+
+// flow is that of the packet, as the device sees it.
+func (x *explained) flow() plan.Flow {
+	return plan.Flow{Protocol: x.Protocol, Src: netip.AddrPortFrom(x.From, x.SrcPort), Dst: netip.AddrPortFrom(x.To, x.DstPort)}
+}
+
 func (x *explained) packet() Packet {
 	p := Packet{
 		LAN: x.lan.Name, From: x.From.String(), To: x.To.String(), Protocol: x.protocolName(),
@@ -115,7 +123,7 @@ func (x *explained) packet() Packet {
 		p.MAC = x.MAC.String()
 	}
 	if x.asksDNS() {
-		p.Query = cmp.Or(x.Name, anyName) + " " + cmp.Or(x.Type, "A")
+		p.Query = x.asksFor() + " " + cmp.Or(x.Type, "A")
 	}
 	return p
 }
@@ -179,7 +187,7 @@ func (x *explained) segment() ([]byte, error) {
 	case unix.IPPROTO_UDP:
 		var message []byte
 		if x.asksDNS() {
-			query := new(dns.Msg).SetQuestion(dns.Fqdn(cmp.Or(x.Name, anyName)), dns.StringToType[cmp.Or(x.Type, "A")])
+			query := new(dns.Msg).SetQuestion(dns.Fqdn(x.asksFor()), dns.StringToType[cmp.Or(x.Type, "A")])
 			var err error
 			if message, err = query.Pack(); err != nil {
 				return nil, fmt.Errorf("ask for %s: %w: %w", x.Name, err, config.ErrInvalid)

@@ -16,7 +16,7 @@ import (
 var ruled = map[abi.Reason]bool{
 	abi.ReasonDirectDevice: true, abi.ReasonBlockedDevice: true, abi.ReasonDirectSource: true, abi.ReasonBlockedSource: true,
 	abi.ReasonOnionFromDirect: true, abi.ReasonDirectPort: true, abi.ReasonDirectDestination: true, abi.ReasonExemptMark: true,
-	abi.ReasonDirectInterface: true,
+	abi.ReasonDirectInterface: true, abi.ReasonDirectDomain: true, abi.ReasonDNSDomain: true,
 }
 
 // ruleSearch is what the maps in force say of a packet.
@@ -66,6 +66,10 @@ func (x *explained) looks() []lookUp {
 			func() (loader.Match, bool, error) { return x.explain.Destination(x.To) }},
 		{config.KindMark, []abi.Reason{abi.ReasonExemptMark},
 			func() (loader.Match, bool, error) { return x.explain.Mark(x.Mark &^ x.plan.Mark.Mask()) }},
+		{config.KindDomain, []abi.Reason{abi.ReasonDirectDomain},
+			func() (loader.Match, bool, error) { return x.explain.Domain(mac, x.flow()) }},
+		{config.KindDomain, []abi.Reason{abi.ReasonDNSDomain},
+			func() (loader.Match, bool, error) { return x.explain.Asked(x.asksFor()) }},
 		{config.KindInterface, []abi.Reason{abi.ReasonDirectInterface},
 			func() (loader.Match, bool, error) { return x.explain.Exit(x.hop.Index) }},
 	}
@@ -164,7 +168,7 @@ func (x *explained) ruleWords(r config.Rule) string {
 	case r.Runtime:
 		text += ", by " + r.Origin
 	default:
-		text += ", " + r.Origin + " of the configuration file"
+		text += ", in " + r.Origin
 	}
 	if r.Comment != "" {
 		text += ": " + r.Comment

@@ -41,6 +41,9 @@ func (x *explained) fate(v abi.Verdict) string {
 		if x.reason == abi.ReasonDNSLocal {
 			return fmt.Sprintf("nftables redirects it to the sentry, port %d of the router, which asks the router's own resolver if that keeps such names to itself", ports.Resolver)
 		}
+		if x.reason == abi.ReasonDNSDomain {
+			return fmt.Sprintf("nftables redirects it to the sentry, port %d of the router, which asks %s in clear and lets this device reach the answer", ports.Resolver, x.state.Config.Resolver)
+		}
 		return fmt.Sprintf("nftables redirects it to the sentry, port %d of the router, which asks through Tor", ports.Resolver)
 	case abi.VerdictTime:
 		return "nftables redirects it to the router's own time server, port 123"
@@ -88,6 +91,12 @@ func (x *explained) depends() []string {
 	var out []string
 	if x.reason == abi.ReasonInboundReply {
 		out = append(out, "conntrack: as an answer to a connection that began outside it is forwarded, else it is refused")
+	}
+	if x.reason == abi.ReasonDirectDomain {
+		out = append(out, "the answer that the device had for this name: once that is over, what begins anew is not direct any more")
+	}
+	if domains := x.plan.Rules.Of(config.KindDomain); len(domains) > 0 && atLast[x.reason] && x.reason != abi.ReasonLocalSubnet {
+		out = append(out, "the names that are excluded: an address that this device is told for one of them is direct for a while")
 	}
 	if x.said.ReadyVerdict == abi.VerdictVia {
 		out = append(out, "its route: when that leads elsewhere, this rule says nothing of it any more")
