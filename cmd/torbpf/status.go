@@ -71,6 +71,9 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, why := range s.Unfit {
 		fmt.Fprintf(w, "note: waiting, since %s\n", why)
 	}
+	for _, warning := range s.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", warning)
+	}
 	for _, l := range s.Lacks {
 		fmt.Fprintf(w, "note: this kernel has %s\n", l)
 	}

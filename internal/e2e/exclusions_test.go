@@ -272,6 +272,13 @@ func TestExcludeTellsWhatItDid(t *testing.T) {
 		[{"kind":"destination","entry":"51.21.7.0/24","outcome":"covered"}]}`)
 	checkJSON(t, lab, []string{"exclude", "del", "--json", "--mark", "0x100"}, `{"schema":1,"changes":
 		[{"kind":"mark","entry":"0x100","outcome":"removed"}]}`)
+	for _, args := range [][]string{{"0.0.0.0/0"}, {"--interface", wan}} {
+		r := mustTorbpf(t, lab, append([]string{"exclude", "add", "--force"}, args...)...)
+		if status := mustTorbpf(t, lab, "status"); !strings.Contains(r.stderr, "hardly anything is Tor's") || !strings.Contains(status.stdout, "hardly anything is Tor's") {
+			t.Errorf("with everything excluded: %v\nstatus: %v", r, status)
+		}
+		mustTorbpf(t, lab, append([]string{"exclude", "del"}, args...)...)
+	}
 }
 
 // checkJSON compares what a command prints with what it should, apart from space.

@@ -70,7 +70,25 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 	case len(p.Uplinks) == 0:
 		w = append(w, "no interface has a default route now: attach again once there is an uplink, so that its guard can be put in place")
 	}
+	if wide := widest(p); wide != "" {
+		w = append(w, wide+" is excluded, so hardly anything is Tor's")
+	}
+	if exit, err := s.widestExit(); err != nil {
+		w = append(w, err.Error())
+	} else if exit != "" {
+		w = append(w, exit+" and is excluded, so hardly anything is Tor's")
+	}
 	return append(w, forwardingWarnings(s)...)
+}
+
+// widest names a rule that lets out about everything, which somebody insisted on.
+func widest(p *plan.Plan) string {
+	for _, rule := range p.Rules {
+		if (config.Rules{rule}).Everything() {
+			return fmt.Sprintf("%s %s", rule.Kind, rule.Entry)
+		}
+	}
+	return ""
 }
 
 // timeWarnings tells what devices miss where the router has no time for them.

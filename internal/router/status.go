@@ -47,6 +47,7 @@ type Status struct {
 	OwnDNS   uint64   `json:"own_dns"`
 	Lacks    []string `json:"lacks"`    // layers that this kernel cannot have
 	Problems []string `json:"problems"` // parts that are missing or changed; attaching again puts them right
+	Warnings []string `json:"warnings"` // what is as it was asked for, and should be known
 }
 
 // InterfaceStatus is a LAN or an uplink.
@@ -108,7 +109,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		Lacks:     append([]string{}, s.Lacks...),
 		// A list without entries is [] in JSON, not null.
 		Interfaces: []InterfaceStatus{}, Waiting: []string{}, Unfit: []string{}, Uplinks: []InterfaceStatus{},
-		Counters: []CounterStatus{}, Problems: []string{},
+		Counters: []CounterStatus{}, Problems: []string{}, Warnings: []string{},
 	}
 	status.Tor = r.torStatus(ctx, s)
 	s.followRenames(facts)
@@ -131,6 +132,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	status.Problems = append(status.Problems, found.texts()...)
+	status.Warnings = append(status.Warnings, r.warnings(s, p)...)
 	status.judge(s)
 	return status, nil
 }
