@@ -184,6 +184,6 @@ func (rs Rules) sort() {
 			cmp.Compare(slices.Index(Kinds, a.Kind), slices.Index(Kinds, b.Kind)),
 			cmp.Compare(a.Service.Protocol, b.Service.Protocol), cmp.Compare(a.Service.Port, b.Service.Port),
 			ComparePrefixes(a.Prefix, b.Prefix), compareMarks(a.Mark, b.Mark),
-			cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Domain, b.Domain), slices.Compare(a.MAC[:], b.MAC[:]))
+			cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.List, b.List), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
 }

@@ -39,6 +39,7 @@ marks = ["0x100/0xff00"]
 ports = ["22/tcp", "53/udp@10.8.0.1"]
 devices = ["02:00:00:00:00:07"]
 interfaces = ["wg0"]
+lists = ["/etc/torbpf/lists/de.txt", "/etc/torbpf/lists/at.txt"]
 
 [[rules]]
 destination = "104.17.0.0/16"
@@ -48,6 +49,10 @@ comment = "not this part"
 [[rules]]
 device = "02:00:00:00:00:08"
 policy = "block"
+until = 2026-12-24T18:00:00Z
+
+[[rules]]
+list = "/srv/ch.txt"
 until = 2026-12-24T18:00:00Z
 `))
 	if err != nil {
@@ -60,9 +65,10 @@ until = 2026-12-24T18:00:00Z
 	want.Tor.Binary, want.Tor.Torrc = "/opt/tor", "/etc/torbpf/bridges"
 	want.Tor.TransPort, want.Tor.DNSPort, want.Tor.ResolverPort = 19040, 19053, 19054
 	want.Tor.Onion4, want.Tor.Onion6 = netip.MustParsePrefix("172.24.0.0/13"), netip.MustParsePrefix("fd12:3456::/32")
-	want.Rules = rulesOf(t, "104.16.0.0/13 2001:db8::/32 port:22/tcp port:53/udp@10.8.0.1/32 from:192.168.1.7/32 mac:02:00:00:00:00:07 mark:0x100/0xff00 by:wg0 104.17.0.0/16=tor mac:02:00:00:00:00:08=block")
-	want.Rules[8].Comment, want.Rules[9].Until = "not this part", time.Date(2026, 12, 24, 18, 0, 0, 0, time.UTC)
-	for i, line := range []int{20, 21, 24, 24, 22, 25, 23, 26, 28, 33} {
+	want.Rules = rulesOf(t, "104.16.0.0/13 2001:db8::/32 port:22/tcp port:53/udp@10.8.0.1/32 from:192.168.1.7/32 mac:02:00:00:00:00:07 mark:0x100/0xff00 by:wg0 list:/etc/torbpf/lists/de.txt list:/etc/torbpf/lists/at.txt 104.17.0.0/16=tor mac:02:00:00:00:00:08=block list:/srv/ch.txt")
+	until := time.Date(2026, 12, 24, 18, 0, 0, 0, time.UTC)
+	want.Rules[10].Comment, want.Rules[11].Until, want.Rules[12].Until = "not this part", until, until
+	for i, line := range []int{20, 21, 24, 24, 22, 25, 23, 26, 27, 27, 29, 34, 39} {
 		want.Rules[i].Origin = fmt.Sprintf("line %d", line)
 	}
 	if !reflect.DeepEqual(cfg, want) {
@@ -107,6 +113,10 @@ func TestParseSaysWhatIsWrongWhere(t *testing.T) {
 		{"interfaces = [\"eth1\"]\n[exclusions]\nports = [\"22/tcp\"]\n[[rules]]\nport = \"22/tcp\"\npolicy = \"tor\"", []string{"line 4", "line 3", "which of the two"}},
 		{"interfaces = [\"eth1\"]\n[exclusions]\ninterfaces = [\"eth1\"]", []string{"line 3", "torified"}},
 		{"interfaces = [\"eth1\"]\n[exclusions]\ndevices = [\"01:00:5e:00:00:01\"]", []string{"line 3", "group"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\nlists = [\"lists/de.txt\"]", []string{"line 3", "write the whole path"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\nlists = [\"/lists//de.txt\"]", []string{"line 3", "did you mean /lists/de.txt?"}},
+		{"interfaces = [\"eth1\"]\n[[rules]]\nlist = \"/de.txt\"\npolicy = \"tor\"", []string{"line 2", "for a list there is direct"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\nlists = [\"/a\"]\n[[rules]]\nlist = \"/a\"\nuntil = 2026-12-24T18:00:00Z", []string{"line 4", "line 3", "which of the two"}},
 		{"interfaces = [\"eth1\"]\n[exclusions]\nports = [\"tcp\"]", []string{"line 3", "22/tcp"}},
 		{"interfaces = [\"eth1\"]\n[tor]\ntrans_port = 99999", []string{"line 3", "trans_port"}},
 		{"interfaces = [\"eth1\"]\n[tor]\ntorrc = \"bridges\"", []string{"line 3: tor.torrc", "whole path"}},

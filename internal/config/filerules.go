@@ -20,9 +20,10 @@ type fileExclusions struct {
 	Interfaces   []text[interfaceText]   `toml:"interfaces,omitempty"`
 	Domains      []text[domainText]      `toml:"domains,omitempty"`
 	Resolver     *netip.Addr             `toml:"resolver,omitempty"`
+	Lists        []text[listText]        `toml:"lists,omitempty"`
 }
 
-// fileRule is one rule of which there is more to say. Of its first seven keys it has one.
+// fileRule is one rule of which there is more to say. Of its first eight keys it has one.
 type fileRule struct {
 	Destination *text[destinationText] `toml:"destination,omitempty"`
 	Port        *text[portText]        `toml:"port,omitempty"`
@@ -31,6 +32,7 @@ type fileRule struct {
 	Mark        *text[markText]        `toml:"mark,omitempty"`
 	Interface   *text[interfaceText]   `toml:"interface,omitempty"`
 	Domain      *text[domainText]      `toml:"domain,omitempty"`
+	List        *text[listText]        `toml:"list,omitempty"`
 	Policy      *policyText            `toml:"policy,omitempty"`
 	Until       *time.Time             `toml:"until,omitempty"`
 	Comment     string                 `toml:"comment,omitempty"`
@@ -51,6 +53,7 @@ type (
 	markText        struct{}
 	interfaceText   struct{}
 	domainText      struct{}
+	listText        struct{}
 )
 
 func (destinationText) kind() Kind { return KindDestination }
@@ -60,6 +63,7 @@ func (deviceText) kind() Kind      { return KindDevice }
 func (markText) kind() Kind        { return KindMark }
 func (interfaceText) kind() Kind   { return KindInterface }
 func (domainText) kind() Kind      { return KindDomain }
+func (listText) kind() Kind        { return KindList }
 
 // UnmarshalText reads an entry by ParseEntry.
 func (t *text[K]) UnmarshalText(b []byte) (err error) {
@@ -96,6 +100,7 @@ func (f file) rules() Rules {
 	out = appendDirect(out, f.Exclusions.Marks)
 	out = appendDirect(out, f.Exclusions.Interfaces)
 	out = appendDirect(out, f.Exclusions.Domains)
+	out = appendDirect(out, f.Exclusions.Lists)
 	for _, r := range f.Rules {
 		out = append(out, r.rule())
 	}
@@ -118,7 +123,8 @@ func (f fileRule) entries() []Entry {
 	out = appendEntry(out, f.Device)
 	out = appendEntry(out, f.Mark)
 	out = appendEntry(out, f.Interface)
-	return appendEntry(out, f.Domain)
+	out = appendEntry(out, f.Domain)
+	return appendEntry(out, f.List)
 }
 
 func appendEntry[K kindOf](list []Entry, t *text[K]) []Entry {
@@ -165,6 +171,8 @@ func fileRules(rules Rules) (e fileExclusions, others []fileRule) {
 			e.Interfaces = append(e.Interfaces, text[interfaceText]{r.Entry})
 		case KindDomain:
 			e.Domains = append(e.Domains, text[domainText]{r.Entry})
+		case KindList:
+			e.Lists = append(e.Lists, text[listText]{r.Entry})
 		}
 	}
 	return e, others
@@ -190,6 +198,8 @@ func fileRuleOf(r Rule) fileRule {
 		out.Interface = &text[interfaceText]{r.Entry}
 	case KindDomain:
 		out.Domain = &text[domainText]{r.Entry}
+	case KindList:
+		out.List = &text[listText]{r.Entry}
 	}
 	return out
 }
@@ -209,7 +219,7 @@ func (s source) rules(f file) (Rules, error) {
 			rules[i].Origin = s.at(lines[i])
 		}
 		if rules[i].Kind == "" {
-			problems = append(problems, &FieldError{rules[i].Origin, "a rule says one thing to match: one of destination, port, domain, source, device, mark, interface"})
+			problems = append(problems, &FieldError{rules[i].Origin, "a rule says one thing to match: one of destination, port, domain, source, device, mark, interface, list"})
 		}
 	}
 	return rules, errors.Join(problems...)
@@ -248,7 +258,7 @@ func (s source) ruleLines() ([]int, error) {
 		}
 	})
 	var out []int
-	for _, name := range []string{"destinations", "ports", "sources", "devices", "marks", "interfaces", "domains"} {
+	for _, name := range []string{"destinations", "ports", "sources", "devices", "marks", "interfaces", "domains", "lists"} {
 		out = append(out, lists[name]...)
 	}
 	return append(out, rules...), err

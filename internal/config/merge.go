@@ -38,6 +38,14 @@ func PrefixCovers(outer, inner netip.Prefix) bool {
 	return outer.Bits() <= inner.Bits() && outer.Overlaps(inner)
 }
 
+// Halves returns the two halves of a prefix that is no single address.
+func Halves(p netip.Prefix) (lower, upper netip.Prefix) {
+	a := p.Addr().AsSlice()
+	a[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+	second, _ := netip.AddrFromSlice(a)
+	return netip.PrefixFrom(p.Addr(), p.Bits()+1), netip.PrefixFrom(second, p.Bits()+1)
+}
+
 func compareMarks(a, b Mark) int {
 	return cmp.Or(cmp.Compare(a.Value, b.Value), cmp.Compare(a.Mask, b.Mask))
 }

@@ -21,10 +21,11 @@ const (
 	KindInterface   Kind = "interface" // that the packet leaves by
 	KindDevice      Kind = "device"    // by its hardware address
 	KindDomain      Kind = "domain"    // a name, or *.name for those below it
+	KindList        Kind = "list"      // destinations in a file of prefixes, see internal/lists
 )
 
 // Kinds lists them in the order in which they are told.
-var Kinds = []Kind{KindDestination, KindPort, KindDomain, KindSource, KindDevice, KindMark, KindInterface}
+var Kinds = []Kind{KindDestination, KindPort, KindDomain, KindSource, KindDevice, KindMark, KindInterface, KindList}
 
 // Policy says what becomes of what a rule matches.
 type Policy string
@@ -45,6 +46,7 @@ type Entry struct {
 	Interface string
 	MAC       MAC    // of a device
 	Domain    string // in lower case, without a dot at its end
+	List      string // absolute path of a file
 }
 
 // Rule is an entry, what becomes of it, and what there is to say about it.
@@ -82,7 +84,7 @@ func DirectMarks(marks ...Mark) Rules {
 }
 
 // ParseEntry reads what a rule of a known kind matches: a prefix (ParsePrefix), a mark
-// (ParseMark), a port (ParsePort), an interface name or a hardware address.
+// (ParseMark), a port (ParsePort), an interface name, a hardware address or a path.
 func ParseEntry(kind Kind, s string) (Entry, error) {
 	var err error
 	e := Entry{Kind: kind}
@@ -99,6 +101,8 @@ func ParseEntry(kind Kind, s string) (Entry, error) {
 		e.MAC, err = ParseMAC(s)
 	case KindDomain:
 		e.Domain, err = ParseDomain(s)
+	case KindList:
+		e.List, err = parseList(s)
 	default:
 		err = fmt.Errorf("read rule %q: kind %q is none of %v: %w", s, kind, Kinds, ErrInvalid)
 	}
@@ -124,6 +128,8 @@ func (e Entry) String() string {
 		return e.MAC.String()
 	case KindDomain:
 		return e.Domain
+	case KindList:
+		return e.List
 	default:
 		return e.Prefix.String()
 	}

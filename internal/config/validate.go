@@ -199,6 +199,9 @@ func (v *validation) rules(c Config) {
 	if c.Resolver.IsValid() && (c.Resolver.IsMulticast() || c.Resolver.IsUnspecified()) {
 		v.add("exclusions.resolver", "%s is no resolver's address", c.Resolver)
 	}
+	if n := len(c.Rules.Of(KindList)); n > MaxLists {
+		v.add("exclusions.lists", "there are %d lists, and at most %d can be used: join some files", n, MaxLists)
+	}
 	for _, r := range c.Rules {
 		if problem := r.problem(c); problem != "" {
 			v.problems = append(v.problems, &FieldError{Field: r.field(), Problem: problem})

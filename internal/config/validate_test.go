@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -87,6 +88,11 @@ func TestValidateRefuses(t *testing.T) {
 		}},
 		{"rules.interface", "is to be torified", func(c *Config) {
 			c.Interfaces, c.Rules = []string{"eth1"}, Rules{Direct(Entry{Kind: KindInterface, Interface: "eth1"})}
+		}},
+		{"exclusions.lists", "at most 64", func(c *Config) {
+			for i := range MaxLists + 1 {
+				c.Rules = append(c.Rules, Direct(Entry{Kind: KindList, List: fmt.Sprintf("/lists/%d", i)}))
+			}
 		}},
 		{"line 7", "is none of", func(c *Config) { c.Rules = Rules{{Origin: "line 7"}} }},
 	} {

@@ -101,11 +101,11 @@ func fills(p netip.Prefix, parts []netip.Prefix) bool {
 	if len(parts) < 2 || p.IsSingleIP() {
 		return false
 	}
-	_, upper := split(p)
+	_, upper := config.Halves(p)
 	n := slices.IndexFunc(parts, upper.Overlaps)
 	if n < 0 {
 		return false
 	}
-	lower, _ := split(p)
+	lower, _ := config.Halves(p)
 	return fills(lower, parts[:n]) && fills(upper, parts[n:])
 }

@@ -17,20 +17,12 @@ type universe struct {
 	depth int
 }
 
-// split returns the halves of p.
-func split(p netip.Prefix) (lower, upper netip.Prefix) {
-	a := p.Addr().AsSlice()
-	a[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
-	second, _ := netip.AddrFromSlice(a)
-	return netip.PrefixFrom(p.Addr(), p.Bits()+1), netip.PrefixFrom(second, p.Bits()+1)
-}
-
 // parts are all prefixes of the universe.
 func (u universe) parts() []netip.Prefix {
 	if u.depth == 0 {
 		return []netip.Prefix{u.root}
 	}
-	lower, upper := split(u.root)
+	lower, upper := config.Halves(u.root)
 	return append(append([]netip.Prefix{u.root},
 		universe{lower, u.depth - 1}.parts()...), universe{upper, u.depth - 1}.parts()...)
 }
@@ -44,7 +36,7 @@ func (u universe) smallest(chosen map[netip.Prefix]bool) []netip.Prefix {
 	if u.depth == 0 {
 		return nil
 	}
-	lower, upper := split(u.root)
+	lower, upper := config.Halves(u.root)
 	a, b := universe{lower, u.depth - 1}.smallest(chosen), universe{upper, u.depth - 1}.smallest(chosen)
 	if slices.Equal(a, []netip.Prefix{lower}) && slices.Equal(b, []netip.Prefix{upper}) {
 		return []netip.Prefix{u.root}

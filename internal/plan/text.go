@@ -54,7 +54,7 @@ func (p *Plan) String() string {
 func ruleText(r config.Rule) string {
 	how := map[config.Kind]string{
 		config.KindDestination: "to", config.KindPort: "to port", config.KindSource: "from", config.KindDevice: "from device",
-		config.KindMark: "with mark", config.KindInterface: "by interface", config.KindDomain: "to the name",
+		config.KindMark: "with mark", config.KindInterface: "by interface", config.KindDomain: "to the name", config.KindList: "to list",
 	}
 	text := fmt.Sprintf("%s %s", how[r.Kind], r.Entry)
 	if !r.Until.IsZero() {
