@@ -99,6 +99,7 @@ enum reason {
 	REASON_DIRECT_INTERFACE, /* via: its route leads to an excluded interface */
 	REASON_DIRECT_DOMAIN,	 /* direct: an excluded name stands for the address */
 	REASON_DNS_DOMAIN,	 /* resolver: an excluded name */
+	REASON_DIRECT_LIST,	 /* direct: the destination is in a list */
 
 	REASON_MAX,
 };
@@ -223,6 +224,11 @@ struct rule {
 	__u32 pad;
 };
 
+/* A prefix of a list of destinations. There may be millions: nothing else is in it. */
+struct listed {
+	__u32 until_s; /* CLOCK_BOOTTIME, in seconds; 0: for ever */
+};
+
 /* A local subnet and the interface it was learned on; 0: reserved space. */
 struct local_subnet {
 	__u32 ifindex;
@@ -250,6 +256,7 @@ struct settings {
 	__u32 services;	    /* 1: the port prefix maps are not empty */
 	__u32 exits;	    /* 1: the map of exits is not empty */
 	__u32 domains;	    /* 1: the map of domains is not empty */
+	__u32 lists;	    /* 1: the list prefix maps are in use */
 	__u32 time_server;  /* 1: the router answers NTP, to whomever it was sent */
 };
 

@@ -141,7 +141,10 @@ static __always_inline struct decision classify_router(const struct packet *p)
 	return decide(VERDICT_LOCAL, REASON_ROUTER_ADDRESS);
 }
 
-/* Of the rules for a destination those that name a port are the more specific ones. */
+/*
+ * Of the rules for a destination those that name a port are the more specific ones. Any
+ * of them says more than a list, so one that says Tor takes a part of a list back.
+ */
 static __always_inline struct decision classify_exclusion(const struct packet *p, __u32 mark,
 							  const struct rule *service,
 							  const struct settings *s)
@@ -153,6 +156,8 @@ static __always_inline struct decision classify_exclusion(const struct packet *p
 	r = service ? NULL : lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
 	if (r && r->policy == POLICY_DIRECT)
 		return decide(VERDICT_DIRECT, REASON_DIRECT_DESTINATION);
+	if (s->lists && !service && !r && is_listed(p))
+		return decide(VERDICT_DIRECT, REASON_DIRECT_LIST);
 	if (s->exempt_marks && exempt_mark(mark, s->exempt_marks))
 		return decide(VERDICT_DIRECT, REASON_EXEMPT_MARK);
 	return undecided();

@@ -38,6 +38,13 @@ PREFIX_MAP(src6_prefixes, struct prefix6, struct rule, MAX_POLICY_PREFIXES);
 PREFIX_MAP(port4_prefixes, struct service4, struct rule, MAX_POLICY_PREFIXES);
 PREFIX_MAP(port6_prefixes, struct service6, struct rule, MAX_POLICY_PREFIXES);
 
+/*
+ * The lists of destinations, merged. They take seconds to fill, so generations hand
+ * them on until a list changes; user space gives them their size.
+ */
+PREFIX_MAP(list4_prefixes, struct prefix4, struct listed, 1);
+PREFIX_MAP(list6_prefixes, struct prefix6, struct listed, 1);
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_DEVICES);

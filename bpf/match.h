@@ -37,6 +37,8 @@ static __always_inline int onion_destination(const struct packet *p, const struc
 	return 1;
 }
 
+#define NSEC_PER_SEC (1000ULL * 1000 * 1000)
+
 static __always_inline int in_force(const struct rule *r)
 {
 	return !r->until_ns || r->until_ns > bpf_ktime_get_boot_ns();
@@ -66,6 +68,17 @@ static __always_inline struct rule *lookup_rule(const struct packet *p, const un
 		key6.prefixlen = r->prefixlen - 1;
 	}
 	return NULL;
+}
+
+/*
+ * Whether a list has a destination. Of nested prefixes the longest ends last: user space
+ * writes no other.
+ */
+static __always_inline int is_listed(const struct packet *p)
+{
+	struct listed *l = lookup_prefix(p, &p->daddr, &list4_prefixes, &list6_prefixes);
+
+	return l && (!l->until_s || l->until_s * NSEC_PER_SEC > bpf_ktime_get_boot_ns());
 }
 
 /* Whether a protocol is told by its port; that of others is 0 in a rule. */

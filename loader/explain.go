@@ -76,7 +76,7 @@ func (d *Datapath) mapsInForce() (map[string]*ebpf.Map, error) {
 			closeMaps(maps)
 			return nil, fmt.Errorf("inspect map %d of %s: %w", id, programLAN, err)
 		}
-		maps[info.Name] = m
+		maps[declaredName(info.Name)] = m
 	}
 	return maps, nil
 }

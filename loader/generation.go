@@ -55,6 +55,9 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 		return nil, err
 	}
 	defer closeMaps(shared)
+	if err := d.replaceLists(spec, shared); err != nil {
+		return nil, err
+	}
 
 	collection, err := loadCollection(spec, shared)
 	if err != nil {

@@ -33,6 +33,7 @@ import (
 type Datapath struct {
 	dir    string // of its pins
 	clsact bool   // attach by clsact even where tcx is there
+	lists  *Lists // see UseLists
 }
 
 // Options say where a Datapath lives.

@@ -14,7 +14,8 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// sharedMaps outlive a generation; all others are filled anew for each.
+// sharedMaps outlive a generation, as do those of lists (Lists); all others are filled anew
+// for each.
 var sharedMaps = []string{
 	abi.DatapathMapLans, abi.DatapathMapGates,
 	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapInboundFlows,
@@ -83,6 +84,7 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		Services:    setting(len(p.Rules.Of(config.KindPort)) > 0),
 		Exits:       setting(len(p.Exits) > 0),
 		Domains:     setting(len(p.Rules.Of(config.KindDomain)) > 0),
+		Lists:       setting(len(p.Lists) > 0),
 	}
 	if p.Onion4.IsValid() {
 		addr := p.Onion4.Masked().Addr().As4()

@@ -35,6 +35,7 @@ func fillRules(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		case config.KindDomain:
 			err = maps[abi.DatapathMapDomains].Put(abi.DomainKey(r.Domain), value)
 		case config.KindInterface: // below: it takes an index
+		case config.KindList: // see Lists
 		default:
 			err = fmt.Errorf("kind %q is unknown", r.Kind)
 		}

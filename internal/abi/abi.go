@@ -94,6 +94,7 @@ const (
 	ReasonDirectInterface   = DatapathReasonREASON_DIRECT_INTERFACE
 	ReasonDirectDomain      = DatapathReasonREASON_DIRECT_DOMAIN
 	ReasonDNSDomain         = DatapathReasonREASON_DNS_DOMAIN
+	ReasonDirectList        = DatapathReasonREASON_DIRECT_LIST
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

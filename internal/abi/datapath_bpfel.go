@@ -135,6 +135,11 @@ const (
 	DatapathLimitMAX_NESTED DatapathLimit = 4
 )
 
+type DatapathListed struct {
+	_      structs.HostLayout
+	UntilS uint32
+}
+
 type DatapathLocalAddr uint32
 
 const (
@@ -266,7 +271,8 @@ const (
 	DatapathReasonREASON_DIRECT_INTERFACE   DatapathReason = 43
 	DatapathReasonREASON_DIRECT_DOMAIN      DatapathReason = 44
 	DatapathReasonREASON_DNS_DOMAIN         DatapathReason = 45
-	DatapathReasonREASON_MAX                DatapathReason = 46
+	DatapathReasonREASON_DIRECT_LIST        DatapathReason = 46
+	DatapathReasonREASON_MAX                DatapathReason = 47
 )
 
 type DatapathRefusal struct {
@@ -326,6 +332,7 @@ type DatapathSettings struct {
 	Services        uint32
 	Exits           uint32
 	Domains         uint32
+	Lists           uint32
 	TimeServer      uint32
 }
 
@@ -372,6 +379,8 @@ const (
 	DatapathMapGates           = "gates"
 	DatapathMapInboundFlows    = "inbound_flows"
 	DatapathMapLans            = "lans"
+	DatapathMapList4Prefixes   = "list4_prefixes"
+	DatapathMapList6Prefixes   = "list6_prefixes"
 	DatapathMapLocal4Prefixes  = "local4_prefixes"
 	DatapathMapLocal6Prefixes  = "local6_prefixes"
 	DatapathMapLocalAddrs      = "local_addrs"
@@ -478,6 +487,8 @@ type DatapathMapSpecs struct {
 	Gates          *ebpf.MapSpec `ebpf:"gates"`
 	InboundFlows   *ebpf.MapSpec `ebpf:"inbound_flows"`
 	Lans           *ebpf.MapSpec `ebpf:"lans"`
+	List4Prefixes  *ebpf.MapSpec `ebpf:"list4_prefixes"`
+	List6Prefixes  *ebpf.MapSpec `ebpf:"list6_prefixes"`
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
@@ -548,6 +559,8 @@ type DatapathMaps struct {
 	Gates          *ebpf.Map `ebpf:"gates"`
 	InboundFlows   *ebpf.Map `ebpf:"inbound_flows"`
 	Lans           *ebpf.Map `ebpf:"lans"`
+	List4Prefixes  *ebpf.Map `ebpf:"list4_prefixes"`
+	List6Prefixes  *ebpf.Map `ebpf:"list6_prefixes"`
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
@@ -581,6 +594,8 @@ func (m *DatapathMaps) Close() error {
 		m.Gates,
 		m.InboundFlows,
 		m.Lans,
+		m.List4Prefixes,
+		m.List6Prefixes,
 		m.Local4Prefixes,
 		m.Local6Prefixes,
 		m.LocalAddrs,

@@ -52,6 +52,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonDirectDevice:      {VerdictDirect, "direct-device", "the device is excluded by its hardware address: the packet leaves in clear"},
 	ReasonDirectInterface:   {VerdictVia, "direct-interface", "its route leads to an excluded interface: the packet leaves by that one, in clear, or by none"},
 	ReasonDirectDomain:      {VerdictDirect, "direct-domain", "the device was told this address for an excluded name: the packet leaves in clear"},
+	ReasonDirectList:        {VerdictDirect, "direct-list", "the destination is in a list that is excluded: the packet leaves in clear"},
 	ReasonReservedOpen:      {VerdictDirect, "reserved-open", "private or reserved destination, let out by the local mode \"reserved\""},
 
 	ReasonTCP:      {VerdictTor, "tcp", "TCP: through Tor"},

@@ -150,13 +150,16 @@ func (p *Policy) destinationReason(k Packet) abi.Reason {
 }
 
 // excludedReason asks the rules for destinations, of which those that name a port are
-// the more specific ones, and the exempt marks.
+// the more specific ones, the lists where no rule is about the packet, and the exempt marks.
 func (p *Policy) excludedReason(k Packet, service abi.Policy, named bool) abi.Reason {
+	policy, found := findPolicy(p.Destinations, k.Dst)
 	switch {
 	case named && service == abi.PolicyDirect:
 		return abi.ReasonDirectPort
-	case !named && policyOf(p.Destinations, k.Dst) == abi.PolicyDirect:
+	case !named && policy == abi.PolicyDirect:
 		return abi.ReasonDirectDestination
+	case !named && !found && p.Lists != nil && p.Lists.Has(k.Dst):
+		return abi.ReasonDirectList
 	case p.exempt(k.Mark):
 		return abi.ReasonExemptMark
 	case p.byName(k):

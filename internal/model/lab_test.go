@@ -71,6 +71,9 @@ func loadPorts(tb testing.TB, shift uint8, ports plan.Ports) *objects {
 			tb.Fatal(err)
 		}
 	}
+	for _, name := range []string{"list4_prefixes", "list6_prefixes"} {
+		spec.Maps[name].MaxEntries = 100
+	}
 	if err := rlimit.RemoveMemlock(); err != nil { // it counts BPF memory before 5.11
 		tb.Fatalf("lift the limit on locked memory: %v; run as root", err)
 	}
@@ -134,10 +137,10 @@ func clear[K any](o *objects, name string) {
 func (o *objects) set(p *Policy) {
 	o.tb.Helper()
 	p.OurMark = o.mark
-	for _, name := range []string{"dst4_prefixes", "src4_prefixes", "local4_prefixes"} {
+	for _, name := range []string{"dst4_prefixes", "src4_prefixes", "local4_prefixes", "list4_prefixes"} {
 		clear[abi.DatapathPrefix4](o, name)
 	}
-	for _, name := range []string{"dst6_prefixes", "src6_prefixes", "local6_prefixes"} {
+	for _, name := range []string{"dst6_prefixes", "src6_prefixes", "local6_prefixes", "list6_prefixes"} {
 		clear[abi.DatapathPrefix6](o, name)
 	}
 	clear[abi.DatapathService4](o, "port4_prefixes")
@@ -156,6 +159,13 @@ func (o *objects) set(p *Policy) {
 	}
 	for _, e := range p.Services {
 		o.putService(e)
+	}
+	for _, e := range listOf(p) {
+		value := abi.DatapathListed{UntilS: uint32(e.Prefix.Bits()%2) << 30} // or for ever
+		if e.Ended {
+			value.UntilS = 1
+		}
+		o.putPrefix("list", e.Prefix, value)
 	}
 	for mac, d := range p.Devices {
 		o.put("devices", abi.DatapathMac{Addr: mac}, ruleOf(d.Policy, d.Ended, 0))
@@ -241,6 +251,7 @@ func (o *objects) setSettings(p *Policy) {
 		Services:    flag(len(p.Services) > 0),
 		Domains:     flag(len(p.Domains) > 0),
 		Devices:     flag(len(p.Devices) > 0),
+		Lists:       flag(p.Lists != nil),
 	}
 	if p.Onion4.IsValid() {
 		mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Onion4.Bits()))

@@ -50,6 +50,13 @@ type InboundFlow struct {
 	LAN, Peer netip.AddrPort
 }
 
+// Lists are the lists of destinations that go direct: too long to be held here as well.
+// Attach asks the maps that the programs ask.
+type Lists interface {
+	// Has says whether a list that has not ended has an address.
+	Has(netip.Addr) bool
+}
+
 // Policy is what the maps of the BPF program hold. The zero Policy knows no
 // exclusion and no address of the router, and its gate is closed.
 type Policy struct {
@@ -57,6 +64,7 @@ type Policy struct {
 	Sources      []PrefixPolicy
 	Services     []ServicePolicy
 	Devices      map[config.MAC]DevicePolicy
+	Lists        Lists              // nil: none
 	Local        []plan.LocalSubnet // Index 0: reserved space
 	LANs         []int              // indices of the torified interfaces
 	LocalMode    abi.LocalMode

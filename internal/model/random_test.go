@@ -109,7 +109,7 @@ func (d dice) edge(prefix netip.Prefix) netip.Addr {
 // prefixes returns all that a policy has of one family.
 func (p *Policy) prefixes(four bool) []netip.Prefix {
 	all := []netip.Prefix{p.Onion4, p.Onion6}
-	for _, list := range [][]PrefixPolicy{p.Destinations, p.Sources} {
+	for _, list := range [][]PrefixPolicy{p.Destinations, p.Sources, listOf(p)} {
 		for _, e := range list {
 			all = append(all, e.Prefix)
 		}
@@ -174,6 +174,13 @@ func (d dice) policy() *Policy {
 		for range d.IntN(4) {
 			p.Answers[Answer{hostMAC, d.unmapped(p)}] = pick(d, "*.test", "www.example.test", "gone.test")
 		}
+	}
+	if d.one(2) {
+		var list prefixList
+		for range d.IntN(12) {
+			list = append(list, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Ended: d.one(4)})
+		}
+		p.Lists = list
 	}
 	if d.one(4) {
 		policy := pick(d, abi.PolicyDirect, abi.PolicyTor, abi.PolicyBlock)

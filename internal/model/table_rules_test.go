@@ -176,6 +176,69 @@ func domainRows() []row {
 	}
 }
 
+// prefixList is a list of destinations, of which some have ended. As the maps have it, the
+// longest prefix decides.
+type prefixList []PrefixPolicy
+
+// Has looks for the longest prefix; of equal ones the last.
+func (l prefixList) Has(a netip.Addr) bool {
+	best, has := -1, false
+	for _, e := range l {
+		if e.Prefix.Contains(a) && e.Prefix.Bits() >= best {
+			best, has = e.Prefix.Bits(), !e.Ended
+		}
+	}
+	return has
+}
+
+// listOf returns what the list of a test's policy holds.
+func listOf(p *Policy) prefixList {
+	list, _ := p.Lists.(prefixList)
+	return list
+}
+
+// listed says of the home that a list excludes these prefixes.
+func listed(ended bool, prefixes ...string) func(*Policy) {
+	return func(p *Policy) {
+		var list prefixList
+		for _, prefix := range prefixes {
+			list = append(list, PrefixPolicy{Prefix: netip.MustParsePrefix(prefix), Ended: ended})
+		}
+		p.Lists = list
+	}
+}
+
+// listRows: any rule about a destination goes before a list.
+func listRows() []row {
+	at := func(name string, packet []byte, reason abi.Reason, home func(*Policy)) row {
+		return ruleRow("list: "+name, packet, reason, home)
+	}
+	here := listed(false, "50.0.0.0/8", "2600::/16", "10.0.0.0/8")
+	with := func(also func(*Policy)) func(*Policy) { return func(p *Policy) { here(p); also(p) } }
+	return []row{
+		at("in it", ip(laptop4, web4, udp(40000, 443)), abi.ReasonDirectList, here),
+		at("in it, IPv6", ip(laptop6, web6, ping6()), abi.ReasonDirectList, here),
+		at("beside it", ip(laptop4, "49.255.255.255", udp(40000, 443)), abi.ReasonQUIC, here),
+		at("an address", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonDirectList, listed(false, web4+"/32")),
+		at("beside an address", ip(laptop4, "50.0.0.2", tcp(40000, 443, tcpSYN)), abi.ReasonTCP, listed(false, web4+"/32")),
+		at("that has ended", ip(laptop4, web4, udp(40000, 443)), abi.ReasonQUIC, listed(true, "50.0.0.0/8")),
+		at("carved out by a rule", ip(laptop4, carved4, tcp(40000, 443, tcpSYN)), abi.ReasonTCP, here),
+		at("carved out by a rule, IPv6", ip(laptop6, carved6, tcp(40000, 443, tcpSYN)), abi.ReasonTCP, here),
+		at("carved out by a wider rule", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonTCP, with(func(p *Policy) {
+			p.Destinations = append(p.Destinations, PrefixPolicy{Prefix: netip.MustParsePrefix("50.0.0.0/7")})
+		})),
+		at("where such a rule has ended", ip(laptop4, web4, udp(40000, 443)), abi.ReasonDirectList, with(endedDestinations("50.0.0.0/24"))),
+		at("carved out by a port", ip(laptop4, web4, tcp(40000, 25, tcpSYN)), abi.ReasonTCP, with(services(service("25/tcp@0.0.0.0/0", abi.PolicyTor)))),
+		at("excluded by a rule as well", ip(laptop4, excluded4, udp(40000, 443)), abi.ReasonDirectDestination, here),
+		at("its DNS", ip(laptop4, web4, udp(40000, 53, dnsQuery()...)), abi.ReasonDNSUDP, here),
+		at(".onion in it", ip(laptop4, onion4, udp(40000, 443)), abi.ReasonOnionProtocol, here),
+		at("the router in it", ip(laptop4, wan4, tcp(40000, 22, tcpSYN)), abi.ReasonRouterAddress, here),
+		at("private space in it", ip(laptop4, private4, udp(40000, 443)), abi.ReasonDirectList, here),
+		at("a blocked source", ip(blocked4, web4, udp(40000, 443)), abi.ReasonBlockedSource, here),
+		at("a fragment", ip(laptop4, web4, udp(40000, 7000), fragment4(0, true)), abi.ReasonDirectList, here),
+	}
+}
+
 // endedRows: what has ended is as good as not there, and hides nothing.
 func endedRows() []row {
 	at := func(name string, packet []byte, reason abi.Reason, home func(*Policy)) row {

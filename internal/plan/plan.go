@@ -5,6 +5,7 @@ package plan
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/torbpf/torbpf/internal/config"
 )
@@ -114,6 +115,15 @@ type Plan struct {
 	Rules      config.Rules // masked and sorted; the marks without our bits
 	Exits      []Exit       // what the rules say of outgoing interfaces
 	Resolver   netip.Addr   // asked for excluded names; invalid for none
+	Lists      []List       `json:",omitempty"` // those of the rules that could be read
+}
+
+// List is a file of destinations that go direct. What it holds is too much to be part of a
+// plan, which tells only one content from another.
+type List struct {
+	Path   string
+	Digest string        // that of internal/lists
+	Ends   time.Duration // since boot; 0: never
 }
 
 // Exit is an interface by which packets may leave directly.
