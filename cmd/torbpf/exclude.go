@@ -40,6 +40,7 @@ var kindFlags = []struct {
 	{"device", config.KindDevice, "the arguments are hardware addresses of devices"},
 	{"domain", config.KindDomain, "the arguments are names: bank.example, or *.bank.example for all below it"},
 	{"interface", config.KindInterface, "the arguments are interfaces that packets leave by, such as wg0"},
+	{"list", config.KindList, "the arguments are files of destinations, such as a country's: absolute paths"},
 }
 
 // excludeFlags are those of add and del.
@@ -74,8 +75,12 @@ rules set, or whatever is routed to an --interface. With --for it ends by itself
 nobody has to be alive for that. DNS stays Tor's, but for an excluded source or device,
 which asks whom it likes, and for a rule that names port 53.
 
+With --list, the destinations in a file are let go direct, one prefix or address a line;
+torbpf run reads it again when it changes, torbpf attach as well.
+
 Of several rules that match a packet the most specific one counts, so --policy tor takes
-a part back from something that goes direct; --policy block is for sources and devices.
+a part back from something that goes direct, be that by a list; --policy block is for
+sources and devices.
 What a wider rule says already is not added, and narrower rules that say the same are
 absorbed.`,
 		Example: `  sudo torbpf exclude add 104.16.0.0/13 --for 30m --comment "the bank"
@@ -84,7 +89,8 @@ absorbed.`,
   sudo torbpf exclude add --source 192.168.1.7
   sudo torbpf exclude add --device 02:00:5e:10:00:01 --for 10m
   sudo torbpf exclude add --mark 0x100/0xff00
-  sudo torbpf exclude add --interface wg0`,
+  sudo torbpf exclude add --interface wg0
+  sudo torbpf exclude add --list /etc/torbpf/lists/de.txt`,
 		Args: usageArgs(someEntry),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, false, args) },
 	}
@@ -112,7 +118,7 @@ func newExcludeDel() *cobra.Command {
 
 func someEntry(_ *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return errors.New("which? give prefixes such as 104.16.0.0/13, or something else with --source, --port, --device, --mark or --interface")
+		return errors.New("which? give prefixes such as 104.16.0.0/13, or something else with --source, --port, --device, --mark, --interface or --list")
 	}
 	return nil
 }
@@ -210,18 +216,23 @@ func newExcludeList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 2, "rules": append(config.Rules{}, rules...)})
+			lists, err := r.Lists()
+			if err != nil {
+				return err
 			}
-			return listRules(cmd.OutOrStdout(), rules)
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 2, "rules": append(config.Rules{}, rules...), "lists": lists})
+			}
+			return listRules(cmd.OutOrStdout(), rules, lists)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return cmd
 }
 
-// listRules prints a rule a line: what it matches, its policy, how long it holds, why.
-func listRules(w io.Writer, rules config.Rules) error {
+// listRules prints a rule a line: what it matches, its policy, what is in it, how long it
+// holds, why.
+func listRules(w io.Writer, rules config.Rules, lists []router.ListStatus) error {
 	if len(rules) == 0 {
 		_, err := fmt.Fprintln(w, "nothing is excluded")
 		return err
@@ -229,6 +240,9 @@ func listRules(w io.Writer, rules config.Rules) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, r := range rules {
 		fields := []string{string(r.Kind), r.String(), string(r.Policy)}
+		if r.Kind == config.KindList {
+			fields = append(fields, listWords(lists, r.List))
+		}
 		if !r.Until.IsZero() {
 			fields = append(fields, fmt.Sprintf("until %s (%s)", r.Until.Local().Format(time.DateTime), time.Until(r.Until).Round(time.Second)))
 		}
@@ -238,4 +252,14 @@ func listRules(w io.Writer, rules config.Rules) error {
 		fmt.Fprintln(t, strings.Join(fields, "\t"))
 	}
 	return t.Flush()
+}
+
+// listWords says what is in force of a list.
+func listWords(lists []router.ListStatus, path string) string {
+	for _, l := range lists {
+		if l.Path == path && l.Read != nil {
+			return fmt.Sprintf("%d entries, read %s", l.Entries, l.Read.Local().Format(time.DateTime))
+		}
+	}
+	return "not in force: what is in it is Tor's"
 }

@@ -61,7 +61,7 @@ func printStatus(w io.Writer, s *router.Status) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	if err := listRules(w, s.Rules); err != nil {
+	if err := listRules(w, s.Rules, s.Lists); err != nil {
 		return err
 	}
 	fmt.Fprintln(w)

@@ -7,6 +7,7 @@
 //	rtnetlink, nftables ─┼─▶ Mend: attach what has come, repair what is gone
 //	a tick               │       (one after the other, slower while it fails)
 //	                     ├─▶ tor that hangs is restarted
+//	                     ├─▶ lists whose files change are read and put in force
 //	                     └─▶ alarms of the last guards are logged
 //
 // It is never what keeps traffic in: all of that is in the kernel, and while the
@@ -86,6 +87,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	g.Go(func() error { return d.watchTor(ctx) })
 	g.Go(func() error { return d.watchAlarms(ctx) })
+	g.Go(func() error { return d.watchLists(ctx) })
 	g.Go(func() error { return d.mend(ctx, hangup) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {

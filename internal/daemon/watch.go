@@ -47,6 +47,35 @@ func (d *daemon) watchTor(ctx context.Context) error {
 	}
 }
 
+// listPause is how often the files of lists are looked at.
+const listPause = 3 * time.Second
+
+// watchLists puts lists in force whose files have changed.
+func (d *daemon) watchLists(ctx context.Context) error {
+	ticker := time.NewTicker(listPause)
+	defer ticker.Stop()
+	for watch := d.Router.WatchLists(); ; {
+		listed, err := watch.Look(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		for _, problem := range listed.Problems {
+			d.Log.Error("a list cannot be used", "problem", problem)
+		}
+		if err != nil {
+			d.Log.Error("lists could not be put in force, the old ones stay", "error", err)
+		} else if len(listed.Changed) > 0 {
+			d.Log.Info("lists are in force", "paths", listed.Changed, "seconds", listed.Took.Seconds())
+			d.kick()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
 // watchAlarms logs what only the last guards stopped. The log does not say where
 // it was bound: logs travel, and `torbpf check` shows the headers.
 func (d *daemon) watchAlarms(ctx context.Context) error {

@@ -80,7 +80,7 @@ func Read(path string) (*List, error) {
 // Digest tells whether the addresses are others. A file that is gone is an
 // error that wraps fs.ErrNotExist.
 func (l *List) Changed() (bool, error) {
-	now, err := stat(l.Path)
+	now, err := StampAt(l.Path)
 	if err != nil {
 		return false, err
 	}

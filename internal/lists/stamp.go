@@ -31,8 +31,9 @@ func stampOf(info fs.FileInfo) Stamp {
 	return Stamp{Inode: s.Ino, Size: info.Size(), ModifiedNs: info.ModTime().UnixNano(), ChangedNs: s.Ctim.Nano()}
 }
 
-// stat returns the stamp of what is at path now.
-func stat(path string) (Stamp, error) {
+// StampAt returns the stamp of what is at path now. A file that is gone is an error that
+// wraps fs.ErrNotExist.
+func StampAt(path string) (Stamp, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return Stamp{}, fmt.Errorf("look at list: %w", err)
@@ -62,7 +63,7 @@ func once(path string, read func(f *os.File, size int64) error) (before Stamp, c
 	before = stampOf(info)
 	time.Sleep(before.unsettled(time.Now()))
 	readErr := read(f, before.Size)
-	after, err := stat(path)
+	after, err := StampAt(path)
 	if err != nil {
 		return Stamp{}, false, err
 	}

@@ -42,6 +42,7 @@ type job struct {
 	tor        *foundTor
 	datapath   *loader.Datapath
 	generation *loader.Generation
+	lists      *listMaps
 	attached   bool     // the LAN programs are those of generation
 	only       []string // the steps of a repair; nil for all
 	mends      bool     // nobody asked for it: see steps and writeState
@@ -103,19 +104,20 @@ func StepNames() []string {
 }
 
 // apply brings the host to a plan, or back to what it was.
-func (r *Router) apply(ctx context.Context, before, s *State, p *plan.Plan, found *foundTor, acknowledges bool) error {
+func (r *Router) apply(ctx context.Context, before, s *State, p *plan.Plan, found *foundTor, lists *listMaps, acknowledges bool) error {
 	d, err := r.datapath(s.Config.Clsact)
 	if err != nil {
 		return errors.Join(err, r.putBackState(before))
 	}
-	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d, acknowledges: acknowledges}
+	d.UseLists(lists.use)
+	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d, lists: lists, acknowledges: acknowledges}
 	err = j.run(ctx)
 	if err == nil {
 		return nil
 	}
 	failed := s.clone()
 	failed.Links = linksOf(p) // what is not among them has been without torbpf meanwhile
-	undo := r.restore(context.WithoutCancel(ctx), before, failed)
+	undo := r.restore(context.WithoutCancel(ctx), before, failed, lists.back())
 	if undo == nil {
 		return err
 	}
@@ -270,8 +272,8 @@ func (j *job) openOrLoad() (*loader.Generation, error) {
 }
 
 // restore brings the host back from a failed state to the one before, nil for
-// nothing.
-func (r *Router) restore(ctx context.Context, before, failed *State) error {
+// nothing, with the maps of lists that were in use then.
+func (r *Router) restore(ctx context.Context, before, failed *State, lists *listMaps) error {
 	if before == nil {
 		return r.removeAll(ctx, failed)
 	}
@@ -295,6 +297,7 @@ func (r *Router) restore(ctx context.Context, before, failed *State) error {
 	// The failure that a test asked for must not meet the way back as well.
 	quiet := *r
 	quiet.fail = func(string) error { return nil }
-	j := &job{Router: &quiet, before: failed, state: s, plan: p, tor: found, datapath: d}
+	d.UseLists(lists.use)
+	j := &job{Router: &quiet, before: failed, state: s, plan: p, tor: found, datapath: d, lists: lists}
 	return j.run(ctx)
 }

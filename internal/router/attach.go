@@ -25,6 +25,8 @@ type Result struct {
 	Plan     *plan.Plan
 	Warnings []string
 	Took     time.Duration // without Tor's bootstrap
+
+	lists []string // those of the warnings that are about lists
 }
 
 // Attach puts interfaces on Tor. edit changes the configuration that is in
@@ -84,7 +86,7 @@ func (r *Router) attach(ctx context.Context, edit func(*State) error) (*Result, 
 	if err != nil {
 		return nil, "", errors.Join(err, r.forgetIfUnused(before))
 	}
-	result, err := r.bring(ctx, before, s, true)
+	result, err := r.bringLists(ctx, before, s, true, listFiles{strict: listPaths(s.Config.Rules)})
 	if err != nil {
 		return nil, "", errors.Join(err, r.forgetIfUnused(before))
 	}
@@ -116,6 +118,11 @@ func refuseUnfit(before, s *State) error {
 // bring plans for the new state, checks all that can be checked beforehand and
 // applies it; acknowledges says that whoever asks for it has seen the alarms, and before is what is in force, nil for nothing.
 func (r *Router) bring(ctx context.Context, before, s *State, acknowledges bool) (*Result, error) {
+	return r.bringLists(ctx, before, s, acknowledges, listFiles{})
+}
+
+// bringLists is bring that looks at the files of lists as it is told.
+func (r *Router) bringLists(ctx context.Context, before, s *State, acknowledges bool, files listFiles) (*Result, error) {
 	rules, err := last(s.Config.Rules)
 	if err != nil {
 		return nil, err
@@ -125,6 +132,11 @@ func (r *Router) bring(ctx context.Context, before, s *State, acknowledges bool)
 	if err != nil {
 		return nil, err
 	}
+	lists, err := r.chooseLists(s, files)
+	if err != nil {
+		return nil, err
+	}
+	defer lists.close()
 	p, err := makePlan(s)
 	if err != nil {
 		return nil, err
@@ -136,10 +148,11 @@ func (r *Router) bring(ctx context.Context, before, s *State, acknowledges bool)
 	if err := r.saveState(s); err != nil {
 		return nil, err
 	}
-	if err := r.apply(ctx, before, s, p, found, acknowledges); err != nil {
+	if err := r.apply(ctx, before, s, p, found, lists, acknowledges); err != nil {
 		return nil, err
 	}
-	return &Result{Plan: p, Warnings: append(r.warnings(s, p), timeWarnings(p)...)}, nil
+	r.forgetCopies(s.Lists)
+	return &Result{Plan: p, Warnings: slices.Concat(r.warnings(s, p), timeWarnings(p), lists.warnings), lists: lists.warnings}, nil
 }
 
 // checkPorts refuses ports that somebody else listens on. What torbpf itself

@@ -52,6 +52,9 @@ func (j *job) cutOver() error {
 // the neighbour table has them, and by routes as they are now.
 func (j *job) flowPolicy() (func(plan.Flow) bool, error) {
 	policy := model.FromPlan(j.plan)
+	if len(j.plan.Lists) > 0 {
+		policy.Lists = j.lists.use
+	}
 	neighbours, err := host.Neighbours()
 	if err != nil {
 		return nil, err

@@ -134,6 +134,9 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	if err := os.RemoveAll(r.copiesDir()); err != nil {
+		return fmt.Errorf("remove copies of lists: %w", err)
+	}
 	return r.removeDirs()
 }
 

@@ -157,7 +157,7 @@ func (r *Router) BlockLast(ctx context.Context) ([]string, error) {
 
 // block closes the interfaces of a state by their names, and nothing else.
 func (r *Router) block(s *State) error {
-	s.Blocked, s.Planned = true, ""
+	s.Blocked, s.Planned, s.Lists = true, "", nil
 	// The kernel first: a disk that is full must not keep anything open.
 	p := plan.Block(s.Config)
 	return errors.Join(nft.Apply(p), route.Apply(p), r.saveState(s))

@@ -52,6 +52,8 @@ func (x *explained) changeReason() []Advice {
 		return append(append(x.openPort(), x.openWider()...), x.changeLocal()...)
 	case abi.ReasonLocalSubnet, abi.ReasonReservedOpen:
 		return x.changeLocal()
+	case abi.ReasonDirectList:
+		return []Advice{{fmt.Sprintf("sudo torbpf exclude add %s --policy tor", x.To), "keeps this with Tor, and leaves the rest to the lists"}}
 	case abi.ReasonForeignSource:
 		return []Advice{{"sudo torbpf attach " + x.lan.Name, fmt.Sprintf("once %s has an address or a route for this source", x.lan.Name)}}
 	default:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/abi"
@@ -135,6 +136,8 @@ func (x *explained) decided() (string, error) {
 		return fmt.Sprintf("no LAN has the source %s", x.From), nil
 	case abi.ReasonLocalSubnet, abi.ReasonPrivate, abi.ReasonReservedOpen, abi.ReasonLateMark:
 		return x.localWords()
+	case abi.ReasonDirectList:
+		return fmt.Sprintf("%s is in a list that is excluded (%s)", x.To, strings.Join(listPaths(x.plan.Rules), ", ")), nil
 	case abi.ReasonInboundReply:
 		return "somebody outside has begun a flow of which this is an answer", nil
 	default:

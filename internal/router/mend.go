@@ -191,11 +191,22 @@ func (r *Router) holdBlocked(s *State) error {
 // host is not the one that they were found for. What the last guards have stopped
 // meanwhile stays an alarm. Without tor all else is done.
 func (r *Router) rebring(ctx context.Context, before *State, only []string) error {
+	// The first attach does not wait for lists: nothing of theirs is direct yet.
+	return r.rebringLists(ctx, before, only, listFiles{keep: true, later: before.Blocked})
+}
+
+// rebringLists is rebring that looks at the files of lists as it is told.
+func (r *Router) rebringLists(ctx context.Context, before *State, only []string, files listFiles) error {
 	s := before.clone()
 	found, torErr := r.findTor(ctx, s)
 	if torErr != nil {
 		found = &foundTor{}
 	}
+	lists, err := r.chooseLists(s, files)
+	if err != nil {
+		return errors.Join(torErr, err)
+	}
+	defer lists.close()
 	p, err := makePlan(s)
 	if err != nil {
 		return errors.Join(torErr, err)
@@ -207,10 +218,14 @@ func (r *Router) rebring(ctx context.Context, before *State, only []string) erro
 	if err != nil {
 		return err
 	}
-	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d, only: only, mends: true, torErr: torErr}
+	d.UseLists(lists.use)
+	j := &job{Router: r, before: before, state: s, plan: p, tor: found, datapath: d, lists: lists, only: only, mends: true, torErr: torErr}
 	err = j.run(ctx)
 	if err != nil && before.Blocked {
 		return errors.Join(err, r.restoreBlock(before, s))
+	}
+	if err == nil {
+		r.forgetCopies(s.Lists)
 	}
 	return errors.Join(err, j.torErr)
 }

@@ -169,6 +169,7 @@ func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 		return nil, err
 	}
 	s.Onion4, s.Onion6 = p.Onion4, p.Onion6
+	p.Lists = s.plannedLists(active)
 	return p, nil
 }
 

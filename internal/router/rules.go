@@ -34,6 +34,15 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 	if err := requireRoot(); err != nil {
 		return nil, nil, err
 	}
+	rules, err := given(rules, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	files, err := r.readAhead(remove, rules)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer files.read.close()
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -42,9 +51,6 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 	before, err := r.attached()
 	if err != nil {
 		return nil, nil, errors.Join(err, r.forgetIfUnused(before))
-	}
-	if rules, err = given(rules, o); err != nil {
-		return nil, nil, err
 	}
 	s := before.clone()
 	changes, err := edit(&s.Config.Rules, remove, rules)
@@ -57,7 +63,7 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 	if err := s.insist(o.Force); err != nil {
 		return nil, nil, err
 	}
-	result, err := r.bring(ctx, before, s, false)
+	result, err := r.bringLists(ctx, before, s, false, files)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -73,9 +79,9 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 		}
 	}
 	if remove {
-		return changes, comesBack(changes, o.File, o.Save), nil
+		return changes, append(comesBack(changes, o.File, o.Save), result.lists...), nil
 	}
-	return changes, r.warnings(s, result.Plan), nil
+	return changes, append(r.warnings(s, result.Plan), result.lists...), nil
 }
 
 // insist notes that somebody wants to let everything out. That holds until it is taken

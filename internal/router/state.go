@@ -29,7 +29,8 @@ type State struct {
 	Cookie  uint64 `json:"cookie"`  // of the namespace; 0 where the kernel has none
 
 	Config  config.Config     `json:"config"`
-	Onion4  netip.Prefix      `json:"onion4"` // the .onion ranges in use
+	Lists   []ListState       `json:"lists,omitempty"` // what the maps of lists hold, see chooseLists
+	Onion4  netip.Prefix      `json:"onion4"`          // the .onion ranges in use
 	Onion6  netip.Prefix      `json:"onion6"`
 	Links   map[string]int    `json:"links"` // ifindex of each interface whose attach was completed, by name
 	Sentry  Process           `json:"sentry"`
@@ -200,6 +201,7 @@ func (s *State) clone() *State {
 	c.Config.Uplinks = slices.Clone(s.Config.Uplinks)
 	c.Config.Rules = slices.Clone(s.Config.Rules)
 	c.Config.Devices = maps.Clone(s.Config.Devices)
+	c.Lists = slices.Clone(s.Lists)
 	c.Links = maps.Clone(s.Links)
 	c.Sysctls = maps.Clone(s.Sysctls)
 	c.Lacks = slices.Clone(s.Lacks)

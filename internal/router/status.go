@@ -39,6 +39,7 @@ type Status struct {
 	Tor        TorStatus         `json:"tor"`
 	Sentry     bool              `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
 	Rules      config.Rules      `json:"rules"`
+	Lists      []ListStatus      `json:"lists"` // that rules name
 	Counters   []CounterStatus   `json:"counters"`
 	Guards     []nft.Drop        `json:"guards"`  // what the nftables guards dropped
 	Stopped    uint64            `json:"stopped"` // packets that only the last guards stopped since the last change; 0 is how it should be
@@ -109,7 +110,13 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		Lacks:     append([]string{}, s.Lacks...),
 		// A list without entries is [] in JSON, not null.
 		Interfaces: []InterfaceStatus{}, Waiting: []string{}, Unfit: []string{}, Uplinks: []InterfaceStatus{},
-		Counters: []CounterStatus{}, Problems: []string{}, Warnings: []string{},
+		Counters: []CounterStatus{}, Warnings: []string{},
+	}
+	if status.Lists, err = s.listStatus(); err != nil {
+		return nil, err
+	}
+	if status.Problems, err = s.listProblems(); err != nil {
+		return nil, err
 	}
 	status.Tor = r.torStatus(ctx, s)
 	s.followRenames(facts)
