@@ -29,7 +29,7 @@ const (
 // domains answers for excluded names: it asks the resolver that the user has chosen, in
 // clear, and lets the device that asked reach the addresses of the answer directly.
 type domains struct {
-	patterns []string
+	patterns []Domain
 	resolver netip.AddrPort
 	timeout  time.Duration // of one question, by UDP and then by TCP
 	slots    *Slots
@@ -56,21 +56,42 @@ func newDomains(cfg Config, timeout time.Duration) (*domains, error) {
 }
 
 // match returns the excluded name that a question is for, "" for none; of several the
-// longest.
+// longest. One whose time is over is none any more, whether or not somebody has come to
+// say so.
 func (d *domains) match(name string) string {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	best := ""
 	for _, p := range d.patterns {
-		if config.DomainMatches(p, name) && len(p) > len(best) {
-			best = p
+		if config.DomainMatches(p.Name, name) && len(p.Name) > len(best) && !p.ended() {
+			best = p.Name
 		}
 	}
 	return best
 }
 
+func (d Domain) ended() bool {
+	if d.Ends == 0 {
+		return false
+	}
+	now, err := bootTime()
+	return err != nil || d.Ends <= now
+}
+
+func bootTime() (time.Duration, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, fmt.Errorf("read the clock: %w", err)
+	}
+	return time.Duration(now.Nano()), nil
+}
+
 // ask returns the resolver's answer without the addresses that no public site has, and
 // lets the peer reach the others.
 func (d *domains) ask(ctx context.Context, q dns.Question, peer netip.Addr) (*dns.Msg, error) {
+	domain := d.match(q.Name)
+	if domain == "" {
+		return nil, errors.New("ask the resolver for excluded names: the rule has just ended")
+	}
 	answer, err := d.exchange(ctx, q)
 	if err != nil {
 		return nil, fmt.Errorf("ask the resolver for excluded names (%s): %w", d.resolver.Addr(), err)
@@ -79,7 +100,7 @@ func (d *domains) ask(ctx context.Context, q dns.Question, peer netip.Addr) (*dn
 		return nil, errors.New("ask the resolver for excluded names: it answered another question")
 	}
 	answer.Answer = d.public(answer.Answer)
-	d.letOut(answer, d.match(q.Name), peer)
+	d.letOut(answer, domain, peer)
 	return answer, nil
 }
 
@@ -168,8 +189,8 @@ const neighbourTime = 5 * time.Second
 // device is who has an address: by hardware address where it has one, as the programs
 // tell devices apart. It also returns the time since boot.
 func (d *domains) device(peer netip.Addr) (abi.DatapathDeviceKey, time.Duration, error) {
-	var boot unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+	boot, err := bootTime()
+	if err != nil {
 		return abi.DatapathDeviceKey{}, 0, err
 	}
 	d.mu.Lock()
@@ -187,7 +208,7 @@ func (d *domains) device(peer netip.Addr) (abi.DatapathDeviceKey, time.Duration,
 	} else {
 		key.Addr = peer.WithZone("").As16()
 	}
-	return key, time.Duration(boot.Nano()), nil
+	return key, boot, nil
 }
 
 func (d *domains) readNeighbours() error {

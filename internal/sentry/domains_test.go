@@ -70,7 +70,7 @@ func TestAnswersLetOutWithinBounds(t *testing.T) {
 		m := newSlotsMap(t)
 		slots, err := OpenSlots(m.FD())
 		must(t, err)
-		d := &domains{patterns: []string{"bank.example"}, slots: slots}
+		d := &domains{patterns: []Domain{{Name: "bank.example"}}, slots: slots}
 		d.letOut(&dns.Msg{Answer: d.public(c.records)}, "bank.example", peer)
 		out := letOutOf(t, m, device)
 		if len(out) != c.addresses {
@@ -100,14 +100,33 @@ func TestNoAnswerLeadsInside(t *testing.T) {
 }
 
 func TestTheLongestExcludedNameCounts(t *testing.T) {
-	d := &domains{patterns: []string{"*.example", "bank.example", "*.bank.example"}}
+	now, err := bootTime()
+	must(t, err)
+	d := &domains{patterns: []Domain{
+		{Name: "*.example"}, {Name: "bank.example"}, {Name: "*.bank.example", Ends: now + time.Hour}, {Name: "*.over.bank.example", Ends: now},
+		{Name: "past.test", Ends: 1},
+	}}
 	for name, want := range map[string]string{
 		"bank.example.": "bank.example", "BANK.Example": "bank.example", "www.bank.example.": "*.bank.example", "shop.example.": "*.example",
 		"example.": "", "notbank.example2.": "", "xbank.example.": "*.example",
+		"www.over.bank.example.": "*.bank.example", "past.test.": "",
 	} {
 		if got := d.match(name); got != want {
 			t.Errorf("%s is matched by %q, want %q", name, got, want)
 		}
+	}
+}
+
+// TestAnEndedNameIsNotAskedFor, though nobody has started another sentry since.
+func TestAnEndedNameIsNotAskedFor(t *testing.T) {
+	d := &domains{patterns: []Domain{{Name: "bank.example", Ends: 1}}, resolver: netip.MustParseAddrPort("127.0.0.1:1"), timeout: time.Second}
+	n := names{chosen: func(name string) bool { return d.match(name) != "" }}
+	if who, _ := n.who("bank.example."); who != tor {
+		t.Errorf("answered by %v, want tor", who)
+	}
+	_, err := d.ask(t.Context(), dns.Question{Name: "bank.example.", Qtype: dns.TypeA, Qclass: dns.ClassINET}, netip.MustParseAddr("192.168.50.11"))
+	if err == nil || !strings.Contains(err.Error(), "has just ended") {
+		t.Errorf("asked all the same: %v", err)
 	}
 }
 
