@@ -167,7 +167,7 @@ func (s *State) activeRules() (active, ended config.Rules, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	active, ended = s.Config.Rules.Normalized().Active(boot)
+	active, ended = s.Config.Rules.Normalized().Active(time.Now(), boot)
 	return active, ended, nil
 }
 
