@@ -149,7 +149,7 @@ func rulesOf(t *testing.T, s string) Rules {
 	return out
 }
 
-var prefixesOfKinds = map[Kind]string{KindSource: "from:", KindMark: "mark:", KindPort: "port:", KindInterface: "by:", KindDevice: "mac:"}
+var prefixesOfKinds = map[Kind]string{KindSource: "from:", KindMark: "mark:", KindPort: "port:", KindInterface: "by:", KindDevice: "mac:", KindDomain: "name:"}
 
 func words(rs Rules) string {
 	var words []string

@@ -63,7 +63,7 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 	}
 	r.auditChanges(changes, o.By)
 	if o.Save {
-		if err := r.save(s, o.File, remove, rules); err != nil {
+		if err := r.save(s, o, remove, rules); err != nil {
 			return changes, nil, fmt.Errorf("the rules are in force, but not saved: %w", err)
 		}
 	}
