@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "classify.h"
+#include "plan.h"
 
 /* linux/socket.h drags in libc. */
 #define AF_INET	 2
@@ -54,6 +55,9 @@ static __always_inline __u32 route_of(struct __sk_buff *skb, const struct packet
 	__u32 flags = 0;
 	long result;
 
+	/* As it will be routed: an ip rule of ours stops IPv6 of a LAN that has no class. */
+	if (p->layer3 == LAYER3_IPV6)
+		mark |= VERDICT_VIA << mark_shift;
 	if (p->layer3 == LAYER3_IPV4) {
 		query.family = AF_INET;
 		query.ipv4_src = p->saddr.word_be[3];
