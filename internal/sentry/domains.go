@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
@@ -35,6 +36,7 @@ type domains struct {
 	slots    *Slots
 	onions   []netip.Prefix
 	lans     []netip.Prefix
+	lanNames []string
 
 	mu    sync.Mutex
 	macs  map[netip.Addr]config.MAC
@@ -51,7 +53,7 @@ func newDomains(cfg Config, timeout time.Duration) (*domains, error) {
 	}
 	return &domains{
 		patterns: cfg.Domains, resolver: netip.AddrPortFrom(cfg.Resolver, config.PortDNS), timeout: timeout,
-		slots: slots, onions: cfg.OnionPrefixes, lans: cfg.LANPrefixes,
+		slots: slots, onions: cfg.OnionPrefixes, lans: cfg.LANPrefixes, lanNames: cfg.LANs,
 	}, nil
 }
 
@@ -211,16 +213,32 @@ func (d *domains) device(peer netip.Addr) (abi.DatapathDeviceKey, time.Duration,
 	return key, boot, nil
 }
 
+// readNeighbours reads who is behind the LANs. An address that several have is nobody's;
+// somebody on the WAN may claim one of a LAN's.
 func (d *domains) readNeighbours() error {
 	list, err := netlink.NeighList(0, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list neighbours: %w", err)
 	}
-	d.macs, d.fresh = make(map[netip.Addr]config.MAC), time.Now()
-	for _, n := range list {
-		if addr, ok := netip.AddrFromSlice(n.IP); ok && len(n.HardwareAddr) == len(config.MAC{}) {
-			d.macs[addr.Unmap()] = config.MAC(n.HardwareAddr)
+	behind := make(map[int]bool)
+	for _, name := range d.lanNames {
+		if lan, err := net.InterfaceByName(name); err == nil {
+			behind[lan.Index] = true
 		}
 	}
+	d.macs, d.fresh = make(map[netip.Addr]config.MAC), time.Now()
+	ambiguous := make(map[netip.Addr]bool)
+	for _, n := range list {
+		addr, ok := netip.AddrFromSlice(n.IP)
+		if !ok || !behind[n.LinkIndex] || len(n.HardwareAddr) != len(config.MAC{}) {
+			continue
+		}
+		addr, mac := addr.Unmap(), config.MAC(n.HardwareAddr)
+		if other, known := d.macs[addr]; known && other != mac {
+			ambiguous[addr] = true
+		}
+		d.macs[addr] = mac
+	}
+	maps.DeleteFunc(d.macs, func(addr netip.Addr, _ config.MAC) bool { return ambiguous[addr] })
 	return nil
 }

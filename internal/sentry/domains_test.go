@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
@@ -162,5 +163,35 @@ func TestSlotsMakeRoom(t *testing.T) {
 func TestOpenSlotsRefusesWhatIsNotTheirMap(t *testing.T) {
 	if _, err := OpenSlots(newGates(t).FD()); err == nil || !strings.Contains(err.Error(), "it is not their map") {
 		t.Errorf("of the gates: %v", err)
+	}
+}
+
+// TestADeviceIsWhoIsBehindALAN, whatever somebody on the WAN claims.
+func TestADeviceIsWhoIsBehindALAN(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	newOutside(t)
+	device, other := net.HardwareAddr{2, 0, 0, 0, 0, 1}, net.HardwareAddr{2, 0, 0, 0, 0, 2}
+	for _, n := range []struct {
+		iface, addr string
+		mac         net.HardwareAddr
+	}{
+		{"eth0", "10.66.0.209", other}, {"eth1", "10.66.0.209", device}, {"eth0", "10.66.0.210", other},
+	} {
+		link, err := netlink.LinkByName(n.iface)
+		must(t, err)
+		must(t, netlink.NeighAdd(&netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(n.addr), HardwareAddr: n.mac}))
+	}
+	d := &domains{lanNames: []string{"eth1", "eth7"}}
+	for addr, want := range map[string]abi.DatapathDeviceKey{
+		"10.66.0.209": {Mac: abi.DatapathMac{Addr: [6]byte(device)}},
+		"10.66.0.210": {Addr: netip.MustParseAddr("10.66.0.210").As16()},
+	} {
+		got, _, err := d.device(netip.MustParseAddr(addr))
+		must(t, err)
+		if got != want {
+			t.Errorf("%s is taken for %v, want %v", addr, got, want)
+		}
 	}
 }
