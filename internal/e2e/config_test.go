@@ -184,3 +184,19 @@ func TestSavingNeverBreaksTheConfiguration(t *testing.T) {
 		t.Errorf("after a boot there is %s, want %s", got, before)
 	}
 }
+
+// TestNoFileExcludesTheWayToEverything, nor does a rule whose interface becomes that way.
+func TestNoFileExcludesTheWayToEverything(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	serveFlows(t, lab, testnet.Other4, testnet.Other6)
+	path := configFile(t, lab, "[exclusions]\ninterfaces = [\""+wan+"\"]\n")
+	detachLater(t, lab)
+	if r := mustTorbpf(t, lab, "apply", "--no-wait", "--config", path); !strings.Contains(r.stderr, wan+" has the default route") {
+		t.Errorf("apply says nothing of it: %v", r)
+	}
+	n := lab.Client1
+	checkNoEcho(t, n, testnet.Other4, testnet.Other6)
+	mustTorbpf(t, lab, "exclude", "del", "--interface", wan)
+	mustTorbpf(t, lab, "exclude", "add", "--interface", wan, "--force")
+	checkEcho(t, n, testnet.Other4, testnet.Other6)
+}

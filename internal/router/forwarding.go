@@ -70,6 +70,11 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 	case len(p.Uplinks) == 0:
 		w = append(w, "no interface has a default route now: attach again once there is an uplink, so that its guard can be put in place")
 	}
+	for i, rule := range p.Rules {
+		if rule.Kind == config.KindInterface && !slices.ContainsFunc(p.Exits, func(e plan.Exit) bool { return e.Rule == i }) {
+			w = append(w, fmt.Sprintf("%s has the default route, so hardly anything would be Tor's, and nothing goes by it: insist with torbpf exclude add --interface %s --force", rule.Interface, rule.Interface))
+		}
+	}
 	return append(w, forwardingWarnings(s)...)
 }
 
