@@ -138,6 +138,9 @@ func (d *domains) public(records []dns.RR) []dns.RR {
 }
 
 func (d *domains) isPublic(addr netip.Addr) bool {
+	if embedded, ok := embeddedIPv4(addr); ok && !d.isPublic(embedded) {
+		return false
+	}
 	if !addr.IsGlobalUnicast() || addr.IsPrivate() {
 		return false
 	}
@@ -150,6 +153,21 @@ func (d *domains) isPublic(addr netip.Addr) bool {
 	}
 	return true
 }
+
+// embeddedIPv4 is the address that a translator or a tunnel would make of one of IPv6:
+// NAT64 (RFC 6052, 2.1) and 6to4 (RFC 3056, 2).
+func embeddedIPv4(addr netip.Addr) (netip.Addr, bool) {
+	b := addr.As16()
+	switch {
+	case addr.Is6() && nat64.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[12:])), true
+	case addr.Is6() && sixToFour.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[2:])), true
+	}
+	return netip.Addr{}, false
+}
+
+var nat64, sixToFour = netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("2002::/16")
 
 func addressOf(rr dns.RR) (netip.Addr, bool) {
 	var ip net.IP

@@ -93,6 +93,7 @@ func TestNoAnswerLeadsInside(t *testing.T) {
 		"51.0.0.1": true, "2a0e:20::80": true, "192.168.50.12": false, "10.0.0.1": false, "127.0.0.1": false, "169.254.1.1": false, "0.0.0.0": false,
 		"224.0.0.1": false, "100.64.0.1": false, "198.18.0.1": false, "255.255.255.255": false, "172.24.0.9": false, "::1": false, "fe80::1": false,
 		"fd00::1": false, "ff02::1": false, "2a0d:50::11": false, "2001:db8::1": false,
+		"64:ff9b::192.168.50.12": false, "64:ff9b::51.0.0.1": true, "2002:c0a8:320c::1": false, "2002:3300:1::1": true,
 	} {
 		if got := d.isPublic(netip.MustParseAddr(addr)); got != public {
 			t.Errorf("%s: public is %t", addr, got)
