@@ -195,10 +195,11 @@ enum domain_limit {
 	DOMAIN_UDP_REST_S = 180,
 };
 
-/* A flow that began to an address while that stood for an excluded name. */
+/* A flow that began to an address while that stood for an excluded name, to who began it. */
 struct domain_flow {
 	__u64 domain;
 	__u64 seen_ns; /* CLOCK_BOOTTIME, of the last packet */
+	struct mac mac;
 };
 
 /* What becomes of a device's traffic, in a few words. */

@@ -86,7 +86,10 @@ static __always_inline __u64 answered_domain(const struct packet *p)
 	return 0;
 }
 
-/* The name by which a flow has begun; 0 for none, or one that has rested too long. */
+/*
+ * The name by which a flow has begun; 0 for none, or one that has rested too long. Who
+ * may begin one could do so in the name of another, whom it would let out.
+ */
 static __always_inline __u64 begun_domain(const struct packet *p)
 {
 	__u64 rest = p->protocol == IPPROTO_TCP ? DOMAIN_TCP_REST_S : DOMAIN_UDP_REST_S;
@@ -95,7 +98,8 @@ static __always_inline __u64 begun_domain(const struct packet *p)
 
 	flow_to_peer(&flow, p);
 	begun = bpf_map_lookup_elem(&domain_flows, &flow);
-	if (!begun || begun->seen_ns + rest * NS_PER_S < bpf_ktime_get_boot_ns())
+	if (!begun || begun->seen_ns + rest * NS_PER_S < bpf_ktime_get_boot_ns() ||
+	    !same_words(&begun->mac, &p->smac, 1))
 		return 0;
 	return begun->domain;
 }
@@ -113,7 +117,8 @@ static __always_inline __u64 direct_domain(const struct packet *p)
 /* Has a flow stay what it has begun as. */
 static __always_inline void remember_domain_flow(const struct packet *p)
 {
-	struct domain_flow now = {.domain = direct_domain(p), .seen_ns = bpf_ktime_get_boot_ns()};
+	struct domain_flow now = {
+		.domain = direct_domain(p), .seen_ns = bpf_ktime_get_boot_ns(), .mac = p->smac};
 	struct flow flow = {};
 
 	if (!now.domain || !has_ports(p))

@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "classify.h"
+#include "plan.h"
 
 /* linux/socket.h drags in libc. */
 #define AF_INET	 2
@@ -24,6 +25,24 @@ static __always_inline int overruled_by_exit(enum reason reason)
 	return reason == REASON_TCP || reason == REASON_LATE_MARK || markable(reason);
 }
 
+/*
+ * What an excluded interface leaves to Tor: what comes before exclusions, which shows
+ * in no reason where it was refused for being a fragment, and what a rule has taken
+ * back for a destination.
+ */
+static __always_inline int kept_from_exit(const struct packet *p, const struct settings *s)
+{
+	struct rule *r;
+
+	if (is_dns(p) || onion_destination(p, s) ||
+	    bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
+		return 1;
+	r = s->services ? lookup_service(p) : NULL;
+	if (!r)
+		r = lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
+	return r && r->policy == POLICY_TOR;
+}
+
 /* The interface by which the kernel would forward a packet now; 0 if by none. */
 static __always_inline __u32 route_of(struct __sk_buff *skb, const struct packet *p, __u32 mark)
 {
@@ -36,6 +55,9 @@ static __always_inline __u32 route_of(struct __sk_buff *skb, const struct packet
 	__u32 flags = 0;
 	long result;
 
+	/* As it will be routed: an ip rule of ours stops IPv6 of a LAN that has no class. */
+	if (p->layer3 == LAYER3_IPV6)
+		mark |= VERDICT_VIA << mark_shift;
 	if (p->layer3 == LAYER3_IPV4) {
 		query.family = AF_INET;
 		query.ipv4_src = p->saddr.word_be[3];
@@ -66,7 +88,7 @@ static __always_inline struct decision classify_exit(struct __sk_buff *skb, cons
 	if (!s->exits || !overruled_by_exit(d.reason))
 		return d;
 	ifindex = route_of(skb, p, mark);
-	if (!ifindex || !is_exit(ifindex))
+	if (!ifindex || !is_exit(ifindex) || kept_from_exit(p, s))
 		return d;
 	return decide(VERDICT_VIA, REASON_DIRECT_INTERFACE);
 }

@@ -140,10 +140,14 @@ func (c chain) compareRules(have []*nftables.Rule) ([]string, error) {
 	return differences, nil
 }
 
-// encode gives expressions as they travel over netlink.
+// encode gives expressions as they travel over netlink, without those that the library
+// writes and does not read.
 func encode(exprs []expr.Any) ([]byte, error) {
 	var out []byte
 	for _, e := range exprs {
+		if _, unread := e.(*expr.Byteorder); unread {
+			continue
+		}
 		data, err := expr.Marshal(byte(nftables.TableFamilyINet), e)
 		if err != nil {
 			return nil, fmt.Errorf("encode a rule: %w", err)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
@@ -234,6 +235,32 @@ func TestALateMarkExempts(t *testing.T) {
 			if list := nft(t, "", "list", "chain", "inet", "user_mangle", "postrouting"); !matches(list, `counter packets [1-9]`) {
 				t.Errorf("%s: no packet left with the user's mark alone:\n%s", statement, list)
 			}
+		}
+	}
+}
+
+// TestALateMarkExemptsUntilItsRuleEnds, with or without a class, though nobody applies
+// another plan.
+func TestALateMarkExemptsUntilItsRuleEnds(t *testing.T) {
+	l := newLab(t)
+	l.servePorts()
+	l.serveOutside()
+	p := l.plan()
+	p.Rules = config.DirectMarks(config.Mark{Value: 0x1, Mask: 0xff})
+	unjudged := func(ctx context.Context) (string, error) { return ask(ctx, l.client, "udp", "", outside4+":80") }
+	lateMarks(t, "meta mark set meta mark | 0x1")
+	for _, until := range []time.Time{time.Now().Add(time.Hour), time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC), time.Now(), time.Unix(-5, 0)} {
+		p.Rules[0].Until = until
+		l.apply(p)
+		wantDifferences(t, p)
+		over := !time.Now().Before(until)
+		l.classify(`iifname "lan0"`, abi.VerdictTor)
+		l.mustAnswer(map[bool]string{false: "outside", true: "trans"}[over], l.client, "tcp", outside4+":80")
+		l.classify(`iifname "lan0"`, abi.VerdictNone)
+		if over {
+			l.mustDrop(DroppedUnjudged, "what was exempt until "+until.String(), unjudged)
+		} else {
+			l.mustAnswer("outside", l.client, "udp", outside4+":80")
 		}
 	}
 }

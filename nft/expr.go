@@ -2,9 +2,11 @@ package nft
 
 import (
 	"encoding/binary"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -120,6 +122,32 @@ func markIs(value, mask uint32) []expr.Any {
 
 func markIsNot(value, mask uint32) []expr.Any {
 	return []expr.Any{meta(expr.MetaKeyMARK), and(native(mask)), notEqual(native(value))}
+}
+
+// metaTime is the wall clock (NFT_META_TIME_NS, Linux 5.4), as the kernel numbers it.
+const metaTime expr.MetaKey = 30
+
+// before matches until a time by the wall clock, and for ever where that is zero. The
+// kernel compares bytes, so the number is turned into big endian first.
+func before(t time.Time) []expr.Any {
+	if t.IsZero() {
+		return nil
+	}
+	const size = 8
+	return []expr.Any{
+		meta(metaTime),
+		&expr.Byteorder{SourceRegister: reg1, DestRegister: reg1, Op: expr.ByteorderHton, Len: size, Size: size},
+		&expr.Cmp{Op: expr.CmpOpLt, Register: reg1, Data: binary.BigEndian.AppendUint64(nil, nanoseconds(t))},
+	}
+}
+
+// nanoseconds since 1970, of a time beyond the range of that number the end of it.
+func nanoseconds(t time.Time) uint64 {
+	seconds := t.Unix()
+	if seconds > math.MaxInt64/int64(time.Second) {
+		return math.MaxInt64
+	}
+	return uint64(max(0, seconds) * int64(time.Second))
 }
 
 func ctMarkIs(value, mask uint32) []expr.Any {

@@ -130,7 +130,7 @@ func (b *builder) patternRules(then []expr.Any) []rule {
 func (b *builder) unjudgedInput() []rule {
 	rules := resolverRules("DNS of a flow that is older than what diverts it")
 	for _, m := range b.marks {
-		rules = append(rules, newRule("exempt by the user's mark", markIs(m.value, m.mask), accept()))
+		rules = append(rules, newRule("exempt by the user's mark", markIs(m.value, m.mask), before(m.until), accept()))
 	}
 	rules = append(rules, newRule("redirected by a rule of the user's: a proxy would go on in clear", ctDNAT(), drop(DroppedUnjudged)))
 	for _, p := range config.MergePrefixes(append(unanswered(), b.LANPrefixes()...)) {
@@ -269,7 +269,7 @@ func (b *builder) unjudgedRules() []rule {
 		}
 	}
 	for _, m := range b.marks {
-		rules = append(rules, newRule("exempt by the user's mark", markIs(m.value, m.mask), accept()))
+		rules = append(rules, newRule("exempt by the user's mark", markIs(m.value, m.mask), before(m.until), accept()))
 	}
 	return append(rules, newRule("from a LAN and not judged: tc is gone or the mark was wiped", drop(DroppedUnjudged)))
 }

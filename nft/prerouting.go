@@ -124,7 +124,7 @@ func (b *builder) lateMarkChains() []chain {
 	for _, m := range b.marks {
 		for _, class := range []abi.Verdict{abi.VerdictTor, abi.VerdictTime, abi.VerdictPending} {
 			rules = append(rules, newRule("exempt by a mark that the user's rules set after tc",
-				markIs(m.value|b.class(class), m.mask|b.Mark.ClassMask()), fromLAN(), setMark(^b.Mark.Mask(), 0)))
+				markIs(m.value|b.class(class), m.mask|b.Mark.ClassMask()), before(m.until), fromLAN(), setMark(^b.Mark.Mask(), 0)))
 		}
 	}
 	if len(rules) == 0 {

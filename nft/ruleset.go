@@ -3,12 +3,14 @@ package nft
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -59,9 +61,11 @@ type builder struct {
 	marks  []exemptMark
 }
 
-// exemptMark matches when (mark & mask) == value; our own bits take no part.
+// exemptMark matches when (mark & mask) == value, until its rule ends; our own bits take
+// no part.
 type exemptMark struct {
 	value, mask uint32
+	until       time.Time // zero: for ever
 }
 
 // build is pure: the same plan gives the same ruleset.
@@ -102,11 +106,12 @@ func (b builder) build() (*ruleset, error) {
 // exempt every packet that nobody marked, are errors of the plan.
 func (b *builder) readMarks() error {
 	ours := b.Mark.Mask()
-	for _, m := range b.ExemptMarks() {
+	for _, r := range b.Rules.Of(config.KindMark) {
+		m := r.Mark
 		if m.Value&m.Mask&ours != 0 {
 			return fmt.Errorf("exempt mark %#x/%#x: it uses torbpf's own bits %#x, choose another mark shift", m.Value, m.Mask, ours)
 		}
-		exempt := exemptMark{value: m.Value & m.Mask, mask: m.Mask &^ ours}
+		exempt := exemptMark{value: m.Value & m.Mask, mask: m.Mask &^ ours, until: r.Until}
 		if exempt.value == 0 {
 			return fmt.Errorf("exempt mark %#x/%#x: unmarked packets match it, name a bit that must be set", m.Value, m.Mask)
 		}

@@ -57,6 +57,7 @@ type DatapathDomainFlow struct {
 	_      structs.HostLayout
 	Domain uint64
 	SeenNs uint64
+	Mac    DatapathMac
 }
 
 type DatapathDomainLimit uint32

@@ -150,7 +150,7 @@ func rulesOf(t *testing.T, s string) Rules {
 	return out
 }
 
-var prefixesOfKinds = map[Kind]string{KindSource: "from:", KindMark: "mark:", KindPort: "port:", KindInterface: "by:", KindDevice: "mac:", KindList: "list:"}
+var prefixesOfKinds = map[Kind]string{KindSource: "from:", KindMark: "mark:", KindPort: "port:", KindInterface: "by:", KindDevice: "mac:", KindDomain: "name:", KindList: "list:"}
 
 func words(rs Rules) string {
 	var words []string
@@ -272,9 +272,9 @@ func TestRulesThatHoldForAWhile(t *testing.T) {
 	}
 }
 
-// TestLivesDoNotFollowTheWallClock: when a rule ends is decided once, since boot, and a
-// wall clock that jumps afterwards changes nothing.
-func TestLivesDoNotFollowTheWallClock(t *testing.T) {
+// TestTheWallClockPutsNoEndOff: when a rule ends is decided once, since boot, and a wall
+// clock that jumps afterwards moves that nowhere.
+func TestTheWallClockPutsNoEndOff(t *testing.T) {
 	wall, boot := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), 1000*time.Second
 	rs := rulesOf(t, "10.0.0.0/8 11.0.0.0/8 12.0.0.0/8")
 	rs[0].Until, rs[1].Until = wall.Add(30*time.Minute), wall.Add(-time.Hour)
@@ -293,7 +293,7 @@ func TestLivesDoNotFollowTheWallClock(t *testing.T) {
 	for at, want := range map[time.Duration]string{
 		boot: "10.0.0.0/8 12.0.0.0/8", boot + 30*time.Minute - 1: "10.0.0.0/8 12.0.0.0/8", boot + 30*time.Minute: "12.0.0.0/8",
 	} {
-		active, ended := lasting.Active(at)
+		active, ended := lasting.Active(wall.Add(at-boot), at)
 		if words(active) != want || len(active)+len(ended) != len(rs) {
 			t.Errorf("at %v active are %s, want %s", at, words(active), want)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -223,6 +224,13 @@ func (s source) rules(f file) (Rules, error) {
 		}
 	}
 	return rules, errors.Join(problems...)
+}
+
+// overridden leaves out what saved rules say otherwise: they were told last. Add and
+// Remove know one rule of an entry.
+func (rs Rules) overridden(saved Rules) Rules {
+	out := slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool { return saved.index(r.Entry) >= 0 })
+	return append(out, saved...)
 }
 
 // contradictions finds what one rule says so and another otherwise.

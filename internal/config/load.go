@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,8 +18,12 @@ import (
 // file, in the order of their names: torbpf.d beside torbpf.toml.
 func DropIns(path string) string { return strings.TrimSuffix(path, ".toml") + ".d" }
 
-// SavedFile returns the drop-in in which commands save rules. It is read last.
-func SavedFile(path string) string { return filepath.Join(DropIns(path), "zz-saved.toml") }
+// savedName is sorted behind all that people call their own.
+const savedName = "zz-saved.toml"
+
+// SavedFile returns the drop-in in which commands save rules. It is read last, and what it
+// says of an entry counts.
+func SavedFile(path string) string { return filepath.Join(DropIns(path), savedName) }
 
 // source is a file's text; name is its path, "" for a text without a file.
 type source struct {
@@ -94,7 +99,12 @@ func parse(sources []source) (Config, error) {
 		if err := s.keys(where); err != nil {
 			return Config{}, err
 		}
-		rules, merged = append(rules, of...), merged.over(f)
+		if filepath.Base(s.name) == savedName {
+			rules = rules.overridden(of)
+		} else {
+			rules = append(rules, of...)
+		}
+		merged = merged.over(f)
 	}
 	cfg, err := merged.config()
 	if err == nil {
@@ -207,8 +217,9 @@ const savedHeader = `# Rules and names that commands were told to keep (--save).
 
 // Saved is what commands may save.
 type Saved struct {
-	Rules   Rules
-	Devices map[string]MAC
+	Rules    Rules
+	Devices  map[string]MAC
+	Resolver netip.Addr // for excluded names; invalid: as another file has it
 }
 
 // Save changes what a file of SavedFile holds. With nothing left the file goes.
@@ -226,11 +237,15 @@ func Save(path string, edit func(*Saved)) error {
 	if err != nil {
 		return err
 	}
-	saved := Saved{rules, f.Devices}
+	saved := Saved{Rules: rules, Devices: f.Devices}
+	set(&saved.Resolver, f.Exclusions.Resolver)
 	if saved.Devices == nil {
 		saved.Devices = make(map[string]MAC)
 	}
 	edit(&saved)
+	if len(saved.Rules.Of(KindDomain)) == 0 {
+		saved.Resolver = netip.Addr{}
+	}
 	if len(saved.Rules)+len(saved.Devices) == 0 {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove saved rules: %w", err)
@@ -243,6 +258,9 @@ func Save(path string, edit func(*Saved)) error {
 		Rules      []fileRule     `toml:"rules,omitempty"`
 	}{Devices: saved.Devices}
 	out.Exclusions, out.Rules = fileRules(saved.Rules)
+	if saved.Resolver.IsValid() {
+		out.Exclusions.Resolver = &saved.Resolver
+	}
 	written, err := toml.Marshal(out)
 	if err != nil {
 		return fmt.Errorf("write saved rules: %w", err)

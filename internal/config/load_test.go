@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,5 +121,33 @@ func TestSavedRulesAreRead(t *testing.T) {
 	}
 	if _, err := os.Stat(saved); !os.IsNotExist(err) {
 		t.Errorf("with no rule left the file stays: %v", err)
+	}
+}
+
+// TestWhatIsSavedIsToldLast: it counts where another file says otherwise, and no boot
+// fails over it.
+func TestWhatIsSavedIsToldLast(t *testing.T) {
+	path := write(t, map[string]string{
+		"torbpf.toml":     "interfaces = [\"eth1\"]\n[exclusions]\ndestinations = [\"10.0.0.0/8\", \"51.0.0.0/8\"]\n",
+		"torbpf.d/a.toml": "[exclusions]\ndomains = [\"shop.example\"]\nresolver = \"192.0.2.1\"\n",
+	})
+	err := Save(SavedFile(path), func(s *Saved) {
+		s.Rules, s.Resolver = rulesOf(t, "10.0.0.0/8=tor name:bank.example"), netip.MustParseAddr("192.0.2.2")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := words(cfg.Rules); got != "51.0.0.0/8 name:shop.example name:bank.example 10.0.0.0/8=tor" || cfg.Resolver.String() != "192.0.2.2" {
+		t.Errorf("rules %s, asked of %s", got, cfg.Resolver)
+	}
+	if err := Save(SavedFile(path), func(s *Saved) { s.Rules.Remove(Entry{Kind: KindDomain, Domain: "bank.example"}) }); err != nil {
+		t.Fatal(err)
+	}
+	if cfg, err = Load(path); err != nil || cfg.Resolver.String() != "192.0.2.1" {
+		t.Errorf("without a saved name: asked of %s, %v", cfg.Resolver, err)
 	}
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -261,21 +262,25 @@ func (rs Rules) Of(kind Kind) []Rule {
 }
 
 // Last writes down since boot when rules end of which only the wall clock's time is
-// known, and returns them. Later steps of that clock do not move it.
+// known, and returns them. Later steps of that clock put no end off.
 func (rs Rules) Last(wall time.Time, boot time.Duration) Rules {
 	out := slices.Clone(rs)
 	for i, r := range out {
 		if !r.Until.IsZero() && r.Ends == 0 {
-			out[i].Ends = max(1, boot+r.Until.Sub(wall))
+			left := min(r.Until.Sub(wall), math.MaxInt64-boot) // the year 9999 is beyond what a Duration holds
+			out[i].Ends = max(1, boot+left)
 		}
 	}
 	return out
 }
 
-// Active tells the rules that hold at a time since boot from those that have ended.
-func (rs Rules) Active(boot time.Duration) (active, ended Rules) {
+// Active tells the rules that hold from those that have ended, by the time since boot; one
+// that lets out has ended by the wall clock, too. A machine without a clock of its own
+// learns the time only after it has booted, and took the rule for a longer one before.
+func (rs Rules) Active(wall time.Time, boot time.Duration) (active, ended Rules) {
 	for _, r := range rs {
-		if r.Ends != 0 && r.Ends <= boot {
+		late := r.Policy == PolicyDirect && !r.Until.IsZero() && !wall.Before(r.Until)
+		if r.Ends != 0 && r.Ends <= boot || late {
 			ended = append(ended, r)
 		} else {
 			active = append(active, r)

@@ -154,3 +154,49 @@ func TestSavedRulesOutliveAReboot(t *testing.T) {
 		t.Errorf("the file of the last saved rule stays: %v", err)
 	}
 }
+
+// TestSavingNeverBreaksTheConfiguration: what a command saves is read at the next boot.
+func TestSavingNeverBreaksTheConfiguration(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	path := configFile(t, lab, "[exclusions]\ndestinations = [\"51.21.0.0/16\"]\n")
+	detachLater(t, lab)
+	mustTorbpf(t, lab, "apply", "--no-wait", "--config", path)
+	add := func(args ...string) result {
+		t.Helper()
+		return runTorbpf(t, lab, append([]string{"exclude", "add", "--save", "--config", path}, args...)...)
+	}
+	for _, args := range []string{
+		"51.21.0.0/16 --policy tor", "51.21.0.0/16", "51.21.0.0/16 --for 1h", "--domain other.example.test --resolver 62.53.0.53",
+	} {
+		if r := add(strings.Fields(args)...); r.code != 0 {
+			t.Errorf("%s: %v", args, r)
+		}
+		if r := runTorbpf(t, lab, "check-config", "--config", path); r.code != 0 {
+			t.Errorf("after %s: %v", args, r)
+		}
+	}
+	before := ruleLines(t, lab)
+	if r := add("0.0.0.0/0", "--force"); r.code == 0 || !strings.Contains(r.stderr, "in force, but not saved") {
+		t.Errorf("everything was saved: %v", r)
+	}
+	mustTorbpf(t, lab, "apply", "--reset", "--no-wait", "--config", path)
+	if got := ruleLines(t, lab); got != before {
+		t.Errorf("after a boot there is %s, want %s", got, before)
+	}
+}
+
+// TestNoFileExcludesTheWayToEverything, nor does a rule whose interface becomes that way.
+func TestNoFileExcludesTheWayToEverything(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	serveFlows(t, lab, testnet.Other4, testnet.Other6)
+	path := configFile(t, lab, "[exclusions]\ninterfaces = [\""+wan+"\"]\n")
+	detachLater(t, lab)
+	if r := mustTorbpf(t, lab, "apply", "--no-wait", "--config", path); !strings.Contains(r.stderr, wan+" has the default route") {
+		t.Errorf("apply says nothing of it: %v", r)
+	}
+	n := lab.Client1
+	checkNoEcho(t, n, testnet.Other4, testnet.Other6)
+	mustTorbpf(t, lab, "exclude", "del", "--interface", wan)
+	mustTorbpf(t, lab, "exclude", "add", "--interface", wan, "--force")
+	checkEcho(t, n, testnet.Other4, testnet.Other6)
+}

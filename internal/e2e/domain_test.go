@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/torbpf/torbpf/internal/leaktest"
 	"github.com/torbpf/torbpf/testnet"
 )
 
@@ -56,6 +57,33 @@ func TestDomains(t *testing.T) {
 	}
 	checkNoEcho(t, n, testnet.Other4, testnet.Other6)
 	checkNoLeaks(t, capture)
+}
+
+// TestAnEndedDomainIsNotAskedFor in clear by the sentry, which nobody has told.
+func TestAnEndedDomainIsNotAskedFor(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
+	name := "other." + testnet.Zone
+	mustTorbpf(t, lab, "exclude", "add", "--domain", name, "--resolver", testnet.Resolver4.String(), "--for", "2s")
+	release, err := leaktest.HoldGateOpen(pinDir(t, lab))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	n := lab.Client1
+	if err := lookup(n, n.Resolver, name, "A", "tcp", testnet.Other4.String()); err != nil {
+		t.Error(err)
+	}
+	time.Sleep(3 * time.Second)
+	forget(lab)
+	for _, proto := range []string{"tcp", "udp"} {
+		if reply, err := testnet.DNSQuery(n, n.Resolver, name, "A", proto, hush); err == nil && len(reply.Answer) > 0 {
+			t.Errorf("%s: answered %v", proto, reply)
+		}
+	}
+	if asked := lab.DNS.Queries(); len(asked) > 0 {
+		t.Errorf("the resolver was asked %v", asked)
+	}
 }
 
 // TestDomainsOfEveryKind: those below a name, aliases, what a hostile answer says, and

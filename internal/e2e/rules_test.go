@@ -101,7 +101,7 @@ func checkExits(t *testing.T, lab *testnet.Lab) {
 			t.Error(err)
 		}
 	})
-	userRules(t, lab, "ip", `chain masks { type nat hook postrouting priority 50; oifname "wg0" masquerade; }`)
+	userRules(t, lab, "inet", `chain masks { type nat hook postrouting priority 50; oifname "wg0" masquerade; }`)
 	run(t, lab.Router, "ip", "route", "add", other4, "via", "10.66.0.1", "dev", "wg0")
 	checkByTor(t, lab, n, testnet.Other4) // nobody has said that it may
 	mustTorbpf(t, lab, "exclude", "add", "--interface", "wg0")
@@ -112,6 +112,10 @@ func checkExits(t *testing.T, lab *testnet.Lab) {
 	checkEcho(t, n, testnet.Other4)
 	checkByTor(t, lab, n, testnet.Web4)
 	checkByTor(t, lab, n, testnet.Other6)
+	run(t, lab.Router, "ip", "-6", "route", "add", other6, "via", "fd66::1", "dev", "wg0")
+	checkEcho(t, n, testnet.Other6)
+	run(t, lab.Router, "ip", "-6", "route", "del", other6)
+	checkNoEcho(t, n, testnet.Other6)
 
 	f := openFlow(t, n, "tcp", at(testnet.Other4, portFlows))
 	mustTorbpf(t, lab, "exclude", "add", "--port", "9/tcp")

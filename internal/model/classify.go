@@ -51,11 +51,24 @@ func (p *Policy) MayStay(f plan.Flow) bool {
 // MayLeave says whether a flow begun by a LAN host may stay if its route leads to an
 // excluded interface: nothing that comes before exclusions has a say in it.
 func (p *Policy) MayLeave(f plan.Flow) bool {
-	switch _, reason := p.Classify(p.packetOf(f)); reason {
+	k := p.packetOf(f)
+	if p.takenBack(k) {
+		return false
+	}
+	switch _, reason := p.Classify(k); reason {
 	case abi.ReasonTCP, abi.ReasonUDP, abi.ReasonQUIC, abi.ReasonNTP, abi.ReasonICMP, abi.ReasonProtocol, abi.ReasonPrivate, abi.ReasonLateMark:
 		return true
 	}
 	return false
+}
+
+// takenBack says whether a rule for the destination keeps a packet Tor's.
+func (p *Policy) takenBack(k Packet) bool {
+	policy, named := p.service(k)
+	if !named {
+		policy, named = findPolicy(p.Destinations, k.Dst)
+	}
+	return named && policy == abi.PolicyTor
 }
 
 // packetOf is a packet of a flow, from who began it.

@@ -2,9 +2,11 @@ package model
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // layExit adds an interface that some routes lead to, and excludes it.
@@ -49,6 +51,9 @@ func TestWhatIsRoutedToAnExitGoesThere(t *testing.T) {
 	exit, _ := layExit(t, w)
 	w.setExits(true)
 	there4, there6 := "198.18.7.7", "2600:18::7"
+	onion4, back6 := "10.192.0.9", "2600:18:8::8"
+	command(t, "ip route add 10.0.0.0/8 via 172.31.0.2 dev exit0")
+	w.putPrefix("dst", netip.MustParsePrefix("2600:18:8::/48"), abi.DatapathRule{Policy: abi.PolicyTor, Prefixlen: 48})
 	for _, c := range []struct {
 		name   string
 		packet []byte
@@ -64,6 +69,11 @@ func TestWhatIsRoutedToAnExitGoesThere(t *testing.T) {
 		{"GRE", ip(laptop4, there4, raw(protoGRE, make([]byte, 20)...)), 0, abi.ReasonDirectInterface},
 		{"a fragment", ip(laptop4, there4, raw(protoUDP, 1, 2, 3), fragment4(9, false)), 0, abi.ReasonDirectInterface},
 		{"DNS stays Tor's", ip(laptop4, there4, udp(40000, 53, dnsQuery()...)), 0, abi.ReasonDNSUDP},
+		{"the first fragment of DNS", ip(laptop4, there4, udp(40000, 53, dnsQuery()...), fragment4(0, true)), 0, abi.ReasonFragment},
+		{"a fragment to .onion", ip(laptop4, onion4, tcp(40000, 80, tcpSYN), fragment4(0, true)), 0, abi.ReasonFragment},
+		{"a later fragment to .onion", ip(laptop4, onion4, raw(protoUDP, 1, 2, 3), fragment4(9, false)), 0, abi.ReasonFragment},
+		{"TCP that a rule takes back", ip(laptop6, back6, tcp(40000, 443, tcpSYN)), 0, abi.ReasonTCP},
+		{"UDP that a rule takes back", ip(laptop6, back6, udp(40000, 27015)), 0, abi.ReasonUDP},
 		{"elsewhere, TCP", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), 0, abi.ReasonTCP},
 		{"elsewhere, UDP, IPv6", ip(laptop6, web6, udp(40000, 27015)), 0, abi.ReasonUDP},
 		{"a blocked source", ip(blocked4, there4, tcp(40000, 443, tcpSYN)), 0, abi.ReasonBlockedSource},
@@ -120,6 +130,19 @@ func TestAnExitIsHeldAtTheUplink(t *testing.T) {
 		out := w.watch(t, "torbpf_uplink", frame, skBuff{Ifindex: uint32(c.leaves), IngressIfindex: lanIndex, Mark: via})
 		if out.action != c.want {
 			t.Errorf("%s: the program returns %#x, want %#x", name, out.action, c.want)
+		}
+	}
+}
+
+// TestAFlowThatARuleTakesBackIsCut: its packets are Tor's, whatever its route.
+func TestAFlowThatARuleTakesBackIsCut(t *testing.T) {
+	p := home()
+	p.Destinations = append(p.Destinations, PrefixPolicy{Prefix: netip.MustParsePrefix("2600:18:8::/48"), Policy: abi.PolicyTor})
+	p.Services = append(p.Services, service("25/tcp@2600:18::/32", abi.PolicyTor))
+	for to, want := range map[string]bool{"[2600:18::7]:443": true, "[2600:18:8::8]:443": false, "[2600:18::7]:25": false} {
+		flow := plan.Flow{Protocol: protoTCP, Src: netip.MustParseAddrPort("[" + laptop6 + "]:40000"), Dst: netip.MustParseAddrPort(to)}
+		if got := p.MayLeave(flow); got != want {
+			t.Errorf("%s may leave: %t, want %t", to, got, want)
 		}
 	}
 }

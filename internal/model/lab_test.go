@@ -223,7 +223,7 @@ func (o *objects) setDomains(p *Policy) {
 		o.put("domain_slots", place, abi.DatapathDomainSlot{UntilNs: 1 << 62, Domain: abi.DomainKey(domain), Device: device, Addr: a.Addr.As16()})
 	}
 	for f, domain := range p.NameFlows {
-		o.put("domain_flows", inboundKey(f), abi.DatapathDomainFlow{Domain: abi.DomainKey(domain), SeenNs: 1 << 62})
+		o.put("domain_flows", inboundKey(f.InboundFlow), abi.DatapathDomainFlow{Domain: abi.DomainKey(domain), SeenNs: 1 << 62, Mac: abi.DatapathMac{Addr: f.Device}})
 	}
 }
 

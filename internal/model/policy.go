@@ -57,6 +57,12 @@ type Lists interface {
 	Has(netip.Addr) bool
 }
 
+// NameFlow is a flow from the side of the device that has begun it.
+type NameFlow struct {
+	Device config.MAC
+	InboundFlow
+}
+
 // Policy is what the maps of the BPF program hold. The zero Policy knows no
 // exclusion and no address of the router, and its gate is closed.
 type Policy struct {
@@ -81,7 +87,7 @@ type Policy struct {
 	Neighbours   map[netip.Addr]config.MAC // whose address is whose, for flows
 	Domains      []string                  // excluded names
 	Answers      map[Answer]string         // what devices were told of them
-	NameFlows    map[InboundFlow]string    // what has begun by one, from the device's side
+	NameFlows    map[NameFlow]string       // what has begun by one
 	GateOpen     bool
 }
 
@@ -134,7 +140,7 @@ func (p *Policy) add(r config.Rule) {
 // or one that its sender was told the address for.
 func (p *Policy) byName(k Packet) bool {
 	flow := InboundFlow{Protocol: k.Protocol, LAN: netip.AddrPortFrom(k.Src, k.SrcPort), Peer: netip.AddrPortFrom(k.Dst, k.DstPort)}
-	for _, name := range []string{p.NameFlows[flow], p.Answers[Answer{k.MAC, k.Dst}]} {
+	for _, name := range []string{p.NameFlows[NameFlow{k.MAC, flow}], p.Answers[Answer{k.MAC, k.Dst}]} {
 		if name != "" && slices.Contains(p.Domains, name) {
 			return k.Fragment == Whole
 		}

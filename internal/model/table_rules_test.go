@@ -124,9 +124,11 @@ func named(p *Policy) {
 		{hostMAC, netip.MustParseAddr("50.0.0.2")}: "gone.example", {config.MAC{2, 9}, netip.MustParseAddr("50.0.0.3")}: "bank.example",
 		{hostMAC, netip.MustParseAddr(onion4)}: "bank.example", {hostMAC, netip.MustParseAddr(router4)}: "bank.example",
 	}
-	p.NameFlows = map[InboundFlow]string{
-		{protoTCP, netip.MustParseAddrPort(laptop4 + ":40000"), netip.MustParseAddrPort("50.0.0.4:443")}: "bank.example",
-		{protoTCP, netip.MustParseAddrPort(laptop4 + ":40001"), netip.MustParseAddrPort("50.0.0.4:443")}: "gone.example",
+	begun := func(device config.MAC, port string) NameFlow {
+		return NameFlow{device, InboundFlow{protoTCP, netip.MustParseAddrPort(laptop4 + port), netip.MustParseAddrPort("50.0.0.4:443")}}
+	}
+	p.NameFlows = map[NameFlow]string{
+		begun(hostMAC, ":40000"): "bank.example", begun(hostMAC, ":40001"): "gone.example", begun(config.MAC{2, 9}, ":40003"): "bank.example",
 	}
 }
 
@@ -162,6 +164,7 @@ func domainRows() []row {
 		at("the router goes before", ip(laptop4, router4, tcp(40000, 22, tcpSYN)), abi.ReasonRouterAddress),
 		at("a flow that has begun by it", ip(laptop4, "50.0.0.4", tcp(40000, 443, tcpACK)), abi.ReasonDirectDomain),
 		at("another flow to there", ip(laptop4, "50.0.0.4", tcp(40002, 443, tcpSYN)), abi.ReasonTCP),
+		at("a flow that another device has begun in its name", ip(laptop4, "50.0.0.4", tcp(40003, 443, tcpACK)), abi.ReasonTCP),
 		at("a flow by a name that is excluded no more", ip(laptop4, "50.0.0.4", tcp(40001, 443, tcpACK)), abi.ReasonTCP),
 		asks("it", "bank.example", 1, abi.ReasonDNSDomain),
 		asks("it in capitals", "BANK.Example", 28, abi.ReasonDNSDomain),

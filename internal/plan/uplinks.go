@@ -63,11 +63,13 @@ func uplinks(cfg config.Config, h Host, lans []Link) ([]Uplink, error) {
 	return out, nil
 }
 
-// exits returns the interfaces that rules let packets leave by.
-func exits(h Host, rules config.Rules) []Exit {
+// exits returns the interfaces that rules let packets leave by. One that everything is
+// routed to is none, unless somebody has insisted: a VPN may take the default route long
+// after it was excluded, and no file may ask for everything.
+func exits(h Host, rules config.Rules, everything bool) []Exit {
 	var out []Exit
 	for i, r := range rules {
-		if r.Kind != config.KindInterface {
+		if _, all := h.DefaultRoute(r.Interface); r.Kind != config.KindInterface || all && !everything {
 			continue
 		}
 		l, _ := h.LinkByName(r.Interface)

@@ -21,8 +21,8 @@ const (
 	priorityLast     = plan.RulePriority + 9
 )
 
-// classUnassigned is set in the classes from 4 to 7, which no verdict has.
-const classUnassigned = 4
+// classUnassigned is set in the classes from 4 to 7, which no verdict has but the first.
+const classUnassigned = abi.VerdictVia
 
 // families in which there are rules, IPv4 first.
 var families = []uint8{unix.AF_INET, unix.AF_INET6}
@@ -59,8 +59,15 @@ func wanted(p *plan.Plan, family uint8) []rule {
 		rules = append(rules, exempt...)
 	}
 	block(unjudged, priorityUnjudged, p.Mark.Class(uint32(abi.VerdictNone)), p.Mark.ClassMask())
-	unassigned := p.Mark.Class(classUnassigned)
-	block(unjudged, priorityUnjudged, unassigned, unassigned)
+	unassigned := func(lans []string, bits abi.Verdict) {
+		class := p.Mark.Class(uint32(classUnassigned | bits))
+		block(lans, priorityUnjudged, class, class)
+	}
+	unassigned(p.Waiting, 0) // no program is there to have given that class
+	if family == unix.AF_INET6 {
+		unassigned(p.LANNames(), 1)
+		unassigned(p.LANNames(), 2)
+	}
 	return rules
 }
 

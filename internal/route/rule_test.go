@@ -122,8 +122,8 @@ func TestApplyAddsBeforeItDeletes(t *testing.T) {
 	apply(t, next)
 	want := []string{
 		"new 4", "del 4", // eth3 for eth1
-		"new 6", "new 6", "new 6", "new 6", // eth3 three times, a mark
-		"del 6", "del 6", "del 6", "del 6",
+		"new 6", "new 6", "new 6", "new 6", "new 6", // eth3 four times, a mark
+		"del 6", "del 6", "del 6", "del 6", "del 6",
 	}
 	if diff := cmp.Diff(want, changes()); diff != "" {
 		t.Errorf("changes differ (-want +got):\n%s", diff)
@@ -268,7 +268,7 @@ func TestKernelForwardsPermittedClassesOnly(t *testing.T) {
 	apply(t, planFor([]config.Mark{vpnMark}, "eth1"))
 	const instance = 0x50000000 // the high nibble must not matter
 	for class := range uint32(16) {
-		permitted := class >= 1 && class <= 3 // direct, local, inbound
+		permitted := class >= 1 && class <= 4 // direct, local, inbound, via
 		for _, tt := range []struct {
 			what     string
 			version  int

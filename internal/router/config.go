@@ -2,7 +2,9 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,31 +40,60 @@ func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool,
 
 // save writes what a command has changed into the drop-in for that, so that a reboot
 // does not undo it, and takes that for the file in force. A rule of another file has to
-// be taken out there.
-func (r *Router) save(s *State, file string, remove bool, rules config.Rules) error {
-	saved := config.SavedFile(file)
-	synced := s.Origin == "" || fileDigest(file) == s.Origin
-	err := config.Save(saved, func(to *config.Saved) {
+// be taken out there. What no file may hold is not saved: the next boot could not read it.
+func (r *Router) save(s *State, o ExcludeOptions, remove bool, rules config.Rules) error {
+	saved := config.SavedFile(o.File)
+	before, loadErr := config.Load(o.File)
+	synced := s.Origin == "" || loadErr == nil && fileDigest(o.File) == s.Origin
+	text, err := os.ReadFile(saved)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read saved rules: %w", err)
+	}
+	err = config.Save(saved, func(to *config.Saved) {
 		for _, rule := range rules {
-			if remove {
-				to.Rules.Remove(rule.Entry)
-			} else {
-				to.Rules.Add(rule)
+			to.Rules.Remove(rule.Entry)
+			if !remove {
+				to.Rules = append(to.Rules, s.inForce(rule)).Normalized()
 			}
+		}
+		if before.Resolver != s.Config.Resolver {
+			to.Resolver = s.Config.Resolver
 		}
 	})
 	if err != nil {
 		return err
+	}
+	if _, err := config.Load(o.File); err != nil && loadErr == nil {
+		return errors.Join(fmt.Errorf("%s could not be read with it: %w", o.File, err), putBack(saved, text))
 	}
 	for i := range s.Config.Rules {
 		if rule := &s.Config.Rules[i]; slices.ContainsFunc(rules, func(of config.Rule) bool { return of.Entry == rule.Entry }) {
 			rule.Runtime, rule.Origin = false, saved
 		}
 	}
-	if digest := fileDigest(file); synced && digest != "" && s.Origin != "" {
+	if digest := fileDigest(o.File); synced && digest != "" && s.Origin != "" {
 		s.Origin = digest
 	}
 	return r.saveState(s)
+}
+
+// putBack makes a file what it was; nil stands for one that was not there.
+func putBack(path string, text []byte) error {
+	if text == nil {
+		return os.Remove(path)
+	}
+	return replaceFile(path, text)
+}
+
+// inForce is the rule that has come of one that was added: of what holds for ever already
+// a life takes nothing away.
+func (s *State) inForce(added config.Rule) config.Rule {
+	for _, rule := range s.Config.Rules {
+		if rule.Entry == added.Entry {
+			return rule
+		}
+	}
+	return added // another rule says the same
 }
 
 // fileDigest tells configuration files apart; "" for one that cannot be read, which is

@@ -73,12 +73,28 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 	if wide := widest(p); wide != "" {
 		w = append(w, wide+" is excluded, so hardly anything is Tor's")
 	}
+	w = append(w, exitWarnings(s, p)...)
+	return append(w, forwardingWarnings(s)...)
+}
+
+// exitWarnings tells of excluded interfaces that everything is routed to: nothing goes by
+// them, or about everything where somebody insists.
+func exitWarnings(s *State, p *plan.Plan) []string {
+	var w []string
+	for i, rule := range p.Rules {
+		if rule.Kind == config.KindInterface && !slices.ContainsFunc(p.Exits, func(e plan.Exit) bool { return e.Rule == i }) {
+			w = append(w, fmt.Sprintf("%s has the default route, so hardly anything would be Tor's, and nothing goes by it: insist with torbpf exclude add --interface %s --force", rule.Interface, rule.Interface))
+		}
+	}
+	if !s.Config.Everything {
+		return w
+	}
 	if exit, err := s.widestExit(); err != nil {
 		w = append(w, err.Error())
 	} else if exit != "" {
 		w = append(w, exit+" and is excluded, so hardly anything is Tor's")
 	}
-	return append(w, forwardingWarnings(s)...)
+	return w
 }
 
 // widest names a rule that lets out about everything, which somebody insisted on.

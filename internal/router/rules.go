@@ -69,7 +69,7 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 	}
 	r.auditChanges(changes, o.By)
 	if o.Save {
-		if err := r.save(s, o.File, remove, rules); err != nil {
+		if err := r.save(s, o, remove, rules); err != nil {
 			return changes, nil, fmt.Errorf("the rules are in force, but not saved: %w", err)
 		}
 	}
@@ -173,7 +173,7 @@ func (s *State) activeRules() (active, ended config.Rules, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	active, ended = s.Config.Rules.Normalized().Active(boot)
+	active, ended = s.Config.Rules.Normalized().Active(time.Now(), boot)
 	return active, ended, nil
 }
 

@@ -176,10 +176,10 @@ func (j *job) startSentry(context.Context) error {
 }
 
 // domainsOf lists the names that are excluded.
-func domainsOf(p *plan.Plan) []string {
-	var out []string
+func domainsOf(p *plan.Plan) []sentry.Domain {
+	var out []sentry.Domain
 	for _, rule := range p.Rules.Of(config.KindDomain) {
-		out = append(out, rule.Domain)
+		out = append(out, sentry.Domain{Name: rule.Domain, Ends: rule.Ends})
 	}
 	return out
 }

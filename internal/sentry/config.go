@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Config is what a sentry must know; it travels as JSON from Spawn to RunChild.
@@ -23,14 +24,19 @@ type Config struct {
 	// for local names only; none: port 53 of the loopback addresses.
 	LocalResolvers []netip.AddrPort `json:"local_resolvers,omitempty"`
 
-	// Domains are the excluded names, as config.ParseDomain reads them, and Resolver is
-	// asked for them.
-	Domains  []string   `json:"domains,omitempty"`
+	// Domains are the excluded names, and Resolver is asked for them.
+	Domains  []Domain   `json:"domains,omitempty"`
 	Resolver netip.Addr `json:"resolver"`
 
 	GateFD   int    `json:"gate_fd"`  // the BPF array `gates`; set by Spawn
 	SlotsFD  int    `json:"slots_fd"` // the BPF array `domain_slots`; set by Spawn
 	Instance uint32 `json:"instance"` // which gate of the array is ours
+}
+
+// Domain is an excluded name.
+type Domain struct {
+	Name string        `json:"name"`              // as config.ParseDomain reads it
+	Ends time.Duration `json:"ends_ns,omitempty"` // since boot (CLOCK_BOOTTIME); 0: never
 }
 
 func (c Config) validate() error {

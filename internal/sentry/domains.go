@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
@@ -29,12 +30,13 @@ const (
 // domains answers for excluded names: it asks the resolver that the user has chosen, in
 // clear, and lets the device that asked reach the addresses of the answer directly.
 type domains struct {
-	patterns []string
+	patterns []Domain
 	resolver netip.AddrPort
 	timeout  time.Duration // of one question, by UDP and then by TCP
 	slots    *Slots
 	onions   []netip.Prefix
 	lans     []netip.Prefix
+	lanNames []string
 
 	mu    sync.Mutex
 	macs  map[netip.Addr]config.MAC
@@ -51,26 +53,47 @@ func newDomains(cfg Config, timeout time.Duration) (*domains, error) {
 	}
 	return &domains{
 		patterns: cfg.Domains, resolver: netip.AddrPortFrom(cfg.Resolver, config.PortDNS), timeout: timeout,
-		slots: slots, onions: cfg.OnionPrefixes, lans: cfg.LANPrefixes,
+		slots: slots, onions: cfg.OnionPrefixes, lans: cfg.LANPrefixes, lanNames: cfg.LANs,
 	}, nil
 }
 
 // match returns the excluded name that a question is for, "" for none; of several the
-// longest.
+// longest. One whose time is over is none any more, whether or not somebody has come to
+// say so.
 func (d *domains) match(name string) string {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	best := ""
 	for _, p := range d.patterns {
-		if config.DomainMatches(p, name) && len(p) > len(best) {
-			best = p
+		if config.DomainMatches(p.Name, name) && len(p.Name) > len(best) && !p.ended() {
+			best = p.Name
 		}
 	}
 	return best
 }
 
+func (d Domain) ended() bool {
+	if d.Ends == 0 {
+		return false
+	}
+	now, err := bootTime()
+	return err != nil || d.Ends <= now
+}
+
+func bootTime() (time.Duration, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, fmt.Errorf("read the clock: %w", err)
+	}
+	return time.Duration(now.Nano()), nil
+}
+
 // ask returns the resolver's answer without the addresses that no public site has, and
 // lets the peer reach the others.
 func (d *domains) ask(ctx context.Context, q dns.Question, peer netip.Addr) (*dns.Msg, error) {
+	domain := d.match(q.Name)
+	if domain == "" {
+		return nil, errors.New("ask the resolver for excluded names: the rule has just ended")
+	}
 	answer, err := d.exchange(ctx, q)
 	if err != nil {
 		return nil, fmt.Errorf("ask the resolver for excluded names (%s): %w", d.resolver.Addr(), err)
@@ -79,7 +102,7 @@ func (d *domains) ask(ctx context.Context, q dns.Question, peer netip.Addr) (*dn
 		return nil, errors.New("ask the resolver for excluded names: it answered another question")
 	}
 	answer.Answer = d.public(answer.Answer)
-	d.letOut(answer, d.match(q.Name), peer)
+	d.letOut(answer, domain, peer)
 	return answer, nil
 }
 
@@ -115,6 +138,9 @@ func (d *domains) public(records []dns.RR) []dns.RR {
 }
 
 func (d *domains) isPublic(addr netip.Addr) bool {
+	if embedded, ok := embeddedIPv4(addr); ok && !d.isPublic(embedded) {
+		return false
+	}
 	if !addr.IsGlobalUnicast() || addr.IsPrivate() {
 		return false
 	}
@@ -127,6 +153,21 @@ func (d *domains) isPublic(addr netip.Addr) bool {
 	}
 	return true
 }
+
+// embeddedIPv4 is the address that a translator or a tunnel would make of one of IPv6:
+// NAT64 (RFC 6052, 2.1) and 6to4 (RFC 3056, 2).
+func embeddedIPv4(addr netip.Addr) (netip.Addr, bool) {
+	b := addr.As16()
+	switch {
+	case addr.Is6() && nat64.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[12:])), true
+	case addr.Is6() && sixToFour.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[2:])), true
+	}
+	return netip.Addr{}, false
+}
+
+var nat64, sixToFour = netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("2002::/16")
 
 func addressOf(rr dns.RR) (netip.Addr, bool) {
 	var ip net.IP
@@ -168,8 +209,8 @@ const neighbourTime = 5 * time.Second
 // device is who has an address: by hardware address where it has one, as the programs
 // tell devices apart. It also returns the time since boot.
 func (d *domains) device(peer netip.Addr) (abi.DatapathDeviceKey, time.Duration, error) {
-	var boot unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+	boot, err := bootTime()
+	if err != nil {
 		return abi.DatapathDeviceKey{}, 0, err
 	}
 	d.mu.Lock()
@@ -187,19 +228,35 @@ func (d *domains) device(peer netip.Addr) (abi.DatapathDeviceKey, time.Duration,
 	} else {
 		key.Addr = peer.WithZone("").As16()
 	}
-	return key, time.Duration(boot.Nano()), nil
+	return key, boot, nil
 }
 
+// readNeighbours reads who is behind the LANs. An address that several have is nobody's;
+// somebody on the WAN may claim one of a LAN's.
 func (d *domains) readNeighbours() error {
 	list, err := netlink.NeighList(0, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list neighbours: %w", err)
 	}
-	d.macs, d.fresh = make(map[netip.Addr]config.MAC), time.Now()
-	for _, n := range list {
-		if addr, ok := netip.AddrFromSlice(n.IP); ok && len(n.HardwareAddr) == len(config.MAC{}) {
-			d.macs[addr.Unmap()] = config.MAC(n.HardwareAddr)
+	behind := make(map[int]bool)
+	for _, name := range d.lanNames {
+		if lan, err := net.InterfaceByName(name); err == nil {
+			behind[lan.Index] = true
 		}
 	}
+	d.macs, d.fresh = make(map[netip.Addr]config.MAC), time.Now()
+	ambiguous := make(map[netip.Addr]bool)
+	for _, n := range list {
+		addr, ok := netip.AddrFromSlice(n.IP)
+		if !ok || !behind[n.LinkIndex] || len(n.HardwareAddr) != len(config.MAC{}) {
+			continue
+		}
+		addr, mac := addr.Unmap(), config.MAC(n.HardwareAddr)
+		if other, known := d.macs[addr]; known && other != mac {
+			ambiguous[addr] = true
+		}
+		d.macs[addr] = mac
+	}
+	maps.DeleteFunc(d.macs, func(addr netip.Addr, _ config.MAC) bool { return ambiguous[addr] })
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
@@ -70,7 +71,7 @@ func TestAnswersLetOutWithinBounds(t *testing.T) {
 		m := newSlotsMap(t)
 		slots, err := OpenSlots(m.FD())
 		must(t, err)
-		d := &domains{patterns: []string{"bank.example"}, slots: slots}
+		d := &domains{patterns: []Domain{{Name: "bank.example"}}, slots: slots}
 		d.letOut(&dns.Msg{Answer: d.public(c.records)}, "bank.example", peer)
 		out := letOutOf(t, m, device)
 		if len(out) != c.addresses {
@@ -92,6 +93,7 @@ func TestNoAnswerLeadsInside(t *testing.T) {
 		"51.0.0.1": true, "2a0e:20::80": true, "192.168.50.12": false, "10.0.0.1": false, "127.0.0.1": false, "169.254.1.1": false, "0.0.0.0": false,
 		"224.0.0.1": false, "100.64.0.1": false, "198.18.0.1": false, "255.255.255.255": false, "172.24.0.9": false, "::1": false, "fe80::1": false,
 		"fd00::1": false, "ff02::1": false, "2a0d:50::11": false, "2001:db8::1": false,
+		"64:ff9b::192.168.50.12": false, "64:ff9b::51.0.0.1": true, "2002:c0a8:320c::1": false, "2002:3300:1::1": true,
 	} {
 		if got := d.isPublic(netip.MustParseAddr(addr)); got != public {
 			t.Errorf("%s: public is %t", addr, got)
@@ -100,14 +102,33 @@ func TestNoAnswerLeadsInside(t *testing.T) {
 }
 
 func TestTheLongestExcludedNameCounts(t *testing.T) {
-	d := &domains{patterns: []string{"*.example", "bank.example", "*.bank.example"}}
+	now, err := bootTime()
+	must(t, err)
+	d := &domains{patterns: []Domain{
+		{Name: "*.example"}, {Name: "bank.example"}, {Name: "*.bank.example", Ends: now + time.Hour}, {Name: "*.over.bank.example", Ends: now},
+		{Name: "past.test", Ends: 1},
+	}}
 	for name, want := range map[string]string{
 		"bank.example.": "bank.example", "BANK.Example": "bank.example", "www.bank.example.": "*.bank.example", "shop.example.": "*.example",
 		"example.": "", "notbank.example2.": "", "xbank.example.": "*.example",
+		"www.over.bank.example.": "*.bank.example", "past.test.": "",
 	} {
 		if got := d.match(name); got != want {
 			t.Errorf("%s is matched by %q, want %q", name, got, want)
 		}
+	}
+}
+
+// TestAnEndedNameIsNotAskedFor, though nobody has started another sentry since.
+func TestAnEndedNameIsNotAskedFor(t *testing.T) {
+	d := &domains{patterns: []Domain{{Name: "bank.example", Ends: 1}}, resolver: netip.MustParseAddrPort("127.0.0.1:1"), timeout: time.Second}
+	n := names{chosen: func(name string) bool { return d.match(name) != "" }}
+	if who, _ := n.who("bank.example."); who != tor {
+		t.Errorf("answered by %v, want tor", who)
+	}
+	_, err := d.ask(t.Context(), dns.Question{Name: "bank.example.", Qtype: dns.TypeA, Qclass: dns.ClassINET}, netip.MustParseAddr("192.168.50.11"))
+	if err == nil || !strings.Contains(err.Error(), "has just ended") {
+		t.Errorf("asked all the same: %v", err)
 	}
 }
 
@@ -143,5 +164,35 @@ func TestSlotsMakeRoom(t *testing.T) {
 func TestOpenSlotsRefusesWhatIsNotTheirMap(t *testing.T) {
 	if _, err := OpenSlots(newGates(t).FD()); err == nil || !strings.Contains(err.Error(), "it is not their map") {
 		t.Errorf("of the gates: %v", err)
+	}
+}
+
+// TestADeviceIsWhoIsBehindALAN, whatever somebody on the WAN claims.
+func TestADeviceIsWhoIsBehindALAN(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	newOutside(t)
+	device, other := net.HardwareAddr{2, 0, 0, 0, 0, 1}, net.HardwareAddr{2, 0, 0, 0, 0, 2}
+	for _, n := range []struct {
+		iface, addr string
+		mac         net.HardwareAddr
+	}{
+		{"eth0", "10.66.0.209", other}, {"eth1", "10.66.0.209", device}, {"eth0", "10.66.0.210", other},
+	} {
+		link, err := netlink.LinkByName(n.iface)
+		must(t, err)
+		must(t, netlink.NeighAdd(&netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(n.addr), HardwareAddr: n.mac}))
+	}
+	d := &domains{lanNames: []string{"eth1", "eth7"}}
+	for addr, want := range map[string]abi.DatapathDeviceKey{
+		"10.66.0.209": {Mac: abi.DatapathMac{Addr: [6]byte(device)}},
+		"10.66.0.210": {Addr: netip.MustParseAddr("10.66.0.210").As16()},
+	} {
+		got, _, err := d.device(netip.MustParseAddr(addr))
+		must(t, err)
+		if got != want {
+			t.Errorf("%s is taken for %v, want %v", addr, got, want)
+		}
 	}
 }
