@@ -150,7 +150,7 @@ func TestBrokenConfigurationAtBootStaysClosed(t *testing.T) {
 	powerOff(t, lab)
 	file = writeConfig(t, lab, `interfaces = ["eth1"]`, `interfacs = ["eth2"]`)
 	r := runTorbpf(t, lab, "run", "--config", file)
-	if r.code != 2 || !strings.Contains(r.stderr, "line 2") || !strings.Contains(r.stderr, "interfacs") {
+	if r.code != 2 || !strings.Contains(r.stderr, "torbpf.toml:2:") || !strings.Contains(r.stderr, "interfacs") {
 		t.Errorf("run with a broken file: %v", r)
 	}
 	noLeaks(t, w, "with a broken configuration")

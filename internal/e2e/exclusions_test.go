@@ -261,7 +261,7 @@ func TestExcludeTellsWhatItDid(t *testing.T) {
 			t.Errorf("%s: %v\nwant exit code %d and %q", strings.Join(args, " "), r, step.code, step.want)
 		}
 	}
-	checkJSON(t, lab, []string{"exclude", "list", "--json"}, `{"schema":2,"rules":
+	checkJSON(t, lab, []string{"exclude", "list", "--json"}, `{"schema":2,"lists":[],"rules":
 		[{"kind":"destination","match":"51.21.0.0/16","policy":"direct","origin":"exclude add","runtime":true},
 		{"kind":"destination","match":"51.21.9.0/24","policy":"tor","comment":"not-this-part","origin":"exclude add","runtime":true},
 		{"kind":"port","match":"22/tcp","policy":"direct","origin":"exclude add","runtime":true},
