@@ -180,7 +180,12 @@ func (l *lab) open(t *testing.T, clsact bool) *Datapath {
 // apply attaches a plan wholly and opens Tor's gate.
 func apply(t *testing.T, d *Datapath, p *plan.Plan) {
 	t.Helper()
-	g := guards(t, d, p)
+	attachLANs(t, guards(t, d, p))
+}
+
+// attachLANs attaches the rest of a generation, with its gate open.
+func attachLANs(t *testing.T, g *Generation) {
+	t.Helper()
 	must(t, g.collection.Maps[abi.DatapathMapGates].Put(uint32(0), gateOpen))
 	if err := g.AttachLANs(); err != nil {
 		t.Fatalf("attach LANs: %v", err)
