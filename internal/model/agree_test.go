@@ -29,16 +29,7 @@ func TestModelAgrees(t *testing.T) {
 	for batch := 0; compared < agreePackets && time.Since(start) < agreeTime; batch++ {
 		o, p := loaded[batch%len(loaded)], d.policy()
 		program := pick(d, "torbpf_lan", "torbpf_lan", "torbpf_lan", "torbpf_lan_l3")
-		frames := make([][]byte, agreeBatch)
-		for i := range frames {
-			frames[i] = d.frame(p)
-			if program == "torbpf_lan_l3" {
-				frames[i] = tunnelled(frames[i][14:])
-			}
-			if d.one(10) {
-				p.admit(frames[i], program)
-			}
-		}
+		frames := d.batch(p, program, agreeBatch)
 		o.set(p)
 		for _, frame := range frames {
 			err := o.compare(p, program, frame, d.Uint32())
@@ -64,6 +55,21 @@ func TestModelAgrees(t *testing.T) {
 			t.Errorf("no packet met the reason %s", r)
 		}
 	}
+}
+
+// batch throws n frames for a program, some of which the policy's flows then know.
+func (d dice) batch(p *Policy, program string, n int) [][]byte {
+	frames := make([][]byte, n)
+	for i := range frames {
+		frames[i] = d.frame(p)
+		if program == "torbpf_lan_l3" {
+			frames[i] = tunnelled(frames[i][14:])
+		}
+		if d.one(10) {
+			p.admit(frames[i], program)
+		}
+	}
+	return frames
 }
 
 // tunnelled puts the EtherType where the kernel reads it in a test run, into the

@@ -106,16 +106,7 @@ func TestExplainingAgrees(t *testing.T) {
 	for compared < packets && time.Since(start) < limit {
 		p := d.policy()
 		program := pick(d, "torbpf_lan", "torbpf_lan", "torbpf_lan", "torbpf_lan_l3")
-		frames := make([][]byte, batch)
-		for i := range frames {
-			frames[i] = d.frame(p)
-			if program == "torbpf_lan_l3" {
-				frames[i] = tunnelled(frames[i][14:])
-			}
-			if d.one(10) {
-				p.admit(frames[i], program)
-			}
-		}
+		frames := d.batch(p, program, batch)
 		o.set(p)
 		for _, frame := range frames {
 			mark := d.Uint32()
