@@ -49,7 +49,7 @@ generate: ## Compile the BPF programs and regenerate their Go side (clang 14, ll
 ##@ Test
 
 .PHONY: test
-test: deps-test build ## Install what is missing, then run every test: sudo make test
+test: deps-systemd build ## Install what is missing, then run every test: sudo make test
 	$(MAKE) lint check-generated
 	$(GO) test -count=1 -timeout 40m -p 1 ./...
 	$(MAKE) fuzz
@@ -70,8 +70,8 @@ fuzz: deps-test ## Fuzz the classifier against its model for FUZZTIME, and each 
 	./.ci/fuzz.sh $(FUZZTIME)
 
 .PHONY: test-systemd
-test-systemd: deps-systemd build ## The unit under a real systemd: boot, watchdog, restarts (two minutes; downloads a system)
-	TORBPF_TEST_SYSTEMD=1 $(GO) test -count=1 -timeout 5m -v -run TestTheUnitUnderSystemd ./internal/e2e
+test-systemd: deps-systemd build ## The unit under a real systemd: boot, watchdog, restarts alone (a minute; downloads a system)
+	$(GO) test -count=1 -timeout 5m -v -run TestTheUnitUnderSystemd ./internal/e2e
 
 .PHONY: leaktest
 leaktest: deps-test build ## Every fault against every kind of packet: what leaks, and how long until all is well

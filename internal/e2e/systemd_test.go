@@ -208,12 +208,9 @@ func sending(t *testing.T, w leakWatch, f func()) []leaktest.Leak {
 }
 
 // TestTheUnitUnderSystemd: the unit does under a systemd what it promises, its sandbox and
-// its order at boot included. It takes two minutes and downloads a system, so `make
-// test-systemd` runs it.
+// its order at boot included. It installs a system first, which `make deps-systemd` makes
+// possible.
 func TestTheUnitUnderSystemd(t *testing.T) {
-	if os.Getenv("TORBPF_TEST_SYSTEMD") == "" {
-		t.Skip("make test-systemd runs it")
-	}
 	lab := plainLab(t, testnet.Options{})
 	w := watchLeaks(t, lab)
 	m := newMachine(t, lab)

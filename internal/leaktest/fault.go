@@ -39,12 +39,12 @@ type Fault struct {
 
 // Faults is the table.
 func Faults() []Fault {
-	return slices.Concat(Layers(), linkFaults(), uplinkFaults(), hostFaults(), storageFaults(), changeFaults())
+	return slices.Concat(layerFaults(), linkFaults(), uplinkFaults(), hostFaults(), storageFaults(), changeFaults())
 }
 
-// Layers is the part of the table that takes away what torbpf is made of: processes,
+// layerFaults is the part of the table that takes away what torbpf is made of: processes,
 // programs, tables, and pairs of these.
-func Layers() []Fault {
+func layerFaults() []Fault {
 	return slices.Concat(killFaults(), tcFaults(), tableFaults(), pairFaults())
 }
 
