@@ -107,6 +107,13 @@ struct {
 	__type(value, struct packet);
 } packets SEC(".maps");
 
+static __always_inline struct packet *this_packet(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&packets, &first);
+}
+
 /* As the gates, and written by the sentry in the same way. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
