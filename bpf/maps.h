@@ -123,6 +123,15 @@ struct {
 	__type(value, struct domain_slot);
 } domain_slots SEC(".maps");
 
+/* Memory-mapped by the sentry as well, which only reads it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ASKER_SLOTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct asker);
+} askers SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_INBOUND_FLOWS);

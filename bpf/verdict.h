@@ -12,6 +12,7 @@
 #include <linux/pkt_cls.h>
 
 #include "answer.h"
+#include "asker.h"
 #include "classify.h"
 #include "maps.h"
 #include "plan.h"
@@ -136,18 +137,17 @@ static __always_inline int needs_tor(struct decision d)
 
 /*
  * While Tor starts, hangs or is gone, whoever begins something is told so at
- * once. What already runs is left to Tor, which may come back. A SYN with an
- * ACK answers a connection from outside: conntrack will say.
+ * once. What already runs is left to Tor, which may come back; of what answers
+ * a connection from outside conntrack will say.
  */
 static __always_inline struct decision ask_gate(const struct packet *p, struct decision d,
 						__u32 instance)
 {
 	struct gate *gate;
-	__u8 flags = p->tcp_flags & (TCP_SYN | TCP_ACK);
 
 	if (!needs_tor(d))
 		return d;
-	if (p->protocol == IPPROTO_TCP && flags != TCP_SYN)
+	if (p->protocol == IPPROTO_TCP && !tcp_begins(p))
 		return d;
 	gate = bpf_map_lookup_elem(&gates, &instance);
 	if (gate && gate->open)
@@ -241,7 +241,7 @@ static __always_inline int explain(struct __sk_buff *skb, const struct packet *p
 
 /* A packet from a LAN, at tc ingress. */
 static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const struct packet *p,
-				      struct decision d)
+				      const struct settings *s, struct decision d)
 {
 	__u32 instance = 0;
 
@@ -254,6 +254,7 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 	if (d.verdict == VERDICT_REFUSED)
 		return refuse(skb, ethernet, p, d);
 	remember_device(p, d);
+	remember_asker(p, s, d);
 	if (d.reason == REASON_DIRECT_DOMAIN)
 		remember_domain_flow(p);
 	count_skb(skb, p->ifindex, d);
