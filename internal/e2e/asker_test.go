@@ -62,12 +62,16 @@ func TestDevicesBehindARouterOfTheirOwn(t *testing.T) {
 		}
 	}
 	attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
-	name := "other." + testnet.Zone
-	mustTorbpf(t, lab, "exclude", "add", "--domain", name, "--resolver", testnet.Resolver4.String())
-	checkNoEcho(t, behind, testnet.Other4)
-	if err := lookup(behind, at(testnet.LANRouter4, testnet.PortDNS), name, "A", "udp", testnet.Other4.String()); err != nil {
-		t.Error(err)
+	for proto, c := range map[string]struct {
+		name   string
+		stands netip.Addr
+	}{"udp": {"other." + testnet.Zone, testnet.Other4}, "tcp": {"www." + testnet.Zone, testnet.Web4}} {
+		mustTorbpf(t, lab, "exclude", "add", "--domain", c.name, "--resolver", testnet.Resolver4.String())
+		checkNoEcho(t, behind, c.stands)
+		if err := lookup(behind, at(testnet.LANRouter4, testnet.PortDNS), c.name, "A", proto, c.stands.String()); err != nil {
+			t.Error(err)
+		}
+		checkEcho(t, behind, c.stands)
+		checkNoEcho(t, lab.Client2, c.stands)
 	}
-	checkEcho(t, behind, testnet.Other4)
-	checkNoEcho(t, lab.Client2, testnet.Other4)
 }

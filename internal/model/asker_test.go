@@ -105,12 +105,13 @@ func TestNobodyElseIsTakenForAnAsker(t *testing.T) {
 		row{name: "a name above an excluded one", frame: ether(ip(laptop4, web4, udp(40000, 53, dnsAsk("shop.example", dns.TypeA)...))), reason: abi.ReasonDNSUDP, home: excludesDomain},
 		row{name: "TCP to elsewhere", frame: ether(ip(laptop4, web4, tcp(40000, 443, tcpSYN))), reason: abi.ReasonTCP, home: excludesDomain})
 	for _, r := range others {
-		if r.reason == abi.ReasonDNSDomain {
-			continue
-		}
 		p := home()
 		if r.home != nil {
 			r.home(p)
+		}
+		begins := Parse(r.frame, true, Metadata{Protocol: stackProtocol(r.frame)}).begins()
+		if r.reason == abi.ReasonDNSDomain || r.reason == abi.ReasonDNSTCP && len(p.Domains) > 0 && begins {
+			continue
 		}
 		o.set(p)
 		o.watch(t, "torbpf_lan", r.frame, skBuff{Ifindex: lanIndex, Mark: r.mark})
