@@ -193,6 +193,23 @@ enum domain_limit {
 	DOMAIN_PROBES = 8,
 	DOMAIN_TCP_REST_S = 7200,
 	DOMAIN_UDP_REST_S = 180,
+	ASKER_SLOTS = 1024,
+};
+
+/*
+ * Who sent the sentry a question for an excluded name, or began a connection to ask by
+ * TCP: the address and port that the sentry sees, and the device that the frame was from.
+ * The LAN program writes it at asker_place(), over whatever is there. Who reads it goes by
+ * the check: two writers at once, or one under the reader, leave what is nobody's.
+ */
+struct asker {
+	__u64 check;   /* asker_check() of all below */
+	__u64 time_ns; /* CLOCK_BOOTTIME */
+	struct device_key device;
+	__u8 addr[16];
+	__be16 port_be;
+	__be16 id_be; /* of the DNS message; 0 by TCP */
+	__u32 protocol;
 };
 
 /* A flow that began to an address while that stood for an excluded name, to who began it. */

@@ -306,13 +306,6 @@ static __always_inline int begin_answer(struct __sk_buff *skb, int ethernet, con
 	return swap_ethernet(skb, ethernet);
 }
 
-static __always_inline struct packet *this_packet(void)
-{
-	__u32 first = 0;
-
-	return bpf_map_lookup_elem(&packets, &first);
-}
-
 /* What a packet is answered. */
 enum answer {
 	ANSWER_REFUSAL = 0, /* a reset, or an ICMP error */

@@ -101,10 +101,9 @@ static __always_inline struct decision classify_onion(const struct packet *p,
  * A rule that names the port of DNS stands before Tor's claim to it: for a resolver
  * behind a VPN. Not for the router's own, which would ask upstream in clear.
  */
-static __always_inline struct decision classify_named_dns(const struct packet *p,
-							  const struct rule *service)
+static __always_inline struct decision classify_named_dns(const struct packet *p, int service)
 {
-	if (!service || service->policy != POLICY_DIRECT || !is_dns(p))
+	if (service != POLICY_DIRECT || !is_dns(p))
 		return undecided();
 	if (broadcast_destination(p) || bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
 		return undecided();
@@ -146,17 +145,16 @@ static __always_inline struct decision classify_router(const struct packet *p)
  * of them says more than a list, so one that says Tor takes a part of a list back.
  */
 static __always_inline struct decision classify_exclusion(const struct packet *p, __u32 mark,
-							  const struct rule *service,
-							  const struct settings *s)
+							  int service, const struct settings *s)
 {
 	struct rule *r;
 
-	if (service && service->policy == POLICY_DIRECT)
+	if (service == POLICY_DIRECT)
 		return decide(VERDICT_DIRECT, REASON_DIRECT_PORT);
-	r = service ? NULL : lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
+	r = service != NO_POLICY ? NULL : lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
 	if (r && r->policy == POLICY_DIRECT)
 		return decide(VERDICT_DIRECT, REASON_DIRECT_DESTINATION);
-	if (s->lists && !service && !r && is_listed(p))
+	if (s->lists && service == NO_POLICY && !r && is_listed(p))
 		return decide(VERDICT_DIRECT, REASON_DIRECT_LIST);
 	if (s->exempt_marks && exempt_mark(mark, s->exempt_marks))
 		return decide(VERDICT_DIRECT, REASON_EXEMPT_MARK);
@@ -167,7 +165,7 @@ static __always_inline struct decision classify_exclusion(const struct packet *p
 static __always_inline struct decision classify_domain(const struct packet *p,
 						       const struct settings *s)
 {
-	if (s->domains && p->fragment == FRAGMENT_NONE && direct_domain(p))
+	if (s->domains && p->fragment == FRAGMENT_NONE && direct_domain())
 		return decide(VERDICT_DIRECT, REASON_DIRECT_DOMAIN);
 	return undecided();
 }
@@ -210,7 +208,7 @@ static __always_inline struct decision classify_rest(const struct packet *p,
 static __always_inline struct decision classify_policy(const struct packet *p, __u32 mark,
 						       const struct settings *s)
 {
-	struct rule *service;
+	int service;
 	struct decision d;
 
 	d = classify_unforwarded(p);
@@ -225,7 +223,7 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	d = classify_onion(p, s);
 	if (decided(d))
 		return d;
-	service = s->services ? lookup_service(p) : NULL;
+	service = s->services ? service_policy() : NO_POLICY;
 	d = classify_named_dns(p, service);
 	if (decided(d))
 		return d;

@@ -228,11 +228,19 @@ static __always_inline int local_name(struct query *q)
 	}
 }
 
-/* Adds a label to the hash of what follows it, letters in lower case. */
-static __always_inline __u64 hash_label(const struct query *q, __u32 offset, __u64 h)
+/*
+ * Adds a label of this run's query to the hash of what follows it, letters in lower case.
+ * A global function, as read_question(): inlined into a loop it would be checked for each
+ * turn of that, which was half of all that the verifier did.
+ */
+__attribute__((noinline)) __u64 hash_label(__u32 offset, __u64 h)
 {
-	__u32 i, size = q->bytes[within(offset)];
+	__u32 first = 0, i, size;
+	const struct query *q = bpf_map_lookup_elem(&queries, &first);
 
+	if (!q)
+		return 0;
+	size = q->bytes[within(offset)];
 	for (i = 0; i <= DNS_MAX_LABEL; i++) {
 		if (i > size)
 			break;
@@ -260,7 +268,7 @@ static __always_inline int excluded_name(const struct query *q)
 	for (n = 0; n < QUERY_LABELS; n++) {
 		if (n >= q->labels)
 			break;
-		h = hash_label(q, label_from_end(q, n), h);
+		h = hash_label(label_from_end(q, n), h);
 		if (is_excluded_name(n + 1 == q->labels ? h : h ^ NAME_BELOW))
 			return 1;
 	}

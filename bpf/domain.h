@@ -32,18 +32,21 @@ static __always_inline struct device_key device_of(const struct packet *p)
 	return key;
 }
 
+/* Adds words of eight bytes to a hash, of which the highest bits are those that all reach. */
+static __always_inline __u64 hash_words(__u64 h, const void *from, int words)
+{
+	const __u64 *w = from;
+	int i;
+
+	for (i = 0; i < words; i++)
+		h = (h ^ (h >> 32) ^ w[i]) * PLACE_FACTOR;
+	return h;
+}
+
 /* Where the slot of an answer to a device is looked for first. */
 static __always_inline __u32 domain_place(const struct device_key *device, const __u8 *addr)
 {
-	const __u64 *d = (const __u64 *)device, *a = (const __u64 *)addr;
-	__u64 h = 0;
-
-	h = (h ^ d[0]) * PLACE_FACTOR;
-	h = (h ^ (h >> 32) ^ d[1]) * PLACE_FACTOR;
-	h = (h ^ (h >> 32) ^ d[2]) * PLACE_FACTOR;
-	h = (h ^ (h >> 32) ^ a[0]) * PLACE_FACTOR;
-	h = (h ^ (h >> 32) ^ a[1]) * PLACE_FACTOR;
-	return h >> 52; /* the bits that all others reach; DOMAIN_SLOTS has twelve */
+	return hash_words(hash_words(0, device, 3), addr, 2) >> 52; /* DOMAIN_SLOTS: 2^12 */
 }
 
 static __always_inline int same_words(const void *x, const void *y, int words)
@@ -104,10 +107,18 @@ static __always_inline __u64 begun_domain(const struct packet *p)
 	return begun->domain;
 }
 
-static __always_inline __u64 direct_domain(const struct packet *p)
+/*
+ * The excluded name that this run's packet is direct for; 0 for none. A global function,
+ * as read_question() of dns.h.
+ */
+__attribute__((noinline)) __u64 direct_domain(void)
 {
-	__u64 domain = begun_domain(p);
+	const struct packet *p = this_packet();
+	__u64 domain;
 
+	if (!p)
+		return 0;
+	domain = begun_domain(p);
 	if (domain && domain_is_direct(domain))
 		return domain;
 	domain = answered_domain(p);
@@ -118,7 +129,7 @@ static __always_inline __u64 direct_domain(const struct packet *p)
 static __always_inline void remember_domain_flow(const struct packet *p)
 {
 	struct domain_flow now = {
-		.domain = direct_domain(p), .seen_ns = bpf_ktime_get_boot_ns(), .mac = p->smac};
+		.domain = direct_domain(), .seen_ns = bpf_ktime_get_boot_ns(), .mac = p->smac};
 	struct flow flow = {};
 
 	if (!now.domain || !has_ports(p))

@@ -33,13 +33,15 @@ static __always_inline int overruled_by_exit(enum reason reason)
 static __always_inline int kept_from_exit(const struct packet *p, const struct settings *s)
 {
 	struct rule *r;
+	int service;
 
 	if (is_dns(p) || onion_destination(p, s) ||
 	    bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
 		return 1;
-	r = s->services ? lookup_service(p) : NULL;
-	if (!r)
-		r = lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
+	service = s->services ? service_policy() : NO_POLICY;
+	if (service != NO_POLICY)
+		return service == POLICY_TOR;
+	r = lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
 	return r && r->policy == POLICY_TOR;
 }
 

@@ -107,6 +107,13 @@ struct {
 	__type(value, struct packet);
 } packets SEC(".maps");
 
+static __always_inline struct packet *this_packet(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&packets, &first);
+}
+
 /* As the gates, and written by the sentry in the same way. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -115,6 +122,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct domain_slot);
 } domain_slots SEC(".maps");
+
+/* Memory-mapped by the sentry as well, which only reads it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ASKER_SLOTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct asker);
+} askers SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

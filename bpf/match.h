@@ -45,29 +45,35 @@ static __always_inline int in_force(const struct rule *r)
 }
 
 /*
- * The rule of the longest prefix that covers an address. One whose time is over is
- * as good as not there: then the next shorter one counts.
+ * The rule of the longest prefix that covers a key, which it shortens. One whose time is
+ * over is as good as not there: then the next shorter one counts.
  */
+static __always_inline struct rule *longest_in_force(void *map, const void *key, __u32 *prefixlen)
+{
+	struct rule *r;
+	int i;
+
+	for (i = 0; i < MAX_NESTED; i++) {
+		r = bpf_map_lookup_elem(map, key);
+		if (!r || in_force(r))
+			return r;
+		if (!r->prefixlen)
+			return NULL;
+		*prefixlen = r->prefixlen - 1;
+	}
+	return NULL;
+}
+
+/* The rule for an address. */
 static __always_inline struct rule *lookup_rule(const struct packet *p, const union inet_address *a,
 						void *map4, void *map6)
 {
 	struct prefix4 key4 = {.prefixlen = 32, .addr_be = a->word_be[3]};
 	struct prefix6 key6 = {.prefixlen = 128};
-	struct rule *r;
-	int i;
 
 	__builtin_memcpy(key6.addr, a, sizeof(key6.addr));
-	for (i = 0; i < MAX_NESTED; i++) {
-		r = p->layer3 == LAYER3_IPV4 ? bpf_map_lookup_elem(map4, &key4)
-					     : bpf_map_lookup_elem(map6, &key6);
-		if (!r || in_force(r))
-			return r;
-		if (!r->prefixlen)
-			return NULL;
-		key4.prefixlen = r->prefixlen - 1;
-		key6.prefixlen = r->prefixlen - 1;
-	}
-	return NULL;
+	return p->layer3 == LAYER3_IPV4 ? longest_in_force(map4, &key4, &key4.prefixlen)
+					: longest_in_force(map6, &key6, &key6.prefixlen);
 }
 
 /*
@@ -87,33 +93,43 @@ static __always_inline int has_ports(const struct packet *p)
 	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP;
 }
 
-/* The rule for a destination's port, or a protocol, as lookup_rule. */
-static __always_inline struct rule *lookup_service(const struct packet *p)
+static __always_inline struct rule *lookup_service4(const struct packet *p, __be16 port_be)
 {
-	struct service4 key4 = {.prefixlen = 64, .protocol = p->protocol};
-	struct service6 key6 = {.prefixlen = 160, .protocol = p->protocol};
-	struct rule *r;
-	int i;
+	struct service4 key = {.prefixlen = 64, .protocol = p->protocol, .port_be = port_be};
 
+	key.addr_be = p->daddr.word_be[3];
+	return longest_in_force(&port4_prefixes, &key, &key.prefixlen);
+}
+
+static __always_inline struct rule *lookup_service6(const struct packet *p, __be16 port_be)
+{
+	struct service6 key = {.prefixlen = 160, .protocol = p->protocol, .port_be = port_be};
+
+	__builtin_memcpy(key.addr, &p->daddr, sizeof(key.addr));
+	return longest_in_force(&port6_prefixes, &key, &key.prefixlen);
+}
+
+#define NO_POLICY (-1)
+
+/*
+ * The policy of the rule for the port of the packet of this run, or for its protocol; NO_POLICY
+ * where there is none. A global function, as read_question() of dns.h.
+ */
+__attribute__((noinline)) int service_policy(void)
+{
+	const struct packet *p = this_packet();
+	__be16 port_be = 0;
+	struct rule *r;
+
+	if (!p)
+		return NO_POLICY;
 	if (has_ports(p)) {
 		if (p->fragment != FRAGMENT_NONE) /* the others do not show it */
-			return NULL;
-		key4.port_be = p->dport_be;
-		key6.port_be = p->dport_be;
+			return NO_POLICY;
+		port_be = p->dport_be;
 	}
-	key4.addr_be = p->daddr.word_be[3];
-	__builtin_memcpy(key6.addr, &p->daddr, sizeof(key6.addr));
-	for (i = 0; i < MAX_NESTED; i++) {
-		r = p->layer3 == LAYER3_IPV4 ? bpf_map_lookup_elem(&port4_prefixes, &key4)
-					     : bpf_map_lookup_elem(&port6_prefixes, &key6);
-		if (!r || in_force(r))
-			return r;
-		if (!r->prefixlen)
-			return NULL;
-		key4.prefixlen = r->prefixlen - 1;
-		key6.prefixlen = r->prefixlen - 1;
-	}
-	return NULL;
+	r = p->layer3 == LAYER3_IPV4 ? lookup_service4(p, port_be) : lookup_service6(p, port_be);
+	return r ? (int)r->policy : NO_POLICY;
 }
 
 static __always_inline struct rule *lookup_device(const struct packet *p)

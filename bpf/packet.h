@@ -84,6 +84,12 @@ struct packet {
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* Whether a segment begins a connection; a SYN with an ACK answers one from outside. */
+static __always_inline int tcp_begins(const struct packet *p)
+{
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /* Where the flags are in a TCP header, and what precedes the packet in an ICMP error. */
 #define TCP_FLAGS_OFFSET  13
 #define ICMP_HEADER_BYTES 8

@@ -48,7 +48,7 @@ static __always_inline int lan_ingress(struct __sk_buff *skb, int ethernet)
 	parse_skb(skb, ethernet, p);
 	mark = mark_without_ours(p->mark);
 	d = classify_exit(skb, p, mark, s, classify(p, mark, s));
-	return act_on_lan(skb, ethernet, p, classify_question(skb, p, s, d));
+	return act_on_lan(skb, ethernet, p, s, classify_question(skb, p, s, d));
 }
 
 /* Every packet that a LAN sends to or through the router. */

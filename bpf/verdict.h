@@ -12,6 +12,7 @@
 #include <linux/pkt_cls.h>
 
 #include "answer.h"
+#include "asker.h"
 #include "classify.h"
 #include "maps.h"
 #include "plan.h"
@@ -125,29 +126,38 @@ static __always_inline int answer_at_once(struct __sk_buff *skb, int ethernet,
 	return bpf_redirect(ifindex, 0);
 }
 
-/* Whether Tor has to be there for what was decided; local and excluded names need none. */
-static __always_inline int needs_tor(struct decision d)
+/*
+ * Whether Tor has to be there for what was decided; local and excluded names need none.
+ * By TCP the sentry alone sees for which name that is, and refuses the others.
+ */
+static __always_inline int needs_tor(const struct settings *s, struct decision d)
 {
-	if (d.reason == REASON_DNS_NO_DATA) /* nothing is said of any name before */
+	switch (d.reason) {
+	case REASON_DNS_NO_DATA: /* nothing is said of any name before */
 		return 1;
-	return goes_to_tor(d.verdict) && d.reason != REASON_DNS_LOCAL &&
-	       d.reason != REASON_DNS_DOMAIN;
+	case REASON_DNS_LOCAL:
+	case REASON_DNS_DOMAIN:
+		return 0;
+	case REASON_DNS_TCP:
+		return !s->domains;
+	default:
+		return goes_to_tor(d.verdict);
+	}
 }
 
 /*
  * While Tor starts, hangs or is gone, whoever begins something is told so at
- * once. What already runs is left to Tor, which may come back. A SYN with an
- * ACK answers a connection from outside: conntrack will say.
+ * once. What already runs is left to Tor, which may come back; of what answers
+ * a connection from outside conntrack will say.
  */
-static __always_inline struct decision ask_gate(const struct packet *p, struct decision d,
-						__u32 instance)
+static __always_inline struct decision ask_gate(const struct packet *p, const struct settings *s,
+						struct decision d, __u32 instance)
 {
 	struct gate *gate;
-	__u8 flags = p->tcp_flags & (TCP_SYN | TCP_ACK);
 
-	if (!needs_tor(d))
+	if (!needs_tor(s, d))
 		return d;
-	if (p->protocol == IPPROTO_TCP && flags != TCP_SYN)
+	if (p->protocol == IPPROTO_TCP && !tcp_begins(p))
 		return d;
 	gate = bpf_map_lookup_elem(&gates, &instance);
 	if (gate && gate->open)
@@ -223,10 +233,10 @@ static __always_inline void count_device(struct __sk_buff *skb, const struct pac
  * answer, to the test run. Nothing is counted, learned, marked or sent. Its frames have
  * an Ethernet header, whatever those of the LAN have.
  */
-static __always_inline int explain(struct __sk_buff *skb, const struct packet *p, struct decision d,
-				   __u32 instance)
+static __always_inline int explain(struct __sk_buff *skb, const struct packet *p,
+				   const struct settings *s, struct decision d, __u32 instance)
 {
-	struct decision now = ask_gate(p, d, instance);
+	struct decision now = ask_gate(p, s, d, instance);
 
 	skb->cb[EXPLAINED_VERDICT] = now.verdict;
 	skb->cb[EXPLAINED_REASON] = now.reason;
@@ -241,19 +251,20 @@ static __always_inline int explain(struct __sk_buff *skb, const struct packet *p
 
 /* A packet from a LAN, at tc ingress. */
 static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const struct packet *p,
-				      struct decision d)
+				      const struct settings *s, struct decision d)
 {
 	__u32 instance = 0;
 
 	if (explaining)
-		return explain(skb, p, d, instance);
-	d = ask_gate(p, d, instance);
+		return explain(skb, p, s, d, instance);
+	d = ask_gate(p, s, d, instance);
 	count_device(skb, p, d);
 	if (d.reason == REASON_DNS_NO_DATA)
 		return answer_at_once(skb, ethernet, p, d);
 	if (d.verdict == VERDICT_REFUSED)
 		return refuse(skb, ethernet, p, d);
 	remember_device(p, d);
+	remember_asker(p, s, d);
 	if (d.reason == REASON_DIRECT_DOMAIN)
 		remember_domain_flow(p);
 	count_skb(skb, p->ifindex, d);

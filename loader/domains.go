@@ -16,6 +16,10 @@ import (
 // for excluded names. The caller closes it.
 func (d *Datapath) DomainSlots() (*ebpf.Map, error) { return d.openMap(abi.DatapathMapDomainSlots) }
 
+// Askers opens the pinned map in which the LAN programs tell the sentry which device asks
+// for an excluded name. The caller closes it.
+func (d *Datapath) Askers() (*ebpf.Map, error) { return d.openMap(abi.DatapathMapAskers) }
+
 // DomainFlows returns the flows that have begun to an address of an excluded name, as
 // the device sees them; those whose name is excluded no more are among them.
 func (d *Datapath) DomainFlows() (map[plan.Flow]uint64, error) {

@@ -19,7 +19,7 @@ import (
 var sharedMaps = []string{
 	abi.DatapathMapLans, abi.DatapathMapGates,
 	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapInboundFlows,
-	abi.DatapathMapDomainSlots, abi.DatapathMapDomainFlows, abi.DatapathMapDeviceTraffic, abi.DatapathMapDirectHosts, abi.DatapathMapCutFlows, abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes,
+	abi.DatapathMapDomainSlots, abi.DatapathMapDomainFlows, abi.DatapathMapAskers, abi.DatapathMapDeviceTraffic, abi.DatapathMapDirectHosts, abi.DatapathMapCutFlows, abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes,
 }
 
 // A prefix map has a twin for the other family.

@@ -23,6 +23,17 @@ type DatapathAllowance struct {
 	SpentUntilNs uint64
 }
 
+type DatapathAsker struct {
+	_        structs.HostLayout
+	Check    uint64
+	TimeNs   uint64
+	Device   DatapathDeviceKey
+	Addr     [16]uint8
+	PortBe   uint16
+	IdBe     uint16
+	Protocol uint32
+}
+
 type DatapathCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -67,6 +78,7 @@ const (
 	DatapathDomainLimitDOMAIN_PROBES     DatapathDomainLimit = 8
 	DatapathDomainLimitDOMAIN_TCP_REST_S DatapathDomainLimit = 7200
 	DatapathDomainLimitDOMAIN_UDP_REST_S DatapathDomainLimit = 180
+	DatapathDomainLimitASKER_SLOTS       DatapathDomainLimit = 1024
 )
 
 type DatapathDomainSlot struct {
@@ -365,6 +377,7 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	DatapathMapAllowances      = "allowances"
+	DatapathMapAskers          = "askers"
 	DatapathMapCounters        = "counters"
 	DatapathMapCutFlows        = "cut_flows"
 	DatapathMapDeviceTraffic   = "device_traffic"
@@ -473,6 +486,7 @@ type DatapathProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
+	Askers         *ebpf.MapSpec `ebpf:"askers"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
 	DeviceTraffic  *ebpf.MapSpec `ebpf:"device_traffic"`
@@ -545,6 +559,7 @@ func (o *DatapathObjects) Close() error {
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
+	Askers         *ebpf.Map `ebpf:"askers"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
 	DeviceTraffic  *ebpf.Map `ebpf:"device_traffic"`
@@ -580,6 +595,7 @@ type DatapathMaps struct {
 func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
 		m.Allowances,
+		m.Askers,
 		m.Counters,
 		m.CutFlows,
 		m.DeviceTraffic,

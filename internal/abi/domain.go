@@ -45,12 +45,15 @@ func DomainKey(domain string) uint64 {
 // DomainPlace is where a slot is looked for first, as domain_place() of bpf/domain.h
 // has it.
 func DomainPlace(device DatapathDeviceKey, addr [16]byte) uint32 {
+	return uint32(hashWords(slices.Concat(device.Mac.Addr[:], device.Mac.Pad[:], device.Addr[:], addr[:]))>>52) % DomainSlots
+}
+
+// hashWords is hash_words() of bpf/domain.h, from 0 on.
+func hashWords(words []byte) (h uint64) {
 	const factor = 0x9e3779b97f4a7c15
-	words := slices.Concat(device.Mac.Addr[:], device.Mac.Pad[:], device.Addr[:], addr[:])
-	var h uint64
 	for i := 0; i < len(words); i += 8 {
 		h ^= h >> 32
 		h = (h ^ binary.NativeEndian.Uint64(words[i:])) * factor
 	}
-	return uint32(h>>52) % DomainSlots
+	return h
 }

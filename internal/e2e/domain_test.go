@@ -59,6 +59,41 @@ func TestDomains(t *testing.T) {
 	checkNoLeaks(t, capture)
 }
 
+// TestExcludedNamesNeedNoTor by UDP nor by TCP, and what else is asked gets no further.
+func TestExcludedNamesNeedNoTor(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	serveFlows(t, lab, testnet.Other4)
+	attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
+	n, name := lab.Client1, "other."+testnet.Zone
+	if reply, err := testnet.DNSQuery(n, n.Resolver, name, "A", "tcp", patience); err == nil {
+		t.Errorf("TCP with no name excluded: %v", reply)
+	}
+	mustTorbpf(t, lab, "exclude", "add", "--domain", name, "--resolver", testnet.Resolver4.String())
+	forget(lab)
+	for _, proto := range []string{"tcp", "udp"} {
+		for _, c := range []dnsCase{
+			{name, "A", "NOERROR " + testnet.Other4.String()}, {name, "HTTPS", "SERVFAIL"}, {"www." + testnet.Zone, "A", "SERVFAIL"},
+			{n.Name + ".lan", "A", "NOERROR " + n.IPv4.String()}, {"secret.lan", "A", "NXDOMAIN"},
+		} {
+			reply, err := testnet.DNSQuery(n, n.Resolver, c.name, c.qtype, proto, patience)
+			if err != nil {
+				t.Errorf("%s of %s by %s: %v", c.qtype, c.name, proto, err)
+			} else if got := answers(reply); got != c.want {
+				t.Errorf("%s of %s by %s: got %s, want %s", c.qtype, c.name, proto, got, c.want)
+			}
+		}
+		checkDirect(t, n, testnet.Other4)
+	}
+	for _, q := range lab.DNS.Queries() {
+		if q.Name != name || q.Type != "A" {
+			t.Errorf("the resolver was asked %v", q)
+		}
+	}
+	if err := refusedAtOnce(n, at(testnet.Web4, testnet.PortHTTP)); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestAnEndedDomainIsNotAskedFor in clear by the sentry, which nobody has told.
 func TestAnEndedDomainIsNotAskedFor(t *testing.T) {
 	lab := plainLab(t, testnet.Options{})

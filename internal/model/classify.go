@@ -14,7 +14,7 @@ func (p *Policy) Judge(k Packet) (abi.Verdict, abi.Reason) {
 	verdict, reason := p.Classify(k)
 	switch verdict {
 	case abi.VerdictTor, abi.VerdictOnion, abi.VerdictDNS, abi.VerdictResolver:
-		if !p.GateOpen && k.begins() && reason != abi.ReasonDNSLocal && reason != abi.ReasonDNSDomain {
+		if !p.GateOpen && k.begins() && !p.needsNoTor(reason) {
 			return abi.VerdictRefused, abi.ReasonTorNotReady
 		}
 	}
@@ -22,6 +22,18 @@ func (p *Policy) Judge(k Packet) (abi.Verdict, abi.Reason) {
 		return abi.VerdictRefused, abi.ReasonTorNotReady
 	}
 	return verdict, reason
+}
+
+// needsNoTor tells what the sentry answers, or may answer, by itself.
+func (p *Policy) needsNoTor(reason abi.Reason) bool {
+	switch reason {
+	case abi.ReasonDNSLocal, abi.ReasonDNSDomain:
+		return true
+	case abi.ReasonDNSTCP: // for which name it sees then
+		return len(p.Domains) > 0
+	default:
+		return false
+	}
 }
 
 // Classify returns the verdict on a packet from a LAN, and why.

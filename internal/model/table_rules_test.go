@@ -152,6 +152,9 @@ func domainRows() []row {
 	down := ruleRow("domain: a question while Tor is down", ip(laptop4, router4, udp(40000, 53, dnsAsk("bank.example", 1)...)), abi.ReasonDNSDomain, namedTorDown)
 	return []row{
 		down,
+		ruleRow("domain: a question by TCP while Tor is down", ip(laptop4, router4, tcp(40000, 53, tcpSYN)), abi.ReasonDNSTCP, namedTorDown),
+		{name: "domain: another name while Tor is down", frame: ether(ip(laptop4, router4, udp(40000, 53, dnsQuery()...))), reason: abi.ReasonTorNotReady, answer: servfail, home: namedTorDown},
+		{name: "domain: TCP while Tor is down", frame: ether(ip(laptop4, "50.0.0.9", tcp(40000, 443, tcpSYN))), reason: abi.ReasonTorNotReady, answer: reset, home: namedTorDown},
 		at("TCP", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonDirectDomain),
 		at("UDP, IPv6", ip(laptop6, web6, udp(40000, 443)), abi.ReasonDirectDomain),
 		at("ping", ip(laptop4, web4, ping()), abi.ReasonDirectDomain),

@@ -151,6 +151,11 @@ func (j *job) startSentry(context.Context) error {
 		return err
 	}
 	defer slots.Close()
+	askers, err := j.datapath.Askers()
+	if err != nil {
+		return err
+	}
+	defer askers.Close()
 	pid, started, err := sentry.Spawn(sentry.SpawnOptions{
 		Args: []string{"sentry"},
 		Config: sentry.Config{
@@ -163,10 +168,11 @@ func (j *job) startSentry(context.Context) error {
 			Domains:       domainsOf(j.plan),
 			Resolver:      j.plan.Resolver,
 		},
-		Gates: gates.FD(),
-		Slots: slots.FD(),
-		Log:   log,
-		Group: j.tor.group,
+		Gates:  gates.FD(),
+		Slots:  slots.FD(),
+		Askers: askers.FD(),
+		Log:    log,
+		Group:  j.tor.group,
 	})
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@ const (
 	childConfig            // a pipe with the Config
 	childReport            // a pipe that takes reportReady or the text of an error
 	childSlots             // the BPF array of answers for excluded names
+	childAskers            // the BPF array of who asks for them
 )
 
 // reportReady is what the child reports when it serves.

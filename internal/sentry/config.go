@@ -28,9 +28,10 @@ type Config struct {
 	Domains  []Domain   `json:"domains,omitempty"`
 	Resolver netip.Addr `json:"resolver"`
 
-	GateFD   int    `json:"gate_fd"`  // the BPF array `gates`; set by Spawn
-	SlotsFD  int    `json:"slots_fd"` // the BPF array `domain_slots`; set by Spawn
-	Instance uint32 `json:"instance"` // which gate of the array is ours
+	GateFD   int    `json:"gate_fd"`   // the BPF array `gates`; set by Spawn
+	SlotsFD  int    `json:"slots_fd"`  // the BPF array `domain_slots`; set by Spawn
+	AskersFD int    `json:"askers_fd"` // the BPF array `askers`; set by Spawn
+	Instance uint32 `json:"instance"`  // which gate of the array is ours
 }
 
 // Domain is an excluded name.

@@ -138,17 +138,20 @@ func quick(change func(*limits)) limits {
 	return lim
 }
 
-// newResolver builds the namespaces and a server with an open gate.
-func newResolver(t *testing.T, lim limits) *resolver {
+// newResolver builds the namespaces and a server with an open gate, with excluded names
+// if there are any.
+func newResolver(t *testing.T, lim limits, excluded ...excludedNames) *resolver {
 	t.Helper()
 	r := &resolver{outside: newOutside(t), dnsport: newFakeDNSPort(t)}
 	gate, err := OpenGate(newGates(t).FD(), 0)
 	must(t, err)
 	gate.Set(true)
 	ctx, cancel := context.WithCancel(context.Background())
-	r.server, err = newServer(ctx, Config{
-		DNSPort: dnsPort, ResolverPort: resolverPort, LANPrefixes: lanPrefixes, LANs: []string{"eth1"},
-	}, gate, lim, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	cfg := Config{DNSPort: dnsPort, ResolverPort: resolverPort, LANPrefixes: lanPrefixes, LANs: []string{"eth1"}}
+	for _, e := range excluded {
+		cfg.Domains, cfg.Resolver, cfg.SlotsFD, cfg.AskersFD = e.domains, e.resolver, e.slots.FD(), e.askers.FD()
+	}
+	r.server, err = newServer(ctx, cfg, gate, lim, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	must(t, err)
 	served := make(chan error)
 	go func() { served <- r.serve(ctx) }()

@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/miekg/dns"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
@@ -34,13 +31,9 @@ type domains struct {
 	resolver netip.AddrPort
 	timeout  time.Duration // of one question, by UDP and then by TCP
 	slots    *Slots
+	askers   *askers // nil: no name is excluded
 	onions   []netip.Prefix
 	lans     []netip.Prefix
-	lanNames []string
-
-	mu    sync.Mutex
-	macs  map[netip.Addr]config.MAC
-	fresh time.Time // when the neighbours were read
 }
 
 func newDomains(cfg Config, timeout time.Duration) (*domains, error) {
@@ -51,9 +44,13 @@ func newDomains(cfg Config, timeout time.Duration) (*domains, error) {
 	if err != nil {
 		return nil, err
 	}
+	askers, err := openAskers(cfg.AskersFD)
+	if err != nil {
+		return nil, err
+	}
 	return &domains{
 		patterns: cfg.Domains, resolver: netip.AddrPortFrom(cfg.Resolver, config.PortDNS), timeout: timeout,
-		slots: slots, onions: cfg.OnionPrefixes, lans: cfg.LANPrefixes, lanNames: cfg.LANs,
+		slots: slots, askers: askers, onions: cfg.OnionPrefixes, lans: cfg.LANPrefixes,
 	}, nil
 }
 
@@ -88,8 +85,8 @@ func bootTime() (time.Duration, error) {
 }
 
 // ask returns the resolver's answer without the addresses that no public site has, and
-// lets the peer reach the others.
-func (d *domains) ask(ctx context.Context, q dns.Question, peer netip.Addr) (*dns.Msg, error) {
+// lets the device that asked reach the others.
+func (d *domains) ask(ctx context.Context, q dns.Question, device abi.DatapathDeviceKey) (*dns.Msg, error) {
 	domain := d.match(q.Name)
 	if domain == "" {
 		return nil, errors.New("ask the resolver for excluded names: the rule has just ended")
@@ -102,7 +99,7 @@ func (d *domains) ask(ctx context.Context, q dns.Question, peer netip.Addr) (*dn
 		return nil, errors.New("ask the resolver for excluded names: it answered another question")
 	}
 	answer.Answer = d.public(answer.Answer)
-	d.letOut(answer, domain, peer)
+	d.letOut(answer, domain, device)
 	return answer, nil
 }
 
@@ -184,11 +181,12 @@ func addressOf(rr dns.RR) (netip.Addr, bool) {
 }
 
 // letOut writes the addresses of an answer down for the device that asked, for as long
-// as the shortest-lived record on the way to them holds.
-func (d *domains) letOut(answer *dns.Msg, domain string, peer netip.Addr) {
-	device, now, err := d.device(peer)
-	if err != nil {
-		return // it goes through Tor then
+// as the shortest-lived record on the way to them holds. Where nobody knows which one
+// that was, all goes through Tor.
+func (d *domains) letOut(answer *dns.Msg, domain string, device abi.DatapathDeviceKey) {
+	now, err := bootTime()
+	if err != nil || device == nobodysDevice {
+		return
 	}
 	ttl := domainTTLMax
 	for _, rr := range answer.Answer {
@@ -201,62 +199,4 @@ func (d *domains) letOut(answer *dns.Msg, domain string, peer netip.Addr) {
 			addresses++
 		}
 	}
-}
-
-// neighbourTime is how long what the kernel says of neighbours is believed.
-const neighbourTime = 5 * time.Second
-
-// device is who has an address: by hardware address where it has one, as the programs
-// tell devices apart. It also returns the time since boot.
-func (d *domains) device(peer netip.Addr) (abi.DatapathDeviceKey, time.Duration, error) {
-	boot, err := bootTime()
-	if err != nil {
-		return abi.DatapathDeviceKey{}, 0, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	mac, known := d.macs[peer.WithZone("")]
-	if !known || time.Since(d.fresh) > neighbourTime {
-		if err := d.readNeighbours(); err != nil {
-			return abi.DatapathDeviceKey{}, 0, err
-		}
-		mac, known = d.macs[peer.WithZone("")]
-	}
-	key := abi.DatapathDeviceKey{}
-	if known {
-		key.Mac.Addr = mac
-	} else {
-		key.Addr = peer.WithZone("").As16()
-	}
-	return key, boot, nil
-}
-
-// readNeighbours reads who is behind the LANs. An address that several have is nobody's;
-// somebody on the WAN may claim one of a LAN's.
-func (d *domains) readNeighbours() error {
-	list, err := netlink.NeighList(0, netlink.FAMILY_ALL)
-	if err != nil {
-		return fmt.Errorf("list neighbours: %w", err)
-	}
-	behind := make(map[int]bool)
-	for _, name := range d.lanNames {
-		if lan, err := net.InterfaceByName(name); err == nil {
-			behind[lan.Index] = true
-		}
-	}
-	d.macs, d.fresh = make(map[netip.Addr]config.MAC), time.Now()
-	ambiguous := make(map[netip.Addr]bool)
-	for _, n := range list {
-		addr, ok := netip.AddrFromSlice(n.IP)
-		if !ok || !behind[n.LinkIndex] || len(n.HardwareAddr) != len(config.MAC{}) {
-			continue
-		}
-		addr, mac := addr.Unmap(), config.MAC(n.HardwareAddr)
-		if other, known := d.macs[addr]; known && other != mac {
-			ambiguous[addr] = true
-		}
-		d.macs[addr] = mac
-	}
-	maps.DeleteFunc(d.macs, func(addr netip.Addr, _ config.MAC) bool { return ambiguous[addr] })
-	return nil
 }

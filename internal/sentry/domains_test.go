@@ -10,21 +10,12 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/miekg/dns"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
 )
 
-func newSlotsMap(t *testing.T) *ebpf.Map {
-	t.Helper()
-	spec, err := abi.LoadDatapath()
-	must(t, err)
-	m, err := ebpf.NewMap(spec.Maps[abi.DatapathMapDomainSlots])
-	must(t, err)
-	t.Cleanup(func() { m.Close() })
-	return m
-}
+func newSlotsMap(t *testing.T) *ebpf.Map { return newMap(t, abi.DatapathMapDomainSlots) }
 
 // letOutOf are the addresses that the slots hold for a device, with the time left.
 func letOutOf(t *testing.T, m *ebpf.Map, device abi.DatapathDeviceKey) map[netip.Addr]time.Duration {
@@ -48,8 +39,7 @@ func a(name string, ttl uint32, addr string) dns.RR {
 
 // TestAnswersLetOutWithinBounds, whatever they say.
 func TestAnswersLetOutWithinBounds(t *testing.T) {
-	peer := netip.MustParseAddr("192.168.50.11") // no neighbour here, so known by its address
-	device := abi.DatapathDeviceKey{Addr: peer.As16()}
+	device := abi.DatapathDeviceKey{Addr: netip.MustParseAddr("192.168.50.11").As16()}
 	var many []dns.RR
 	for i := range 3000 {
 		many = append(many, a("bank.example.", 60, fmt.Sprintf("51.%d.%d.1", i/250, i%250)))
@@ -72,7 +62,7 @@ func TestAnswersLetOutWithinBounds(t *testing.T) {
 		slots, err := OpenSlots(m.FD())
 		must(t, err)
 		d := &domains{patterns: []Domain{{Name: "bank.example"}}, slots: slots}
-		d.letOut(&dns.Msg{Answer: d.public(c.records)}, "bank.example", peer)
+		d.letOut(&dns.Msg{Answer: d.public(c.records)}, "bank.example", device)
 		out := letOutOf(t, m, device)
 		if len(out) != c.addresses {
 			t.Errorf("%s: let out are %v", c.name, out)
@@ -126,7 +116,7 @@ func TestAnEndedNameIsNotAskedFor(t *testing.T) {
 	if who, _ := n.who("bank.example."); who != tor {
 		t.Errorf("answered by %v, want tor", who)
 	}
-	_, err := d.ask(t.Context(), dns.Question{Name: "bank.example.", Qtype: dns.TypeA, Qclass: dns.ClassINET}, netip.MustParseAddr("192.168.50.11"))
+	_, err := d.ask(t.Context(), dns.Question{Name: "bank.example.", Qtype: dns.TypeA, Qclass: dns.ClassINET}, nobodysDevice)
 	if err == nil || !strings.Contains(err.Error(), "has just ended") {
 		t.Errorf("asked all the same: %v", err)
 	}
@@ -164,35 +154,5 @@ func TestSlotsMakeRoom(t *testing.T) {
 func TestOpenSlotsRefusesWhatIsNotTheirMap(t *testing.T) {
 	if _, err := OpenSlots(newGates(t).FD()); err == nil || !strings.Contains(err.Error(), "it is not their map") {
 		t.Errorf("of the gates: %v", err)
-	}
-}
-
-// TestADeviceIsWhoIsBehindALAN, whatever somebody on the WAN claims.
-func TestADeviceIsWhoIsBehindALAN(t *testing.T) {
-	if !inNamespace(t) {
-		return
-	}
-	newOutside(t)
-	device, other := net.HardwareAddr{2, 0, 0, 0, 0, 1}, net.HardwareAddr{2, 0, 0, 0, 0, 2}
-	for _, n := range []struct {
-		iface, addr string
-		mac         net.HardwareAddr
-	}{
-		{"eth0", "10.66.0.209", other}, {"eth1", "10.66.0.209", device}, {"eth0", "10.66.0.210", other},
-	} {
-		link, err := netlink.LinkByName(n.iface)
-		must(t, err)
-		must(t, netlink.NeighAdd(&netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(n.addr), HardwareAddr: n.mac}))
-	}
-	d := &domains{lanNames: []string{"eth1", "eth7"}}
-	for addr, want := range map[string]abi.DatapathDeviceKey{
-		"10.66.0.209": {Mac: abi.DatapathMac{Addr: [6]byte(device)}},
-		"10.66.0.210": {Addr: netip.MustParseAddr("10.66.0.210").As16()},
-	} {
-		got, _, err := d.device(netip.MustParseAddr(addr))
-		must(t, err)
-		if got != want {
-			t.Errorf("%s is taken for %v, want %v", addr, got, want)
-		}
 	}
 }

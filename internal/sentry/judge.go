@@ -66,13 +66,21 @@ func replyTo(message []byte) (reply *dns.Msg, isQuery bool) {
 	)
 	bits := binary.BigEndian.Uint16(message[2:])
 	return &dns.Msg{MsgHdr: dns.MsgHdr{
-		Id:                 binary.BigEndian.Uint16(message),
+		Id:                 messageID(message),
 		Response:           true,
 		Opcode:             int(bits>>11) & 0xf,
 		RecursionDesired:   bits&bitRD != 0,
 		RecursionAvailable: true,
 		CheckingDisabled:   bits&bitCD != 0,
 	}}, bits&bitQR == 0
+}
+
+// messageID reads the id of a message (RFC 1035, section 4.1.1); 0 where it is too short.
+func messageID(message []byte) uint16 {
+	if len(message) < headerBytes {
+		return 0
+	}
+	return binary.BigEndian.Uint16(message)
 }
 
 // negotiate settles EDNS(0) as RFC 6891 has it: a reply carries OPT exactly where

@@ -162,15 +162,17 @@ func must(t *testing.T, err error) {
 
 func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// newGates creates the real map of gates as bpf/maps.h describes it.
-func newGates(t *testing.T) *ebpf.Map {
+func newGates(t *testing.T) *ebpf.Map { return newMap(t, abi.DatapathMapGates) }
+
+// newMap creates a map as bpf/maps.h describes it.
+func newMap(t *testing.T, name string) *ebpf.Map {
 	t.Helper()
 	spec, err := abi.LoadDatapath()
 	must(t, err)
-	gates, err := ebpf.NewMap(spec.Maps[abi.DatapathMapGates])
+	m, err := ebpf.NewMap(spec.Maps[name])
 	must(t, err)
-	t.Cleanup(func() { gates.Close() })
-	return gates
+	t.Cleanup(func() { m.Close() })
+	return m
 }
 
 func gateIsOpen(t *testing.T, gates *ebpf.Map, instance uint32) bool {
@@ -310,11 +312,16 @@ func (o outside) do(t *testing.T, f func() error) {
 }
 
 // dial connects from an address of the outside to the router.
-func (o outside) dial(t *testing.T, network string, from netip.Addr, to netip.AddrPort) (conn net.Conn, err error) {
+func (o outside) dial(t *testing.T, network string, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 	t.Helper()
-	var local net.Addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	return o.dialFrom(t, network, netip.AddrPortFrom(from, 0), to)
+}
+
+func (o outside) dialFrom(t *testing.T, network string, from, to netip.AddrPort) (conn net.Conn, err error) {
+	t.Helper()
+	var local net.Addr = net.TCPAddrFromAddrPort(from)
 	if network == "udp" {
-		local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+		local = net.UDPAddrFromAddrPort(from)
 	}
 	o.do(t, func() error {
 		conn, err = (&net.Dialer{LocalAddr: local, Timeout: 5 * time.Second}).Dial(network, to.String())

@@ -14,6 +14,8 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/abi"
 )
 
 // limits bound what devices can make the sentry hold. One question in flight
@@ -141,7 +143,7 @@ func (s *server) serve(ctx context.Context) error {
 // handle rules on a message: either there is a reply at once, or it takes
 // asking someone, which later does, or both are nil and the message gets no answer.
 // A later that is not nil must be called: it holds a place among the questions.
-func (s *server) handle(message []byte, peer netip.Addr, udp bool) (reply []byte, later func(context.Context) []byte) {
+func (s *server) handle(message []byte, from client, udp bool) (reply []byte, later func(context.Context) []byte) {
 	r := judge(message, s.gate.IsOpen(), s.names)
 	if r.reply == nil {
 		return nil, nil
@@ -149,32 +151,35 @@ func (s *server) handle(message []byte, peer netip.Addr, udp bool) (reply []byte
 	if !r.ask {
 		return r.pack(udp), nil
 	}
-	if !s.questions.acquire(peer) {
+	if !s.questions.acquire(from.addr) {
 		r.reply.Rcode = dns.RcodeServerFailure
 		return r.pack(udp), nil
 	}
 	return nil, func(ctx context.Context) []byte {
-		defer s.questions.release(peer)
-		s.complete(ctx, r, peer)
+		defer s.questions.release(from.addr)
+		s.complete(ctx, r, from)
 		return r.pack(udp)
 	}
 }
 
 // complete asks who answers for the name. What the router's resolver does not know
 // does not exist: to ask tor would tell an exit of it.
-func (s *server) complete(ctx context.Context, r ruling, peer netip.Addr) {
+func (s *server) complete(ctx context.Context, r ruling, from client) {
+	question := r.reply.Question[0]
 	if r.who == ownRouter {
 		r.reply.Authoritative, r.reply.Rcode = true, dns.RcodeNameError
-		if answer := s.local.ask(ctx, r.reply.Question[0], r.zone); answer != nil {
+		if answer := s.local.ask(ctx, question, r.zone); answer != nil {
 			complete(r.reply, answer)
 		}
 		return
 	}
-	ask := s.upstream.ask
+	var answer *dns.Msg
+	var err error
 	if r.who == chosen {
-		ask = s.domains.ask
+		answer, err = s.domains.ask(ctx, question, from.device)
+	} else {
+		answer, err = s.upstream.ask(ctx, question, from.addr)
 	}
-	answer, err := ask(ctx, r.reply.Question[0], peer)
 	if err == nil {
 		complete(r.reply, answer)
 		return
@@ -202,13 +207,22 @@ func (c *complaints) add(what string, cause error) {
 	}
 }
 
+// client is who asks: by the address that it gives, and the device that its packets are
+// from, if that is known.
+type client struct {
+	addr   netip.Addr
+	device abi.DatapathDeviceKey
+}
+
 // peerOf returns who is at the other end, unmapped, with its zone.
-func peerOf(addr net.Addr) netip.Addr {
+func peerOf(addr net.Addr) netip.Addr { return addrPortOf(addr).Addr().Unmap() }
+
+func addrPortOf(addr net.Addr) netip.AddrPort {
 	switch a := addr.(type) {
 	case *net.TCPAddr:
-		return a.AddrPort().Addr().Unmap()
+		return a.AddrPort()
 	case *net.UDPAddr:
-		return a.AddrPort().Addr().Unmap()
+		return a.AddrPort()
 	}
-	return netip.Addr{} // nobody's address: within no prefix
+	return netip.AddrPort{} // nobody's address: within no prefix
 }

@@ -25,19 +25,27 @@ type Slots struct {
 // OpenSlots maps the array. The file descriptor may be closed afterwards; no privilege
 // is needed.
 func OpenSlots(fd int) (*Slots, error) {
+	mem, err := mapArray(fd, "the answers for excluded names", unix.PROT_READ|unix.PROT_WRITE, unsafe.Sizeof(abi.DatapathDomainSlot{}), abi.DomainSlots)
+	if err != nil {
+		return nil, err
+	}
+	return &Slots{mem: mem, slots: unsafe.Slice((*abi.DatapathDomainSlot)(unsafe.Pointer(&mem[0])), abi.DomainSlots)}, nil
+}
+
+// mapArray maps a BPF array whole; one of another shape is somebody else's.
+func mapArray(fd int, what string, protection int, size uintptr, entries uint32) ([]byte, error) {
 	info, err := readMapInfo(fd)
 	if err != nil {
 		return nil, err
 	}
-	const size = unsafe.Sizeof(abi.DatapathDomainSlot{})
-	if info["map_type"] != unix.BPF_MAP_TYPE_ARRAY || info["value_size"] != uint64(size) || info["max_entries"] != uint64(abi.DomainSlots) || info["map_flags"]&unix.BPF_F_MMAPABLE == 0 {
-		return nil, fmt.Errorf("map the answers for excluded names: file descriptor %d: %w", fd, errors.New("it is not their map"))
+	if info["map_type"] != unix.BPF_MAP_TYPE_ARRAY || info["value_size"] != uint64(size) || info["max_entries"] != uint64(entries) || info["map_flags"]&unix.BPF_F_MMAPABLE == 0 {
+		return nil, fmt.Errorf("map %s: file descriptor %d: %w", what, fd, errors.New("it is not their map"))
 	}
-	mem, err := unix.Mmap(fd, 0, int(size)*int(abi.DomainSlots), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mem, err := unix.Mmap(fd, 0, int(size)*int(entries), protection, unix.MAP_SHARED)
 	if err != nil {
-		return nil, fmt.Errorf("map the answers for excluded names: %w", err)
+		return nil, fmt.Errorf("map %s: %w", what, err)
 	}
-	return &Slots{mem: mem, slots: unsafe.Slice((*abi.DatapathDomainSlot)(unsafe.Pointer(&mem[0])), abi.DomainSlots)}, nil
+	return mem, nil
 }
 
 // Close ends the mapping; no method may be called after it.

@@ -24,6 +24,7 @@ type SpawnOptions struct {
 	Config Config   // GateFD is filled in
 	Gates  int      // the BPF array `gates`; stays the caller's
 	Slots  int      // the BPF array `domain_slots`, for a Config with Domains; stays the caller's
+	Askers int      // the BPF array `askers`, likewise
 	Log    *os.File // standard error of the sentry; nil for none
 	// Group is tor's, so that the sentry can read the cookie of the control
 	// port; 0 for the account's own group.
@@ -96,6 +97,11 @@ func newChild(opts SpawnOptions, account account) (_ *child, err error) {
 			return nil, err
 		}
 		c.theirs = append(c.theirs, slots)
+		askers, err := duplicate(opts.Askers, "askers")
+		if err != nil {
+			return nil, err
+		}
+		c.theirs = append(c.theirs, askers)
 	}
 
 	// Not the path of the program: an upgrade may just have replaced the file,
@@ -106,7 +112,7 @@ func newChild(opts SpawnOptions, account account) (_ *child, err error) {
 	}
 	c.cmd.Dir = "/"
 	c.cmd.Env = []string{"GOMAXPROCS=1", "GOMEMLIMIT=16MiB", "GOGC=50"}
-	c.cmd.ExtraFiles = c.theirs // 3, 4, 5, 6: childGates, childConfig, childReport, childSlots
+	c.cmd.ExtraFiles = c.theirs // 3 to 7: childGates, childConfig, childReport, childSlots, childAskers
 	if opts.Log != nil {
 		c.cmd.Stderr = opts.Log
 	}
@@ -146,7 +152,7 @@ func (c *child) await(cfg Config, patience time.Duration) (starttime uint64, err
 	if err := errors.Join(c.config.SetDeadline(deadline), c.report.SetDeadline(deadline)); err != nil {
 		return 0, fmt.Errorf("set a deadline for the sentry: %w", err)
 	}
-	cfg.GateFD, cfg.SlotsFD = childGates, childSlots
+	cfg.GateFD, cfg.SlotsFD, cfg.AskersFD = childGates, childSlots, childAskers
 	// A child that died before it could read may have reported why.
 	if err := json.NewEncoder(c.config).Encode(cfg); err != nil && !errors.Is(err, unix.EPIPE) {
 		return 0, fmt.Errorf("hand over the configuration: %w", err)

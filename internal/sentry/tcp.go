@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // acceptPause keeps a lack of descriptors or memory from becoming a busy loop.
@@ -31,9 +33,10 @@ func (s *server) serveTCP(ctx context.Context) error {
 			reset(conn)
 			continue
 		}
+		device := s.domains.askers.device(addrPortOf(conn.RemoteAddr()), unix.IPPROTO_TCP, 0)
 		s.running.Go(func() {
 			defer s.connections.release(peer)
-			s.serveConn(ctx, conn)
+			s.serveConn(ctx, conn, client{peer, device})
 		})
 	}
 }
@@ -48,10 +51,9 @@ func reset(conn *net.TCPConn) {
 // serveConn answers the queries of one connection as RFC 7766 has it: in
 // parallel, in any order, and to the last one even if the client has finished
 // sending.
-func (s *server) serveConn(ctx context.Context, conn *net.TCPConn) {
+func (s *server) serveConn(ctx context.Context, conn *net.TCPConn, from client) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	peer := peerOf(conn.RemoteAddr())
 	out := &stream{conn: conn, timeout: s.limits.write}
 	places := make(chan struct{}, s.limits.pipelined)
 	var pending sync.WaitGroup
@@ -62,7 +64,7 @@ func (s *server) serveConn(ctx context.Context, conn *net.TCPConn) {
 		if err != nil {
 			return
 		}
-		reply, later := s.handle(message, peer, false)
+		reply, later := s.handle(message, from, false)
 		if later != nil {
 			pending.Go(func() {
 				defer func() { <-places }()

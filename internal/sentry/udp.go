@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 func (s *server) serveUDP(ctx context.Context) error {
@@ -24,7 +25,8 @@ func (s *server) serveUDP(ctx context.Context) error {
 		if !s.peers.allowed(peer) {
 			continue
 		}
-		reply, later := s.handle(buffer[:n], peer, true)
+		device := s.domains.askers.device(addrPortOf(session.RemoteAddr()), unix.IPPROTO_UDP, messageID(buffer[:n]))
+		reply, later := s.handle(buffer[:n], client{peer, device}, true)
 		switch {
 		case later != nil:
 			s.running.Go(func() { s.sendUDP(later(ctx), session) })
