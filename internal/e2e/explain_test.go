@@ -32,6 +32,7 @@ func TestExplain(t *testing.T) {
 	t.Run("without rules", func(t *testing.T) { explainDefaults(t, lab) })
 	t.Run("names", func(t *testing.T) { explainNames(t, lab) })
 	t.Run("rules", func(t *testing.T) { explainRules(t, lab) })
+	t.Run("rules that say tor", func(t *testing.T) { explainTorRules(t, lab) })
 	t.Run("an interface", func(t *testing.T) { explainExit(t, lab) })
 	t.Run("excluded names", func(t *testing.T) { explainDomains(t, lab) })
 	t.Run("marks", func(t *testing.T) { explainMarks(t, lab) })
@@ -125,6 +126,27 @@ func explainRules(t *testing.T, lab *testnet.Lab) {
 	mustTorbpf(t, lab, "exclude", "del", "--port", "22/tcp", "53/udp@9.9.9.9")
 	mustTorbpf(t, lab, "exclude", "del", "--source", "192.168.50.64/29", "fd50::40/125", "192.168.50.80")
 	mustTorbpf(t, lab, "exclude", "del", "--device", testnet.MACClient2)
+}
+
+// explainTorRules: what a rule keeps with Tor follows from it, but not what a list or the
+// local mode then lets out all the same.
+func explainTorRules(t *testing.T, lab *testnet.Lab) {
+	list := writeList(t, lab, "explained.txt", "104.16.0.0/13")
+	mustTorbpf(t, lab, "exclude", "add", "--list", list)
+	mustTorbpf(t, lab, "exclude", "add", "--source", neverSeen, "--policy", "tor")
+	const rule = "the rule source " + neverSeen + "/32 (tor)"
+	checkExplained(t, lab,
+		asked{words("--to 1.1.1.1"), []string{"once Tor is ready: tor, tcp", rule, "exclude del --source " + neverSeen}},
+		asked{words("--to bank.example"), []string{"once Tor is ready: dns, dns-udp", rule}},
+		asked{words("--to 104.16.1.1"), []string{"direct-list", "is in a list that is excluded (" + list, "exclude add 104.16.1.1 --policy tor"}},
+		asked{words("--to 10.193.1.1"), []string{"onion-tcp", "in the .onion range 10.192.0.0/10"}},
+		asked{words("--to 192.168.50.1"), []string{"router-address", "is an address of the router's"}},
+	)
+	mustTorbpf(t, lab, "attach", lan, lan2, "--no-wait", "--local", "reserved")
+	defer mustTorbpf(t, lab, "attach", lan, lan2, "--no-wait", "--local", "connected")
+	checkExplained(t, lab, asked{words("--to 10.1.1.1"), []string{"reserved-open", "in the reserved space 10.0.0.0/8", "--local connected"}})
+	mustTorbpf(t, lab, "exclude", "del", "--list", list)
+	mustTorbpf(t, lab, "exclude", "del", "--source", neverSeen)
 }
 
 func explainExit(t *testing.T, lab *testnet.Lab) {
