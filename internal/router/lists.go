@@ -193,8 +193,8 @@ func (r *Router) fillLists(s *State, active config.Rules, m *listMaps, files lis
 	if read.same {
 		m.use = m.held
 	}
-	for _, problem := range read.problems {
-		m.warnings = append(m.warnings, problem.Error())
+	for _, l := range read.problems {
+		m.warnings = append(m.warnings, l.problem.Error())
 	}
 	s.Lists = read.states
 	return refuseEverything(active, m.use)
@@ -205,8 +205,14 @@ type readLists struct {
 	wanted   []wantedList
 	states   []ListState
 	maps     *loader.Lists
-	same     bool    // the maps in force hold the same
-	problems []error // of lists that could not be read
+	same     bool // the maps in force hold the same
+	problems []unreadList
+}
+
+// unreadList is a list of which the file could not be read.
+type unreadList struct {
+	path    string
+	problem error
 }
 
 // readLists reads the lists that rules name, the old copy of those that cannot be read,
@@ -222,7 +228,7 @@ func (r *Router) readLists(s *State, active config.Rules, held *loader.Lists, fi
 		case !files.keep && (l == nil || broken):
 			return nil, err
 		default:
-			out.problems = append(out.problems, err)
+			out.problems = append(out.problems, unreadList{w.path, err})
 		}
 		if l != nil {
 			ofEnd[w.ends] = append(ofEnd[w.ends], l)
