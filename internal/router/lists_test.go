@@ -119,6 +119,37 @@ func TestADeclinedExchangeIsTriedAgain(t *testing.T) {
 	checkListed(t, r, "198.51.100.9", "203.0.113.9")
 }
 
+// TestAnExchangeThatFailedIsNotTakenForDone: though the file is again what it was before,
+// the maps of the failed exchange do not stay. Who looks sees them, too.
+func TestAnExchangeThatFailedIsNotTakenForDone(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	paths, r := attachLists(t, "203.0.113.0/24\n")
+	failed := func() *ListWatch {
+		w := listRouter(t, r.data, failAfter(stepPrograms)).WatchLists()
+		writeList(t, paths[0], "198.51.100.0/24\n")
+		if _, err := w.Look(t.Context()); !errors.Is(err, errInjected) {
+			t.Errorf("the exchange that is to fail: %v", err)
+		}
+		writeList(t, paths[0], "203.0.113.0/24\n")
+		return w
+	}
+	w := failed()
+	w.router, w.next = r, time.Time{}
+	if listed, err := w.Look(t.Context()); err != nil || !slices.Equal(listed.Changed, paths) {
+		t.Errorf("the next look: %+v, %v", listed, err)
+	}
+	checkListed(t, r, "203.0.113.9", "198.51.100.9")
+
+	failed()
+	m, err := r.Mend(t.Context(), true, func([]string) bool { return true })
+	if err != nil || !slices.ContainsFunc(m.Found, func(text string) bool { return strings.Contains(text, "lists in force") }) {
+		t.Errorf("mended: %+v, %v", m, err)
+	}
+	checkListed(t, r, "203.0.113.9", "198.51.100.9")
+}
+
 // attachLists attaches with lists of these texts, and returns their paths and the Router.
 func attachLists(t *testing.T, texts ...string) ([]string, *Router) {
 	t.Helper()

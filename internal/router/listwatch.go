@@ -170,11 +170,40 @@ func (r *Router) exchangeLists(ctx context.Context, read *readLists) ([]string, 
 			changed = append(changed, l.Path)
 		}
 	}
-	if len(changed) > 0 {
-		return changed, r.rebringLists(ctx, before, nil, listFiles{keep: true, read: read})
+	states := keepEnded(read.states, before.Lists)
+	if len(changed) == 0 {
+		holds, err := r.holdsLists(before.Config.Clsact, states)
+		if err != nil {
+			return nil, err
+		}
+		if holds { // other files with the same in them
+			before.Lists = states
+			return nil, r.saveState(before)
+		}
+		// An exchange that failed half-way has left others in force.
+		for _, l := range read.states {
+			changed = append(changed, l.Path)
+		}
 	}
-	before.Lists = keepEnded(read.states, before.Lists)
-	return nil, r.saveState(before) // other files with the same in them
+	return changed, r.rebringLists(ctx, before, nil, listFiles{keep: true, read: read})
+}
+
+// holdsLists tells whether the maps in force are those of lists, and no others.
+func (r *Router) holdsLists(clsact bool, states []ListState) (bool, error) {
+	d, err := r.datapath(clsact)
+	if err != nil {
+		return false, err
+	}
+	held, err := d.OpenLists()
+	if err != nil {
+		return false, err
+	}
+	defer held.Close()
+	if len(states) == 0 {
+		filled, err := held.Filled()
+		return !filled, err
+	}
+	return held.Holds(listsKey(states))
 }
 
 // keepEnded adds to lists those that the maps in force hold beside.
