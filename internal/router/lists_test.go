@@ -102,7 +102,10 @@ func TestADeclinedExchangeIsTriedAgain(t *testing.T) {
 	paths, r := attachLists(t, "203.0.113.0/24\n", "192.0.2.0/24\n")
 	w := r.WatchLists()
 	writeList(t, paths[0], "198.51.100.0/24\n")
-	whenRead(t, r, func() {
+	whenRead(t, r, func(nth int) {
+		if nth > 1 {
+			return
+		}
 		s, err := r.loadState()
 		must(t, err)
 		i := slices.IndexFunc(s.Config.Rules, func(rule config.Rule) bool { return rule.List == paths[1] })
@@ -117,6 +120,41 @@ func TestADeclinedExchangeIsTriedAgain(t *testing.T) {
 		t.Errorf("the next look: %+v, %v", listed, err)
 	}
 	checkListed(t, r, "198.51.100.9", "203.0.113.9")
+}
+
+// TestListsAreReadWithoutTheLock: not even where somebody has changed them since they were
+// read are repairs kept waiting.
+func TestListsAreReadWithoutTheLock(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	paths, r := attachLists(t, "203.0.113.0/24\n")
+	var more []string
+	for _, text := range []string{"198.51.100.0/24\n", "192.0.2.0/24\n"} {
+		more = append(more, filepath.Join(filepath.Dir(paths[0]), fmt.Sprintf("more%d.txt", len(more))))
+		writeList(t, more[len(more)-1], text)
+	}
+	reads := 0
+	whenRead(t, r, func(nth int) {
+		reads = nth
+		unlocked, err := lockFile(r.dir + ".lock")
+		if err != nil {
+			t.Errorf("list %d is read under the lock: %v", nth, err)
+			return
+		}
+		must(t, unlocked.Close())
+		if nth == 1 {
+			_, _, err := listRouter(t, r.data, never).Exclude(t.Context(), false, config.Rules{listRule(more[1])}, ExcludeOptions{})
+			must(t, err)
+		}
+	})
+	_, _, err := r.Exclude(t.Context(), false, config.Rules{listRule(more[0])}, ExcludeOptions{})
+	must(t, err)
+	if reads != 2+3 {
+		t.Errorf("lists were read %d times, want two of them once and then all three", reads)
+	}
+	checkListed(t, r, "198.51.100.9", "8.8.8.8")
+	checkListed(t, r, "192.0.2.9", "8.8.8.8")
 }
 
 // TestAnExchangeThatFailedIsNotTakenForDone: though the file is again what it was before,
@@ -183,16 +221,16 @@ func listRouter(t *testing.T, data string, after func(string) error) *Router {
 	return r
 }
 
-// whenRead has something done as soon as a Router has read a list, once. There is no place
-// for a copy, which the Router says then.
-func whenRead(t *testing.T, r *Router, do func()) {
+// whenRead has something done each time that a Router has read a list, the nth one. There is no place for a copy, which the Router says then.
+func whenRead(t *testing.T, r *Router, do func(nth int)) {
 	t.Helper()
 	must(t, os.RemoveAll(r.copiesDir()))
 	must(t, os.WriteFile(r.copiesDir(), nil, 0o600))
+	times := 0
 	r.notify = func(line string) {
 		if strings.HasPrefix(line, "warning: should list ") {
-			r.notify = func(string) {}
-			do()
+			times++
+			do(times)
 		}
 	}
 }

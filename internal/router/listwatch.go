@@ -185,7 +185,11 @@ func (r *Router) exchangeLists(ctx context.Context, read *readLists) ([]string, 
 			changed = append(changed, l.Path)
 		}
 	}
-	return changed, r.rebringLists(ctx, before, nil, listFiles{keep: true, read: read})
+	err = r.rebringLists(ctx, before, nil, listFiles{keep: true, read: read, ahead: true})
+	if errors.Is(err, errListsMoved) {
+		return nil, nil // likewise
+	}
+	return changed, err
 }
 
 // holdsLists tells whether the maps in force are those of lists, and no others.
