@@ -158,6 +158,7 @@ func explainExit(t *testing.T, lab *testnet.Lab) {
 		asked{words("--to 104.16.1.1"), []string{"verdict    via", "direct-interface", "the rule interface wg0", "routes it by wg0 to 10.66.0.1 now", "depends on its route", "exclude del --interface wg0"}},
 		asked{words("--to 1.1.1.1"), []string{"once Tor is ready: tor, tcp", "if that led to wg0 it would go there directly"}},
 	)
+	keptWithTor(t, lab, "104.16.1.1", asked{words("--to 104.16.1.1"), []string{"once Tor is ready: tor, tcp", "the rule destination 104.16.1.1/32 (tor)"}})
 }
 
 func explainDomains(t *testing.T, lab *testnet.Lab) {
@@ -174,6 +175,7 @@ func explainDomains(t *testing.T, lab *testnet.Lab) {
 		asked{words("--to " + testnet.Other4.String()), []string{"once Tor is ready: tor, tcp", "no rule is about it", "the names that are excluded"}},
 		asked{words("--to another." + testnet.Zone), []string{"dns-udp", "sudo torbpf exclude add --domain another." + testnet.Zone}},
 	)
+	keptWithTor(t, lab, testnet.Other4.String(), asked{append(device, testnet.Other4.String()), []string{"verdict    direct", "direct-domain"}})
 }
 
 func explainMarks(t *testing.T, lab *testnet.Lab) {
@@ -184,6 +186,16 @@ func explainMarks(t *testing.T, lab *testnet.Lab) {
 		asked{words("--to 1.1.1.1"), []string{"once Tor is ready: tor, tcp", "in prerouting before priority -120, gives it the mark 0x100"}},
 		asked{words("--to 1.1.1.1 --proto udp --dport 9"), []string{"verdict    pending", "late-mark", "gives it the mark 0x100"}},
 	)
+	keptWithTor(t, lab, "1.1.1.1", asked{words("--to 1.1.1.1 --mark 0x100"), []string{"verdict    direct", "exempt-mark"}})
+}
+
+// keptWithTor asks while a rule keeps a destination with Tor: from what counts less, and
+// from interfaces, but from no mark and no name.
+func keptWithTor(t *testing.T, lab *testnet.Lab, destination string, all ...asked) {
+	t.Helper()
+	mustTorbpf(t, lab, "exclude", "add", destination, "--policy", "tor")
+	checkExplained(t, lab, all...)
+	mustTorbpf(t, lab, "exclude", "del", destination)
 }
 
 // explainTunnel: a LAN whose packets have no Ethernet header.
