@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -9,17 +10,23 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
+
+// frameSourcePort is the source port of frameTo.
+const frameSourcePort = 40000
 
 // frameTo is a UDP datagram of the client's to an IPv4 address.
 func frameTo(dst string, port uint16) []byte {
 	frame := append(make([]byte, 12), 0x08, 0x00, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0)
 	frame = append(frame, netip.MustParseAddr(clientAddr).AsSlice()...)
 	frame = append(frame, netip.MustParseAddr(dst).AsSlice()...)
-	return append(frame, 0x9c, 0x40, byte(port>>8), byte(port), 0, 8, 0, 0)
+	frame = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(frame, frameSourcePort), port)
+	return append(frame, 0, 8, 0, 0)
 }
 
 // TestExplainerAsksTheGenerationInForce: its answers are those of the plan that was
@@ -71,4 +78,47 @@ func pinnedNames(t *testing.T, d *Datapath) []string {
 	pins, err := filepath.Glob(filepath.Join(d.Dir(), "*", "*"))
 	must(t, err)
 	return pins
+}
+
+// TestAFlowBegunByNameIsItsDevices: of two with one address only who has begun the flow is
+// let out, and only for that one is its rule found.
+func TestAFlowBegunByNameIsItsDevices(t *testing.T) {
+	l := newLab(t)
+	d := l.open(t, false)
+	p := l.plan()
+	const name = "bank.example"
+	p.Rules = config.Rules{config.Direct(config.Entry{Kind: config.KindDomain, Domain: name})}
+	apply(t, d, p)
+	m, err := d.openMap(abi.DatapathMapDomainFlows)
+	must(t, err)
+	defer m.Close()
+	owner, other := config.MAC{2, 0, 0, 0, 0, 1}, config.MAC{2, 0, 0, 0, 0, 2}
+	const port = 7000
+	flow := plan.Flow{
+		Protocol: unix.IPPROTO_UDP,
+		Src:      netip.AddrPortFrom(netip.MustParseAddr(clientAddr), frameSourcePort),
+		Dst:      netip.AddrPortFrom(netip.MustParseAddr(otherAddr), port),
+	}
+	begun := abi.DatapathDomainFlow{Domain: abi.DomainKey(name), SeenNs: 1 << 62, Mac: abi.DatapathMac{Addr: owner}}
+	must(t, m.Put(flowKey(flow.Src, flow.Dst, flow.Protocol), begun))
+
+	e, err := d.Explainer(p)
+	must(t, err)
+	defer e.Close()
+	lan, err := net.InterfaceByName("lan0")
+	must(t, err)
+	for _, c := range []struct {
+		mac    config.MAC
+		reason abi.Reason
+	}{{owner, abi.ReasonDirectDomain}, {other, abi.ReasonUDP}} {
+		frame := frameTo(otherAddr, port)
+		copy(frame[6:], c.mac[:])
+		said, err := e.Judge(plan.LAN{Index: lan.Index, Ethernet: true}, frame, 0)
+		must(t, err)
+		_, found, err := e.Domain(c.mac, flow)
+		must(t, err)
+		if direct := c.reason == abi.ReasonDirectDomain; said.Reason != c.reason || found != direct {
+			t.Errorf("of %s: explained as %s, want %s; a name found: %t", c.mac, said.Reason, c.reason, found)
+		}
+	}
 }

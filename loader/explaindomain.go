@@ -4,6 +4,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -47,14 +49,13 @@ func (e *Explainer) Domain(mac config.MAC, flow plan.Flow) (m Match, ok bool, er
 	return Match{}, false, nil
 }
 
-func (e *Explainer) begunDomain(_ config.MAC, flow plan.Flow, now time.Duration) (uint64, bool, error) {
-	const tcp = 6
+func (e *Explainer) begunDomain(mac config.MAC, flow plan.Flow, now time.Duration) (uint64, bool, error) {
 	rest := abi.DomainUDPRest
-	if flow.Protocol == tcp {
+	if flow.Protocol == unix.IPPROTO_TCP {
 		rest = abi.DomainTCPRest
 	}
 	begun, ok, err := lookup[abi.DatapathDomainFlow](e, abi.DatapathMapDomainFlows, flowKey(flow.Src, flow.Dst, flow.Protocol))
-	return begun.Domain, ok && time.Duration(begun.SeenNs)+rest >= now, err
+	return begun.Domain, ok && time.Duration(begun.SeenNs)+rest >= now && begun.Mac.Addr == mac, err
 }
 
 func (e *Explainer) answeredDomain(mac config.MAC, flow plan.Flow, now time.Duration) (uint64, bool, error) {

@@ -219,6 +219,24 @@ func (l *Lists) Holds(key string) (bool, error) {
 	return true, nil
 }
 
+// Filled tells whether NewLists has made one of the maps. Those of a generation without lists
+// hold nothing.
+func (l *Lists) Filled() (bool, error) {
+	if l == nil {
+		return false, nil
+	}
+	for i, m := range l.maps {
+		info, err := m.Info()
+		if err != nil {
+			return false, fmt.Errorf("inspect map %s: %w", listPrefixes[i], err)
+		}
+		if info.Name != listPrefixes[i] {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // Close lets go of the maps.
 func (l *Lists) Close() error {
 	if l == nil {

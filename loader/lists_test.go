@@ -79,6 +79,8 @@ func TestListsAreHandedOn(t *testing.T) {
 	must(t, err)
 	defer none.Close()
 	expectHolds(t, none, "one", false)
+	expectFilled(t, none, false)
+	expectFilled(t, held, true)
 	if none.Has(netip.MustParseAddr(directAddr)) || !held.Has(netip.MustParseAddr(directAddr)) {
 		t.Error("the lists did not go, or went for those who have them open")
 	}
@@ -89,6 +91,14 @@ func expectHolds(t *testing.T, l *Lists, key string, want bool) {
 	holds, err := l.Holds(key)
 	if err != nil || holds != want {
 		t.Errorf("the maps hold %q: %t, %v; want %t", key, holds, err, want)
+	}
+}
+
+func expectFilled(t *testing.T, l *Lists, want bool) {
+	t.Helper()
+	filled, err := l.Filled()
+	if err != nil || filled != want {
+		t.Errorf("lists have filled the maps: %t, %v; want %t", filled, err, want)
 	}
 }
 
@@ -106,6 +116,7 @@ func TestHalfPinnedListsAreNotTakenForWhole(t *testing.T) {
 	defer half.Close()
 	expectHolds(t, half, "one", false)
 	expectHolds(t, half, "other", false)
+	expectFilled(t, half, true)
 }
 
 // TestListsEndOneByOne: of nested prefixes the one that lasts longest decides.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
@@ -102,9 +103,8 @@ func servicePrefixes(r config.Rule) []netip.Prefix {
 
 // serviceKey names the map of a prefix's family and the key there.
 func serviceKey(s config.Service, prefix netip.Prefix) (string, any) {
-	const icmpv6 = 58
 	if s.Protocol == config.ProtocolICMP && prefix.Addr().Is6() {
-		s.Protocol = icmpv6
+		s.Protocol = unix.IPPROTO_ICMPV6
 	}
 	return packetServiceKey(s, prefix)
 }

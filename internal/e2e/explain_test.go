@@ -32,6 +32,7 @@ func TestExplain(t *testing.T) {
 	t.Run("without rules", func(t *testing.T) { explainDefaults(t, lab) })
 	t.Run("names", func(t *testing.T) { explainNames(t, lab) })
 	t.Run("rules", func(t *testing.T) { explainRules(t, lab) })
+	t.Run("rules that say tor", func(t *testing.T) { explainTorRules(t, lab) })
 	t.Run("an interface", func(t *testing.T) { explainExit(t, lab) })
 	t.Run("excluded names", func(t *testing.T) { explainDomains(t, lab) })
 	t.Run("marks", func(t *testing.T) { explainMarks(t, lab) })
@@ -127,6 +128,27 @@ func explainRules(t *testing.T, lab *testnet.Lab) {
 	mustTorbpf(t, lab, "exclude", "del", "--device", testnet.MACClient2)
 }
 
+// explainTorRules: what a rule keeps with Tor follows from it, but not what a list or the
+// local mode then lets out all the same.
+func explainTorRules(t *testing.T, lab *testnet.Lab) {
+	list := writeList(t, lab, "explained.txt", "104.16.0.0/13")
+	mustTorbpf(t, lab, "exclude", "add", "--list", list)
+	mustTorbpf(t, lab, "exclude", "add", "--source", neverSeen, "--policy", "tor")
+	const rule = "the rule source " + neverSeen + "/32 (tor)"
+	checkExplained(t, lab,
+		asked{words("--to 1.1.1.1"), []string{"once Tor is ready: tor, tcp", rule, "exclude del --source " + neverSeen}},
+		asked{words("--to bank.example"), []string{"once Tor is ready: dns, dns-udp", rule}},
+		asked{words("--to 104.16.1.1"), []string{"direct-list", "is in a list that is excluded (" + list, "exclude add 104.16.1.1 --policy tor"}},
+		asked{words("--to 10.193.1.1"), []string{"onion-tcp", "in the .onion range 10.192.0.0/10"}},
+		asked{words("--to 192.168.50.1"), []string{"router-address", "is an address of the router's"}},
+	)
+	mustTorbpf(t, lab, "attach", lan, lan2, "--no-wait", "--local", "reserved")
+	defer mustTorbpf(t, lab, "attach", lan, lan2, "--no-wait", "--local", "connected")
+	checkExplained(t, lab, asked{words("--to 10.1.1.1"), []string{"reserved-open", "in the reserved space 10.0.0.0/8", "--local connected"}})
+	mustTorbpf(t, lab, "exclude", "del", "--list", list)
+	mustTorbpf(t, lab, "exclude", "del", "--source", neverSeen)
+}
+
 func explainExit(t *testing.T, lab *testnet.Lab) {
 	changed([]string{"ip link add name wg0 type veth peer name wg-far", "ip addr add 10.66.0.2/24 dev wg0", "ip link set wg0 up", "ip link set wg-far up", "ip route add 104.16.0.0/13 via 10.66.0.1 dev wg0"},
 		[]string{"ip link del wg0"})(t, lab)
@@ -136,6 +158,7 @@ func explainExit(t *testing.T, lab *testnet.Lab) {
 		asked{words("--to 104.16.1.1"), []string{"verdict    via", "direct-interface", "the rule interface wg0", "routes it by wg0 to 10.66.0.1 now", "depends on its route", "exclude del --interface wg0"}},
 		asked{words("--to 1.1.1.1"), []string{"once Tor is ready: tor, tcp", "if that led to wg0 it would go there directly"}},
 	)
+	keptWithTor(t, lab, "104.16.1.1", asked{words("--to 104.16.1.1"), []string{"once Tor is ready: tor, tcp", "the rule destination 104.16.1.1/32 (tor)"}})
 }
 
 func explainDomains(t *testing.T, lab *testnet.Lab) {
@@ -152,6 +175,7 @@ func explainDomains(t *testing.T, lab *testnet.Lab) {
 		asked{words("--to " + testnet.Other4.String()), []string{"once Tor is ready: tor, tcp", "no rule is about it", "the names that are excluded"}},
 		asked{words("--to another." + testnet.Zone), []string{"dns-udp", "sudo torbpf exclude add --domain another." + testnet.Zone}},
 	)
+	keptWithTor(t, lab, testnet.Other4.String(), asked{append(device, testnet.Other4.String()), []string{"verdict    direct", "direct-domain"}})
 }
 
 func explainMarks(t *testing.T, lab *testnet.Lab) {
@@ -162,6 +186,16 @@ func explainMarks(t *testing.T, lab *testnet.Lab) {
 		asked{words("--to 1.1.1.1"), []string{"once Tor is ready: tor, tcp", "in prerouting before priority -120, gives it the mark 0x100"}},
 		asked{words("--to 1.1.1.1 --proto udp --dport 9"), []string{"verdict    pending", "late-mark", "gives it the mark 0x100"}},
 	)
+	keptWithTor(t, lab, "1.1.1.1", asked{words("--to 1.1.1.1 --mark 0x100"), []string{"verdict    direct", "exempt-mark"}})
+}
+
+// keptWithTor asks while a rule keeps a destination with Tor: from what counts less, and
+// from interfaces, but from no mark and no name.
+func keptWithTor(t *testing.T, lab *testnet.Lab, destination string, all ...asked) {
+	t.Helper()
+	mustTorbpf(t, lab, "exclude", "add", destination, "--policy", "tor")
+	checkExplained(t, lab, all...)
+	mustTorbpf(t, lab, "exclude", "del", destination)
 }
 
 // explainTunnel: a LAN whose packets have no Ethernet header.

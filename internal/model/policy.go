@@ -196,12 +196,8 @@ func policyOf(list []PrefixPolicy, a netip.Addr) abi.Policy {
 	return policy
 }
 
-// maxNested is how many prefixes that have ended may hide others: behind more of them
-// all is Tor's.
-const maxNested = 4
-
 // findPolicy also tells whether there is such a prefix. Of the same prefix there is one
-// entry in a map, the last.
+// entry in a map, the last. Behind abi.MaxNested prefixes that have ended all is Tor's.
 func findPolicy(list []PrefixPolicy, a netip.Addr) (policy abi.Policy, found bool) {
 	byLength := make(map[int]PrefixPolicy)
 	for _, e := range list {
@@ -211,7 +207,7 @@ func findPolicy(list []PrefixPolicy, a netip.Addr) (policy abi.Policy, found boo
 	}
 	lengths := slices.Sorted(maps.Keys(byLength))
 	for i, bits := range slices.Backward(lengths) {
-		if len(lengths)-i > maxNested {
+		if len(lengths)-i > abi.MaxNested {
 			break
 		}
 		if e := byLength[bits]; !e.Ended {

@@ -28,14 +28,14 @@ type ruleSearch struct {
 }
 
 // search looks for the rule that decided, in the order of classify_policy() in
-// bpf/classify.h. A reason that no rule gives may follow from one that says "tor".
+// bpf/classify.h. A reason of the last steps may follow from a rule that says "tor".
 func (x *explained) search() (ruleSearch, error) {
 	for _, look := range x.looks() {
 		m, ok, err := look.find()
 		if err != nil {
 			return ruleSearch{}, err
 		}
-		if ok && (slices.Contains(look.gives, x.reason) || m.Policy == abi.PolicyTor && !ruled[x.reason] && x.comesTo(look.kind)) {
+		if ok && (slices.Contains(look.gives, x.reason) || m.Policy == abi.PolicyTor && x.comesTo(look.kind)) {
 			return x.foundRule(look.kind, m), nil
 		}
 	}
@@ -77,11 +77,11 @@ func (x *explained) looks() []lookUp {
 }
 
 // comesTo tells whether a rule of that kind that says "tor" is why a packet ended as it
-// did: of those for the destination, what is judged before them is not theirs.
+// did. What is judged before the rule, or lets out behind it, says so itself.
 func (x *explained) comesTo(kind config.Kind) bool {
 	switch kind {
 	case config.KindDevice, config.KindSource:
-		return x.reason != abi.ReasonForeignSource && x.reason != abi.ReasonMulticast && x.reason != abi.ReasonLinkLocal
+		return atLast[x.reason] || torsDNS[x.reason]
 	case config.KindPort, config.KindDestination:
 		return atLast[x.reason]
 	default:
@@ -93,6 +93,11 @@ func (x *explained) comesTo(kind config.Kind) bool {
 var atLast = map[abi.Reason]bool{
 	abi.ReasonTCP: true, abi.ReasonUDP: true, abi.ReasonQUIC: true, abi.ReasonNTP: true, abi.ReasonNTPRouter: true,
 	abi.ReasonICMP: true, abi.ReasonProtocol: true, abi.ReasonPrivate: true, abi.ReasonLocalSubnet: true, abi.ReasonLateMark: true,
+}
+
+// torsDNS are the reasons by which DNS is Tor's, or the sentry's.
+var torsDNS = map[abi.Reason]bool{
+	abi.ReasonDNSUDP: true, abi.ReasonDNSTCP: true, abi.ReasonDNSNoData: true, abi.ReasonDNSLocal: true,
 }
 
 func (x *explained) foundRule(kind config.Kind, m loader.Match) ruleSearch {

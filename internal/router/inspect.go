@@ -121,6 +121,7 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 		func() error { return f.guards(s, p, d) },
 		func() error { return f.attachments(p, d) },
 		func() error { return f.rulesets(p) },
+		func() error { return r.lists(&f, s) },
 		func() error { return r.processes(&f, s) },
 	} {
 		if err := look(); err != nil {
@@ -222,6 +223,16 @@ func (f *findings) attachments(p *plan.Plan, d *loader.Datapath) error {
 		look(loader.KindUplink, u.Name, u.Index, "one layer is missing")
 	}
 	return nil
+}
+
+// lists finds maps of lists that the state knows nothing of: those of a change that was
+// ended half-way.
+func (r *Router) lists(f *findings, s *State) error {
+	holds, err := r.holdsLists(s.Config.Clsact, s.Lists)
+	if err == nil && !holds {
+		f.add(stepAll, "the lists in force are not those that were read last")
+	}
+	return err
 }
 
 func (r *Router) processes(f *findings, s *State) error {

@@ -80,7 +80,17 @@ type listFiles struct {
 	keep  bool
 	later bool       // what would have to be read is left out: ListWatch reads it
 	read  *readLists // read beforehand, for whoever does not want to wait under the lock
+	// ahead has what would have to be read now fail the job with errListsMoved: it is to be
+	// read beforehand.
+	ahead bool
 }
+
+// errListsMoved ends a job for which lists have to be read again, before the lock is taken.
+var errListsMoved = errors.New("other lists are in force than when they were read")
+
+// readsAhead is how often lists are read before the lock is taken. After that it is done
+// under it, so that somebody who changes lists without pause keeps nobody else from it.
+const readsAhead = 3
 
 // listMaps are the maps of the lists of a job, nil for none: those it puts in force, and
 // those that were before it, for the way back.
@@ -183,6 +193,9 @@ func (r *Router) fillLists(s *State, active config.Rules, m *listMaps, files lis
 		}
 		fits = holds
 	}
+	if !fits && files.ahead {
+		return errListsMoved
+	}
 	if !fits {
 		var err error
 		if read, err = r.readLists(s, active, m.held, files); err != nil {
@@ -193,8 +206,8 @@ func (r *Router) fillLists(s *State, active config.Rules, m *listMaps, files lis
 	if read.same {
 		m.use = m.held
 	}
-	for _, problem := range read.problems {
-		m.warnings = append(m.warnings, problem.Error())
+	for _, l := range read.problems {
+		m.warnings = append(m.warnings, l.problem.Error())
 	}
 	s.Lists = read.states
 	return refuseEverything(active, m.use)
@@ -205,8 +218,14 @@ type readLists struct {
 	wanted   []wantedList
 	states   []ListState
 	maps     *loader.Lists
-	same     bool    // the maps in force hold the same
-	problems []error // of lists that could not be read
+	same     bool // the maps in force hold the same
+	problems []unreadList
+}
+
+// unreadList is a list of which the file could not be read.
+type unreadList struct {
+	path    string
+	problem error
 }
 
 // readLists reads the lists that rules name, the old copy of those that cannot be read,
@@ -222,7 +241,7 @@ func (r *Router) readLists(s *State, active config.Rules, held *loader.Lists, fi
 		case !files.keep && (l == nil || broken):
 			return nil, err
 		default:
-			out.problems = append(out.problems, err)
+			out.problems = append(out.problems, unreadList{w.path, err})
 		}
 		if l != nil {
 			ofEnd[w.ends] = append(ofEnd[w.ends], l)
@@ -250,9 +269,6 @@ func (r *Router) readAhead(remove bool, rules config.Rules) (listFiles, error) {
 	files := listFiles{}
 	if !remove {
 		files.strict = listPaths(rules)
-	}
-	if len(rules.Of(config.KindList)) == 0 {
-		return files, nil
 	}
 	s, err := r.attached()
 	if err != nil {

@@ -9,24 +9,33 @@ import (
 	"slices"
 	"time"
 
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/lists"
 )
 
-// ListWatch puts lists in force anew when their files change. It remembers what it has
-// tried, so a broken file is read and told of once.
+// ListWatch puts lists in force anew when their files change. Of a file that holds no list
+// it remembers that, so it is read and told of once. Nothing else is remembered: whatever
+// kept a list from being put in force, the next look tries again.
 type ListWatch struct {
 	router *Router
-	tried  map[string]lists.Stamp // by path
-	gone   map[string]bool
-	next   time.Time // not before, since it has failed
+	bad    map[string]badList // by path
+	next   time.Time          // not before, since it has failed
 }
 
-// listAgain is after how long lists are tried again that could be read, but not put in force.
+// badList is what was wrong with a file when it was looked at last.
+type badList struct {
+	stamp   lists.Stamp // zero: there was nothing to look at
+	problem string
+	broken  bool // and will be until the file is another
+}
+
+// listAgain is after how long lists are tried again that could not be read, though nothing
+// is wrong with what is in them, or could be read, but not put in force.
 const listAgain = 30 * time.Second
 
-// WatchLists returns one that has tried nothing.
+// WatchLists returns one that has looked at nothing.
 func (r *Router) WatchLists() *ListWatch {
-	return &ListWatch{router: r, tried: make(map[string]lists.Stamp), gone: make(map[string]bool)}
+	return &ListWatch{router: r, bad: make(map[string]badList)}
 }
 
 // Listed is what one call of ListWatch.Look did.
@@ -57,47 +66,79 @@ func (w *ListWatch) Look(ctx context.Context) (Listed, error) {
 	}
 	begin := time.Now()
 	defer debug.FreeOSMemory() // what was read takes many times what this process has else
-	held, err := w.router.heldLists(s)
-	if err != nil {
-		return out, err
+	read, err := w.read(s, active)
+	if err == nil {
+		defer read.close()
+		out.Problems = append(out.Problems, w.noteRead(changed, read.problems)...)
+		out.Changed, err = w.router.exchangeLists(ctx, read)
 	}
-	defer held.Close()
-	read, err := w.router.readLists(s, active, held, listFiles{keep: true})
 	if err != nil {
-		return out, err
-	}
-	defer read.close()
-	out.Problems = append(out.Problems, read.problems...)
-	if out.Changed, err = w.router.exchangeLists(ctx, read); err != nil {
-		clear(w.tried)
 		w.next = time.Now().Add(listAgain)
 	}
 	out.Took = time.Since(begin)
 	return out, err
 }
 
-// changed returns the lists of which the file is neither the one in force nor one that was
-// tried, and tells of those that have gone.
-func (w *ListWatch) changed(s *State, wanted []wantedList) (changed []string, problems []error) {
+// read reads all lists, and fills maps where those in force do not hold the same.
+func (w *ListWatch) read(s *State, active config.Rules) (*readLists, error) {
+	held, err := w.router.heldLists(s)
+	if err != nil {
+		return nil, err
+	}
+	defer held.Close()
+	return w.router.readLists(s, active, held, listFiles{keep: true})
+}
+
+// changed returns, by their paths, the lists of which the file is neither the one in force
+// nor one that is known to be broken, and tells of those that cannot be looked at.
+func (w *ListWatch) changed(s *State, wanted []wantedList) (changed map[string]lists.Stamp, problems []error) {
+	changed = make(map[string]lists.Stamp)
 	for _, l := range wanted {
-		old := s.listState(l)
+		old, known := s.listState(l), w.bad[l.path]
 		stamp, err := lists.StampAt(l.path)
-		if err != nil {
-			if !w.gone[l.path] || !errors.Is(err, fs.ErrNotExist) {
-				problems = append(problems, gone(err, l, old))
-			}
-			w.gone[l.path] = true
-			delete(w.tried, l.path)
-			continue
+		switch {
+		case err != nil:
+			problems = append(problems, w.note(l.path, lists.Stamp{}, gone(err, l, old))...)
+		case old != nil && old.Stamp == stamp:
+			delete(w.bad, l.path)
+		case known.broken && known.stamp == stamp:
+		default:
+			changed[l.path] = stamp
 		}
-		delete(w.gone, l.path)
-		if old != nil && old.Stamp == stamp || w.tried[l.path] == stamp {
-			continue
-		}
-		w.tried[l.path] = stamp
-		changed = append(changed, l.path)
 	}
 	return changed, problems
+}
+
+// noteRead notes what came of reading lists that had changed, and returns what has not been
+// told of. Of the others there is nothing new.
+func (w *ListWatch) noteRead(changed map[string]lists.Stamp, unread []unreadList) (problems []error) {
+	for path := range changed {
+		if !slices.ContainsFunc(unread, func(l unreadList) bool { return l.path == path }) {
+			delete(w.bad, path)
+		}
+	}
+	for _, l := range unread {
+		stamp, looked := changed[l.path]
+		if !looked {
+			continue
+		}
+		problems = append(problems, w.note(l.path, stamp, l.problem)...)
+		if !w.bad[l.path].broken && !errors.Is(l.problem, fs.ErrNotExist) { // of one that is gone the next look tells
+			w.next = time.Now().Add(listAgain)
+		}
+	}
+	return problems
+}
+
+// note remembers what is wrong with a list, and returns it unless it was so before.
+func (w *ListWatch) note(path string, stamp lists.Stamp, problem error) []error {
+	now := badList{stamp, problem.Error(), errors.Is(problem, config.ErrInvalid)}
+	before := w.bad[path]
+	w.bad[path] = now
+	if now == before {
+		return nil
+	}
+	return []error{problem}
 }
 
 func gone(err error, l wantedList, old *ListState) error {
@@ -129,11 +170,44 @@ func (r *Router) exchangeLists(ctx context.Context, read *readLists) ([]string, 
 			changed = append(changed, l.Path)
 		}
 	}
-	if len(changed) > 0 {
-		return changed, r.rebringLists(ctx, before, nil, listFiles{keep: true, read: read})
+	states := keepEnded(read.states, before.Lists)
+	if len(changed) == 0 {
+		holds, err := r.holdsLists(before.Config.Clsact, states)
+		if err != nil {
+			return nil, err
+		}
+		if holds { // other files with the same in them
+			before.Lists = states
+			return nil, r.saveState(before)
+		}
+		// An exchange that failed half-way has left others in force.
+		for _, l := range read.states {
+			changed = append(changed, l.Path)
+		}
 	}
-	before.Lists = keepEnded(read.states, before.Lists)
-	return nil, r.saveState(before) // other files with the same in them
+	err = r.rebringLists(ctx, before, nil, listFiles{keep: true, read: read, ahead: true})
+	if errors.Is(err, errListsMoved) {
+		return nil, nil // likewise
+	}
+	return changed, err
+}
+
+// holdsLists tells whether the maps in force are those of lists, and no others.
+func (r *Router) holdsLists(clsact bool, states []ListState) (bool, error) {
+	d, err := r.datapath(clsact)
+	if err != nil {
+		return false, err
+	}
+	held, err := d.OpenLists()
+	if err != nil {
+		return false, err
+	}
+	defer held.Close()
+	if len(states) == 0 {
+		filled, err := held.Filled()
+		return !filled, err
+	}
+	return held.Holds(listsKey(states))
 }
 
 // keepEnded adds to lists those that the maps in force hold beside.

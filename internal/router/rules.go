@@ -38,7 +38,19 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 	if err != nil {
 		return nil, nil, err
 	}
+	for attempt := 1; ; attempt++ {
+		changes, warnings, err := r.exclude(ctx, remove, rules, o, attempt <= readsAhead)
+		if !errors.Is(err, errListsMoved) {
+			return changes, warnings, err
+		}
+	}
+}
+
+// exclude is one attempt of Exclude. ahead ends it with errListsMoved, and nothing changed,
+// where lists would have to be read under the lock.
+func (r *Router) exclude(ctx context.Context, remove bool, rules config.Rules, o ExcludeOptions, ahead bool) ([]config.Change, []string, error) {
 	files, err := r.readAhead(remove, rules)
+	files.ahead = ahead
 	if err != nil {
 		return nil, nil, err
 	}
