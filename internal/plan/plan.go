@@ -114,6 +114,7 @@ type Plan struct {
 	TimeServer bool         // the router answers NTP, so it gets what devices ask others
 	Rules      config.Rules // masked and sorted; the marks without our bits
 	Exits      []Exit       // what the rules say of outgoing interfaces
+	Widest     []Widest     `json:"-"` // those that everything is routed to; no part of what is applied
 	Resolver   netip.Addr   // asked for excluded names; invalid for none
 	Lists      []List       `json:",omitempty"` // those of the rules that could be read
 }
@@ -131,6 +132,12 @@ type Exit struct {
 	Name  string
 	Index int // 0 while there is none of that name
 	Rule  int // its place in Rules
+}
+
+// Widest is an interface of a rule, and the route that leads everything there.
+type Widest struct {
+	Name  string
+	Route Route
 }
 
 // ExemptMarks returns the marks that the rules exclude.

@@ -27,6 +27,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/loader"
@@ -167,6 +169,12 @@ func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(active.Of(config.KindInterface)) > 0 {
+		facts.Ways = host.Ways(p.LANs, p.Mark.Class(uint32(abi.VerdictVia)))
+		if p, err = plan.Make(cfg, facts); err != nil {
+			return nil, err
+		}
 	}
 	s.Onion4, s.Onion6 = p.Onion4, p.Onion6
 	p.Lists = s.plannedLists(active)
