@@ -158,6 +158,15 @@ func (p *Plan) LANNames() []string {
 	return names
 }
 
+// LANIndices returns the indices of the torified interfaces.
+func (p *Plan) LANIndices() []int {
+	indices := make([]int, 0, len(p.LANs))
+	for _, l := range p.LANs {
+		indices = append(indices, l.Index)
+	}
+	return indices
+}
+
 // BlockedNames returns the names of all interfaces from which nothing may be
 // forwarded that was not judged: those torified and those waited for.
 func (p *Plan) BlockedNames() []string { return append(p.LANNames(), p.Waiting...) }

@@ -45,7 +45,7 @@ func (r *Router) Devices() ([]DeviceStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	neighbours, err := host.Neighbours()
+	neighbours, err := s.neighbours()
 	if err != nil {
 		return nil, err
 	}
@@ -120,6 +120,11 @@ func (ds *devices) ruleFor(mac config.MAC, addrs []netip.Addr) (config.Rule, boo
 	return config.Rule{}, false
 }
 
+// neighbours are those behind the LANs.
+func (s *State) neighbours() (map[netip.Addr]config.MAC, error) {
+	return host.Neighbours(s.lanIndices())
+}
+
 func byMAC(neighbours map[netip.Addr]config.MAC) map[config.MAC][]netip.Addr {
 	out := make(map[config.MAC][]netip.Addr)
 	for addr, mac := range neighbours {
@@ -140,7 +145,7 @@ func (r *Router) WhoIs(who []string) ([]config.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	neighbours, err := host.Neighbours()
+	neighbours, err := s.neighbours()
 	if err != nil {
 		return nil, err
 	}

@@ -148,6 +148,9 @@ func (s *State) followRenames(facts plan.Host) {
 	s.Config.Interfaces = slices.Compact(s.Config.Interfaces)
 }
 
+// lanIndices are the indices of the interfaces that are attached.
+func (s *State) lanIndices() []int { return slices.Collect(maps.Values(s.Links)) }
+
 func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 	cfg := s.Config
 	active, _, err := s.activeRules()
@@ -155,7 +158,7 @@ func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 		return nil, err
 	}
 	cfg.Rules = active
-	facts.Torified = slices.Collect(maps.Values(s.Links))
+	facts.Torified = s.lanIndices()
 	if !cfg.Tor.Onion4.IsValid() {
 		cfg.Tor.Onion4 = s.Onion4
 	}
