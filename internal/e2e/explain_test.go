@@ -34,6 +34,7 @@ func TestExplain(t *testing.T) {
 	t.Run("rules", func(t *testing.T) { explainRules(t, lab) })
 	t.Run("an interface", func(t *testing.T) { explainExit(t, lab) })
 	t.Run("excluded names", func(t *testing.T) { explainDomains(t, lab) })
+	t.Run("devices", func(t *testing.T) { explainDevices(t, lab) })
 	t.Run("marks", func(t *testing.T) { explainMarks(t, lab) })
 	t.Run("its own advice", func(t *testing.T) { followAdvice(t, lab) })
 	t.Run("without Ethernet", func(t *testing.T) { explainTunnel(t, lab) })
@@ -154,6 +155,35 @@ func explainDomains(t *testing.T, lab *testnet.Lab) {
 	)
 }
 
+// explainDevices: by whatever they are called, from an address that the router knows.
+func explainDevices(t *testing.T, lab *testnet.Lab) {
+	const name = "kitchen-tv"
+	n := lab.Client2
+	mustTorbpf(t, lab, "device", "name", testnet.MACClient2, name)
+	defer mustTorbpf(t, lab, "device", "name", testnet.MACClient2)
+	for _, router := range []string{testnet.LANRouter4.String(), testnet.LANRouter6.String()} {
+		run(t, n, "ping", "-q", "-c", "1", "-W", "2", router)
+	}
+	from4, from6 := n.IPv4.String()+":40000 > 1.1.1.1:443", "["+n.IPv6.String()+"]:40000 > [2606:4700::1111]:443"
+	for _, who := range []string{name, testnet.MACClient2} {
+		checkExplained(t, lab,
+			asked{[]string{"--from", who, "--to", "1.1.1.1"}, []string{from4, "by eth1 from " + testnet.MACClient2}},
+			asked{[]string{"--from", who, "--to", "2606:4700::1111"}, []string{from6, "by eth1 from " + testnet.MACClient2}},
+			asked{[]string{"--from", who, "--to", "bank.example"}, []string{n.IPv4.String() + ":40000 > 192.168.50.1:53"}},
+		)
+	}
+	for _, b := range []badInput{
+		{name: "another name", args: []string{"--from", "printer", "--to", "1.1.1.1"}, says: []string{"no device has this name, but there is " + name}},
+		{name: "a MAC beside", args: []string{"--from", name, "--to", "1.1.1.1", "--mac", testnet.MACClient1}, says: []string{"leave --mac out"}},
+		{name: "nobody's", args: []string{"--from", "02:00:00:00:00:99", "--to", "1.1.1.1"}, says: []string{"does not know of an IPv4 address of 02:00:00:00:00:99", "--from ADDRESS --mac 02:00:00:00:00:99"}},
+	} {
+		t.Run(b.name, func(t *testing.T) {
+			b.args, b.code = append([]string{"explain"}, b.args...), 2
+			b.refused(t, runTorbpf(t, lab, b.args...))
+		})
+	}
+}
+
 func explainMarks(t *testing.T, lab *testnet.Lab) {
 	mustTorbpf(t, lab, "exclude", "add", "--mark", "0x100")
 	defer mustTorbpf(t, lab, "exclude", "del", "--mark", "0x100")
@@ -240,7 +270,7 @@ func explainBadInput(t *testing.T, lab *testnet.Lab) {
 	for _, b := range []badInput{
 		{name: "nothing", args: nil, says: []string{"which packet? give --from ADDRESS and --to ADDRESS", "see `torbpf explain --help`"}},
 		{name: "no destination", args: []string{"--from", neverSeen}, says: []string{"--to ADDRESS"}},
-		{name: "a name for a device", args: []string{"--from", "printer", "--to", "1.1.1.1"}, says: []string{`--from "printer" is no address`}},
+		{name: "a name for a device", args: []string{"--from", "printer", "--to", "1.1.1.1"}, says: []string{"no device has this name, and none has any"}},
 		{name: "an address with a slip", args: words("--to 1.1.1.300"), says: []string{`"1.1.1.300" is neither an address nor a name`}},
 		{name: "two families", args: words("--to 2606:4700::1111"), says: []string{"not of one family"}},
 		{name: "no port", args: words("--to 1.1.1.1 --proto udp"), says: []string{"which port? name it with --dport"}},
