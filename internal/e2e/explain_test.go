@@ -34,6 +34,7 @@ func TestExplain(t *testing.T) {
 	t.Run("rules", func(t *testing.T) { explainRules(t, lab) })
 	t.Run("an interface", func(t *testing.T) { explainExit(t, lab) })
 	t.Run("excluded names", func(t *testing.T) { explainDomains(t, lab) })
+	t.Run("lists", func(t *testing.T) { explainLists(t, lab) })
 	t.Run("devices", func(t *testing.T) { explainDevices(t, lab) })
 	t.Run("marks", func(t *testing.T) { explainMarks(t, lab) })
 	t.Run("its own advice", func(t *testing.T) { followAdvice(t, lab) })
@@ -153,6 +154,22 @@ func explainDomains(t *testing.T, lab *testnet.Lab) {
 		asked{words("--to " + testnet.Other4.String()), []string{"once Tor is ready: tor, tcp", "no rule is about it", "the names that are excluded"}},
 		asked{words("--to another." + testnet.Zone), []string{"dns-udp", "sudo torbpf exclude add --domain another." + testnet.Zone}},
 	)
+}
+
+// explainLists: those that have the address, by what is in force of them.
+func explainLists(t *testing.T, lab *testnet.Lab) {
+	town := writeList(t, lab, "town.txt", "# a town", "104.16.0.0/16", "104.16.1.0/24")
+	country := writeList(t, lab, "country.txt", "104.16.0.0/13", "2606:4700::/32")
+	other := writeList(t, lab, "other.txt", "203.0.113.0/24")
+	mustTorbpf(t, lab, "exclude", "add", "--list", town, country, other)
+	defer mustTorbpf(t, lab, "exclude", "del", "--list", town, country, other)
+	checkExplained(t, lab,
+		asked{words("--to 104.17.1.1"), []string{"direct-list", "104.17.1.1 is in the list " + country + ", line 1: 104.16.0.0/13\n"}},
+		asked{words("--to 104.16.1.1"), []string{"is in the lists ", town + ", line 3: 104.16.1.0/24", " and ", country + ", line 1: 104.16.0.0/13"}},
+		asked{[]string{"--from", "fd50::77", "--to", "2606:4700::1"}, []string{"is in the list " + country + ", line 2: 2606:4700::/32\n"}},
+	)
+	writeList(t, lab, "country.txt", "198.51.100.0/24") // which nobody has put in force
+	checkExplained(t, lab, asked{words("--to 104.17.1.1"), []string{"is in the list " + country + " as it was read on ", ": 104.16.0.0/13\n"}})
 }
 
 // explainDevices: by whatever they are called, from an address that the router knows.

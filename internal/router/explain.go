@@ -75,6 +75,7 @@ type Advice struct {
 // explained is one Explain under way.
 type explained struct {
 	Question
+	router   *Router
 	From     netip.Addr // of Who
 	state    *State
 	plan     *plan.Plan
@@ -102,7 +103,7 @@ func (r *Router) Explain(q Question) (*Explanation, error) {
 	if s.Blocked {
 		return nil, fmt.Errorf("nothing of %s gets anywhere until `torbpf run` attaches it: %w", joinNames(s.Config.Interfaces), ErrNotAttached)
 	}
-	x := &explained{Question: q, state: s}
+	x := &explained{Question: q, router: r, state: s}
 	if err := x.look(); err != nil {
 		return nil, err
 	}
