@@ -158,9 +158,6 @@ func edit(rs *config.Rules, remove bool, rules config.Rules) ([]config.Change, e
 
 // Rules returns what is otherwise than through Tor, without what has ended.
 func (r *Router) Rules() (config.Rules, error) {
-	if err := requireRoot(); err != nil {
-		return nil, err
-	}
 	s, err := r.attached()
 	if err != nil {
 		return nil, err
