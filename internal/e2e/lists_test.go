@@ -1,22 +1,17 @@
 package e2e
 
 import (
-	"bufio"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 
-	"github.com/torbpf/torbpf/internal/lists"
 	"github.com/torbpf/torbpf/testnet"
 )
 
@@ -327,106 +322,4 @@ func TestRunFollowsLists(t *testing.T) {
 	writeList(t, lab, "list.txt", other6)
 	eventually(t, patience, "the list that has come back", func() error { return sound(t, lab, lan) })
 	checkEchoes(t, n, false, testnet.Other4)
-}
-
-// TestAListOfAMillion keeps the price of the longest list in sight.
-func TestAListOfAMillion(t *testing.T) {
-	lab := plainLab(t, testnet.Options{})
-	attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
-	path := writeMillion(t, lab)
-	measure(t, lab, "exclude", "add", "203.0.113.1").log(t, "exclude add without lists")
-	before := kernelMemory(t)
-	add := measure(t, lab, "exclude", "add", "--list", path)
-	add.log(t, "exclude add --list")
-	t.Logf("the kernel holds %d MiB more", (kernelMemory(t)-before)>>10)
-	checkEchoes(t, lab.Client1, true, testnet.Other4)
-	later := measure(t, lab, "exclude", "add", "203.0.113.0/24")
-	later.log(t, "exclude add of something else")
-	if add.took > time.Minute || later.took > 3*time.Second || add.rss > 400<<10 || later.rss > 100<<10 {
-		t.Error("that is too much")
-	}
-	measure(t, lab, "exclude", "del", "203.0.113.0/24").log(t, "exclude del of it")
-	measure(t, lab, "status").log(t, "status")
-
-	d := startRun(t, lab, filepath.Join(lab.Dir(), "none.toml"))
-	eventually(t, patience, "the daemon to look", func() error { return sound(t, lab, lan) })
-	own := resident(t, d.cmd.Process.Pid)
-	begin := time.Now()
-	writeMillion(t, lab)
-	t.Logf("another list is written after %v", time.Since(begin).Round(time.Millisecond))
-	d.await(t, "lists are in force")
-	t.Logf("the daemon's log: %s", d.log)
-	t.Logf("resident memory of torbpf run: %d MiB before, %d MiB after", own>>10, resident(t, d.cmd.Process.Pid)>>10)
-	checkEchoes(t, lab.Client1, true, testnet.Other4)
-	measure(t, lab, "exclude", "del", "--list", path).log(t, "exclude del --list")
-}
-
-// writeMillion writes a list of a million random prefixes and the other web server. It
-// keeps none of them: what a command that is started takes counts from this process's.
-func writeMillion(t *testing.T, lab *testnet.Lab) string {
-	t.Helper()
-	path := filepath.Join(lab.Dir(), "million.txt")
-	f, err := os.Create(path + ".new")
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := bufio.NewWriter(f)
-	fmt.Fprintln(out, other4)
-	for range lists.MaxEntries/2 - 1 {
-		var a4 [4]byte
-		var a6 [16]byte
-		binary.BigEndian.PutUint32(a4[:], rand.Uint32())
-		binary.BigEndian.PutUint64(a6[:], rand.Uint64()>>3|1<<61)
-		fmt.Fprintln(out, netip.PrefixFrom(netip.AddrFrom4(a4), 16+rand.IntN(9)).Masked())
-		fmt.Fprintln(out, netip.PrefixFrom(netip.AddrFrom16(a6), 32+rand.IntN(17)).Masked())
-	}
-	if err := errors.Join(out.Flush(), f.Close(), os.Rename(path+".new", path)); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// measured is what a command took.
-type measured struct {
-	took time.Duration
-	rss  int64 // KiB at most
-}
-
-func (m measured) log(t testing.TB, what string) {
-	t.Helper()
-	t.Logf("%s: %v, %d MiB resident", what, m.took.Round(time.Millisecond), m.rss>>10)
-}
-
-func measure(t *testing.T, lab *testnet.Lab, args ...string) measured {
-	t.Helper()
-	cmd := lab.Router.Command(t.Context(), program, args...)
-	begin := time.Now()
-	if r := runCommand(t, cmd); r.code != 0 {
-		t.Fatalf("torbpf %v: %v", args, r)
-	}
-	return measured{time.Since(begin), cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss}
-}
-
-// kernelMemory is what the kernel holds of its own and cannot give back, in KiB, once it
-// has freed what others had.
-func kernelMemory(t *testing.T) int {
-	t.Helper()
-	last := -1
-	eventually(t, patience, "the kernel's memory to come to rest", func() error {
-		text, err := os.ReadFile("/proc/meminfo")
-		if err != nil {
-			return err
-		}
-		now := 0
-		_, rest, _ := strings.Cut(string(text), "SUnreclaim:")
-		if _, err := fmt.Sscan(rest, &now); err != nil {
-			return err
-		}
-		before := last
-		if last = now; max(now, before)-min(now, before) > 256 {
-			return fmt.Errorf("it holds %d KiB", now)
-		}
-		return nil
-	})
-	return last
 }
