@@ -37,8 +37,12 @@ var errBusy = errors.New("some program keeps changing nftables, try again once i
 
 // explain marks that the kernel has no nf_tables, or does not let us use it.
 func explain(err error, also ...unix.Errno) error {
-	return kernel.Explain(err, "nf_tables with NAT (CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_CT)", also...)
+	return kernel.Explain(err, "nf_tables with NAT (CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_REDIR, CONFIG_NFT_REJECT, CONFIG_NFT_CT)", also...)
 }
+
+// explainWrite is explain for a transaction that needs nothing to be there: what is not is then
+// a kind of chain or of expression, whose module is missing.
+func explainWrite(err error) error { return explain(err, unix.ENOENT) }
 
 // generationOf returns nftables' number of the present state. The library does
 // not hand on why it cannot; a listing fails for the same reason, and says it.

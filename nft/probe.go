@@ -69,7 +69,7 @@ func addProbes(conn *nftables.Conn, t *nftables.Table, probes []Probe) error {
 		conn.AddObj(&nftables.NamedObj{Table: t, Name: p.Name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 		conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: probeRule(p)})
 	}
-	return explain(conn.Flush())
+	return explainWrite(conn.Flush())
 }
 
 func probeRule(p Probe) []expr.Any {

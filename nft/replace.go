@@ -61,7 +61,7 @@ func (rs *ruleset) write(conn *nftables.Conn, old state, generation uint32) erro
 		return fmt.Errorf("write the ruleset of table inet %s: %w", plan.Table, err)
 	}
 	if err := conn.FlushWithGenID(generation); err != nil {
-		return fmt.Errorf("replace table inet %s: %w", plan.Table, explain(err))
+		return fmt.Errorf("replace table inet %s: %w", plan.Table, explainWrite(err))
 	}
 	return nil
 }

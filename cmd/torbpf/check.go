@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +15,6 @@ import (
 var errUnsound = errors.New("not all is as it should be")
 
 func newCheck() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Tell by the exit code whether all layers stand and nothing got as far as the last guards",
@@ -22,46 +22,33 @@ func newCheck() *cobra.Command {
 stopped nothing since attach. 1: something is missing or changed. 3: nothing is
 attached. 4: an alarm; packets got as far as the last guards, which stopped them.
 torbpf attach acknowledges an alarm.`,
-		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			r, err := newRouter()
-			if err != nil {
-				return err
-			}
-			status, err := r.Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			alarms, unread := r.Alarms()
-			if asJSON {
-				err = printJSON(cmd.OutOrStdout(), map[string]any{
-					"schema": 1, "stopped": status.Stopped, "problems": status.Problems, "alarms": append([]router.Alarm{}, alarms...),
-				})
-			} else {
-				printCheck(cmd.OutOrStdout(), status, alarms)
-			}
-			return errors.Join(verdict(status), err, unread)
-		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
-	return cmd
+	return newNoun(cmd, func(ctx context.Context, r *router.Router) (shown, error) {
+		status, err := r.Status(ctx)
+		if err != nil {
+			return shown{}, err
+		}
+		alarms, unread := r.Alarms()
+		return shown{
+			json:    map[string]any{"schema": 1, "stopped": status.Stopped, "problems": status.Problems, "alarms": append([]router.Alarm{}, alarms...)},
+			print:   func(w io.Writer) error { return printCheck(w, status, alarms) },
+			verdict: errors.Join(verdict(status), unread),
+		}, nil
+	})
 }
 
 func verdict(s *router.Status) error {
-	switch {
-	case s.Stopped > 0:
-		return fmt.Errorf("%w: %d", router.ErrStopped, s.Stopped)
-	case len(s.Problems) > 0:
-		return errUnsound
+	if err := alarm(s); err != nil || len(s.Problems) == 0 {
+		return err
 	}
-	return nil
+	return errUnsound
 }
 
 // alarmsShown is how many alarms check prints, the first ones: they tell what
 // began it.
 const alarmsShown = 10
 
-func printCheck(w io.Writer, s *router.Status, alarms []router.Alarm) {
+func printCheck(w io.Writer, s *router.Status, alarms []router.Alarm) error {
 	fmt.Fprintf(w, "last guards stopped: %d packets\n", s.Stopped)
 	for i, a := range alarms {
 		if i == alarmsShown {
@@ -72,7 +59,9 @@ func printCheck(w io.Writer, s *router.Status, alarms []router.Alarm) {
 			a.Time.Format("2006-01-02 15:04:05"), a.Reason, a.Interface, a.Protocol, a.Src, a.Dst, a.Length)
 	}
 	printProblems(w, s)
-	if len(s.Problems) == 0 {
-		fmt.Fprintln(w, "all layers stand")
+	if len(s.Problems) > 0 {
+		return nil
 	}
+	_, err := fmt.Fprintln(w, "all layers stand")
+	return err
 }

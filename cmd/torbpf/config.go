@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -42,33 +43,22 @@ changes nothing: plan says what the configuration would do here.`,
 
 func newPlan() *cobra.Command {
 	var file string
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "plan",
-		Short: "Show what a configuration file would do to this host, and change nothing",
-		Args:  usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(file)
-			if err != nil {
-				return err
-			}
-			r, err := newRouter()
-			if err != nil {
-				return err
-			}
-			p, err := r.Preview(cmd.Context(), cfg)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 1, "plan": p.Plan, "nft": p.NFT, "ip_rules": p.Rules, "torrc": p.Torrc})
-			}
-			return printPlan(cmd.OutOrStdout(), p)
-		},
-	}
+	cmd := &cobra.Command{Use: "plan", Short: "Show what a configuration file would do to this host, and change nothing"}
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
-	return cmd
+	return newNoun(cmd, func(ctx context.Context, r *router.Router) (shown, error) {
+		cfg, err := config.Load(file)
+		if err != nil {
+			return shown{}, err
+		}
+		p, err := r.Preview(ctx, cfg)
+		if err != nil {
+			return shown{}, err
+		}
+		return shown{
+			json:  map[string]any{"schema": 1, "plan": p.Plan, "nft": p.NFT, "ip_rules": p.Rules, "torrc": p.Torrc},
+			print: func(w io.Writer) error { return printPlan(w, p) },
+		}, nil
+	})
 }
 
 func printPlan(w io.Writer, p *router.Preview) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -148,28 +149,14 @@ func newDeviceName() *cobra.Command {
 }
 
 func newDeviceList() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the devices behind the LANs: what they are under, their traffic, their refusals",
-		Args:  usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			r, err := newRouter()
-			if err != nil {
-				return err
-			}
-			devices, err := r.Devices()
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 1, "devices": append([]router.DeviceStatus{}, devices...)})
-			}
-			return listDevices(cmd.OutOrStdout(), devices)
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
-	return cmd
+	cmd := &cobra.Command{Use: "list", Short: "List the devices behind the LANs: what they are under, their traffic, their refusals"}
+	return newNoun(cmd, func(_ context.Context, r *router.Router) (shown, error) {
+		devices, err := r.Devices()
+		return shown{
+			json:  map[string]any{"schema": 1, "devices": append([]router.DeviceStatus{}, devices...)},
+			print: func(w io.Writer) error { return listDevices(w, devices) },
+		}, err
+	})
 }
 
 func listDevices(w io.Writer, devices []router.DeviceStatus) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -202,32 +203,18 @@ func (f *excludeFlags) print(w io.Writer, changes []config.Change) error {
 }
 
 func newExcludeList() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the rules: what goes direct, and until when",
-		Args:  usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			r, err := newRouter()
-			if err != nil {
-				return err
-			}
-			rules, err := r.Rules()
-			if err != nil {
-				return err
-			}
-			lists, err := r.Lists()
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 2, "rules": append(config.Rules{}, rules...), "lists": lists})
-			}
-			return listRules(cmd.OutOrStdout(), rules, lists)
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
-	return cmd
+	cmd := &cobra.Command{Use: "list", Short: "List the rules: what goes direct, and until when"}
+	return newNoun(cmd, func(_ context.Context, r *router.Router) (shown, error) {
+		rules, err := r.Rules()
+		if err != nil {
+			return shown{}, err
+		}
+		lists, err := r.Lists()
+		return shown{
+			json:  map[string]any{"schema": 2, "rules": append(config.Rules{}, rules...), "lists": lists},
+			print: func(w io.Writer) error { return listRules(w, rules, lists) },
+		}, err
+	})
 }
 
 // listRules prints a rule a line: what it matches, its policy, what is in it, how long it

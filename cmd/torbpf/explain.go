@@ -21,9 +21,9 @@ import (
 
 // explainFlags say which packet is asked about.
 type explainFlags struct {
-	from, to, proto, mac, mark string
-	asJSON, watch              bool
-	question                   router.Question
+	to, proto, mac, mark string
+	asJSON, watch        bool
+	question             router.Question
 }
 
 func newExplain() *cobra.Command {
@@ -36,19 +36,21 @@ why, which rule decided, what nftables and routing do then, and what to type for
 outcome. It is the program itself, on the rules in force, with all that acts switched
 off: nothing is sent, counted or answered, and the device is told no less of refusals.
 
-For a name it says who answers the DNS query for it; the name is not resolved.
+The device is told by an address of it, or by its name (torbpf device name) or hardware
+address where the router knows an address. With a name for --to it says who answers the DNS
+query for that; the name is not resolved.
 
 With --watch it prints what one device is refused from then on, a line each, until it is
 interrupted.`,
 		Example: `  sudo torbpf explain --from 192.168.1.7 --to 1.1.1.1 --proto udp --dport 443
   sudo torbpf explain --from 192.168.1.7 --to 10.8.0.1 --proto icmp
   sudo torbpf explain --from 192.168.1.7 --to bank.example --type HTTPS
-  sudo torbpf explain --watch --from 192.168.1.7`,
+  sudo torbpf explain --watch --from kitchen-tv`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	flags, q := cmd.Flags(), &f.question
-	flags.StringVar(&f.from, "from", "", "the device's address")
+	flags.StringVar(&q.Who, "from", "", "the device: an address of it, its name or its hardware address")
 	flags.StringVar(&f.to, "to", "", "where the packet goes: an address, or a name for its DNS query")
 	flags.StringVar(&f.proto, "proto", "tcp", "tcp, udp, icmp, gre, or a number")
 	flags.Uint16Var(&q.SrcPort, "sport", 0, "the source port, where it matters")
@@ -75,7 +77,7 @@ func (f *explainFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	if f.watch {
-		return r.WatchRefusals(cmd.Context(), f.question.From, f.printRefused(cmd.OutOrStdout()))
+		return r.WatchRefusals(cmd.Context(), f.question.Who, f.printRefused(cmd.OutOrStdout()))
 	}
 	e, err := r.Explain(f.question)
 	if err != nil {
@@ -90,13 +92,10 @@ func (f *explainFlags) run(cmd *cobra.Command) error {
 // parse reads the flags into the question.
 func (f *explainFlags) parse() error {
 	q := &f.question
-	if f.from == "" || f.to == "" {
+	if q.Who == "" || f.to == "" {
 		return errors.New("which packet? give --from ADDRESS and --to ADDRESS")
 	}
-	err := f.parseFrom()
-	if err != nil {
-		return err
-	}
+	var err error
 	if q.To, err = netip.ParseAddr(f.to); err != nil {
 		if q.To = (netip.Addr{}); !isName(f.to) {
 			return fmt.Errorf("--to %q is neither an address nor a name: write 1.1.1.1, or bank.example for its DNS query", f.to)
@@ -125,18 +124,9 @@ func (f *explainFlags) parse() error {
 	return nil
 }
 
-func (f *explainFlags) parseFrom() error {
-	from, err := netip.ParseAddr(f.from)
-	if err != nil {
-		return fmt.Errorf("--from %q is no address: write one such as 192.168.1.7", f.from)
-	}
-	f.question.From = from.WithZone("").Unmap()
-	return nil
-}
-
 // parseWatch is parse with --watch, which is about whatever the device sends.
 func (f *explainFlags) parseWatch(cmd *cobra.Command) error {
-	if f.from == "" {
+	if f.question.Who == "" {
 		return errors.New("which device? give --from ADDRESS")
 	}
 	for _, name := range []string{"to", "proto", "sport", "dport", "type", "mac", "mark", "lan"} {
@@ -144,7 +134,7 @@ func (f *explainFlags) parseWatch(cmd *cobra.Command) error {
 			return fmt.Errorf("--watch is about all that the device is refused: leave --%s out", name)
 		}
 	}
-	return f.parseFrom()
+	return nil
 }
 
 // printRefused prints a refusal a line, as they come.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -11,33 +12,22 @@ import (
 )
 
 func newStatus() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show what happens to the LAN's traffic, and why",
-		Args:  usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			r, err := newRouter()
-			if err != nil {
-				return err
-			}
-			status, err := r.Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				err = printJSON(cmd.OutOrStdout(), status)
-			} else {
-				err = printStatus(cmd.OutOrStdout(), status)
-			}
-			if err == nil && status.Stopped > 0 {
-				return fmt.Errorf("%w: %d", router.ErrStopped, status.Stopped)
-			}
-			return err
-		},
+	cmd := &cobra.Command{Use: "status", Short: "Show what happens to the LAN's traffic, and why"}
+	return newNoun(cmd, func(ctx context.Context, r *router.Router) (shown, error) {
+		status, err := r.Status(ctx)
+		if err != nil {
+			return shown{}, err
+		}
+		return shown{status, func(w io.Writer) error { return printStatus(w, status) }, alarm(status)}, nil
+	})
+}
+
+// alarm is the error that tells of what only the last guards have stopped.
+func alarm(s *router.Status) error {
+	if s.Stopped == 0 {
+		return nil
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
-	return cmd
+	return fmt.Errorf("%w: %d", router.ErrStopped, s.Stopped)
 }
 
 func printStatus(w io.Writer, s *router.Status) error {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // deviceName is what a device may be called: a word that is no address and no
@@ -58,7 +59,15 @@ func (c Config) WhoIs(who string, neighbours map[netip.Addr]MAC) (Entry, error) 
 	}
 	if deviceName.MatchString(who) {
 		return Entry{}, &ParseError{Input: who, Kind: ErrSyntax,
-			message: fmt.Sprintf("no device has this name: torbpf device list shows those there are, torbpf device name MAC %s gives it to one", who)}
+			message: fmt.Sprintf("no device has this name, %s: torbpf device list shows who is there, torbpf device name MAC %s gives it to one", c.namesInWords(), who)}
 	}
 	return ParseEntry(KindDevice, who)
+}
+
+// namesInWords lists the names that devices have.
+func (c Config) namesInWords() string {
+	if len(c.Devices) == 0 {
+		return "and none has any"
+	}
+	return "but there is " + strings.Join(slices.Sorted(maps.Keys(c.Devices)), ", ")
 }

@@ -91,48 +91,76 @@ func (p *policyText) UnmarshalText(b []byte) error {
 // MarshalText writes it.
 func (p policyText) MarshalText() ([]byte, error) { return []byte(p.Policy), nil }
 
+// fileKind is where files say something of a kind: in a list of what goes direct for ever, and
+// by the key of one rule.
+type fileKind struct {
+	kind   Kind
+	list   string // its key below exclusions
+	listed func(*fileExclusions) []Entry
+	add    func(*fileExclusions, Entry)
+	named  func(*fileRule) []Entry // one, or none
+	name   func(*fileRule, Entry)
+}
+
+func kindAt[K kindOf](key string, list func(*fileExclusions) *[]text[K], one func(*fileRule) **text[K]) fileKind {
+	var k K
+	return fileKind{
+		kind: k.kind(), list: key,
+		listed: func(e *fileExclusions) (out []Entry) {
+			for _, t := range *list(e) {
+				out = append(out, t.Entry)
+			}
+			return out
+		},
+		add: func(e *fileExclusions, entry Entry) { *list(e) = append(*list(e), text[K]{entry}) },
+		named: func(r *fileRule) []Entry {
+			if t := *one(r); t != nil {
+				return []Entry{t.Entry}
+			}
+			return nil
+		},
+		name: func(r *fileRule, entry Entry) { *one(r) = &text[K]{entry} },
+	}
+}
+
+// fileKinds lists them in the order in which their rules are read.
+var fileKinds = []fileKind{
+	kindAt("destinations", func(e *fileExclusions) *[]text[destinationText] { return &e.Destinations }, func(r *fileRule) **text[destinationText] { return &r.Destination }),
+	kindAt("ports", func(e *fileExclusions) *[]text[portText] { return &e.Ports }, func(r *fileRule) **text[portText] { return &r.Port }),
+	kindAt("sources", func(e *fileExclusions) *[]text[sourceText] { return &e.Sources }, func(r *fileRule) **text[sourceText] { return &r.Source }),
+	kindAt("devices", func(e *fileExclusions) *[]text[deviceText] { return &e.Devices }, func(r *fileRule) **text[deviceText] { return &r.Device }),
+	kindAt("marks", func(e *fileExclusions) *[]text[markText] { return &e.Marks }, func(r *fileRule) **text[markText] { return &r.Mark }),
+	kindAt("interfaces", func(e *fileExclusions) *[]text[interfaceText] { return &e.Interfaces }, func(r *fileRule) **text[interfaceText] { return &r.Interface }),
+	kindAt("domains", func(e *fileExclusions) *[]text[domainText] { return &e.Domains }, func(r *fileRule) **text[domainText] { return &r.Domain }),
+	kindAt("lists", func(e *fileExclusions) *[]text[listText] { return &e.Lists }, func(r *fileRule) **text[listText] { return &r.List }),
+}
+
+// fileKindOf is that of a kind.
+func fileKindOf(kind Kind) fileKind {
+	return fileKinds[slices.IndexFunc(fileKinds, func(k fileKind) bool { return k.kind == kind })]
+}
+
 // rules returns those of a file in the order of ruleLines.
 func (f file) rules() Rules {
 	var out Rules
-	out = appendDirect(out, f.Exclusions.Destinations)
-	out = appendDirect(out, f.Exclusions.Ports)
-	out = appendDirect(out, f.Exclusions.Sources)
-	out = appendDirect(out, f.Exclusions.Devices)
-	out = appendDirect(out, f.Exclusions.Marks)
-	out = appendDirect(out, f.Exclusions.Interfaces)
-	out = appendDirect(out, f.Exclusions.Domains)
-	out = appendDirect(out, f.Exclusions.Lists)
+	for _, k := range fileKinds {
+		for _, entry := range k.listed(&f.Exclusions) {
+			out = append(out, Direct(entry))
+		}
+	}
 	for _, r := range f.Rules {
 		out = append(out, r.rule())
 	}
 	return out
 }
 
-func appendDirect[K kindOf](rules Rules, list []text[K]) Rules {
-	for _, t := range list {
-		rules = append(rules, Direct(t.Entry))
-	}
-	return rules
-}
-
 // entries are what the keys of a rule name.
 func (f fileRule) entries() []Entry {
 	var out []Entry
-	out = appendEntry(out, f.Destination)
-	out = appendEntry(out, f.Port)
-	out = appendEntry(out, f.Source)
-	out = appendEntry(out, f.Device)
-	out = appendEntry(out, f.Mark)
-	out = appendEntry(out, f.Interface)
-	out = appendEntry(out, f.Domain)
-	return appendEntry(out, f.List)
-}
-
-func appendEntry[K kindOf](list []Entry, t *text[K]) []Entry {
-	if t == nil {
-		return list
+	for _, k := range fileKinds {
+		out = append(out, k.named(&f)...)
 	}
-	return append(list, t.Entry)
+	return out
 }
 
 // rule is zero but for its policy where the keys do not name one thing.
@@ -157,24 +185,7 @@ func fileRules(rules Rules) (e fileExclusions, others []fileRule) {
 			others = append(others, fileRuleOf(r))
 			continue
 		}
-		switch r.Kind {
-		case KindDestination:
-			e.Destinations = append(e.Destinations, text[destinationText]{r.Entry})
-		case KindPort:
-			e.Ports = append(e.Ports, text[portText]{r.Entry})
-		case KindSource:
-			e.Sources = append(e.Sources, text[sourceText]{r.Entry})
-		case KindDevice:
-			e.Devices = append(e.Devices, text[deviceText]{r.Entry})
-		case KindMark:
-			e.Marks = append(e.Marks, text[markText]{r.Entry})
-		case KindInterface:
-			e.Interfaces = append(e.Interfaces, text[interfaceText]{r.Entry})
-		case KindDomain:
-			e.Domains = append(e.Domains, text[domainText]{r.Entry})
-		case KindList:
-			e.Lists = append(e.Lists, text[listText]{r.Entry})
-		}
+		fileKindOf(r.Kind).add(&e, r.Entry)
 	}
 	return e, others
 }
@@ -184,24 +195,7 @@ func fileRuleOf(r Rule) fileRule {
 	if !r.Until.IsZero() {
 		out.Until = &r.Until
 	}
-	switch r.Kind {
-	case KindDestination:
-		out.Destination = &text[destinationText]{r.Entry}
-	case KindPort:
-		out.Port = &text[portText]{r.Entry}
-	case KindSource:
-		out.Source = &text[sourceText]{r.Entry}
-	case KindDevice:
-		out.Device = &text[deviceText]{r.Entry}
-	case KindMark:
-		out.Mark = &text[markText]{r.Entry}
-	case KindInterface:
-		out.Interface = &text[interfaceText]{r.Entry}
-	case KindDomain:
-		out.Domain = &text[domainText]{r.Entry}
-	case KindList:
-		out.List = &text[listText]{r.Entry}
-	}
+	fileKindOf(r.Kind).name(&out, r.Entry)
 	return out
 }
 
@@ -266,8 +260,8 @@ func (s source) ruleLines() ([]int, error) {
 		}
 	})
 	var out []int
-	for _, name := range []string{"destinations", "ports", "sources", "devices", "marks", "interfaces", "domains", "lists"} {
-		out = append(out, lists[name]...)
+	for _, k := range fileKinds {
+		out = append(out, lists[k.list]...)
 	}
 	return append(out, rules...), err
 }

@@ -3,6 +3,7 @@
 // often it is tried; what is wrong and how it is put right is the router's.
 //
 //	configuration ─▶ Enforce: the interfaces are blocked by name      ─▶ READY=1
+//	SIGHUP        ─▶ Enforce, beside all else: lists take seconds to be read
 //	                     │
 //	rtnetlink, nftables ─┼─▶ Mend: attach what has come, repair what is gone
 //	a tick               │       (one after the other, slower while it fails)
@@ -88,7 +89,8 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { return d.watchTor(ctx) })
 	g.Go(func() error { return d.watchAlarms(ctx) })
 	g.Go(func() error { return d.watchLists(ctx) })
-	g.Go(func() error { return d.mend(ctx, hangup) })
+	g.Go(func() error { return d.watchHangups(ctx, hangup) })
+	g.Go(func() error { return d.mend(ctx) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
 		err = nil
@@ -149,12 +151,27 @@ func (d *daemon) reload(ctx context.Context) {
 		return
 	}
 	d.notify(sdnotify.Reloading)
+	d.Log.Info("the configuration is read anew", "file", d.File)
 	if err := d.load(ctx); err != nil {
 		d.Log.Error("the configuration was not reloaded, the old one stays", "error", err)
 	} else {
 		d.Log.Info("the configuration is in force", "file", d.File)
 	}
 	d.notify(sdnotify.Ready)
+}
+
+// watchHangups reloads at each SIGHUP. What is wrong meanwhile is mended with the policy of
+// before.
+func (d *daemon) watchHangups(ctx context.Context, hangup <-chan os.Signal) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			d.reload(ctx)
+			d.kick()
+		}
+	}
 }
 
 // notify tells the service manager. What it does not get it acts upon itself.
@@ -189,7 +206,7 @@ const (
 )
 
 // mend repairs until ctx ends, or another version of torbpf has taken over.
-func (d *daemon) mend(ctx context.Context, hangup <-chan os.Signal) error {
+func (d *daemon) mend(ctx context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var looked time.Time // at everything
@@ -206,9 +223,6 @@ func (d *daemon) mend(ctx context.Context, hangup <-chan os.Signal) error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-hangup:
-			d.reload(ctx)
-			kicked = true
 		case <-d.kicks:
 			kicked = true
 			select {

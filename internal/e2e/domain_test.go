@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"strings"
@@ -99,7 +100,7 @@ func TestAnEndedDomainIsNotAskedFor(t *testing.T) {
 	lab := plainLab(t, testnet.Options{})
 	attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
 	name := "other." + testnet.Zone
-	mustTorbpf(t, lab, "exclude", "add", "--domain", name, "--resolver", testnet.Resolver4.String(), "--for", "2s")
+	mustTorbpf(t, lab, "exclude", "add", "--domain", name, "--resolver", testnet.Resolver4.String(), "--for", "8s")
 	release, err := leaktest.HoldGateOpen(pinDir(t, lab))
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +110,12 @@ func TestAnEndedDomainIsNotAskedFor(t *testing.T) {
 	if err := lookup(n, n.Resolver, name, "A", "tcp", testnet.Other4.String()); err != nil {
 		t.Error(err)
 	}
-	time.Sleep(3 * time.Second)
+	eventually(t, patience, "the rule's end", func() error {
+		if r := mustTorbpf(t, lab, "exclude", "list"); strings.Contains(r.stdout, name) {
+			return fmt.Errorf("it is listed: %s", r.stdout)
+		}
+		return nil
+	})
 	forget(lab)
 	for _, proto := range []string{"tcp", "udp"} {
 		if reply, err := testnet.DNSQuery(n, n.Resolver, name, "A", proto, hush); err == nil && len(reply.Answer) > 0 {

@@ -35,6 +35,8 @@ func TestExplain(t *testing.T) {
 	t.Run("rules that say tor", func(t *testing.T) { explainTorRules(t, lab) })
 	t.Run("an interface", func(t *testing.T) { explainExit(t, lab) })
 	t.Run("excluded names", func(t *testing.T) { explainDomains(t, lab) })
+	t.Run("lists", func(t *testing.T) { explainLists(t, lab) })
+	t.Run("devices", func(t *testing.T) { explainDevices(t, lab) })
 	t.Run("marks", func(t *testing.T) { explainMarks(t, lab) })
 	t.Run("its own advice", func(t *testing.T) { followAdvice(t, lab) })
 	t.Run("without Ethernet", func(t *testing.T) { explainTunnel(t, lab) })
@@ -178,6 +180,51 @@ func explainDomains(t *testing.T, lab *testnet.Lab) {
 	keptWithTor(t, lab, testnet.Other4.String(), asked{append(device, testnet.Other4.String()), []string{"verdict    direct", "direct-domain"}})
 }
 
+// explainLists: those that have the address, by what is in force of them.
+func explainLists(t *testing.T, lab *testnet.Lab) {
+	town := writeList(t, lab, "town.txt", "# a town", "104.16.0.0/16", "104.16.1.0/24")
+	country := writeList(t, lab, "country.txt", "104.16.0.0/13", "2606:4700::/32")
+	other := writeList(t, lab, "other.txt", "203.0.113.0/24")
+	mustTorbpf(t, lab, "exclude", "add", "--list", town, country, other)
+	defer mustTorbpf(t, lab, "exclude", "del", "--list", town, country, other)
+	checkExplained(t, lab,
+		asked{words("--to 104.17.1.1"), []string{"direct-list", "104.17.1.1 is in the list " + country + ", line 1: 104.16.0.0/13\n"}},
+		asked{words("--to 104.16.1.1"), []string{"is in the lists ", town + ", line 3: 104.16.1.0/24", " and ", country + ", line 1: 104.16.0.0/13"}},
+		asked{[]string{"--from", "fd50::77", "--to", "2606:4700::1"}, []string{"is in the list " + country + ", line 2: 2606:4700::/32\n"}},
+	)
+	writeList(t, lab, "country.txt", "198.51.100.0/24") // which nobody has put in force
+	checkExplained(t, lab, asked{words("--to 104.17.1.1"), []string{"is in the list " + country + " as it was read on ", ": 104.16.0.0/13\n"}})
+}
+
+// explainDevices: by whatever they are called, from an address that the router knows.
+func explainDevices(t *testing.T, lab *testnet.Lab) {
+	const name = "kitchen-tv"
+	n := lab.Client2
+	mustTorbpf(t, lab, "device", "name", testnet.MACClient2, name)
+	defer mustTorbpf(t, lab, "device", "name", testnet.MACClient2)
+	for _, router := range []string{testnet.LANRouter4.String(), testnet.LANRouter6.String()} {
+		run(t, n, "ping", "-q", "-c", "1", "-W", "2", router)
+	}
+	from4, from6 := n.IPv4.String()+":40000 > 1.1.1.1:443", "["+n.IPv6.String()+"]:40000 > [2606:4700::1111]:443"
+	for _, who := range []string{name, testnet.MACClient2} {
+		checkExplained(t, lab,
+			asked{[]string{"--from", who, "--to", "1.1.1.1"}, []string{from4, "by eth1 from " + testnet.MACClient2}},
+			asked{[]string{"--from", who, "--to", "2606:4700::1111"}, []string{from6, "by eth1 from " + testnet.MACClient2}},
+			asked{[]string{"--from", who, "--to", "bank.example"}, []string{n.IPv4.String() + ":40000 > 192.168.50.1:53"}},
+		)
+	}
+	for _, b := range []badInput{
+		{name: "another name", args: []string{"--from", "printer", "--to", "1.1.1.1"}, says: []string{"no device has this name, but there is " + name}},
+		{name: "a MAC beside", args: []string{"--from", name, "--to", "1.1.1.1", "--mac", testnet.MACClient1}, says: []string{"leave --mac out"}},
+		{name: "nobody's", args: []string{"--from", "02:00:00:00:00:99", "--to", "1.1.1.1"}, says: []string{"does not know of an IPv4 address of 02:00:00:00:00:99", "--from ADDRESS --mac 02:00:00:00:00:99"}},
+	} {
+		t.Run(b.name, func(t *testing.T) {
+			b.args, b.code = append([]string{"explain"}, b.args...), 2
+			b.refused(t, runTorbpf(t, lab, b.args...))
+		})
+	}
+}
+
 func explainMarks(t *testing.T, lab *testnet.Lab) {
 	mustTorbpf(t, lab, "exclude", "add", "--mark", "0x100")
 	defer mustTorbpf(t, lab, "exclude", "del", "--mark", "0x100")
@@ -274,7 +321,7 @@ func explainBadInput(t *testing.T, lab *testnet.Lab) {
 	for _, b := range []badInput{
 		{name: "nothing", args: nil, says: []string{"which packet? give --from ADDRESS and --to ADDRESS", "see `torbpf explain --help`"}},
 		{name: "no destination", args: []string{"--from", neverSeen}, says: []string{"--to ADDRESS"}},
-		{name: "a name for a device", args: []string{"--from", "printer", "--to", "1.1.1.1"}, says: []string{`--from "printer" is no address`}},
+		{name: "a name for a device", args: []string{"--from", "printer", "--to", "1.1.1.1"}, says: []string{"no device has this name, and none has any"}},
 		{name: "an address with a slip", args: words("--to 1.1.1.300"), says: []string{`"1.1.1.300" is neither an address nor a name`}},
 		{name: "two families", args: words("--to 2606:4700::1111"), says: []string{"not of one family"}},
 		{name: "no port", args: words("--to 1.1.1.1 --proto udp"), says: []string{"which port? name it with --dport"}},

@@ -101,7 +101,7 @@ func checkListAndRules(t *testing.T, lab *testnet.Lab) {
 		t.Errorf("status: %v", status)
 	}
 	why := mustTorbpf(t, lab, "explain", "--from", n.IPv4.String(), "--to", testnet.Other4.String(), "--proto", "udp", "--dport", "7")
-	if !strings.Contains(why.stdout, "is in a list that is excluded ("+path+")") || !strings.Contains(why.stdout, "--policy tor") {
+	if !strings.Contains(why.stdout, "is in the list "+path+", line 2: "+other4+"\n") || !strings.Contains(why.stdout, "--policy tor") {
 		t.Errorf("explain: %v", why)
 	}
 	// A rule within it, and other changes, leave its maps alone.

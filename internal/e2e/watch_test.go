@@ -14,9 +14,9 @@ import (
 )
 
 // startWatch starts `torbpf explain --watch` about a device.
-func startWatch(t *testing.T, lab *testnet.Lab, device *testnet.Node) *runDaemon {
+func startWatch(t *testing.T, lab *testnet.Lab, who string) *runDaemon {
 	t.Helper()
-	return startRunBy(t, lab.Router.Command(context.Background(), program, "explain", "--watch", "--from", device.IPv4.String()))
+	return startRunBy(t, lab.Router.Command(context.Background(), program, "explain", "--watch", "--from", who))
 }
 
 // refusedTo has a device refused until a watcher says so of a port of its own.
@@ -46,7 +46,7 @@ func TestExplainWatch(t *testing.T) {
 	if err := testnet.SendRaw(lab.Client1, testnet.UDPDatagram(at(lab.Client1.IPv4, 40000), at(testnet.Web4, 999), nil)); err != nil {
 		t.Fatal(err)
 	}
-	alone := startWatch(t, lab, lab.Client1)
+	alone := startWatch(t, lab, lab.Client1.IPv4.String())
 	refusedTo(t, alone, lab.Client1, 1001)
 	if r := runTorbpf(t, lab, "explain", "--watch", "--from", "192.168.50.12"); r.code != 1 || !strings.Contains(r.stderr, "somebody else watches already") {
 		t.Errorf("a second watcher without `torbpf run`: %v", r)
@@ -62,7 +62,9 @@ func TestExplainWatch(t *testing.T) {
 	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the socket: %v, %v", info, err)
 	}
-	other := startWatch(t, lab, lab.Client2)
+	mustTorbpf(t, lab, "device", "name", testnet.MACClient2, "tv")
+	other := startWatch(t, lab, "tv")
+	run(t, lab.Client2, "ping", "-q", "-c", "1", "-W", "2", testnet.LANRouter4.String()) // now the router knows an address of it
 	refusedTo(t, alone, lab.Client1, 1002)
 	refusedTo(t, other, lab.Client2, 1003)
 	signalTo(t, alone, unix.SIGSTOP) // who does not read holds up nobody
@@ -97,7 +99,7 @@ func TestExplainWatch(t *testing.T) {
 func TestAWatcherKeepsAlarms(t *testing.T) {
 	lab := plainLab(t, testnet.Options{})
 	attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
-	w := startWatch(t, lab, lab.Client1)
+	w := startWatch(t, lab, lab.Client1.IPv4.String())
 	refusedTo(t, w, lab.Client1, 1001)
 	tcxGone.inflict(t, lab)
 	rulesetGone.inflict(t, lab)

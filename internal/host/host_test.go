@@ -19,7 +19,7 @@ import (
 )
 
 // router is a small router with an interface of every kind that planning tells
-// apart. Carrier does not matter: routes are added, not used.
+// apart.
 const router = `
 ip link set lo up
 ip link add wan0 address 02:00:00:00:10:02 type veth peer name isp0
@@ -63,9 +63,21 @@ func TestReadTellsInterfacesApart(t *testing.T) {
 		if name := got[i].Name; name != "wan0" && name != "tun0" { // these are made up by the kernel
 			got[i].MAC = [6]byte{}
 		}
+		got[i].Down = false // a carrier comes when it likes
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("links differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestReadTellsWhatIsDown(t *testing.T) {
+	enterNamespace(t)
+	run(t, "ip link set lo up\nip link add lan0 type bridge\nip tuntap add dev tun0 mode tun\nip link set tun0 up")
+	h := read(t)
+	for name, want := range map[string]bool{"lo": false, "lan0": true, "tun0": true} { // the last has nobody at its other end
+		if got := link(t, h, name).Down; got != want {
+			t.Errorf("%s: down %v, want %v", name, got, want)
+		}
 	}
 }
 
@@ -78,7 +90,7 @@ func TestOnlyCertainKindsHaveAParent(t *testing.T) {
 		info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 		info.AddRtAttr(unix.IFLA_INFO_KIND, nl.ZeroTerminated(kind))
 		header := nl.NewIfInfomsg(unix.AF_UNSPEC)
-		header.Index, header.Type = 12, unix.ARPHRD_ETHER
+		header.Index, header.Type, header.Flags = 12, unix.ARPHRD_ETHER, unix.IFF_UP|unix.IFF_RUNNING
 		message := header.Serialize()
 		for _, attr := range []*nl.RtAttr{
 			nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("eth0.7")),

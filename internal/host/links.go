@@ -42,6 +42,7 @@ func parseLink(m []byte) (link plan.Link, bridgeFiltered bool, err error) {
 	link = plan.Link{
 		Index:    int(header.Index),
 		Loopback: header.Flags&unix.IFF_LOOPBACK != 0,
+		Down:     header.Flags&unix.IFF_UP == 0 || header.Flags&unix.IFF_RUNNING == 0,
 		Ethernet: header.Type == unix.ARPHRD_ETHER,
 	}
 	attrs, err := nl.ParseRouteAttr(m[header.Len():])

@@ -3,15 +3,17 @@ package host
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 
 	"github.com/torbpf/torbpf/internal/config"
 )
 
-// Neighbours returns whose hardware address each address has, as far as the kernel
-// knows it. An address that several links have is left out: it tells nobody apart.
-func Neighbours() (map[netip.Addr]config.MAC, error) {
+// Neighbours returns whose hardware address each address has behind some links, as far as
+// the kernel knows it. Somebody on the WAN may claim any. An address that several have is
+// left out: it tells nobody apart.
+func Neighbours(links []int) (map[netip.Addr]config.MAC, error) {
 	list, err := dump("neighbours", func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, err
@@ -20,7 +22,7 @@ func Neighbours() (map[netip.Addr]config.MAC, error) {
 	ambiguous := make(map[netip.Addr]bool)
 	for _, n := range list {
 		addr, ok := netip.AddrFromSlice(n.IP)
-		if !ok || len(n.HardwareAddr) != len(config.MAC{}) {
+		if !ok || addr.IsMulticast() || !slices.Contains(links, n.LinkIndex) || len(n.HardwareAddr) != len(config.MAC{}) {
 			continue
 		}
 		addr, mac := addr.Unmap(), config.MAC(n.HardwareAddr)

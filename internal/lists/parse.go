@@ -59,32 +59,41 @@ func (l *List) fill(text io.Reader, size int64) error {
 
 // entries appends the prefix of each line that has one, as it stands there.
 func entries(text io.Reader, out []netip.Prefix) ([]netip.Prefix, error) {
+	err := each(text, func(_ int, p netip.Prefix) error {
+		if len(out) == MaxEntries {
+			return invalid("is one entry more than the %d that a list may have: use a list with fewer, wider prefixes", MaxEntries)
+		}
+		out = append(out, p)
+		return nil
+	})
+	return out, err
+}
+
+// each calls take with the prefix of each line that has one, and the number of the line.
+func each(text io.Reader, take func(line int, p netip.Prefix) error) error {
 	lines := bufio.NewReaderSize(text, 16*MaxLine)
 	read := 0
 	for n := 1; ; n++ {
 		line, err := lines.ReadSlice('\n')
 		ended := err == nil
 		if !ended && !errors.Is(err, io.EOF) && !errors.Is(err, bufio.ErrBufferFull) {
-			return nil, fmt.Errorf("read line %d: %w", n, err)
+			return fmt.Errorf("read line %d: %w", n, err)
 		}
 		if n == 1 {
 			line = bytes.TrimPrefix(line, byteOrderMark)
 		}
 		if read += len(line); read > MaxBytes {
-			return nil, tooLarge()
+			return tooLarge()
 		}
 		p, found, lineErr := entry(line, ended)
-		if lineErr == nil && found && len(out) == MaxEntries {
-			lineErr = invalid("is one entry more than the %d that a list may have: use a list with fewer, wider prefixes", MaxEntries)
+		if lineErr == nil && found {
+			lineErr = take(n, p)
 		}
 		if lineErr != nil {
-			return nil, fmt.Errorf("line %d: %w", n, lineErr)
-		}
-		if found {
-			out = append(out, p)
+			return fmt.Errorf("line %d: %w", n, lineErr)
 		}
 		if !ended {
-			return out, nil
+			return nil
 		}
 	}
 }

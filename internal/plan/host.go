@@ -10,6 +10,9 @@ type Host struct {
 	Routes   []Route
 	Rules    []Rule
 	Torified []int // indices of interfaces that are attached already
+	// Ways are the routes that the kernel takes for what a LAN sends to public addresses
+	// which no route is about in particular; asked for only where it matters.
+	Ways []Route
 	// TimeServer says that somebody listens on UDP 123, on more than loopback.
 	TimeServer bool
 	BridgeNF   bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)
@@ -21,6 +24,7 @@ type Link struct {
 	Name     string
 	Kind     string // rtnl kind ("veth", "bridge", "vlan", …); "" for hardware
 	Loopback bool
+	Down     bool // switched off, or without a carrier
 	Ethernet bool // frames begin with an Ethernet header
 	MAC      [6]byte
 	Master   int // ifindex of the bridge, bond or VRF above it, 0 for none

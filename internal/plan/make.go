@@ -33,7 +33,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		TimeServer: h.TimeServer,
 	}
 	p.Rules = withoutOurs(cfg.Rules, p.Mark)
-	p.Exits = exits(h, p.Rules, cfg.Everything)
+	p.Exits, p.Widest = exits(h, p.Rules, cfg.Everything)
 	p.Resolver = cfg.Resolver
 	p.Waiting, p.WaitingFor, p.Unfit, p.Patterns = chosen.waiting, chosen.there, chosen.unfit, chosen.patterns
 	for _, l := range chosen.links {

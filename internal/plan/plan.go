@@ -114,6 +114,7 @@ type Plan struct {
 	TimeServer bool         // the router answers NTP, so it gets what devices ask others
 	Rules      config.Rules // masked and sorted; the marks without our bits
 	Exits      []Exit       // what the rules say of outgoing interfaces
+	Widest     []Widest     `json:"-"` // those that everything is routed to; no part of what is applied
 	Resolver   netip.Addr   // asked for excluded names; invalid for none
 	Lists      []List       `json:",omitempty"` // those of the rules that could be read
 }
@@ -133,6 +134,12 @@ type Exit struct {
 	Rule  int // its place in Rules
 }
 
+// Widest is an interface of a rule, and the route that leads everything there.
+type Widest struct {
+	Name  string
+	Route Route
+}
+
 // ExemptMarks returns the marks that the rules exclude.
 func (p *Plan) ExemptMarks() []config.Mark {
 	var out []config.Mark
@@ -149,6 +156,15 @@ func (p *Plan) LANNames() []string {
 		names = append(names, l.Name)
 	}
 	return names
+}
+
+// LANIndices returns the indices of the torified interfaces.
+func (p *Plan) LANIndices() []int {
+	indices := make([]int, 0, len(p.LANs))
+	for _, l := range p.LANs {
+		indices = append(indices, l.Index)
+	}
+	return indices
 }
 
 // BlockedNames returns the names of all interfaces from which nothing may be

@@ -52,15 +52,27 @@ func (h Host) defaultRoute(index int) (Route, bool) {
 	return best, found
 }
 
-// DefaultRoute returns the destination of the widest default-like route by an interface
-// in the main table, if there is one.
-func (h Host) DefaultRoute(name string) (netip.Prefix, bool) {
+// mainTable is the routing table that holds where no rule names another one.
+const mainTable = 254
+
+// everything returns the route by which about everything of a LAN leaves, or would leave, by
+// an interface: one that the kernel takes for it, or a default-like one in the main table,
+// which holds as soon as a better one has gone. Of an interface that is down the kernel
+// cannot say what it will be for, so a route of any table counts.
+func (h Host) everything(name string) (Route, bool) {
 	l, ok := h.LinkByName(name)
 	if !ok {
-		return netip.Prefix{}, false
+		return Route{}, false
 	}
-	r, ok := h.defaultRoute(l.Index)
-	return r.Dst, ok
+	leads := func(r Route) bool { return r.Index == l.Index && defaultLike(r.Dst) }
+	if i := slices.IndexFunc(h.Ways, leads); i >= 0 {
+		return h.Ways[i], true
+	}
+	i := slices.IndexFunc(h.Routes, func(r Route) bool { return leads(r) && (r.Table == mainTable || l.Down) })
+	if i < 0 {
+		return Route{}, false
+	}
+	return h.Routes[i], true
 }
 
 // reached is a prefix that the host reaches by an interface of its own.

@@ -63,19 +63,26 @@ func uplinks(cfg config.Config, h Host, lans []Link) ([]Uplink, error) {
 	return out, nil
 }
 
-// exits returns the interfaces that rules let packets leave by. One that everything is
-// routed to is none, unless somebody has insisted: a VPN may take the default route long
-// after it was excluded, and no file may ask for everything.
-func exits(h Host, rules config.Rules, everything bool) []Exit {
-	var out []Exit
+// exits returns the interfaces that rules let packets leave by, and those of the rules'
+// that everything is routed to. Such a one is no exit unless somebody has insisted: a VPN
+// may take the default route long after it was excluded, and no file may ask for
+// everything.
+func exits(h Host, rules config.Rules, insisted bool) (out []Exit, widest []Widest) {
 	for i, r := range rules {
-		if _, all := h.DefaultRoute(r.Interface); r.Kind != config.KindInterface || all && !everything {
+		if r.Kind != config.KindInterface {
+			continue
+		}
+		route, all := h.everything(r.Interface)
+		if all {
+			widest = append(widest, Widest{r.Interface, route})
+		}
+		if all && !insisted {
 			continue
 		}
 		l, _ := h.LinkByName(r.Interface)
 		out = append(out, Exit{Name: r.Interface, Index: l.Index, Rule: i})
 	}
-	return out
+	return out, widest
 }
 
 // outside returns the subnets of the uplinks.

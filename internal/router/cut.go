@@ -55,7 +55,7 @@ func (j *job) flowPolicy() (func(plan.Flow) bool, error) {
 	if len(j.plan.Lists) > 0 {
 		policy.Lists = j.lists.use
 	}
-	neighbours, err := host.Neighbours()
+	neighbours, err := host.Neighbours(j.plan.LANIndices())
 	if err != nil {
 		return nil, err
 	}

@@ -22,9 +22,6 @@ import (
 // Detach takes interfaces off Tor; the last one takes everything with it, as
 // DetachAll does. It returns those that remain.
 func (r *Router) Detach(ctx context.Context, interfaces []string) ([]string, error) {
-	if err := requireRoot(); err != nil {
-		return nil, err
-	}
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -57,9 +54,6 @@ func (r *Router) Detach(ctx context.Context, interfaces []string) ([]string, err
 // so without a state file as well, or with one it cannot read: that is how to
 // start afresh.
 func (r *Router) DetachAll(ctx context.Context) error {
-	if err := requireRoot(); err != nil {
-		return err
-	}
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return err
@@ -81,8 +75,11 @@ func (r *Router) DetachAll(ctx context.Context) error {
 	return r.removeAll(ctx, s)
 }
 
-// attached returns the state, or ErrNotAttached.
+// attached returns the state, or ErrNotAttached, for root.
 func (r *Router) attached() (*State, error) {
+	if err := requireRoot(); err != nil {
+		return nil, err
+	}
 	s, err := r.loadState()
 	if err != nil {
 		return nil, err

@@ -30,9 +30,6 @@ type DeviceStatus struct {
 // Devices lists the devices that have sent anything since attach, or that are neighbours
 // of a LAN, or have a name; the one that sent last comes first.
 func (r *Router) Devices() ([]DeviceStatus, error) {
-	if err := requireRoot(); err != nil {
-		return nil, err
-	}
 	s, err := r.attached()
 	if err != nil {
 		return nil, err
@@ -45,7 +42,7 @@ func (r *Router) Devices() ([]DeviceStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	neighbours, err := host.Neighbours()
+	neighbours, err := s.neighbours()
 	if err != nil {
 		return nil, err
 	}
@@ -120,6 +117,11 @@ func (ds *devices) ruleFor(mac config.MAC, addrs []netip.Addr) (config.Rule, boo
 	return config.Rule{}, false
 }
 
+// neighbours are those behind the LANs.
+func (s *State) neighbours() (map[netip.Addr]config.MAC, error) {
+	return host.Neighbours(s.lanIndices())
+}
+
 func byMAC(neighbours map[netip.Addr]config.MAC) map[config.MAC][]netip.Addr {
 	out := make(map[config.MAC][]netip.Addr)
 	for addr, mac := range neighbours {
@@ -133,14 +135,11 @@ func byMAC(neighbours map[netip.Addr]config.MAC) map[config.MAC][]netip.Addr {
 
 // WhoIs finds the devices that somebody names, by name, hardware address or address.
 func (r *Router) WhoIs(who []string) ([]config.Entry, error) {
-	if err := requireRoot(); err != nil {
-		return nil, err
-	}
 	s, err := r.attached()
 	if err != nil {
 		return nil, err
 	}
-	neighbours, err := host.Neighbours()
+	neighbours, err := s.neighbours()
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 
 	"github.com/torbpf/torbpf/internal/config"
@@ -19,17 +20,11 @@ import (
 // attached, its interfaces are blocked by name, which takes no time and nothing
 // of the host: what may be attached now is left to Mend. Where that file is in
 // force already, what commands have changed since stays.
+//
+// New lists are read before the lock is taken, with the old policy in force until all of the
+// new one is there. One that is broken leaves that whole.
 func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	if err := requireRoot(); err != nil {
-		return err
-	}
-	unlock, err := r.lock(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	before, err := r.loadState()
-	if err != nil {
 		return err
 	}
 	origin, err := digestOf(cfg)
@@ -40,7 +35,31 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	if inForce.Rules, err = last(cfg.Rules); err != nil {
 		return err
 	}
-	if err := r.enforce(ctx, before, inForce, origin); err != nil {
+	seen, err := r.loadState()
+	if err != nil {
+		return err
+	}
+	files := listFiles{}
+	if wished := seen.wished(inForce, origin); wished != nil {
+		if files, err = r.readFor(wished, files); err != nil {
+			return err
+		}
+		defer debug.FreeOSMemory() // as after Look
+		defer files.read.close()
+	}
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	before, err := r.loadState()
+	if err != nil {
+		return err
+	}
+	if seen != nil && before == nil {
+		return errors.Join(fmt.Errorf("it has been detached meanwhile: %w", ErrNotAttached), r.forgetIfUnused(nil))
+	}
+	if err := r.enforce(ctx, before, inForce, origin, files); err != nil {
 		return err
 	}
 	if err := r.rememberGuarded(cfg); err != nil {
@@ -49,22 +68,32 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	return nil
 }
 
-func (r *Router) enforce(ctx context.Context, before *State, cfg config.Config, origin string) error {
-	s := &State{Config: cfg, Origin: origin}
-	switch {
-	case before == nil:
-		return r.block(s)
-	case before.Blocked: // once more, even if the file is the same: it may not have come about
-		s = before.clone()
-		s.Config, s.Origin = cfg, origin
-		return r.block(s)
-	case before.Origin == origin:
+// wished is the state that a configuration file makes of one in which interfaces are attached;
+// nil for others, and where the file is in force.
+func (s *State) wished(cfg config.Config, origin string) *State {
+	if s == nil || s.Blocked || s.Origin == origin {
 		return nil
 	}
-	s = before.clone()
-	s.Config, s.Origin = cfg, origin
-	s.Config.Rules = withRuntime(cfg.Rules, before.Config.Rules)
-	_, err := r.bring(ctx, before, s, false)
+	out := s.clone()
+	out.Config, out.Origin = cfg, origin
+	out.Config.Rules = withRuntime(cfg.Rules, s.Config.Rules)
+	return out
+}
+
+func (r *Router) enforce(ctx context.Context, before *State, cfg config.Config, origin string, files listFiles) error {
+	switch {
+	case before == nil:
+		return r.block(&State{Config: cfg, Origin: origin})
+	case before.Blocked: // once more, even if the file is the same: it may not have come about
+		s := before.clone()
+		s.Config, s.Origin = cfg, origin
+		return r.block(s)
+	}
+	s := before.wished(cfg, origin)
+	if s == nil {
+		return nil
+	}
+	_, err := r.bringLists(ctx, before, s, false, files)
 	return err
 }
 

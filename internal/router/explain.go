@@ -18,16 +18,16 @@ const explainSchema = 1
 
 // Question is a packet about which Explain is asked.
 type Question struct {
-	From     netip.Addr
+	Who      string     // an address, or the name or the hardware address of a device
 	To       netip.Addr // zero: the router itself is asked for Name
 	Name     string
 	Type     string // of the record that a DNS query asks for; "" for A
 	Protocol uint8  // ICMP of either family is config.ProtocolICMP
 	SrcPort  uint16 // 0: any
 	DstPort  uint16
-	MAC      config.MAC // zero: what the kernel knows of From
+	MAC      config.MAC // zero: what the kernel knows of Who
 	Mark     uint32     // that it arrives with
-	LAN      string     // "" for the one that From is of
+	LAN      string     // "" for the one that Who is of
 }
 
 // Explanation says what becomes of a packet, and why.
@@ -75,6 +75,8 @@ type Advice struct {
 // explained is one Explain under way.
 type explained struct {
 	Question
+	router   *Router
+	From     netip.Addr // of Who
 	state    *State
 	plan     *plan.Plan
 	facts    plan.Host
@@ -91,9 +93,6 @@ type explained struct {
 // Explain asks the LAN program in force what it would do with a packet, and says what
 // follows. It changes nothing, is counted nowhere and takes no lock.
 func (r *Router) Explain(q Question) (*Explanation, error) {
-	if err := requireRoot(); err != nil {
-		return nil, err
-	}
 	s, err := r.attached()
 	if err != nil {
 		return nil, err
@@ -101,7 +100,7 @@ func (r *Router) Explain(q Question) (*Explanation, error) {
 	if s.Blocked {
 		return nil, fmt.Errorf("nothing of %s gets anywhere until `torbpf run` attaches it: %w", joinNames(s.Config.Interfaces), ErrNotAttached)
 	}
-	x := &explained{Question: q, state: s}
+	x := &explained{Question: q, router: r, state: s}
 	if err := x.look(); err != nil {
 		return nil, err
 	}
@@ -133,6 +132,9 @@ func (x *explained) look() error {
 	s.followRenames(x.facts)
 	if x.plan, err = planFor(s, x.facts); err != nil {
 		return fmt.Errorf("the host no longer fits the configuration: %w", err)
+	}
+	if err = x.findSender(); err != nil {
+		return err
 	}
 	if x.lan, err = x.chooseLAN(); err != nil {
 		return err

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/config"
-	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -82,23 +81,15 @@ func (x *explained) complete() error {
 	if _, known := dns.StringToType[cmp.Or(x.Type, "A")]; !known {
 		return fmt.Errorf("--type %s: no DNS record is called so, such as A, AAAA or HTTPS: %w", x.Type, config.ErrInvalid)
 	}
-	return x.findMAC()
+	x.findMAC()
+	return nil
 }
 
-// findMAC takes the sender's hardware address from the neighbours.
-func (x *explained) findMAC() error {
-	if !x.lan.Ethernet || x.MAC != (config.MAC{}) {
-		return nil
-	}
-	neighbours, err := host.Neighbours()
-	if err != nil {
-		return err
-	}
-	known := false
-	if x.MAC, known = neighbours[x.From]; !known {
+// findMAC says who is assumed to have sent it where nobody is known to.
+func (x *explained) findMAC() {
+	if x.lan.Ethernet && x.MAC == (config.MAC{}) {
 		x.MAC, x.assumed = nobody, true
 	}
-	return nil
 }
 
 // asksDNS tells whether the packet is a query by UDP.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/abi"
@@ -142,7 +141,7 @@ func (x *explained) decided() (string, error) {
 	case abi.ReasonLocalSubnet, abi.ReasonPrivate, abi.ReasonReservedOpen, abi.ReasonLateMark:
 		return x.localWords()
 	case abi.ReasonDirectList:
-		return fmt.Sprintf("%s is in a list that is excluded (%s)", x.To, strings.Join(listPaths(x.plan.Rules), ", ")), nil
+		return x.listWords(), nil
 	case abi.ReasonInboundReply:
 		return "somebody outside has begun a flow of which this is an answer", nil
 	default:

@@ -81,18 +81,14 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 // them, or about everything where somebody insists.
 func exitWarnings(s *State, p *plan.Plan) []string {
 	var w []string
-	for i, rule := range p.Rules {
-		if rule.Kind == config.KindInterface && !slices.ContainsFunc(p.Exits, func(e plan.Exit) bool { return e.Rule == i }) {
-			w = append(w, fmt.Sprintf("%s has the default route, so hardly anything would be Tor's, and nothing goes by it: insist with torbpf exclude add --interface %s --force", rule.Interface, rule.Interface))
+	for _, wide := range p.Widest {
+		text := widestWords(wide)
+		if s.Config.Everything {
+			text += " and is excluded, so hardly anything is Tor's"
+		} else {
+			text += fmt.Sprintf(", so hardly anything would be Tor's, and nothing goes by it: insist with torbpf exclude add --interface %s --force", wide.Name)
 		}
-	}
-	if !s.Config.Everything {
-		return w
-	}
-	if exit, err := s.widestExit(); err != nil {
-		w = append(w, err.Error())
-	} else if exit != "" {
-		w = append(w, exit+" and is excluded, so hardly anything is Tor's")
+		w = append(w, text)
 	}
 	return w
 }

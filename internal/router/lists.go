@@ -277,6 +277,11 @@ func (r *Router) readAhead(remove bool, rules config.Rules) (listFiles, error) {
 	if _, err := edit(&s.Config.Rules, remove, rules); err != nil {
 		return files, nil // that is told when it is done
 	}
+	return r.readFor(s, files)
+}
+
+// readFor is readAhead for a state that is to come.
+func (r *Router) readFor(s *State, files listFiles) (listFiles, error) {
 	active, ended, err := s.activeRules()
 	if err != nil || len(wantedOf(active)) == 0 {
 		return files, err

@@ -27,6 +27,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/loader"
@@ -146,6 +148,9 @@ func (s *State) followRenames(facts plan.Host) {
 	s.Config.Interfaces = slices.Compact(s.Config.Interfaces)
 }
 
+// lanIndices are the indices of the interfaces that are attached.
+func (s *State) lanIndices() []int { return slices.Collect(maps.Values(s.Links)) }
+
 func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 	cfg := s.Config
 	active, _, err := s.activeRules()
@@ -153,7 +158,7 @@ func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 		return nil, err
 	}
 	cfg.Rules = active
-	facts.Torified = slices.Collect(maps.Values(s.Links))
+	facts.Torified = s.lanIndices()
 	if !cfg.Tor.Onion4.IsValid() {
 		cfg.Tor.Onion4 = s.Onion4
 	}
@@ -167,6 +172,12 @@ func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(active.Of(config.KindInterface)) > 0 {
+		facts.Ways = host.Ways(p.LANs, p.Mark.Class(uint32(abi.VerdictVia)))
+		if p, err = plan.Make(cfg, facts); err != nil {
+			return nil, err
+		}
 	}
 	s.Onion4, s.Onion6 = p.Onion4, p.Onion6
 	p.Lists = s.plannedLists(active)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // ExcludeOptions say how rules are changed.
@@ -114,20 +115,20 @@ func (s *State) insist(force bool) error {
 
 // widestExit says which excluded interface everything is routed to, "" for none.
 func (s *State) widestExit() (string, error) {
-	exits := s.Config.Rules.Of(config.KindInterface)
-	if len(exits) == 0 {
+	if len(s.Config.Rules.Of(config.KindInterface)) == 0 {
 		return "", nil
 	}
-	facts, err := host.Read()
-	if err != nil {
-		return "", fmt.Errorf("read the host: %w", err)
+	asked := s.clone()
+	asked.Config.Everything = true // whether prefixes may is judged later
+	p, err := makePlan(asked)
+	if err != nil || len(p.Widest) == 0 {
+		return "", err
 	}
-	for _, rule := range exits {
-		if route, ok := facts.DefaultRoute(rule.Interface); ok {
-			return fmt.Sprintf("%s has the route %s", rule.Interface, route), nil
-		}
-	}
-	return "", nil
+	return widestWords(p.Widest[0]), nil
+}
+
+func widestWords(w plan.Widest) string {
+	return fmt.Sprintf("%s has the default route %s (table %d)", w.Name, w.Route.Dst, w.Route.Table)
 }
 
 // given completes rules that a command names.
@@ -169,9 +170,6 @@ func edit(rs *config.Rules, remove bool, rules config.Rules) ([]config.Change, e
 
 // Rules returns what is otherwise than through Tor, without what has ended.
 func (r *Router) Rules() (config.Rules, error) {
-	if err := requireRoot(); err != nil {
-		return nil, err
-	}
 	s, err := r.attached()
 	if err != nil {
 		return nil, err

@@ -120,6 +120,9 @@ const lockPatience = 5 * time.Second
 // lock makes this process the only one to change anything in the namespace.
 // The kernel drops it when the process ends, however it does.
 func (r *Router) lock(ctx context.Context) (unlock func(), err error) {
+	if err := requireRoot(); err != nil {
+		return nil, err
+	}
 	// Root's own folder: others may pass through, to tor's and the sentry's
 	// files, but not look around.
 	for _, dir := range []string{runDir, r.dir} {

@@ -176,15 +176,20 @@ func (r *Router) awaitRefusals(ctx context.Context) *os.File {
 	return nil
 }
 
-// WatchRefusals tells of each packet of a device that is refused from now on, until ctx
+// WatchRefusals tells of each packet of a device, or from an address, that is refused from now on, until ctx
 // ends. They are sampled: at most a hundred a second.
-func (r *Router) WatchRefusals(ctx context.Context, from netip.Addr, told func(Refused)) error {
-	if err := requireRoot(); err != nil {
+func (r *Router) WatchRefusals(ctx context.Context, who string, told func(Refused)) error {
+	s, err := r.attached()
+	if err != nil {
+		return err
+	}
+	from := watched{who: who, read: time.Now()}
+	if from.sender, err = s.sender(who); err != nil {
 		return err
 	}
 	begin, busy := time.Now(), 0
 	mine := func(f Refused) {
-		if f.Src.Addr() == from && !f.Time.Before(begin) { // older ones may lie there unread
+		if !f.Time.Before(begin) && from.has(f.Src.Addr(), r.attached) { // older ones may lie there unread
 			told(f)
 		}
 	}

@@ -1,0 +1,89 @@
+package router
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// sender is whom somebody means: an address, or a device with the addresses that it has.
+type sender struct {
+	mac   config.MAC // zero where it is not known
+	addrs []netip.Addr
+	named bool // as a device, whose addresses come and go
+}
+
+// sender reads an address, or the name or the hardware address of a device behind a LAN.
+func (s *State) sender(who string) (sender, error) {
+	neighbours, err := s.neighbours()
+	if err != nil {
+		return sender{}, err
+	}
+	if addr, err := netip.ParseAddr(who); err == nil {
+		addr = addr.WithZone("").Unmap()
+		return sender{mac: neighbours[addr], addrs: []netip.Addr{addr}}, nil
+	}
+	entry, err := s.Config.WhoIs(who, neighbours)
+	if err != nil {
+		return sender{}, err
+	}
+	return sender{mac: entry.MAC, addrs: byMAC(neighbours)[entry.MAC], named: true}, nil
+}
+
+// findSender says from which address the packet comes, and from whom.
+func (x *explained) findSender() error {
+	from, err := x.state.sender(x.Who)
+	if err != nil {
+		return err
+	}
+	if from.named && x.MAC != (config.MAC{}) {
+		return fmt.Errorf("%s is a device already: leave --mac out: %w", x.Who, config.ErrInvalid)
+	}
+	if x.MAC == (config.MAC{}) {
+		x.MAC = from.mac
+	}
+	if !from.named {
+		x.From = from.addrs[0]
+		return nil
+	}
+	version, wanted := "an IPv4", netip.Addr.Is4
+	if x.To.Is6() {
+		version, wanted = "an IPv6", netip.Addr.Is6
+	}
+	if x.Name != "" && !slices.ContainsFunc(from.addrs, netip.Addr.Is4) {
+		version, wanted = "any", netip.Addr.IsValid // it asks by what it has
+	}
+	i := slices.IndexFunc(from.addrs, wanted)
+	if i < 0 {
+		return fmt.Errorf("the router does not know of %s address of %s now: give it with --from ADDRESS --mac %s: %w", version, x.Who, from.mac, config.ErrInvalid)
+	}
+	x.From = from.addrs[i]
+	return nil
+}
+
+// addrsAgain is how often the addresses of a device that is watched are looked up at most.
+const addrsAgain = time.Second
+
+// watched is a device, or an address, of which packets are told.
+type watched struct {
+	sender
+	who  string
+	read time.Time
+}
+
+// has says whether an address is that of who is watched. One that nobody knows may be a
+// new one of the device's.
+func (w *watched) has(addr netip.Addr, load func() (*State, error)) bool {
+	if !slices.Contains(w.addrs, addr) && w.named && time.Since(w.read) > addrsAgain {
+		w.read = time.Now()
+		if s, err := load(); err == nil {
+			if now, err := s.sender(w.who); err == nil {
+				w.sender = now
+			}
+		}
+	}
+	return slices.Contains(w.addrs, addr)
+}
