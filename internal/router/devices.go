@@ -12,6 +12,7 @@ import (
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/loader"
 )
 
@@ -49,7 +50,7 @@ func (r *Router) Devices() ([]DeviceStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	boot, err := host.BootTime()
+	boot, err := kernel.BootTime()
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // ExcludeOptions say how rules are changed.
@@ -132,7 +133,7 @@ func given(rules config.Rules, o ExcludeOptions) (config.Rules, error) {
 
 // last writes down when rules end, by the clock that the programs know.
 func last(rules config.Rules) (config.Rules, error) {
-	boot, err := host.BootTime()
+	boot, err := kernel.BootTime()
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +170,7 @@ func (r *Router) Rules() (config.Rules, error) {
 }
 
 func (s *State) activeRules() (active, ended config.Rules, err error) {
-	boot, err := host.BootTime()
+	boot, err := kernel.BootTime()
 	if err != nil {
 		return nil, nil, err
 	}
