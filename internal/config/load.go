@@ -210,7 +210,7 @@ func keyOf(n *unstable.Node) string {
 	return strings.Join(words, ".")
 }
 
-// savedHeader begins the file of SaveRules.
+// savedHeader begins the file of Save.
 const savedHeader = `# Rules and names that commands were told to keep (--save). torbpf rewrites this file; what you
 # want to keep for good may as well be moved to torbpf.toml.
 `
@@ -247,7 +247,7 @@ func Save(path string, edit func(*Saved)) error {
 		saved.Resolver = netip.Addr{}
 	}
 	if len(saved.Rules)+len(saved.Devices) == 0 {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := RemoveFile(path); err != nil {
 			return fmt.Errorf("remove saved rules: %w", err)
 		}
 		return nil
@@ -265,17 +265,11 @@ func Save(path string, edit func(*Saved)) error {
 	if err != nil {
 		return fmt.Errorf("write saved rules: %w", err)
 	}
-	return writeAside(path, slices.Concat([]byte(savedHeader), written))
-}
-
-// writeAside replaces a file, so that a reader finds the old one or the new one whole.
-func writeAside(path string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make configuration directory: %w", err)
 	}
-	aside := path + ".new"
-	if err := os.WriteFile(aside, text, 0o644); err != nil {
+	if err := ReplaceFile(path, slices.Concat([]byte(savedHeader), written)); err != nil {
 		return fmt.Errorf("write saved rules: %w", err)
 	}
-	return os.Rename(aside, path)
+	return nil
 }

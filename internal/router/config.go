@@ -80,9 +80,9 @@ func (r *Router) save(s *State, o ExcludeOptions, remove bool, rules config.Rule
 // putBack makes a file what it was; nil stands for one that was not there.
 func putBack(path string, text []byte) error {
 	if text == nil {
-		return os.Remove(path)
+		return config.RemoveFile(path)
 	}
-	return replaceFile(path, text)
+	return config.ReplaceFile(path, text)
 }
 
 // inForce is the rule that has come of one that was added: of what holds for ever already

@@ -108,7 +108,7 @@ func (r *Router) rememberGuarded(cfg config.Config) error {
 		err = os.MkdirAll(r.data, 0o711)
 	}
 	if err == nil {
-		err = replaceFile(r.guardedPath(), text)
+		err = config.ReplaceFile(r.guardedPath(), text)
 	}
 	if err != nil {
 		return fmt.Errorf("remember which interfaces to block: %w", err)

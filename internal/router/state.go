@@ -90,27 +90,10 @@ func (r *Router) saveState(s *State) error {
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
 	}
-	if err := replaceFile(r.statePath(), append(data, '\n')); err != nil {
+	if err := config.ReplaceFile(r.statePath(), append(data, '\n')); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
 	return nil
-}
-
-func replaceFile(path string, data []byte) error {
-	temporary := path + ".new"
-	if err := writeSynced(temporary, data); err != nil {
-		return err
-	}
-	return os.Rename(temporary, path)
-}
-
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // lockPatience is how long a command waits for another one, or for a repair of
