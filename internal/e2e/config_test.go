@@ -171,8 +171,10 @@ func TestSavingNeverBreaksTheConfiguration(t *testing.T) {
 		if r := add(strings.Fields(args)...); r.code != 0 {
 			t.Errorf("%s: %v", args, r)
 		}
-		if r := runTorbpf(t, lab, "check-config", "--config", path); r.code != 0 {
-			t.Errorf("after %s: %v", args, r)
+		for _, command := range [][]string{{"check-config", "--config", path}, {"check"}} { // with what is in force nothing is wrong either
+			if r := runTorbpf(t, lab, command...); r.code != 0 {
+				t.Errorf("after %s: %v", args, r)
+			}
 		}
 	}
 	before := ruleLines(t, lab)

@@ -173,7 +173,7 @@ func (j *job) writeState(context.Context) error {
 	if err := j.countStopped(); err != nil {
 		return err
 	}
-	digest, err := digestOf(j.plan)
+	digest, err := planDigest(j.plan)
 	if err != nil {
 		return err
 	}
