@@ -246,6 +246,9 @@ func listRules(w io.Writer, rules config.Rules, lists []router.ListStatus) error
 		if !r.Until.IsZero() {
 			fields = append(fields, fmt.Sprintf("until %s (%s)", r.Until.Local().Format(time.DateTime), time.Until(r.Until).Round(time.Second)))
 		}
+		if r.Beneath != nil {
+			fields = append(fields, fmt.Sprintf("then %s", r.Beneath.Policy))
+		}
 		if r.Comment != "" {
 			fields = append(fields, r.Comment)
 		}

@@ -110,6 +110,7 @@ func parse(sources []source) (Config, error) {
 	if err == nil {
 		cfg.Rules = rules
 		err = cfg.complete()
+		cfg.Rules = rules.Stacked()
 	}
 	return cfg, placed(err, where)
 }
@@ -237,7 +238,7 @@ func Save(path string, edit func(*Saved)) error {
 	if err != nil {
 		return err
 	}
-	saved := Saved{Rules: rules, Devices: f.Devices}
+	saved := Saved{Rules: rules.Stacked(), Devices: f.Devices}
 	set(&saved.Resolver, f.Exclusions.Resolver)
 	if saved.Devices == nil {
 		saved.Devices = make(map[string]MAC)

@@ -180,7 +180,7 @@ func (j *job) writeState(context.Context) error {
 	if j.torErr != nil && (j.only == nil || slices.Contains(j.only, stepTor)) {
 		digest = "" // tor does not know of the plan yet
 	}
-	if err := j.forgetEnded(j.state); err != nil {
+	if err := j.forgetEnded(j.before, j.state); err != nil {
 		return err
 	}
 	j.state.Planned, j.state.Links, j.state.Blocked = digest, linksOf(j.plan), false

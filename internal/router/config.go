@@ -21,12 +21,11 @@ func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool,
 		if err != nil {
 			return err
 		}
-		before := s.Config.Rules
-		s.Config, s.Origin = cfg, origin
-		if !reset {
-			s.Config.Rules = withRuntime(cfg.Rules, before)
-			kept = slices.DeleteFunc(slices.Clone(s.Config.Rules), func(rule config.Rule) bool { return !rule.Runtime })
+		s.Origin = origin
+		if err := s.follow(cfg, reset); err != nil {
+			return err
 		}
+		kept = slices.DeleteFunc(slices.Clone(s.Config.Rules), func(rule config.Rule) bool { return !rule.Runtime })
 		return nil
 	}, o)
 	if err != nil {
@@ -53,7 +52,7 @@ func (r *Router) save(s *State, o ExcludeOptions, remove bool, rules config.Rule
 		for _, rule := range rules {
 			to.Rules.Remove(rule.Entry)
 			if !remove {
-				to.Rules = append(to.Rules, s.inForce(rule)).Normalized()
+				to.Rules = append(to.Rules, s.toSave(rule, saved)...).Normalized()
 			}
 		}
 		if before.Resolver != s.Config.Resolver {
@@ -66,9 +65,9 @@ func (r *Router) save(s *State, o ExcludeOptions, remove bool, rules config.Rule
 	if _, err := config.Load(o.File); err != nil && loadErr == nil {
 		return errors.Join(fmt.Errorf("%s could not be read with it: %w", o.File, err), putBack(saved, text))
 	}
-	for i := range s.Config.Rules {
-		if rule := &s.Config.Rules[i]; slices.ContainsFunc(rules, func(of config.Rule) bool { return of.Entry == rule.Entry }) {
-			rule.Runtime, rule.Origin = false, saved
+	for i, rule := range s.Config.Rules {
+		if slices.ContainsFunc(rules, func(of config.Rule) bool { return of.Entry == rule.Entry }) {
+			s.Config.Rules[i] = asSaved(rule, saved)
 		}
 	}
 	if digest := fileDigest(o.File); synced && digest != "" && s.Origin != "" {
@@ -96,6 +95,31 @@ func (s *State) inForce(added config.Rule) config.Rule {
 	return added // another rule says the same
 }
 
+// toSave is what to write of a rule that was added. What another file says beneath it stays
+// there.
+func (s *State) toSave(added config.Rule, saved string) config.Rules {
+	layers := s.inForce(added).Layers()
+	top := len(layers) - 1
+	beneath := slices.DeleteFunc(slices.Clone(layers[:top]), func(layer config.Rule) bool { return !ofCommand(layer, saved) })
+	return append(beneath, layers[top]).Stacked()
+}
+
+// ofCommand tells what commands have added, be it saved or not, from what files say.
+func ofCommand(rule config.Rule, saved string) bool {
+	return rule.Runtime || strings.HasPrefix(rule.Origin, saved)
+}
+
+// asSaved is a rule of which toSave was written.
+func asSaved(rule config.Rule, saved string) config.Rule {
+	layers := rule.Layers()
+	for i := range layers {
+		if i == len(layers)-1 || ofCommand(layers[i], saved) {
+			layers[i].Runtime, layers[i].Origin = false, saved
+		}
+	}
+	return layers.Stacked()[0]
+}
+
 // fileDigest tells configuration files apart; "" for one that cannot be read, which is
 // for whoever puts it in force to say.
 func fileDigest(file string) string {
@@ -113,25 +137,29 @@ func fileDigest(file string) string {
 // comesBack says of rules that were removed which of them a file brings back.
 func comesBack(changes []config.Change, file string, saving bool) []string {
 	var out []string
+	var removed config.Rules
 	for _, c := range changes {
-		if c.Outcome != config.Removed || c.Rule.Runtime {
+		if c.Outcome == config.Removed {
+			removed = append(removed, c.Rule)
+		}
+	}
+	for _, rule := range removed.Layers() {
+		saved := strings.HasPrefix(rule.Origin, config.SavedFile(file))
+		if rule.Runtime || saving && saved {
 			continue
 		}
-		if saving && strings.HasPrefix(c.Rule.Origin, config.SavedFile(file)) {
-			continue
+		next := "take it out there as well"
+		if saved {
+			next = "--save takes it out there, too"
 		}
-		next := "--save takes it out there, too"
-		if !strings.HasPrefix(c.Rule.Origin, config.SavedFile(file)) {
-			next = "take it out there as well"
-		}
-		out = append(out, fmt.Sprintf("%s %s is in %s and comes back with the next boot or `torbpf apply`: %s", c.Rule.Kind, c.Rule.Entry, c.Rule.Origin, next))
+		out = append(out, fmt.Sprintf("%s %s is in %s and comes back with the next boot or `torbpf apply`: %s", rule.Kind, rule.Entry, rule.Origin, next))
 	}
 	return out
 }
 
 // withoutDropIns leaves out the rules that files beside a configuration file hold.
 func withoutDropIns(rules config.Rules, file string) config.Rules {
-	return slices.DeleteFunc(slices.Clone(rules), func(rule config.Rule) bool {
+	return slices.DeleteFunc(rules.Layers(), func(rule config.Rule) bool {
 		return filepath.Dir(rule.Origin) == config.DropIns(file)
-	})
+	}).Stacked()
 }

@@ -36,11 +36,14 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	inForce := cfg
-	if inForce.Rules, err = last(cfg.Rules); err != nil {
+	s := &State{}
+	if before != nil {
+		s = before.clone()
+	}
+	if err := s.follow(cfg, false); err != nil {
 		return err
 	}
-	if err := r.enforce(ctx, before, inForce, origin); err != nil {
+	if err := r.enforce(ctx, before, s, origin); err != nil {
 		return err
 	}
 	if err := r.rememberGuarded(cfg); err != nil {
@@ -49,32 +52,47 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	return nil
 }
 
-func (r *Router) enforce(ctx context.Context, before *State, cfg config.Config, origin string) error {
-	s := &State{Config: cfg, Origin: origin}
+func (r *Router) enforce(ctx context.Context, before, s *State, origin string) error {
 	switch {
-	case before == nil:
-		return r.block(s)
-	case before.Blocked: // once more, even if the file is the same: it may not have come about
-		s = before.clone()
-		s.Config, s.Origin = cfg, origin
+	case before == nil || before.Blocked: // once more, even if the file is the same: it may not have come about
+		s.Origin = origin
 		return r.block(s)
 	case before.Origin == origin:
 		return nil
 	}
-	s = before.clone()
-	s.Config, s.Origin = cfg, origin
-	s.Config.Rules = withRuntime(cfg.Rules, before.Config.Rules)
+	s.Origin = origin
 	_, err := r.bring(ctx, before, s, false)
 	return err
+}
+
+// follow makes a state that of a file, with what commands have added and has not ended,
+// unless reset.
+func (s *State) follow(cfg config.Config, reset bool) error {
+	active, _, err := s.activeRules()
+	if err != nil {
+		return err
+	}
+	rules, err := last(cfg.Rules)
+	if err != nil {
+		return err
+	}
+	rules = rules.EndingAs(slices.Concat(s.Config.Rules, s.Ended))
+	s.Ended = s.Ended.NamedIn(rules)
+	s.Config = cfg
+	s.Config.Rules = rules
+	if !reset {
+		s.Config.Rules = withRuntime(rules, active)
+	}
+	return nil
 }
 
 // withRuntime adds to the rules of a file what commands have added, which no file takes
 // away. Of two rules for the same, that of the command counts.
 func withRuntime(file, before config.Rules) config.Rules {
 	out := slices.Clone(file)
-	for _, rule := range before {
-		if rule.Runtime {
-			out.Add(rule)
+	for _, layer := range before.Layers() {
+		if layer.Runtime {
+			out.Add(layer)
 		}
 	}
 	return out

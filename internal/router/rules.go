@@ -179,15 +179,31 @@ func (s *State) activeRules() (active, ended config.Rules, err error) {
 }
 
 // forgetEnded takes out of a state that is about to be written what has ended, and says
-// so in the audit.
-func (r *Router) forgetEnded(s *State) error {
+// so in the audit; of what was in force before, too, which a file may have taken out first.
+func (r *Router) forgetEnded(before, s *State) error {
 	active, ended, err := s.activeRules()
 	if err != nil {
 		return err
 	}
+	told := s.Ended
+	if before != nil {
+		_, earlier, err := before.activeRules()
+		if err != nil {
+			return err
+		}
+		told = append(slices.Clone(before.Ended), told...)
+		ended = append(ended, earlier...)
+	}
 	s.Config.Rules = active
 	for _, rule := range ended {
+		if told.Ending(rule) >= 0 {
+			continue
+		}
+		told = append(told, rule)
 		r.audit("ended "+rule.Words(), rule)
+		if !rule.Runtime {
+			s.Ended = append(s.Ended, rule)
+		}
 	}
 	return nil
 }

@@ -38,6 +38,9 @@ type State struct {
 	// Blocked says that only the block of Enforce is in place: nothing of the
 	// interfaces is forwarded, and Tor is not asked for anything yet.
 	Blocked bool `json:"blocked"`
+	// Ended are rules of files that have ended: should the wall clock be put back, a file
+	// that is read again does not begin them anew.
+	Ended config.Rules `json:"ended,omitempty"`
 	// Planned is the digest of the plan in force: another one from the same
 	// configuration means that the host has changed since.
 	Planned string `json:"planned"`
@@ -184,6 +187,7 @@ func (s *State) clone() *State {
 	c.Config.Uplinks = slices.Clone(s.Config.Uplinks)
 	c.Config.Rules = slices.Clone(s.Config.Rules)
 	c.Config.Devices = maps.Clone(s.Config.Devices)
+	c.Ended = slices.Clone(s.Ended)
 	c.Lists = slices.Clone(s.Lists)
 	c.Links = maps.Clone(s.Links)
 	c.Sysctls = maps.Clone(s.Sysctls)
