@@ -120,8 +120,8 @@ Rules that commands have added stay; --reset drops them. It needs no daemon; whe
 			}
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "%s is in force: %s, %d rules\n", file, strings.Join(cfg.Interfaces, ", "), len(cfg.Rules))
-			for _, rule := range kept {
-				fmt.Fprintf(out, "kept, since a command has added it: %s (--reset drops it)\n", rule.Words())
+			for _, what := range kept {
+				fmt.Fprintf(out, "kept, since a command has added it: %s (--reset drops it)\n", what)
 			}
 			return nil
 		},

@@ -173,7 +173,7 @@ func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error
 			return usageError{err: fmt.Errorf("--resolver %s is no address: give one such as 192.0.2.53", f.resolver), command: cmd.CommandPath()}
 		}
 	}
-	f.options.By = strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+	f.options.By = commandName(cmd)
 	changes, warnings, err := r.Exclude(cmd.Context(), remove, rules, f.options)
 	if err != nil {
 		return err

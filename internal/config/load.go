@@ -101,6 +101,7 @@ func parse(sources []source) (Config, error) {
 		}
 		if filepath.Base(s.name) == savedName {
 			rules = rules.overridden(of)
+			merged.unname(f.Devices)
 		} else {
 			rules = append(rules, of...)
 		}

@@ -72,10 +72,24 @@ func TestDevicePolicies(t *testing.T) {
 	if got := mustTorbpf(t, lab, "exclude", "list").stdout; got != "nothing is excluded\n" {
 		t.Errorf("after device tor: %s", got)
 	}
+	if r := mustTorbpf(t, lab, "device", "tor", "kitchen-tv"); r.stdout != "device "+testnet.MACClient1+" is Tor's already\n" {
+		t.Errorf("tor of a device that is Tor's: %v", r)
+	}
 	mustTorbpf(t, lab, "exclude", "add", "--source", "192.168.50.0/24")
-	mustTorbpf(t, lab, "device", "tor", "kitchen-tv")
-	checkNoEcho(t, n, testnet.Web4)
-	checkEcho(t, lab.Client2, testnet.Web4)
+	for _, verbs := range []string{"tor", "tor", "block tor", "allow tor tor"} { // whatever was before, and again
+		for verb := range strings.FieldsSeq(verbs) {
+			mustTorbpf(t, lab, "device", verb, "kitchen-tv")
+		}
+		if got, want := ruleLines(t, lab), "source 192.168.50.0/24 direct; device "+testnet.MACClient1+" tor"; got != want {
+			t.Errorf("after %s: %s, want %s", verbs, got, want)
+		}
+		checkNoEcho(t, n, testnet.Web4)
+		checkEcho(t, lab.Client2, testnet.Web4)
+	}
+	if r := runTorbpf(t, lab, "device", "tor", lab.Client2.IPv4.String(), "freezer"); r.code != 2 {
+		t.Errorf("tor of one that is there and one that is not: %v", r)
+	}
+	checkEcho(t, lab.Client2, testnet.Web4) // all of them or none
 
 	for _, c := range []struct {
 		args string
@@ -88,6 +102,13 @@ func TestDevicePolicies(t *testing.T) {
 		if r := runTorbpf(t, lab, append([]string{"device"}, strings.Fields(c.args)...)...); r.code != 2 || !strings.Contains(r.stderr, c.says) {
 			t.Errorf("device %s: %v, want exit code 2 and %q", c.args, r, c.says)
 		}
+	}
+	mustTorbpf(t, lab, "device", "name", testnet.MACClient2, "tablet")
+	if r := mustTorbpf(t, lab, "apply", "--no-wait", "--config", path); !strings.Contains(r.stdout, "kept, since a command has added it: the name tablet for "+testnet.MACClient2) {
+		t.Errorf("apply after a name that is not saved: %v", r)
+	}
+	if d := listedDevices(t, lab)[testnet.MACClient2]; d.Name != "tablet" {
+		t.Errorf("after apply client2 is listed as %+v", d)
 	}
 	cfg, err := config.Load(path)
 	if err != nil || cfg.Devices["kitchen-tv"].String() != testnet.MACClient1 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,9 +14,10 @@ import (
 )
 
 // ApplyConfig puts a configuration in force as Attach does what commands say: all of it
-// or nothing. Rules that commands have added stay, and are returned, unless reset.
-func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool, o AttachOptions) (*Result, config.Rules, error) {
-	var kept config.Rules
+// or nothing. What commands have added stays, and is told, unless reset.
+func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool, o AttachOptions) (*Result, []string, error) {
+	var kept []string
+	var other string
 	result, err := r.attachAndWait(ctx, func(s *State) error {
 		origin, err := digestOf(cfg)
 		if err != nil {
@@ -25,9 +27,12 @@ func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool,
 		if err := s.follow(cfg, reset); err != nil {
 			return err
 		}
-		kept = slices.DeleteFunc(slices.Clone(s.Config.Rules), func(rule config.Rule) bool { return !rule.Runtime })
+		kept, other = s.kept(), s.otherResolver(cfg)
 		return nil
 	}, o)
+	if result != nil && other != "" {
+		result.Warnings = append(result.Warnings, other)
+	}
 	if err != nil {
 		return result, kept, err
 	}
@@ -38,21 +43,14 @@ func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool,
 }
 
 // save writes what a command has changed into the drop-in for that, so that a reboot
-// does not undo it, and takes that for the file in force. A rule of another file has to
-// be taken out there. What no file may hold is not saved: the next boot could not read it.
-func (r *Router) save(s *State, o ExcludeOptions, remove bool, rules config.Rules) error {
+// does not undo it. A rule of another file has to be taken out there.
+func (r *Router) save(s *State, o ExcludeOptions, changes []config.Change) error {
 	saved := config.SavedFile(o.File)
-	before, loadErr := config.Load(o.File)
-	synced := s.Origin == "" || loadErr == nil && fileDigest(o.File) == s.Origin
-	text, err := os.ReadFile(saved)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("read saved rules: %w", err)
-	}
-	err = config.Save(saved, func(to *config.Saved) {
-		for _, rule := range rules {
-			to.Rules.Remove(rule.Entry)
-			if !remove {
-				to.Rules = append(to.Rules, s.toSave(rule, saved)...).Normalized()
+	err := s.writeSaved(o.File, func(before config.Config, to *config.Saved) {
+		for _, c := range changes {
+			to.Rules.Remove(c.Rule.Entry)
+			if rule, ok := s.inForce(c); ok {
+				to.Rules = append(to.Rules, toSave(rule, saved)...).Normalized()
 			}
 		}
 		if before.Resolver != s.Config.Resolver {
@@ -62,18 +60,38 @@ func (r *Router) save(s *State, o ExcludeOptions, remove bool, rules config.Rule
 	if err != nil {
 		return err
 	}
-	if _, err := config.Load(o.File); err != nil && loadErr == nil {
-		return errors.Join(fmt.Errorf("%s could not be read with it: %w", o.File, err), putBack(saved, text))
+	if after, err := config.Load(o.File); err == nil && after.Resolver == s.Config.Resolver {
+		s.Given.Resolver = netip.Addr{}
 	}
 	for i, rule := range s.Config.Rules {
-		if slices.ContainsFunc(rules, func(of config.Rule) bool { return of.Entry == rule.Entry }) {
+		if slices.ContainsFunc(changes, func(c config.Change) bool { return c.Rule.Entry == rule.Entry }) {
 			s.Config.Rules[i] = asSaved(rule, saved)
 		}
 	}
-	if digest := fileDigest(o.File); synced && digest != "" && s.Origin != "" {
+	return r.saveState(s)
+}
+
+// writeSaved changes the drop-in beside a configuration file, and takes that for the file
+// in force if the one before was. What no file may hold is not saved: the next boot could
+// not read it.
+func (s *State) writeSaved(file string, edit func(before config.Config, to *config.Saved)) error {
+	saved := config.SavedFile(file)
+	before, loadErr := config.Load(file)
+	synced := s.Origin != "" && loadErr == nil && fileDigest(file) == s.Origin
+	text, err := os.ReadFile(saved)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read saved rules: %w", err)
+	}
+	if err := config.Save(saved, func(to *config.Saved) { edit(before, to) }); err != nil {
+		return err
+	}
+	if _, err := config.Load(file); err != nil && loadErr == nil {
+		return errors.Join(fmt.Errorf("%s could not be read with it: %w", file, err), putBack(saved, text))
+	}
+	if digest := fileDigest(file); synced && digest != "" {
 		s.Origin = digest
 	}
-	return r.saveState(s)
+	return nil
 }
 
 // putBack makes a file what it was; nil stands for one that was not there.
@@ -84,21 +102,21 @@ func putBack(path string, text []byte) error {
 	return config.ReplaceFile(path, text)
 }
 
-// inForce is the rule that has come of one that was added: of what holds for ever already
-// a life takes nothing away.
-func (s *State) inForce(added config.Rule) config.Rule {
+// inForce is the rule that has come of a change: of what holds for ever already a life
+// takes nothing away, and another rule may say the same.
+func (s *State) inForce(c config.Change) (config.Rule, bool) {
 	for _, rule := range s.Config.Rules {
-		if rule.Entry == added.Entry {
-			return rule
+		if rule.Entry == c.Rule.Entry {
+			return rule, true
 		}
 	}
-	return added // another rule says the same
+	return c.Rule, c.Outcome == config.Covered
 }
 
-// toSave is what to write of a rule that was added. What another file says beneath it stays
+// toSave is what to write of a rule. What another file says beneath it stays
 // there.
-func (s *State) toSave(added config.Rule, saved string) config.Rules {
-	layers := s.inForce(added).Layers()
+func toSave(rule config.Rule, saved string) config.Rules {
+	layers := rule.Layers()
 	top := len(layers) - 1
 	beneath := slices.DeleteFunc(slices.Clone(layers[:top]), func(layer config.Rule) bool { return !ofCommand(layer, saved) })
 	return append(beneath, layers[top]).Stacked()

@@ -141,6 +141,10 @@ func (r *Router) WhoIs(who []string) ([]config.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.whoIs(who)
+}
+
+func (s *State) whoIs(who []string) ([]config.Entry, error) {
 	neighbours, err := host.Neighbours()
 	if err != nil {
 		return nil, err
@@ -154,6 +158,44 @@ func (r *Router) WhoIs(who []string) ([]config.Entry, error) {
 		out = append(out, entry)
 	}
 	return out, nil
+}
+
+// BackToTor takes back what was said of devices, all at once; of one that another rule lets
+// out, or may, it says that it is Tor's.
+func (r *Router) BackToTor(ctx context.Context, who []string, o ExcludeOptions) ([]config.Change, []string, error) {
+	if err := requireRoot(); err != nil {
+		return nil, nil, err
+	}
+	return r.change(ctx, true, listFiles{}, o, func(s *State) ([]config.Change, error) {
+		entries, err := s.whoIs(who)
+		var changes []config.Change
+		for _, e := range entries {
+			changes = append(changes, backToTor(&s.Config.Rules, e, o.By))
+		}
+		return changes, err
+	})
+}
+
+func backToTor(rules *config.Rules, e config.Entry, by string) config.Change {
+	tor := config.Rule{Entry: e, Policy: config.PolicyTor, Runtime: true, Origin: by}
+	own := slices.DeleteFunc(rules.Layers(), func(r config.Rule) bool { return r.Entry != e })
+	kept := slices.ContainsFunc(own, func(r config.Rule) bool { return r.Policy == config.PolicyTor })
+	switch {
+	case kept || letOut(*rules, e):
+		return rules.Add(tor)
+	case len(own) > 0:
+		return rules.Remove(e)
+	}
+	return config.Change{Rule: tor, Outcome: config.Present}
+}
+
+// letOut tells whether a rule for sources lets out a device. By its hardware address it is
+// not known which addresses it will take.
+func letOut(rules config.Rules, e config.Entry) bool {
+	return slices.ContainsFunc(rules.Layers(), func(r config.Rule) bool {
+		mayBe := e.Kind == config.KindDevice || r.Entry != e && config.PrefixCovers(r.Prefix, e.Prefix)
+		return r.Kind == config.KindSource && r.Policy == config.PolicyDirect && mayBe
+	})
 }
 
 // NameDevice calls a device something, or nothing any more for the name "". A name that
@@ -181,13 +223,14 @@ func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOpti
 	if err != nil {
 		return err
 	}
-	s.Config.Devices = renamed(s.Config.Devices, mac, name)
+	s.Config.Devices, s.Given.Devices = renamed(s.Config.Devices, mac, name), renamed(s.Given.Devices, mac, name)
 	var saveErr error
 	if o.Save {
-		synced := fileDigest(o.File) == s.Origin
-		saveErr = config.Save(config.SavedFile(o.File), func(to *config.Saved) { to.Devices = renamed(to.Devices, mac, name) })
-		if digest := fileDigest(o.File); synced && digest != "" && s.Origin != "" {
-			s.Origin = digest
+		saveErr = s.writeSaved(o.File, func(_ config.Config, to *config.Saved) { to.Devices = renamed(to.Devices, mac, name) })
+		if saveErr == nil {
+			s.Given.Devices = renamed(s.Given.Devices, mac, "")
+		} else {
+			saveErr = fmt.Errorf("the name is in force, but not saved: %w", saveErr)
 		}
 	}
 	return errors.Join(saveErr, r.saveState(s))

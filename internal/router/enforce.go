@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,7 +44,7 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	if err := s.follow(cfg, false); err != nil {
 		return err
 	}
-	if err := r.enforce(ctx, before, s, origin); err != nil {
+	if err := r.enforce(ctx, before, s, cfg, origin); err != nil {
 		return err
 	}
 	if err := r.rememberGuarded(cfg); err != nil {
@@ -52,7 +53,7 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	return nil
 }
 
-func (r *Router) enforce(ctx context.Context, before, s *State, origin string) error {
+func (r *Router) enforce(ctx context.Context, before, s *State, cfg config.Config, origin string) error {
 	switch {
 	case before == nil || before.Blocked: // once more, even if the file is the same: it may not have come about
 		s.Origin = origin
@@ -62,6 +63,9 @@ func (r *Router) enforce(ctx context.Context, before, s *State, origin string) e
 	}
 	s.Origin = origin
 	_, err := r.bring(ctx, before, s, false)
+	if other := s.otherResolver(cfg); other != "" && err == nil {
+		r.notify("warning: " + other)
+	}
 	return err
 }
 
@@ -80,10 +84,43 @@ func (s *State) follow(cfg config.Config, reset bool) error {
 	s.Ended = s.Ended.NamedIn(rules)
 	s.Config = cfg
 	s.Config.Rules = rules
-	if !reset {
-		s.Config.Rules = withRuntime(rules, active)
+	if reset {
+		s.Given = Given{}
+		return nil
+	}
+	s.Config.Rules = withRuntime(rules, active)
+	if s.Given.Resolver.IsValid() {
+		s.Config.Resolver = s.Given.Resolver
+	}
+	for name, mac := range s.Given.Devices {
+		s.Config.Devices = renamed(s.Config.Devices, mac, name)
 	}
 	return nil
+}
+
+// kept tells what of a state no file has said.
+func (s *State) kept() []string {
+	var out []string
+	for _, rule := range s.Config.Rules {
+		if rule.Runtime {
+			out = append(out, rule.Words())
+		}
+	}
+	if s.Given.Resolver.IsValid() {
+		out = append(out, fmt.Sprintf("the resolver %s for excluded names", s.Given.Resolver))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Given.Devices)) {
+		out = append(out, fmt.Sprintf("the name %s for %s", name, s.Given.Devices[name]))
+	}
+	return out
+}
+
+// otherResolver says so where excluded names are not asked of whom a file names.
+func (s *State) otherResolver(file config.Config) string {
+	if !file.Resolver.IsValid() || file.Resolver == s.Config.Resolver {
+		return ""
+	}
+	return fmt.Sprintf("excluded names are asked of %s, which a command has named, and not of %s as the configuration file has it: `torbpf apply --reset` takes that", s.Config.Resolver, file.Resolver)
 }
 
 // withRuntime adds to the rules of a file what commands have added, which no file takes

@@ -1,7 +1,12 @@
 package router
 
 import (
+	"net/netip"
+	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,5 +82,93 @@ func TestAFileThatIsReadAgainPutsNoEndOff(t *testing.T) {
 	}
 	if got := following(t, s, other); len(got) != 1 || len(s.Ended) != 0 {
 		t.Errorf("another life in the file: %+v, ended %+v", got, s.Ended)
+	}
+}
+
+// TestWhatCommandsGaveIsNotAFilesToTake: whom excluded names are asked of, and what devices
+// are called.
+func TestWhatCommandsGaveIsNotAFilesToTake(t *testing.T) {
+	tv, tablet := config.MAC{2, 0, 0, 0, 0, 7}, config.MAC{2, 0, 0, 0, 0, 8}
+	domain := config.Direct(config.Entry{Kind: config.KindDomain, Domain: "bank.example"})
+	given := netip.MustParseAddr("192.0.2.53")
+	file := config.Default()
+	file.Interfaces, file.Devices = []string{"eth1"}, map[string]config.MAC{"tv": tv}
+	s := &State{Config: config.Config{Rules: config.Rules{byCommand(domain)}}, Given: Given{Resolver: given, Devices: map[string]config.MAC{"kitchen": tv, "tablet": tablet}}}
+	must(t, s.follow(file, false))
+	if s.Config.Resolver != given || !reflect.DeepEqual(s.Config.Devices, s.Given.Devices) || s.otherResolver(file) != "" {
+		t.Errorf("in force are %s and %v: %s", s.Config.Resolver, s.Config.Devices, s.otherResolver(file))
+	}
+	must(t, s.Config.Validate())
+	want := []string{"domain bank.example", "the resolver 192.0.2.53 for excluded names", "the name kitchen for 02:00:00:00:00:07", "the name tablet for 02:00:00:00:00:08"}
+	if got := s.kept(); !slices.Equal(got, want) {
+		t.Errorf("kept are %q, want %q", got, want)
+	}
+	file.Resolver = netip.MustParseAddr("192.0.2.1")
+	must(t, s.follow(file, false))
+	if s.Config.Resolver != given || !strings.Contains(s.otherResolver(file), "and not of 192.0.2.1") {
+		t.Errorf("names are asked of %s: %s", s.Config.Resolver, s.otherResolver(file))
+	}
+	must(t, s.follow(file, true))
+	if s.Config.Resolver != file.Resolver || s.Config.DeviceName(tv) != "tv" || len(s.kept()) != 0 {
+		t.Errorf("after a reset there are %s, %v, %v", s.Config.Resolver, s.Config.Devices, s.kept())
+	}
+}
+
+// TestWhatNoFileMayHoldIsNotSaved, be it a rule or a name: the next boot could not read it.
+func TestWhatNoFileMayHoldIsNotSaved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "torbpf.toml")
+	must(t, os.WriteFile(path, []byte("interfaces = [\"eth1\"]\n[devices]\ntv = \"02:00:00:00:00:07\"\n"), 0o600))
+	s := &State{Origin: fileDigest(path)}
+	name := func(names map[string]config.MAC) func(config.Config, *config.Saved) {
+		return func(_ config.Config, to *config.Saved) { to.Devices = names }
+	}
+	must(t, s.writeSaved(path, name(map[string]config.MAC{"kitchen": {2, 0, 0, 0, 0, 7}})))
+	cfg, err := config.Load(path)
+	must(t, err)
+	if len(cfg.Devices) != 1 || cfg.DeviceName(config.MAC{2, 0, 0, 0, 0, 7}) != "kitchen" || s.Origin != fileDigest(path) {
+		t.Errorf("a saved name: the devices are %v, the file in force is known: %v", cfg.Devices, s.Origin == fileDigest(path))
+	}
+	if err := s.writeSaved(path, name(map[string]config.MAC{"a:b": {2, 0, 0, 0, 0, 8}})); err == nil || !strings.Contains(err.Error(), "could not be read with it") {
+		t.Errorf("a name that is none: %v", err)
+	}
+	if again, err := config.Load(path); err != nil || !reflect.DeepEqual(again, cfg) || s.Origin != fileDigest(path) {
+		t.Errorf("after what was not saved: %v, %v, want %v", again.Devices, err, cfg.Devices)
+	}
+}
+
+// TestBackToTorClosesHoweverOften it is said and whatever was said before.
+func TestBackToTorClosesHoweverOften(t *testing.T) {
+	device := deviceRule(config.PolicyTor, time.Time{}).Entry
+	source := config.Entry{Kind: config.KindSource, Prefix: netip.MustParsePrefix("192.168.1.7/32")}
+	wide := config.Entry{Kind: config.KindSource, Prefix: netip.MustParsePrefix("192.168.1.0/24")}
+	rule := func(e config.Entry, policy config.Policy) config.Rule { return config.Rule{Entry: e, Policy: policy} }
+	for _, e := range []config.Entry{device, source} {
+		for _, c := range []struct {
+			name   string
+			before config.Rules
+			stays  bool // a rule that says tor
+		}{
+			{"nothing", nil, false},
+			{"allow", config.Rules{rule(e, config.PolicyDirect)}, false},
+			{"block", config.Rules{rule(e, config.PolicyBlock)}, false},
+			{"tor", config.Rules{rule(e, config.PolicyTor)}, true},
+			{"nothing within a source", config.Rules{rule(wide, config.PolicyDirect)}, true},
+			{"allow within a source", config.Rules{rule(wide, config.PolicyDirect), rule(e, config.PolicyDirect)}, true},
+			{"block within a source", config.Rules{rule(wide, config.PolicyDirect), rule(e, config.PolicyBlock)}, true},
+			{"tor within a source", config.Rules{rule(wide, config.PolicyDirect), rule(e, config.PolicyTor)}, true},
+			{"block within a source of Tor's", config.Rules{rule(wide, config.PolicyTor), rule(e, config.PolicyBlock)}, false},
+		} {
+			rules := slices.Clone(c.before)
+			for again := range 3 {
+				change := backToTor(&rules, e, "device tor")
+				own := slices.DeleteFunc(slices.Clone(rules), func(r config.Rule) bool { return r.Entry != e })
+				if c.stays && (len(own) != 1 || own[0].Policy != config.PolicyTor) || !c.stays && len(own) != 0 {
+					t.Errorf("%s, %s, said %d times: %s, the rules are %v", e, c.name, again+1, change, rules)
+				}
+				if again > 0 && change.Outcome != config.Present {
+					t.Errorf("%s, %s, said again: %s", e, c.name, change)
+				}
+			}
+		}
 	}
 }

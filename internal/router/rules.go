@@ -44,6 +44,13 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 		return nil, nil, err
 	}
 	defer files.read.close()
+	return r.change(ctx, remove, files, o, func(s *State) ([]config.Change, error) {
+		return edit(&s.Config.Rules, remove, rules)
+	})
+}
+
+// change edits the rules in force under the lock. closes says that nothing is opened by it.
+func (r *Router) change(ctx context.Context, closes bool, files listFiles, o ExcludeOptions, edit func(*State) ([]config.Change, error)) ([]config.Change, []string, error) {
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -54,12 +61,12 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 		return nil, nil, errors.Join(err, r.forgetIfUnused(before))
 	}
 	s := before.clone()
-	changes, err := edit(&s.Config.Rules, remove, rules)
+	changes, err := edit(s)
 	if err != nil {
 		return changes, nil, err
 	}
 	if o.Resolver.IsValid() {
-		s.Config.Resolver = o.Resolver
+		s.Config.Resolver, s.Given.Resolver = o.Resolver, o.Resolver
 	}
 	if err := s.insist(o.Force); err != nil {
 		return nil, nil, err
@@ -70,17 +77,17 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 	}
 	r.auditChanges(changes, o.By)
 	if o.Save {
-		if err := r.save(s, o, remove, rules); err != nil {
+		if err := r.save(s, o, changes); err != nil {
 			return changes, nil, fmt.Errorf("the rules are in force, but not saved: %w", err)
 		}
 	}
-	if !remove && o.Forwarding {
+	if closes {
+		return changes, append(comesBack(changes, o.File, o.Save), result.lists...), nil
+	}
+	if o.Forwarding {
 		if err := r.enableForwarding(s, result.Plan); err != nil {
 			return changes, nil, fmt.Errorf("the rules are in force, but forwarding is not: %w", err)
 		}
-	}
-	if remove {
-		return changes, append(comesBack(changes, o.File, o.Save), result.lists...), nil
 	}
 	return changes, append(r.warnings(s, result.Plan), result.lists...), nil
 }
