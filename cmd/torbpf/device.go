@@ -156,7 +156,7 @@ func newDeviceList() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 1, "devices": append([]router.DeviceStatus{}, devices...)})
+				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 2, "devices": append([]router.DeviceStatus{}, devices...)})
 			}
 			return listDevices(cmd.OutOrStdout(), devices)
 		},
@@ -169,7 +169,10 @@ func listDevices(w io.Writer, devices []router.DeviceStatus) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "DEVICE\tMAC\tUNDER\tBY TOR\tDIRECT\tLOCAL\tREFUSED\tSILENT FOR\tADDRESSES")
 	for _, d := range devices {
-		name, mac := d.Name, d.MAC
+		name, mac, silent := d.Name, d.MAC, "never sent"
+		if d.Silent != nil {
+			silent = d.Silent.Round(time.Second).String()
+		}
 		if name == "" {
 			name = "-"
 		}
@@ -186,7 +189,7 @@ func listDevices(w io.Writer, devices []router.DeviceStatus) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d packets\t%s\t%s\n", name, mac, under,
 			size(d.Traffic["tor"].Bytes), size(d.Traffic["direct"].Bytes), size(d.Traffic["local"].Bytes), d.Traffic["refused"].Packets,
-			d.Silent.Round(time.Second), strings.Join(addrs, " "))
+			silent, strings.Join(addrs, " "))
 	}
 	return t.Flush()
 }

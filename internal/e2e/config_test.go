@@ -94,12 +94,13 @@ func TestApplyPutsAConfigurationInForce(t *testing.T) {
 		t.Errorf("in force: %s, want %s", got, want)
 	}
 	mustTorbpf(t, lab, "exclude", "add", "--port", "22/tcp")
+	mustTorbpf(t, lab, "exclude", "add", "--domain", "other."+testnet.Zone, "--resolver", "62.53.0.53") // which no file names
 	mustTorbpf(t, lab, "exclude", "del", "--source", "192.168.50.12")
 	rewriteConfig(t, lab, path, "[exclusions]\ndestinations = [\"51.22.0.0/16\"]\nsources = [\"192.168.50.12\"]\n")
 	if r := apply(); !strings.Contains(r.stdout, "kept, since a command has added it: port 22/tcp") {
 		t.Errorf("apply: %v", r)
 	}
-	want = "destination 51.22.0.0/16 direct; port 22/tcp direct; source 192.168.50.12/32 direct"
+	want = "destination 51.22.0.0/16 direct; port 22/tcp direct; domain other." + testnet.Zone + " direct; source 192.168.50.12/32 direct"
 	if got := ruleLines(t, lab); got != want {
 		t.Errorf("in force: %s, want %s", got, want)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/testnet"
@@ -17,6 +18,7 @@ type listedDevice struct {
 	Name, MAC, Policy, Comment string
 	Addresses                  []netip.Addr
 	Until                      string
+	Silent                     *time.Duration `json:"silent_ns"`
 	Traffic                    map[string]struct{ Packets, Bytes uint64 }
 }
 
@@ -45,6 +47,44 @@ func TestDevices(t *testing.T) {
 	d := listedDevices(t, lab)[testnet.MACClient1]
 	if d.Name != "laptop" || d.Policy != "tor" || !slices.Contains(d.Addresses, n.IPv4) || d.Traffic["refused"].Packets < 3 || d.Traffic["direct"].Packets != 0 {
 		t.Errorf("client1 is listed as %+v", d)
+	}
+	if d.Silent == nil || *d.Silent > patience {
+		t.Errorf("client1 has just sent something, and is listed as %+v", d)
+	}
+}
+
+// TestSilentDevices: neighbours are listed before they have sent anything, and what is not
+// known of a device is not made up.
+func TestSilentDevices(t *testing.T) {
+	const neighbour, absent = "02:00:5e:10:00:07", "02:00:5e:10:00:08"
+	lab := plainLab(t, testnet.Options{})
+	path := configFile(t, lab, "[devices]\nvisitor = \""+absent+"\"\n")
+	detachLater(t, lab)
+	mustTorbpf(t, lab, "apply", "--no-wait", "--config", path)
+	run(t, lab.Router, "ip", "neigh", "add", "192.168.50.77", "lladdr", neighbour, "dev", lan, "nud", "stale")
+	run(t, lab.Router, "ip", "neigh", "add", "62.10.0.77", "lladdr", "02:00:5e:10:00:09", "dev", wan, "nud", "stale")
+	devices := listedDevices(t, lab)
+	if d, ok := devices[neighbour]; !ok || d.Policy != "tor" || d.Silent != nil || len(d.Addresses) != 1 {
+		t.Errorf("a neighbour is listed as %+v", d)
+	}
+	if d, ok := devices[absent]; !ok || d.Policy != "tor" || d.Silent != nil {
+		t.Errorf("one that has a name alone is listed as %+v", d)
+	}
+	if d, ok := devices["02:00:5e:10:00:09"]; ok {
+		t.Errorf("a neighbour on the WAN is listed as %+v", d)
+	}
+	for mac := range devices {
+		if strings.HasPrefix(mac, "33:33:") || strings.HasPrefix(mac, "01:00:5e:") || mac == "ff:ff:ff:ff:ff:ff" {
+			t.Errorf("%s, which is nobody's, is listed", mac)
+		}
+	}
+	mustTorbpf(t, lab, "exclude", "add", "--source", "192.168.50.0/24")
+	devices = listedDevices(t, lab)
+	if devices[neighbour].Policy != "direct" || devices[absent].Policy != "unknown" {
+		t.Errorf("with the LAN direct a neighbour is %s, and who is not there %s", devices[neighbour].Policy, devices[absent].Policy)
+	}
+	if out := mustTorbpf(t, lab, "device", "list").stdout; !strings.Contains(out, "never sent") {
+		t.Errorf("listed as\n%s", out)
 	}
 }
 

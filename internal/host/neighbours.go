@@ -2,7 +2,9 @@ package host
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 
@@ -12,6 +14,15 @@ import (
 // Neighbours returns whose hardware address each address has, as far as the kernel
 // knows it. An address that several links have is left out: it tells nobody apart.
 func Neighbours() (map[netip.Addr]config.MAC, error) {
+	return neighbours(func(int) bool { return true })
+}
+
+// NeighboursOn is Neighbours of some links alone, by their indexes.
+func NeighboursOn(links []int) (map[netip.Addr]config.MAC, error) {
+	return neighbours(func(link int) bool { return slices.Contains(links, link) })
+}
+
+func neighbours(on func(link int) bool) (map[netip.Addr]config.MAC, error) {
 	list, err := dump("neighbours", func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, err
@@ -20,7 +31,7 @@ func Neighbours() (map[netip.Addr]config.MAC, error) {
 	ambiguous := make(map[netip.Addr]bool)
 	for _, n := range list {
 		addr, ok := netip.AddrFromSlice(n.IP)
-		if !ok || len(n.HardwareAddr) != len(config.MAC{}) {
+		if !ok || len(n.HardwareAddr) != len(config.MAC{}) || !on(n.LinkIndex) || isGroup(n.HardwareAddr) {
 			continue
 		}
 		addr, mac := addr.Unmap(), config.MAC(n.HardwareAddr)
@@ -34,6 +45,10 @@ func Neighbours() (map[netip.Addr]config.MAC, error) {
 	}
 	return out, nil
 }
+
+// isGroup tells multicast and broadcast, which the kernel lists among neighbours, from what
+// one device has.
+func isGroup(mac net.HardwareAddr) bool { return mac[0]&1 != 0 }
 
 // RouteTo returns the index of the interface by which the kernel would send to an
 // address now, with a mark; 0 for none.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -24,9 +26,13 @@ type DeviceStatus struct {
 	Policy  config.Policy             `json:"policy"`
 	Until   *time.Time                `json:"until,omitempty"`
 	Comment string                    `json:"comment,omitempty"`
-	Traffic map[string]loader.Traffic `json:"traffic"` // sent, by "tor", "direct", "local", "refused"
-	Silent  time.Duration             `json:"silent_ns"`
+	Traffic map[string]loader.Traffic `json:"traffic"`   // sent, by "tor", "direct", "local", "refused"
+	Silent  *time.Duration            `json:"silent_ns"` // nil: it has sent nothing since attach
 }
+
+// policyUnknown is that of a device whose addresses nobody knows now while there are rules
+// for addresses.
+const policyUnknown config.Policy = "unknown"
 
 // Devices lists the devices that have sent anything since attach, or that are neighbours
 // of a LAN, or have a name; the one that sent last comes first.
@@ -46,7 +52,7 @@ func (r *Router) Devices() ([]DeviceStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	neighbours, err := host.Neighbours()
+	neighbours, err := host.NeighboursOn(slices.Collect(maps.Values(s.Links)))
 	if err != nil {
 		return nil, err
 	}
@@ -62,13 +68,24 @@ func (r *Router) Devices() ([]DeviceStatus, error) {
 	for _, t := range traffic {
 		found.add(t)
 	}
-	for _, mac := range s.Config.Devices {
+	silent := slices.Collect(maps.Values(s.Config.Devices))
+	for _, mac := range slices.Concat(silent, slices.Collect(maps.Keys(found.addrs))) {
 		if !slices.ContainsFunc(found.list, func(d DeviceStatus) bool { return d.MAC == mac.String() }) {
 			found.add(loader.DeviceTraffic{MAC: mac})
 		}
 	}
-	slices.SortFunc(found.list, func(a, b DeviceStatus) int { return cmp.Or(cmp.Compare(a.Silent, b.Silent), cmp.Compare(a.MAC, b.MAC)) })
+	slices.SortFunc(found.list, func(a, b DeviceStatus) int {
+		return cmp.Or(cmp.Compare(a.silence(), b.silence()), cmp.Compare(a.MAC, b.MAC))
+	})
 	return found.list, nil
+}
+
+// silence orders devices.
+func (d DeviceStatus) silence() time.Duration {
+	if d.Silent == nil {
+		return math.MaxInt64
+	}
+	return *d.Silent
 }
 
 // devices collects them.
@@ -81,7 +98,10 @@ type devices struct {
 }
 
 func (ds *devices) add(t loader.DeviceTraffic) {
-	d := DeviceStatus{Addrs: []netip.Addr{}, Policy: config.PolicyTor, Silent: ds.boot - t.Seen, Traffic: make(map[string]loader.Traffic)}
+	d := DeviceStatus{Addrs: []netip.Addr{}, Policy: config.PolicyTor, Traffic: make(map[string]loader.Traffic)}
+	if silent := ds.boot - t.Seen; t.Seen != 0 {
+		d.Silent = &silent
+	}
 	if t.MAC != (config.MAC{}) {
 		d.MAC, d.Name, d.Addrs = t.MAC.String(), ds.config.DeviceName(t.MAC), append(d.Addrs, ds.addrs[t.MAC]...)
 	} else {
@@ -95,6 +115,8 @@ func (ds *devices) add(t loader.DeviceTraffic) {
 		if !rule.Until.IsZero() {
 			d.Until = &rule.Until
 		}
+	} else if len(d.Addrs) == 0 && slices.ContainsFunc(ds.rules.Of(config.KindSource), func(r config.Rule) bool { return r.Policy != config.PolicyTor }) {
+		d.Policy = policyUnknown
 	}
 	ds.list = append(ds.list, d)
 }
@@ -145,7 +167,7 @@ func (r *Router) WhoIs(who []string) ([]config.Entry, error) {
 }
 
 func (s *State) whoIs(who []string) ([]config.Entry, error) {
-	neighbours, err := host.Neighbours()
+	neighbours, err := host.NeighboursOn(slices.Collect(maps.Values(s.Links)))
 	if err != nil {
 		return nil, err
 	}
