@@ -45,6 +45,18 @@ func TestAConfigurationIsCheckedAndPlanned(t *testing.T) {
 	if r := mustTorbpf(t, lab, "check-config", "--config", path); !strings.Contains(r.stdout, "is good: "+lan+", 3 rules") {
 		t.Errorf("check-config: %v", r)
 	}
+	var checked struct {
+		Schema int
+		Config struct {
+			Interfaces []string
+			Rules      []struct{ Match, Origin string }
+		}
+		Ended []struct{ Match string }
+	}
+	out := mustTorbpf(t, lab, "check-config", "--json", "--config", path).stdout
+	if err := json.Unmarshal([]byte(out), &checked); err != nil || checked.Schema != 1 || len(checked.Config.Rules) != 3 || checked.Ended == nil || checked.Config.Rules[0].Origin != path+":5" {
+		t.Errorf("check-config as JSON: %v, %s", err, out)
+	}
 	r := mustTorbpf(t, lab, "plan", "--config", path)
 	for _, want := range []string{
 		"lan " + lan, "uplink " + wan, "direct to 51.21.0.0/16", "tor to port 25/tcp", "direct by interface wg0", "mark 0xff000000",
