@@ -226,12 +226,12 @@ func (s source) rules(f file) (Rules, error) {
 	return rules, errors.Join(problems...)
 }
 
-// overridden leaves out what saved rules say otherwise: they were told last. What they say
-// for a while only is put over it later.
+// overridden leaves out what saved rules say otherwise: they were told last. As with Add,
+// what holds longer stays for when they end, and what holds for ever is not cut short.
 func (rs Rules) overridden(saved Rules) Rules {
 	out := slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool {
 		return slices.ContainsFunc(saved, func(s Rule) bool {
-			return s.Entry == r.Entry && (s.Policy == r.Policy || !r.longer(s))
+			return s.Entry == r.Entry && (!r.longer(s) || s.Policy == r.Policy && !r.Until.IsZero())
 		})
 	})
 	return append(out, saved...)

@@ -44,7 +44,7 @@ func (rs Rules) Layers() Rules {
 }
 
 // Stacked puts what ends over what says otherwise of the same entry and holds longer. Of
-// two that hold equally long, or say the same, the later one counts.
+// two that hold equally long the later one counts, of two that say the same the longer one.
 func (rs Rules) Stacked() Rules {
 	var out Rules
 	for _, r := range rs.Layers() {
@@ -65,7 +65,9 @@ func (rs Rules) Stacked() Rules {
 		})
 		out[i] = layers[0]
 		for _, layer := range layers[1:] {
-			out[i] = layer.over(out[i])
+			if layer.Policy != out[i].Policy || !out[i].longer(layer) {
+				out[i] = layer.over(out[i])
+			}
 		}
 	}
 	return out

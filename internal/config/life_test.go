@@ -166,3 +166,43 @@ func TestAFileMaySayWhatHoldsMeanwhile(t *testing.T) {
 	add(PolicyDirect, 5)
 	check(until + ", then tor again")
 }
+
+// TestWhatIsSavedForAWhile leaves of the other files what holds longer.
+func TestWhatIsSavedForAWhile(t *testing.T) {
+	wall := time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		file, saved Rules
+		want        string // policies, first what holds now
+	}{
+		{Rules{of(t, wall, PolicyBlock, 0)}, Rules{of(t, wall, PolicyDirect, 5)}, "direct block"},
+		{Rules{of(t, wall, PolicyBlock, 0), of(t, wall, PolicyDirect, 15)}, Rules{of(t, wall, PolicyBlock, 5)}, "block direct block"},
+		{Rules{of(t, wall, PolicyBlock, 0)}, Rules{of(t, wall, PolicyBlock, 5)}, "block"},
+		{Rules{of(t, wall, PolicyDirect, 15)}, Rules{of(t, wall, PolicyDirect, 5)}, "direct"},
+		{Rules{of(t, wall, PolicyDirect, 5)}, Rules{of(t, wall, PolicyBlock, 15)}, "block"},
+		{Rules{of(t, wall, PolicyBlock, 0)}, Rules{of(t, wall, PolicyTor, 0), of(t, wall, PolicyDirect, 5)}, "direct tor"},
+	} {
+		text, err := Config{Interfaces: []string{"eth1"}, Local: LocalConnected, Inbound: true, MarkShift: 24, Tor: Default().Tor, Rules: c.file}.Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := write(t, map[string]string{"torbpf.toml": string(text)})
+		if err := Save(SavedFile(path), func(s *Saved) { s.Rules = c.saved }); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := Load(path)
+		if err != nil || len(cfg.Rules) != 1 {
+			t.Errorf("%v with %v saved: %v, %v", c.file, c.saved, cfg.Rules, err)
+			continue
+		}
+		var got []string
+		for _, layer := range cfg.Rules[0].Layers() {
+			got = append([]string{string(layer.Policy)}, got...)
+		}
+		if got := strings.Join(got, " "); got != c.want {
+			t.Errorf("%v with %v saved: %s, want %s", c.file, c.saved, got, c.want)
+		}
+		if len(cfg.Rules[0].Layers()) == 1 && c.want == "direct" && !cfg.Rules[0].Until.Equal(c.saved[0].Until) {
+			t.Errorf("what was saved last is not what ends it: %v", cfg.Rules)
+		}
+	}
+}

@@ -85,7 +85,7 @@ func Parse(text []byte) (Config, error) { return parse([]source{{"", text}}) }
 
 func parse(sources []source) (Config, error) {
 	var merged file
-	var rules Rules
+	var rules, saved Rules
 	where := make(map[string]string)
 	for _, s := range sources {
 		f, err := s.decode()
@@ -100,7 +100,7 @@ func parse(sources []source) (Config, error) {
 			return Config{}, err
 		}
 		if filepath.Base(s.name) == savedName {
-			rules = rules.overridden(of)
+			saved = of
 			merged.unname(f.Devices)
 		} else {
 			rules = append(rules, of...)
@@ -109,16 +109,16 @@ func parse(sources []source) (Config, error) {
 	}
 	cfg, err := merged.config()
 	if err == nil {
-		cfg.Rules = rules
-		err = cfg.complete()
-		cfg.Rules = rules.Stacked()
+		cfg.Rules = rules.overridden(saved)
+		err = errors.Join(rules.contradictions(), saved.contradictions(), cfg.complete())
+		cfg.Rules = cfg.Rules.Stacked()
 	}
 	return cfg, placed(err, where)
 }
 
 // complete judges a configuration as a whole.
 func (c Config) complete() error {
-	problems := []error{c.Rules.contradictions(), c.Validate()}
+	problems := []error{c.Validate()}
 	if len(c.Interfaces) == 0 {
 		problems = append(problems, &FieldError{Field: "interfaces", Problem: `is missing or empty: name the interfaces your devices are behind, such as interfaces = ["eth1"]`})
 	}
