@@ -8,6 +8,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -30,7 +31,7 @@ func (e *Explainer) Asked(name string) (m Match, ok bool, err error) {
 // bpf/domain.h: the one that it has begun by, or else the one that the device was told
 // the address for.
 func (e *Explainer) Domain(mac config.MAC, flow plan.Flow) (m Match, ok bool, err error) {
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	if err != nil {
 		return Match{}, false, err
 	}

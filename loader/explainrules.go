@@ -10,6 +10,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // Match is a rule that the programs find: an entry of a map in force. The look-ups are
@@ -190,7 +191,7 @@ func inForce(r abi.DatapathRule) (bool, error) {
 	if r.UntilNs == 0 {
 		return true, nil
 	}
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	return time.Duration(r.UntilNs) > now, err
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -43,7 +44,7 @@ func (g *Generation) AddCut(flows []plan.Flow) (left int, err error) {
 func (g *Generation) LostCut() bool { return g.lostCut }
 
 func addCut(m *ebpf.Map, flows []plan.Flow) (left int, err error) {
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	if err != nil {
 		return 0, err
 	}
@@ -78,7 +79,7 @@ func (d *Datapath) Cut() ([]plan.Flow, error) {
 		return nil, err
 	}
 	defer m.Close()
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +142,7 @@ func flowKey(near, peer netip.AddrPort, protocol uint8) abi.DatapathFlow {
 // uplink has by now is left out. All of them end at once, so that none inside another
 // hides it.
 func (d *Datapath) rememberLANs(maps map[string]*ebpf.Map, p *plan.Plan) error {
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	if err != nil {
 		return err
 	}
@@ -231,12 +232,3 @@ func lasting(now time.Duration) abi.DatapathDeadline {
 }
 
 func expired(d abi.DatapathDeadline, now time.Duration) bool { return d.UntilNs <= uint64(now) }
-
-// bootTime is the clock that the programs compare with.
-func bootTime() (time.Duration, error) {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return 0, fmt.Errorf("read the clock: %w", err)
-	}
-	return time.Duration(now.Nano()), nil
-}

@@ -12,13 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // past reads what the guards remember, and until when that holds.
 func past(t *testing.T, d *Datapath) (prefixes []netip.Prefix, left time.Duration) {
 	t.Helper()
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	must(t, err)
 	for _, name := range pastPrefixes {
 		m, err := d.openMap(name)
@@ -94,7 +95,7 @@ func TestCutFlowsAreWrittenDown(t *testing.T) {
 	if left != 0 {
 		t.Errorf("there was no room for %d", left)
 	}
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	must(t, err)
 	var found []abi.DatapathFlow
 	var key abi.DatapathFlow

@@ -270,7 +270,7 @@ func (l *Lists) Has(a netip.Addr) bool {
 	if l == nil {
 		return false
 	}
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	if err != nil {
 		return false
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -121,7 +122,7 @@ func TestHalfPinnedListsAreNotTakenForWhole(t *testing.T) {
 
 // TestListsEndOneByOne: of nested prefixes the one that lasts longest decides.
 func TestListsEndOneByOne(t *testing.T) {
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	must(t, err)
 	l := newLists(t, "key",
 		ListGroup{Prefixes: sortedPrefixes("62.10.0.0/16", "62.11.0.0/16", "2001:db8::/32"), Ends: now + time.Hour},

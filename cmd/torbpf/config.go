@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,30 +16,38 @@ import (
 
 func newCheckConfig() *cobra.Command {
 	var file string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "check-config",
 		Short: "Tell whether a configuration file and its drop-ins can be used",
 		Long: `check-config reads a configuration file and the drop-ins beside it, and says what is
-wrong in which line of which file. It asks nothing of this host, needs no privilege and
-changes nothing: plan says what the configuration would do here.`,
+wrong in which line of which file. It asks nothing of this host, needs no privilege but to
+read them and changes nothing: plan says what the configuration would do here.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(file)
 			if err != nil {
 				return err
 			}
-			out := cmd.OutOrStdout()
+			out, ended := cmd.OutOrStdout(), endedRules(cfg.Rules)
+			if asJSON {
+				return printJSON(out, map[string]any{"schema": 1, "config": cfg, "ended": ended})
+			}
 			fmt.Fprintf(out, "%s is good: %s, %d rules\n", file, strings.Join(cfg.Interfaces, ", "), len(cfg.Rules))
-			for _, r := range cfg.Rules {
-				if !r.Until.IsZero() && r.Until.Before(time.Now()) {
-					fmt.Fprintf(out, "note: %s: %s has ended\n", r.Origin, r.Words())
-				}
+			for _, r := range ended {
+				fmt.Fprintf(out, "note: %s: %s has ended\n", r.Origin, r.Words())
 			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return cmd
+}
+
+// endedRules are those that the time of day is past, of which nothing is in force.
+func endedRules(rules config.Rules) config.Rules {
+	return slices.DeleteFunc(append(config.Rules{}, rules.Layers()...), func(r config.Rule) bool { return r.Until.IsZero() || r.Until.After(time.Now()) })
 }
 
 func newPlan() *cobra.Command {
@@ -87,8 +96,10 @@ func newApply() *cobra.Command {
 		Short: "Put a configuration file in force, all of it at once",
 		Long: `apply puts a configuration file and its drop-ins in force: every packet is judged wholly
 by the policy before or wholly by the new one, and what cannot be applied changes nothing.
-Rules that commands have added stay; --reset drops them. It needs no daemon; where
-` + "`torbpf run`" + ` runs, this is what SIGHUP does as well.`,
+What commands have added stays (--reset drops it), what they have taken out of the files comes
+back, and lists whose files have changed are read again. It needs no daemon. Where
+` + "`torbpf run`" + ` runs, SIGHUP puts files in force that have changed since: while they are the same
+it changes nothing, and lists are read by that daemon as soon as they change.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(file)
@@ -110,14 +121,14 @@ Rules that commands have added stay; --reset drops them. It needs no daemon; whe
 			}
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "%s is in force: %s, %d rules\n", file, strings.Join(cfg.Interfaces, ", "), len(cfg.Rules))
-			for _, rule := range kept {
-				fmt.Fprintf(out, "kept, since a command has added it: %s (--reset drops it)\n", rule.Words())
+			for _, what := range kept {
+				fmt.Fprintf(out, "kept, since a command has added it: %s (--reset drops it)\n", what)
 			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
-	cmd.Flags().BoolVar(&reset, "reset", false, "drop the rules that commands have added")
+	cmd.Flags().BoolVar(&reset, "reset", false, "drop the rules, names and the resolver that commands have added")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return before Tor is ready")
 	cmd.Flags().DurationVar(&timeout, "timeout", config.Default().Tor.Timeout, "how long to wait for Tor")
 	return cmd

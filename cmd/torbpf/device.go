@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -57,7 +56,7 @@ func newDevicePolicy(verb string, policy config.Policy, short string) *cobra.Com
 			if cmd.Flags().Changed("for") && o.Life <= 0 {
 				return usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 10m", o.Life), command: cmd.CommandPath()}
 			}
-			return changeDevices(cmd, args, false, policy, comment, o)
+			return changeDevices(cmd, args, policy, comment, o)
 		},
 	}
 	registerSave(cmd, &o)
@@ -71,23 +70,25 @@ func newDeviceTor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tor DEVICE...",
 		Short: "Put devices back on Tor; their connections that were direct are cut",
-		Long: `tor takes back what allow and block have said of a device. A device of which they have
-said nothing, and that goes direct by a rule for its address, is taken out of that.`,
+		Long: `tor takes back what allow and block have said of devices, of all that are given or of none.
+A device that a rule for sources lets out, or would with another address, is taken out of
+that by a rule of its own.`,
 		Args: usageArgs(someDevice),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, who := range args {
-				if err := backToTor(cmd, who, o); err != nil {
-					return err
-				}
+			r, err := newRouter()
+			if err != nil {
+				return err
 			}
-			return nil
+			o.By = commandName(cmd)
+			changes, warnings, err := r.BackToTor(cmd.Context(), args, o)
+			return tellChanges(cmd.OutOrStdout(), changes, warnings, err)
 		},
 	}
 	registerSave(cmd, &o)
 	return cmd
 }
 
-func changeDevices(cmd *cobra.Command, who []string, remove bool, policy config.Policy, comment string, o router.ExcludeOptions) error {
+func changeDevices(cmd *cobra.Command, who []string, policy config.Policy, comment string, o router.ExcludeOptions) error {
 	r, err := newRouter()
 	if err != nil {
 		return err
@@ -100,33 +101,25 @@ func changeDevices(cmd *cobra.Command, who []string, remove bool, policy config.
 	for _, e := range entries {
 		rules = append(rules, config.Rule{Entry: e, Policy: policy, Comment: comment})
 	}
-	o.By = strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
-	changes, warnings, err := r.Exclude(cmd.Context(), remove, rules, o)
+	o.By = commandName(cmd)
+	changes, warnings, err := r.Exclude(cmd.Context(), false, rules, o)
+	return tellChanges(cmd.OutOrStdout(), changes, warnings, err)
+}
+
+func tellChanges(w io.Writer, changes []config.Change, warnings []string, err error) error {
 	if err != nil {
 		return err
 	}
 	warn(warnings)
 	for _, c := range changes {
-		fmt.Fprintln(cmd.OutOrStdout(), c)
+		fmt.Fprintln(w, c)
 	}
 	return nil
 }
 
-func backToTor(cmd *cobra.Command, who string, o router.ExcludeOptions) error {
-	r, err := newRouter()
-	if err != nil {
-		return err
-	}
-	entries, err := r.WhoIs([]string{who})
-	if err != nil {
-		return err
-	}
-	rules, err := r.Rules()
-	if err != nil {
-		return err
-	}
-	known := slices.ContainsFunc(rules, func(rule config.Rule) bool { return rule.Entry == entries[0] })
-	return changeDevices(cmd, []string{who}, known, config.PolicyTor, "", o)
+// commandName is a command as the audit has it.
+func commandName(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
 }
 
 func newDeviceName() *cobra.Command {
@@ -153,7 +146,7 @@ func newDeviceList() *cobra.Command {
 	return newNoun(cmd, func(_ context.Context, r *router.Router) (shown, error) {
 		devices, err := r.Devices()
 		return shown{
-			json:  map[string]any{"schema": 1, "devices": append([]router.DeviceStatus{}, devices...)},
+			json:  map[string]any{"schema": 2, "devices": append([]router.DeviceStatus{}, devices...)},
 			print: func(w io.Writer) error { return listDevices(w, devices) },
 		}, err
 	})
@@ -163,7 +156,10 @@ func listDevices(w io.Writer, devices []router.DeviceStatus) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "DEVICE\tMAC\tUNDER\tBY TOR\tDIRECT\tLOCAL\tREFUSED\tSILENT FOR\tADDRESSES")
 	for _, d := range devices {
-		name, mac := d.Name, d.MAC
+		name, mac, silent := d.Name, d.MAC, "never sent"
+		if d.Silent != nil {
+			silent = d.Silent.Round(time.Second).String()
+		}
 		if name == "" {
 			name = "-"
 		}
@@ -180,7 +176,7 @@ func listDevices(w io.Writer, devices []router.DeviceStatus) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d packets\t%s\t%s\n", name, mac, under,
 			size(d.Traffic["tor"].Bytes), size(d.Traffic["direct"].Bytes), size(d.Traffic["local"].Bytes), d.Traffic["refused"].Packets,
-			d.Silent.Round(time.Second), strings.Join(addrs, " "))
+			silent, strings.Join(addrs, " "))
 	}
 	return t.Flush()
 }

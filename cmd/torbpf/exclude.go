@@ -76,6 +76,9 @@ rules set, or whatever is routed to an --interface. With --for it ends by itself
 nobody has to be alive for that. DNS stays Tor's, but for an excluded source or device,
 which asks whom it likes, and for a rule that names port 53.
 
+With --domain, devices reach the addresses that they are told for a name. It is asked of the
+--resolver, in clear, so there has to be one, here or in the configuration.
+
 With --list, the destinations in a file are let go direct, one prefix or address a line;
 torbpf run reads it again when it changes, torbpf attach as well.
 
@@ -91,6 +94,7 @@ absorbed.`,
   sudo torbpf exclude add --device 02:00:5e:10:00:01 --for 10m
   sudo torbpf exclude add --mark 0x100/0xff00
   sudo torbpf exclude add --interface wg0
+  sudo torbpf exclude add --domain bank.example --resolver 192.0.2.53
   sudo torbpf exclude add --list /etc/torbpf/lists/de.txt`,
 		Args: usageArgs(someEntry),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, false, args) },
@@ -117,9 +121,19 @@ func newExcludeDel() *cobra.Command {
 	return cmd
 }
 
+// allFlags lists kindFlags in words.
+func allFlags() string {
+	var names []string
+	for _, k := range kindFlags {
+		names = append(names, "--"+k.name)
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
+
 func someEntry(_ *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return errors.New("which? give prefixes such as 104.16.0.0/13, or something else with --source, --port, --device, --mark, --interface or --list")
+		return errors.New("which? give prefixes such as 104.16.0.0/13, or something else with " + allFlags())
 	}
 	return nil
 }
@@ -174,7 +188,7 @@ func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error
 			return usageError{err: fmt.Errorf("--resolver %s is no address: give one such as 192.0.2.53", f.resolver), command: cmd.CommandPath()}
 		}
 	}
-	f.options.By = strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+	f.options.By = commandName(cmd)
 	changes, warnings, err := r.Exclude(cmd.Context(), remove, rules, f.options)
 	if err != nil {
 		return err
@@ -232,6 +246,9 @@ func listRules(w io.Writer, rules config.Rules, lists []router.ListStatus) error
 		}
 		if !r.Until.IsZero() {
 			fields = append(fields, fmt.Sprintf("until %s (%s)", r.Until.Local().Format(time.DateTime), time.Until(r.Until).Round(time.Second)))
+		}
+		if r.Beneath != nil {
+			fields = append(fields, fmt.Sprintf("then %s", r.Beneath.Policy))
 		}
 		if r.Comment != "" {
 			fields = append(fields, r.Comment)

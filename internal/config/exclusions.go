@@ -68,6 +68,9 @@ func (r Rule) Words() string {
 	if !r.Until.IsZero() {
 		text += " until " + r.Until.Local().Format(time.DateTime)
 	}
+	if r.Beneath != nil {
+		text += ", then " + string(r.Beneath.Policy) + " again"
+	}
 	return text
 }
 
@@ -87,7 +90,8 @@ func list(rules []Rule) string {
 // Add takes in one more rule. One that says what a wider rule says of the same packets,
 // for as long, is not added, and narrower ones that say the same are absorbed: removing
 // it later does not bring those back. What is there already gets the new rule's policy
-// and life; but what holds for ever is not cut short by a life.
+// and life; but what holds for ever is not cut short by a life, and what says otherwise and
+// holds longer is kept beneath.
 func (rs *Rules) Add(r Rule) Change {
 	r.Prefix = r.Prefix.Masked()
 	c := Change{Rule: r, Outcome: Added}
@@ -97,8 +101,8 @@ func (rs *Rules) Add(r Rule) Change {
 			return Change{Rule: old, Outcome: Present}
 		}
 		*rs = slices.Clone(*rs)
-		(*rs)[i] = r
-		return Change{Rule: r, Outcome: Changed}
+		(*rs)[i] = r.over(old)
+		return Change{Rule: (*rs)[i], Outcome: Changed}
 	}
 	if narrowest, ok := rs.narrowest(r.Entry); ok && narrowest.Policy == r.Policy && narrowest.outlasts(r) {
 		c.Outcome, c.CoveredBy = Covered, []Rule{narrowest}
@@ -120,7 +124,7 @@ func (rs *Rules) Add(r Rule) Change {
 // absorbs says whether a rule that covers an older one makes it needless: it must say
 // the same for as long, with nothing in between that says otherwise.
 func (rs Rules) absorbs(r, old Rule) bool {
-	if old.Policy != r.Policy || old.Comment != "" || !r.outlasts(old) {
+	if old.Policy != r.Policy || old.Comment != "" || old.Beneath != nil || !r.outlasts(old) {
 		return false
 	}
 	between, ok := rs.narrowest(old.Entry)

@@ -98,6 +98,14 @@ func (f file) over(later file) file {
 	return later
 }
 
+// unname forgets what devices are called that saved names call something else: a device has
+// one name, and those were told last.
+func (f file) unname(saved map[string]MAC) {
+	maps.DeleteFunc(f.Devices, func(_ string, mac MAC) bool {
+		return slices.Contains(slices.Collect(maps.Values(saved)), mac)
+	})
+}
+
 // joined is both lists, each entry once; nil if neither file has one.
 func joined(a, b []string) []string {
 	if a == nil {

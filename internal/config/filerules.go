@@ -180,7 +180,7 @@ func (f fileRule) rule() Rule {
 
 // fileRules writes rules in the shortest form that holds them.
 func fileRules(rules Rules) (e fileExclusions, others []fileRule) {
-	for _, r := range rules {
+	for _, r := range rules.Layers() {
 		if r.Policy != PolicyDirect || !r.Until.IsZero() || r.Comment != "" {
 			others = append(others, fileRuleOf(r))
 			continue
@@ -220,23 +220,30 @@ func (s source) rules(f file) (Rules, error) {
 	return rules, errors.Join(problems...)
 }
 
-// overridden leaves out what saved rules say otherwise: they were told last. Add and
-// Remove know one rule of an entry.
+// overridden leaves out what saved rules say otherwise: they were told last. As with Add,
+// what holds longer stays for when they end, and what holds for ever is not cut short.
 func (rs Rules) overridden(saved Rules) Rules {
-	out := slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool { return saved.index(r.Entry) >= 0 })
+	out := slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool {
+		return slices.ContainsFunc(saved, func(s Rule) bool {
+			return s.Entry == r.Entry && (!r.longer(s) || s.Policy == r.Policy && !r.Until.IsZero())
+		})
+	})
 	return append(out, saved...)
 }
 
-// contradictions finds what one rule says so and another otherwise.
+// contradictions finds what one rule says so and another otherwise. One that ends may say
+// otherwise of what another says for longer.
 func (rs Rules) contradictions() error {
-	said := make(map[Entry]Rule)
+	said := make(map[Entry]Rules)
 	var problems []error
 	for _, r := range rs {
-		before, again := said[r.Entry]
-		if again && (before.Policy != r.Policy || !before.Until.Equal(r.Until)) {
-			problems = append(problems, &FieldError{r.Origin, fmt.Sprintf("%s %s is in %s as well, where it is %s: which of the two is meant?", r.Kind, r.Entry, before.Origin, before.Policy)})
+		for _, before := range said[r.Entry] {
+			if (before.Policy == r.Policy) != before.Until.Equal(r.Until) {
+				problems = append(problems, &FieldError{r.Origin, fmt.Sprintf("%s %s is in %s as well, where it is %s: which of the two is meant?", r.Kind, r.Entry, before.Origin, before.Policy)})
+				break
+			}
 		}
-		said[r.Entry] = r
+		said[r.Entry] = append(said[r.Entry], r)
 	}
 	return errors.Join(problems...)
 }

@@ -85,7 +85,7 @@ func Parse(text []byte) (Config, error) { return parse([]source{{"", text}}) }
 
 func parse(sources []source) (Config, error) {
 	var merged file
-	var rules Rules
+	var rules, saved Rules
 	where := make(map[string]string)
 	for _, s := range sources {
 		f, err := s.decode()
@@ -100,7 +100,8 @@ func parse(sources []source) (Config, error) {
 			return Config{}, err
 		}
 		if filepath.Base(s.name) == savedName {
-			rules = rules.overridden(of)
+			saved = of
+			merged.unname(f.Devices)
 		} else {
 			rules = append(rules, of...)
 		}
@@ -108,15 +109,16 @@ func parse(sources []source) (Config, error) {
 	}
 	cfg, err := merged.config()
 	if err == nil {
-		cfg.Rules = rules
-		err = cfg.complete()
+		cfg.Rules = rules.overridden(saved)
+		err = errors.Join(rules.contradictions(), saved.contradictions(), cfg.complete())
+		cfg.Rules = cfg.Rules.Stacked()
 	}
 	return cfg, placed(err, where)
 }
 
 // complete judges a configuration as a whole.
 func (c Config) complete() error {
-	problems := []error{c.Rules.contradictions(), c.Validate()}
+	problems := []error{c.Validate()}
 	if len(c.Interfaces) == 0 {
 		problems = append(problems, &FieldError{Field: "interfaces", Problem: `is missing or empty: name the interfaces your devices are behind, such as interfaces = ["eth1"]`})
 	}
@@ -210,7 +212,7 @@ func keyOf(n *unstable.Node) string {
 	return strings.Join(words, ".")
 }
 
-// savedHeader begins the file of SaveRules.
+// savedHeader begins the file of Save.
 const savedHeader = `# Rules and names that commands were told to keep (--save). torbpf rewrites this file; what you
 # want to keep for good may as well be moved to torbpf.toml.
 `
@@ -237,7 +239,7 @@ func Save(path string, edit func(*Saved)) error {
 	if err != nil {
 		return err
 	}
-	saved := Saved{Rules: rules, Devices: f.Devices}
+	saved := Saved{Rules: rules.Stacked(), Devices: f.Devices}
 	set(&saved.Resolver, f.Exclusions.Resolver)
 	if saved.Devices == nil {
 		saved.Devices = make(map[string]MAC)
@@ -247,7 +249,7 @@ func Save(path string, edit func(*Saved)) error {
 		saved.Resolver = netip.Addr{}
 	}
 	if len(saved.Rules)+len(saved.Devices) == 0 {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := RemoveFile(path); err != nil {
 			return fmt.Errorf("remove saved rules: %w", err)
 		}
 		return nil
@@ -265,17 +267,11 @@ func Save(path string, edit func(*Saved)) error {
 	if err != nil {
 		return fmt.Errorf("write saved rules: %w", err)
 	}
-	return writeAside(path, slices.Concat([]byte(savedHeader), written))
-}
-
-// writeAside replaces a file, so that a reader finds the old one or the new one whole.
-func writeAside(path string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make configuration directory: %w", err)
 	}
-	aside := path + ".new"
-	if err := os.WriteFile(aside, text, 0o644); err != nil {
+	if err := ReplaceFile(path, slices.Concat([]byte(savedHeader), written)); err != nil {
 		return fmt.Errorf("write saved rules: %w", err)
 	}
-	return os.Rename(aside, path)
+	return nil
 }

@@ -3,7 +3,6 @@ package config
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -61,6 +60,9 @@ type Rule struct {
 	// Runtime says that a command has put it there: no file brings it back, and none
 	// that changes takes it away.
 	Runtime bool
+	// Beneath says otherwise of the same entry and holds again when this one has ended;
+	// nil for none.
+	Beneath *Rule
 }
 
 // Direct is a rule that excludes an entry for ever.
@@ -225,11 +227,12 @@ type ruleJSON struct {
 	Comment string        `json:"comment,omitempty"`
 	Origin  string        `json:"origin,omitempty"`
 	Runtime bool          `json:"runtime,omitempty"`
+	Beneath *Rule         `json:"beneath,omitempty"`
 }
 
 // MarshalJSON writes what the rule matches as ParseEntry reads it.
 func (r Rule) MarshalJSON() ([]byte, error) {
-	out := ruleJSON{r.Kind, r.String(), r.Policy, nil, r.Ends, r.Comment, r.Origin, r.Runtime}
+	out := ruleJSON{r.Kind, r.String(), r.Policy, nil, r.Ends, r.Comment, r.Origin, r.Runtime, r.Beneath}
 	if !r.Until.IsZero() {
 		out.Until = &r.Until
 	}
@@ -246,7 +249,7 @@ func (r *Rule) UnmarshalJSON(text []byte) error {
 	if err != nil {
 		return err
 	}
-	*r = Rule{Entry: entry, Policy: in.Policy, Ends: in.Ends, Comment: in.Comment, Origin: in.Origin, Runtime: in.Runtime}
+	*r = Rule{Entry: entry, Policy: in.Policy, Ends: in.Ends, Comment: in.Comment, Origin: in.Origin, Runtime: in.Runtime, Beneath: in.Beneath}
 	if in.Until != nil {
 		r.Until = *in.Until
 	}
@@ -261,37 +264,9 @@ func (rs Rules) Of(kind Kind) []Rule {
 	return slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool { return r.Kind != kind })
 }
 
-// Last writes down since boot when rules end of which only the wall clock's time is
-// known, and returns them. Later steps of that clock put no end off.
-func (rs Rules) Last(wall time.Time, boot time.Duration) Rules {
-	out := slices.Clone(rs)
-	for i, r := range out {
-		if !r.Until.IsZero() && r.Ends == 0 {
-			left := min(r.Until.Sub(wall), math.MaxInt64-boot) // the year 9999 is beyond what a Duration holds
-			out[i].Ends = max(1, boot+left)
-		}
-	}
-	return out
-}
-
-// Active tells the rules that hold from those that have ended, by the time since boot; one
-// that lets out has ended by the wall clock, too. A machine without a clock of its own
-// learns the time only after it has booted, and took the rule for a longer one before.
-func (rs Rules) Active(wall time.Time, boot time.Duration) (active, ended Rules) {
-	for _, r := range rs {
-		late := r.Policy == PolicyDirect && !r.Until.IsZero() && !wall.Before(r.Until)
-		if r.Ends != 0 && r.Ends <= boot || late {
-			ended = append(ended, r)
-		} else {
-			active = append(active, r)
-		}
-	}
-	return active, ended
-}
-
 // Everything says whether a prefix lets every address of its family out.
 func (rs Rules) Everything() bool {
-	return slices.ContainsFunc(rs, func(r Rule) bool {
+	return slices.ContainsFunc(rs.Layers(), func(r Rule) bool {
 		return r.Policy == PolicyDirect && (r.Kind == KindDestination || r.Kind == KindSource) && r.Prefix.Bits() == 0
 	})
 }

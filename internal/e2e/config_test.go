@@ -45,6 +45,18 @@ func TestAConfigurationIsCheckedAndPlanned(t *testing.T) {
 	if r := mustTorbpf(t, lab, "check-config", "--config", path); !strings.Contains(r.stdout, "is good: "+lan+", 3 rules") {
 		t.Errorf("check-config: %v", r)
 	}
+	var checked struct {
+		Schema int
+		Config struct {
+			Interfaces []string
+			Rules      []struct{ Match, Origin string }
+		}
+		Ended []struct{ Match string }
+	}
+	out := mustTorbpf(t, lab, "check-config", "--json", "--config", path).stdout
+	if err := json.Unmarshal([]byte(out), &checked); err != nil || checked.Schema != 1 || len(checked.Config.Rules) != 3 || checked.Ended == nil || checked.Config.Rules[0].Origin != path+":5" {
+		t.Errorf("check-config as JSON: %v, %s", err, out)
+	}
 	r := mustTorbpf(t, lab, "plan", "--config", path)
 	for _, want := range []string{
 		"lan " + lan, "uplink " + wan, "direct to 51.21.0.0/16", "tor to port 25/tcp", "direct by interface wg0", "mark 0xff000000",
@@ -94,12 +106,13 @@ func TestApplyPutsAConfigurationInForce(t *testing.T) {
 		t.Errorf("in force: %s, want %s", got, want)
 	}
 	mustTorbpf(t, lab, "exclude", "add", "--port", "22/tcp")
+	mustTorbpf(t, lab, "exclude", "add", "--domain", "other."+testnet.Zone, "--resolver", "62.53.0.53") // which no file names
 	mustTorbpf(t, lab, "exclude", "del", "--source", "192.168.50.12")
 	rewriteConfig(t, lab, path, "[exclusions]\ndestinations = [\"51.22.0.0/16\"]\nsources = [\"192.168.50.12\"]\n")
 	if r := apply(); !strings.Contains(r.stdout, "kept, since a command has added it: port 22/tcp") {
 		t.Errorf("apply: %v", r)
 	}
-	want = "destination 51.22.0.0/16 direct; port 22/tcp direct; source 192.168.50.12/32 direct"
+	want = "destination 51.22.0.0/16 direct; port 22/tcp direct; domain other." + testnet.Zone + " direct; source 192.168.50.12/32 direct"
 	if got := ruleLines(t, lab); got != want {
 		t.Errorf("in force: %s, want %s", got, want)
 	}
@@ -171,8 +184,10 @@ func TestSavingNeverBreaksTheConfiguration(t *testing.T) {
 		if r := add(strings.Fields(args)...); r.code != 0 {
 			t.Errorf("%s: %v", args, r)
 		}
-		if r := runTorbpf(t, lab, "check-config", "--config", path); r.code != 0 {
-			t.Errorf("after %s: %v", args, r)
+		for _, command := range [][]string{{"check-config", "--config", path}, {"check"}} { // with what is in force nothing is wrong either
+			if r := runTorbpf(t, lab, command...); r.code != 0 {
+				t.Errorf("after %s: %v", args, r)
+			}
 		}
 	}
 	before := ruleLines(t, lab)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/testnet"
@@ -17,6 +18,7 @@ type listedDevice struct {
 	Name, MAC, Policy, Comment string
 	Addresses                  []netip.Addr
 	Until                      string
+	Silent                     *time.Duration `json:"silent_ns"`
 	Traffic                    map[string]struct{ Packets, Bytes uint64 }
 }
 
@@ -46,6 +48,44 @@ func TestDevices(t *testing.T) {
 	if d.Name != "laptop" || d.Policy != "tor" || !slices.Contains(d.Addresses, n.IPv4) || d.Traffic["refused"].Packets < 3 || d.Traffic["direct"].Packets != 0 {
 		t.Errorf("client1 is listed as %+v", d)
 	}
+	if d.Silent == nil || *d.Silent > patience {
+		t.Errorf("client1 has just sent something, and is listed as %+v", d)
+	}
+}
+
+// TestSilentDevices: neighbours are listed before they have sent anything, and what is not
+// known of a device is not made up.
+func TestSilentDevices(t *testing.T) {
+	const neighbour, absent = "02:00:5e:10:00:07", "02:00:5e:10:00:08"
+	lab := plainLab(t, testnet.Options{})
+	path := configFile(t, lab, "[devices]\nvisitor = \""+absent+"\"\n")
+	detachLater(t, lab)
+	mustTorbpf(t, lab, "apply", "--no-wait", "--config", path)
+	run(t, lab.Router, "ip", "neigh", "add", "192.168.50.77", "lladdr", neighbour, "dev", lan, "nud", "stale")
+	run(t, lab.Router, "ip", "neigh", "add", "62.10.0.77", "lladdr", "02:00:5e:10:00:09", "dev", wan, "nud", "stale")
+	devices := listedDevices(t, lab)
+	if d, ok := devices[neighbour]; !ok || d.Policy != "tor" || d.Silent != nil || len(d.Addresses) != 1 {
+		t.Errorf("a neighbour is listed as %+v", d)
+	}
+	if d, ok := devices[absent]; !ok || d.Policy != "tor" || d.Silent != nil {
+		t.Errorf("one that has a name alone is listed as %+v", d)
+	}
+	if d, ok := devices["02:00:5e:10:00:09"]; ok {
+		t.Errorf("a neighbour on the WAN is listed as %+v", d)
+	}
+	for mac := range devices {
+		if strings.HasPrefix(mac, "33:33:") || strings.HasPrefix(mac, "01:00:5e:") || mac == "ff:ff:ff:ff:ff:ff" {
+			t.Errorf("%s, which is nobody's, is listed", mac)
+		}
+	}
+	mustTorbpf(t, lab, "exclude", "add", "--source", "192.168.50.0/24")
+	devices = listedDevices(t, lab)
+	if devices[neighbour].Policy != "direct" || devices[absent].Policy != "unknown" {
+		t.Errorf("with the LAN direct a neighbour is %s, and who is not there %s", devices[neighbour].Policy, devices[absent].Policy)
+	}
+	if out := mustTorbpf(t, lab, "device", "list").stdout; !strings.Contains(out, "never sent") {
+		t.Errorf("listed as\n%s", out)
+	}
 }
 
 // TestDevicePolicies by name, hardware address and address.
@@ -72,10 +112,24 @@ func TestDevicePolicies(t *testing.T) {
 	if got := mustTorbpf(t, lab, "exclude", "list").stdout; got != "nothing is excluded\n" {
 		t.Errorf("after device tor: %s", got)
 	}
+	if r := mustTorbpf(t, lab, "device", "tor", "kitchen-tv"); r.stdout != "device "+testnet.MACClient1+" is Tor's already\n" {
+		t.Errorf("tor of a device that is Tor's: %v", r)
+	}
 	mustTorbpf(t, lab, "exclude", "add", "--source", "192.168.50.0/24")
-	mustTorbpf(t, lab, "device", "tor", "kitchen-tv")
-	checkNoEcho(t, n, testnet.Web4)
-	checkEcho(t, lab.Client2, testnet.Web4)
+	for _, verbs := range []string{"tor", "tor", "block tor", "allow tor tor"} { // whatever was before, and again
+		for verb := range strings.FieldsSeq(verbs) {
+			mustTorbpf(t, lab, "device", verb, "kitchen-tv")
+		}
+		if got, want := ruleLines(t, lab), "source 192.168.50.0/24 direct; device "+testnet.MACClient1+" tor"; got != want {
+			t.Errorf("after %s: %s, want %s", verbs, got, want)
+		}
+		checkNoEcho(t, n, testnet.Web4)
+		checkEcho(t, lab.Client2, testnet.Web4)
+	}
+	if r := runTorbpf(t, lab, "device", "tor", lab.Client2.IPv4.String(), "freezer"); r.code != 2 {
+		t.Errorf("tor of one that is there and one that is not: %v", r)
+	}
+	checkEcho(t, lab.Client2, testnet.Web4) // all of them or none
 
 	for _, c := range []struct {
 		args string
@@ -88,6 +142,13 @@ func TestDevicePolicies(t *testing.T) {
 		if r := runTorbpf(t, lab, append([]string{"device"}, strings.Fields(c.args)...)...); r.code != 2 || !strings.Contains(r.stderr, c.says) {
 			t.Errorf("device %s: %v, want exit code 2 and %q", c.args, r, c.says)
 		}
+	}
+	mustTorbpf(t, lab, "device", "name", testnet.MACClient2, "tablet")
+	if r := mustTorbpf(t, lab, "apply", "--no-wait", "--config", path); !strings.Contains(r.stdout, "kept, since a command has added it: the name tablet for "+testnet.MACClient2) {
+		t.Errorf("apply after a name that is not saved: %v", r)
+	}
+	if d := listedDevices(t, lab)[testnet.MACClient2]; d.Name != "tablet" {
+		t.Errorf("after apply client2 is listed as %+v", d)
 	}
 	cfg, err := config.Load(path)
 	if err != nil || cfg.Devices["kitchen-tv"].String() != testnet.MACClient1 {

@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -22,7 +23,7 @@ func Neighbours(links []int) (map[netip.Addr]config.MAC, error) {
 	ambiguous := make(map[netip.Addr]bool)
 	for _, n := range list {
 		addr, ok := netip.AddrFromSlice(n.IP)
-		if !ok || addr.IsMulticast() || !slices.Contains(links, n.LinkIndex) || len(n.HardwareAddr) != len(config.MAC{}) {
+		if !ok || !slices.Contains(links, n.LinkIndex) || len(n.HardwareAddr) != len(config.MAC{}) || isGroup(n.HardwareAddr) {
 			continue
 		}
 		addr, mac := addr.Unmap(), config.MAC(n.HardwareAddr)
@@ -36,6 +37,10 @@ func Neighbours(links []int) (map[netip.Addr]config.MAC, error) {
 	}
 	return out, nil
 }
+
+// isGroup tells multicast and broadcast, which the kernel lists among neighbours, from what
+// one device has.
+func isGroup(mac net.HardwareAddr) bool { return mac[0]&1 != 0 }
 
 // RouteTo returns the index of the interface by which the kernel would send to an
 // address now, with a mark; 0 for none.

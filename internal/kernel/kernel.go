@@ -1,5 +1,5 @@
 // Package kernel holds what the parts of torbpf that talk to the kernel do
-// alike: telling that it lacks something, listing what changes meanwhile. It
+// alike: telling that it lacks something, listing what changes meanwhile, the clock. It
 // knows none of them, and they need not know one another for it.
 package kernel
 

@@ -173,14 +173,14 @@ func (j *job) writeState(context.Context) error {
 	if err := j.countStopped(); err != nil {
 		return err
 	}
-	digest, err := digestOf(j.plan)
+	digest, err := planDigest(j.plan)
 	if err != nil {
 		return err
 	}
 	if j.torErr != nil && (j.only == nil || slices.Contains(j.only, stepTor)) {
 		digest = "" // tor does not know of the plan yet
 	}
-	if err := j.forgetEnded(j.state); err != nil {
+	if err := j.forgetEnded(j.before, j.state); err != nil {
 		return err
 	}
 	j.state.Planned, j.state.Links, j.state.Blocked = digest, linksOf(j.plan), false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,22 +14,25 @@ import (
 )
 
 // ApplyConfig puts a configuration in force as Attach does what commands say: all of it
-// or nothing. Rules that commands have added stay, and are returned, unless reset.
-func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool, o AttachOptions) (*Result, config.Rules, error) {
-	var kept config.Rules
+// or nothing. What commands have added stays, and is told, unless reset.
+func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool, o AttachOptions) (*Result, []string, error) {
+	var kept []string
+	var other string
 	result, err := r.attachAndWait(ctx, func(s *State) error {
 		origin, err := digestOf(cfg)
 		if err != nil {
 			return err
 		}
-		before := s.Config.Rules
-		s.Config, s.Origin = cfg, origin
-		if !reset {
-			s.Config.Rules = withRuntime(cfg.Rules, before)
-			kept = slices.DeleteFunc(slices.Clone(s.Config.Rules), func(rule config.Rule) bool { return !rule.Runtime })
+		s.Origin = origin
+		if err := s.follow(cfg, reset); err != nil {
+			return err
 		}
+		kept, other = s.kept(), s.otherResolver(cfg)
 		return nil
 	}, o)
+	if result != nil && other != "" {
+		result.Warnings = append(result.Warnings, other)
+	}
 	if err != nil {
 		return result, kept, err
 	}
@@ -39,21 +43,14 @@ func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool,
 }
 
 // save writes what a command has changed into the drop-in for that, so that a reboot
-// does not undo it, and takes that for the file in force. A rule of another file has to
-// be taken out there. What no file may hold is not saved: the next boot could not read it.
-func (r *Router) save(s *State, o ExcludeOptions, remove bool, rules config.Rules) error {
+// does not undo it. A rule of another file has to be taken out there.
+func (r *Router) save(s *State, o ExcludeOptions, changes []config.Change) error {
 	saved := config.SavedFile(o.File)
-	before, loadErr := config.Load(o.File)
-	synced := s.Origin == "" || loadErr == nil && fileDigest(o.File) == s.Origin
-	text, err := os.ReadFile(saved)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("read saved rules: %w", err)
-	}
-	err = config.Save(saved, func(to *config.Saved) {
-		for _, rule := range rules {
-			to.Rules.Remove(rule.Entry)
-			if !remove {
-				to.Rules = append(to.Rules, s.inForce(rule)).Normalized()
+	err := s.writeSaved(o.File, func(before config.Config, to *config.Saved) {
+		for _, c := range changes {
+			to.Rules.Remove(c.Rule.Entry)
+			if rule, ok := s.inForce(c); ok {
+				to.Rules = append(to.Rules, toSave(rule, saved)...).Normalized()
 			}
 		}
 		if before.Resolver != s.Config.Resolver {
@@ -63,37 +60,82 @@ func (r *Router) save(s *State, o ExcludeOptions, remove bool, rules config.Rule
 	if err != nil {
 		return err
 	}
-	if _, err := config.Load(o.File); err != nil && loadErr == nil {
-		return errors.Join(fmt.Errorf("%s could not be read with it: %w", o.File, err), putBack(saved, text))
+	if after, err := config.Load(o.File); err == nil && after.Resolver == s.Config.Resolver {
+		s.Given.Resolver = netip.Addr{}
 	}
-	for i := range s.Config.Rules {
-		if rule := &s.Config.Rules[i]; slices.ContainsFunc(rules, func(of config.Rule) bool { return of.Entry == rule.Entry }) {
-			rule.Runtime, rule.Origin = false, saved
+	for i, rule := range s.Config.Rules {
+		if slices.ContainsFunc(changes, func(c config.Change) bool { return c.Rule.Entry == rule.Entry }) {
+			s.Config.Rules[i] = asSaved(rule, saved)
 		}
 	}
-	if digest := fileDigest(o.File); synced && digest != "" && s.Origin != "" {
+	return r.saveState(s)
+}
+
+// writeSaved changes the drop-in beside a configuration file, and takes that for the file
+// in force if the one before was. What no file may hold is not saved: the next boot could
+// not read it.
+func (s *State) writeSaved(file string, edit func(before config.Config, to *config.Saved)) error {
+	saved := config.SavedFile(file)
+	before, loadErr := config.Load(file)
+	synced := s.Origin != "" && loadErr == nil && fileDigest(file) == s.Origin
+	text, err := os.ReadFile(saved)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read saved rules: %w", err)
+	}
+	if err := config.Save(saved, func(to *config.Saved) { edit(before, to) }); err != nil {
+		return err
+	}
+	if _, err := config.Load(file); err != nil && loadErr == nil {
+		return errors.Join(fmt.Errorf("%s could not be read with it: %w", file, err), putBack(saved, text))
+	}
+	if digest := fileDigest(file); synced && digest != "" {
 		s.Origin = digest
 	}
-	return r.saveState(s)
+	return nil
 }
 
 // putBack makes a file what it was; nil stands for one that was not there.
 func putBack(path string, text []byte) error {
 	if text == nil {
-		return os.Remove(path)
+		return config.RemoveFile(path)
 	}
-	return replaceFile(path, text)
+	return config.ReplaceFile(path, text)
 }
 
-// inForce is the rule that has come of one that was added: of what holds for ever already
-// a life takes nothing away.
-func (s *State) inForce(added config.Rule) config.Rule {
+// inForce is the rule that has come of a change: of what holds for ever already a life
+// takes nothing away, and another rule may say the same.
+func (s *State) inForce(c config.Change) (config.Rule, bool) {
 	for _, rule := range s.Config.Rules {
-		if rule.Entry == added.Entry {
-			return rule
+		if rule.Entry == c.Rule.Entry {
+			return rule, true
 		}
 	}
-	return added // another rule says the same
+	return c.Rule, c.Outcome == config.Covered
+}
+
+// toSave is what to write of a rule. What another file says beneath it stays
+// there.
+func toSave(rule config.Rule, saved string) config.Rules {
+	layers := rule.Layers()
+	top := len(layers) - 1
+	beneath := slices.DeleteFunc(slices.Clone(layers[:top]), func(layer config.Rule) bool { return !ofCommand(layer, saved) })
+	return append(beneath, layers[top]).Stacked()
+}
+
+// ofCommand tells what commands have added, be it saved or not, from what files say.
+func ofCommand(rule config.Rule, saved string) bool {
+	return rule.Runtime || strings.HasPrefix(rule.Origin, saved)
+}
+
+// asSaved is a rule of which toSave was written.
+func asSaved(rule config.Rule, saved string) config.Rule {
+	layers := rule.Layers()
+	for i := range layers {
+		if i == len(layers)-1 || ofCommand(layers[i], saved) {
+			layers[i].Runtime, layers[i].Origin = false, saved
+		}
+	}
+	return layers.Stacked()[0]
 }
 
 // fileDigest tells configuration files apart; "" for one that cannot be read, which is
@@ -113,25 +155,29 @@ func fileDigest(file string) string {
 // comesBack says of rules that were removed which of them a file brings back.
 func comesBack(changes []config.Change, file string, saving bool) []string {
 	var out []string
+	var removed config.Rules
 	for _, c := range changes {
-		if c.Outcome != config.Removed || c.Rule.Runtime {
+		if c.Outcome == config.Removed {
+			removed = append(removed, c.Rule)
+		}
+	}
+	for _, rule := range removed.Layers() {
+		saved := strings.HasPrefix(rule.Origin, config.SavedFile(file))
+		if rule.Runtime || saving && saved {
 			continue
 		}
-		if saving && strings.HasPrefix(c.Rule.Origin, config.SavedFile(file)) {
-			continue
+		next := "take it out there as well"
+		if saved {
+			next = "--save takes it out there, too"
 		}
-		next := "--save takes it out there, too"
-		if !strings.HasPrefix(c.Rule.Origin, config.SavedFile(file)) {
-			next = "take it out there as well"
-		}
-		out = append(out, fmt.Sprintf("%s %s is in %s and comes back with the next boot or `torbpf apply`: %s", c.Rule.Kind, c.Rule.Entry, c.Rule.Origin, next))
+		out = append(out, fmt.Sprintf("%s %s is in %s and comes back with the next boot or `torbpf apply`: %s", rule.Kind, rule.Entry, rule.Origin, next))
 	}
 	return out
 }
 
 // withoutDropIns leaves out the rules that files beside a configuration file hold.
 func withoutDropIns(rules config.Rules, file string) config.Rules {
-	return slices.DeleteFunc(slices.Clone(rules), func(rule config.Rule) bool {
+	return slices.DeleteFunc(rules.Layers(), func(rule config.Rule) bool {
 		return filepath.Dir(rule.Origin) == config.DropIns(file)
-	})
+	}).Stacked()
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/loader"
 )
 
@@ -23,9 +26,13 @@ type DeviceStatus struct {
 	Policy  config.Policy             `json:"policy"`
 	Until   *time.Time                `json:"until,omitempty"`
 	Comment string                    `json:"comment,omitempty"`
-	Traffic map[string]loader.Traffic `json:"traffic"` // sent, by "tor", "direct", "local", "refused"
-	Silent  time.Duration             `json:"silent_ns"`
+	Traffic map[string]loader.Traffic `json:"traffic"`   // sent, by "tor", "direct", "local", "refused"
+	Silent  *time.Duration            `json:"silent_ns"` // nil: it has sent nothing since attach
 }
+
+// policyUnknown is that of a device whose addresses nobody knows now while there are rules
+// for addresses.
+const policyUnknown config.Policy = "unknown"
 
 // Devices lists the devices that have sent anything since attach, or that are neighbours
 // of a LAN, or have a name; the one that sent last comes first.
@@ -46,7 +53,7 @@ func (r *Router) Devices() ([]DeviceStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	boot, err := host.BootTime()
+	boot, err := kernel.BootTime()
 	if err != nil {
 		return nil, err
 	}
@@ -58,13 +65,24 @@ func (r *Router) Devices() ([]DeviceStatus, error) {
 	for _, t := range traffic {
 		found.add(t)
 	}
-	for _, mac := range s.Config.Devices {
+	silent := slices.Collect(maps.Values(s.Config.Devices))
+	for _, mac := range slices.Concat(silent, slices.Collect(maps.Keys(found.addrs))) {
 		if !slices.ContainsFunc(found.list, func(d DeviceStatus) bool { return d.MAC == mac.String() }) {
 			found.add(loader.DeviceTraffic{MAC: mac})
 		}
 	}
-	slices.SortFunc(found.list, func(a, b DeviceStatus) int { return cmp.Or(cmp.Compare(a.Silent, b.Silent), cmp.Compare(a.MAC, b.MAC)) })
+	slices.SortFunc(found.list, func(a, b DeviceStatus) int {
+		return cmp.Or(cmp.Compare(a.silence(), b.silence()), cmp.Compare(a.MAC, b.MAC))
+	})
 	return found.list, nil
+}
+
+// silence orders devices.
+func (d DeviceStatus) silence() time.Duration {
+	if d.Silent == nil {
+		return math.MaxInt64
+	}
+	return *d.Silent
 }
 
 // devices collects them.
@@ -77,7 +95,10 @@ type devices struct {
 }
 
 func (ds *devices) add(t loader.DeviceTraffic) {
-	d := DeviceStatus{Addrs: []netip.Addr{}, Policy: config.PolicyTor, Silent: ds.boot - t.Seen, Traffic: make(map[string]loader.Traffic)}
+	d := DeviceStatus{Addrs: []netip.Addr{}, Policy: config.PolicyTor, Traffic: make(map[string]loader.Traffic)}
+	if silent := ds.boot - t.Seen; t.Seen != 0 {
+		d.Silent = &silent
+	}
 	if t.MAC != (config.MAC{}) {
 		d.MAC, d.Name, d.Addrs = t.MAC.String(), ds.config.DeviceName(t.MAC), append(d.Addrs, ds.addrs[t.MAC]...)
 	} else {
@@ -91,6 +112,8 @@ func (ds *devices) add(t loader.DeviceTraffic) {
 		if !rule.Until.IsZero() {
 			d.Until = &rule.Until
 		}
+	} else if len(d.Addrs) == 0 && slices.ContainsFunc(ds.rules.Of(config.KindSource), func(r config.Rule) bool { return r.Policy != config.PolicyTor }) {
+		d.Policy = policyUnknown
 	}
 	ds.list = append(ds.list, d)
 }
@@ -139,6 +162,10 @@ func (r *Router) WhoIs(who []string) ([]config.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.whoIs(who)
+}
+
+func (s *State) whoIs(who []string) ([]config.Entry, error) {
 	neighbours, err := s.neighbours()
 	if err != nil {
 		return nil, err
@@ -152,6 +179,44 @@ func (r *Router) WhoIs(who []string) ([]config.Entry, error) {
 		out = append(out, entry)
 	}
 	return out, nil
+}
+
+// BackToTor takes back what was said of devices, all at once; of one that another rule lets
+// out, or may, it says that it is Tor's.
+func (r *Router) BackToTor(ctx context.Context, who []string, o ExcludeOptions) ([]config.Change, []string, error) {
+	if err := requireRoot(); err != nil {
+		return nil, nil, err
+	}
+	return r.change(ctx, true, listFiles{}, o, func(s *State) ([]config.Change, error) {
+		entries, err := s.whoIs(who)
+		var changes []config.Change
+		for _, e := range entries {
+			changes = append(changes, backToTor(&s.Config.Rules, e, o.By))
+		}
+		return changes, err
+	})
+}
+
+func backToTor(rules *config.Rules, e config.Entry, by string) config.Change {
+	tor := config.Rule{Entry: e, Policy: config.PolicyTor, Runtime: true, Origin: by}
+	own := slices.DeleteFunc(rules.Layers(), func(r config.Rule) bool { return r.Entry != e })
+	kept := slices.ContainsFunc(own, func(r config.Rule) bool { return r.Policy == config.PolicyTor })
+	switch {
+	case kept || letOut(*rules, e):
+		return rules.Add(tor)
+	case len(own) > 0:
+		return rules.Remove(e)
+	}
+	return config.Change{Rule: tor, Outcome: config.Present}
+}
+
+// letOut tells whether a rule for sources lets out a device. By its hardware address it is
+// not known which addresses it will take.
+func letOut(rules config.Rules, e config.Entry) bool {
+	return slices.ContainsFunc(rules.Layers(), func(r config.Rule) bool {
+		mayBe := e.Kind == config.KindDevice || r.Entry != e && config.PrefixCovers(r.Prefix, e.Prefix)
+		return r.Kind == config.KindSource && r.Policy == config.PolicyDirect && mayBe
+	})
 }
 
 // NameDevice calls a device something, or nothing any more for the name "". A name that
@@ -179,13 +244,14 @@ func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOpti
 	if err != nil {
 		return err
 	}
-	s.Config.Devices = renamed(s.Config.Devices, mac, name)
+	s.Config.Devices, s.Given.Devices = renamed(s.Config.Devices, mac, name), renamed(s.Given.Devices, mac, name)
 	var saveErr error
 	if o.Save {
-		synced := fileDigest(o.File) == s.Origin
-		saveErr = config.Save(config.SavedFile(o.File), func(to *config.Saved) { to.Devices = renamed(to.Devices, mac, name) })
-		if digest := fileDigest(o.File); synced && digest != "" && s.Origin != "" {
-			s.Origin = digest
+		saveErr = s.writeSaved(o.File, func(_ config.Config, to *config.Saved) { to.Devices = renamed(to.Devices, mac, name) })
+		if saveErr == nil {
+			s.Given.Devices = renamed(s.Given.Devices, mac, "")
+		} else {
+			saveErr = fmt.Errorf("the name is in force, but not saved: %w", saveErr)
 		}
 	}
 	return errors.Join(saveErr, r.saveState(s))

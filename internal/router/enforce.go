@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -31,16 +32,16 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	inForce := cfg
-	if inForce.Rules, err = last(cfg.Rules); err != nil {
-		return err
-	}
 	seen, err := r.loadState()
 	if err != nil {
 		return err
 	}
 	files := listFiles{}
-	if wished := seen.wished(inForce, origin); wished != nil {
+	wished, err := seen.wished(cfg, origin)
+	if err != nil {
+		return err
+	}
+	if wished != nil {
 		if files, err = r.readFor(wished, files); err != nil {
 			return err
 		}
@@ -59,7 +60,7 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 	if seen != nil && before == nil {
 		return errors.Join(fmt.Errorf("it has been detached meanwhile: %w", ErrNotAttached), r.forgetIfUnused(nil))
 	}
-	if err := r.enforce(ctx, before, inForce, origin, files); err != nil {
+	if err := r.enforce(ctx, before, cfg, origin, files); err != nil {
 		return err
 	}
 	if err := r.rememberGuarded(cfg); err != nil {
@@ -70,40 +71,101 @@ func (r *Router) Enforce(ctx context.Context, cfg config.Config) error {
 
 // wished is the state that a configuration file makes of one in which interfaces are attached;
 // nil for others, and where the file is in force.
-func (s *State) wished(cfg config.Config, origin string) *State {
+func (s *State) wished(cfg config.Config, origin string) (*State, error) {
 	if s == nil || s.Blocked || s.Origin == origin {
-		return nil
+		return nil, nil
 	}
 	out := s.clone()
-	out.Config, out.Origin = cfg, origin
-	out.Config.Rules = withRuntime(cfg.Rules, s.Config.Rules)
-	return out
+	out.Origin = origin
+	return out, out.follow(cfg, false)
 }
 
 func (r *Router) enforce(ctx context.Context, before *State, cfg config.Config, origin string, files listFiles) error {
-	switch {
-	case before == nil:
-		return r.block(&State{Config: cfg, Origin: origin})
-	case before.Blocked: // once more, even if the file is the same: it may not have come about
-		s := before.clone()
-		s.Config, s.Origin = cfg, origin
+	if before == nil || before.Blocked { // once more, even if the file is the same: it may not have come about
+		s := &State{}
+		if before != nil {
+			s = before.clone()
+		}
+		if err := s.follow(cfg, false); err != nil {
+			return err
+		}
+		s.Origin = origin
 		return r.block(s)
 	}
-	s := before.wished(cfg, origin)
-	if s == nil {
+	s, err := before.wished(cfg, origin)
+	if s == nil || err != nil {
+		return err
+	}
+	if _, err := r.bringLists(ctx, before, s, false, files); err != nil {
+		return err
+	}
+	if other := s.otherResolver(cfg); other != "" {
+		r.notify("warning: " + other)
+	}
+	return nil
+}
+
+// follow makes a state that of a file, with what commands have added and has not ended,
+// unless reset.
+func (s *State) follow(cfg config.Config, reset bool) error {
+	active, _, err := s.activeRules()
+	if err != nil {
+		return err
+	}
+	rules, err := last(cfg.Rules)
+	if err != nil {
+		return err
+	}
+	rules = rules.EndingAs(slices.Concat(s.Config.Rules, s.Ended))
+	s.Ended = s.Ended.NamedIn(rules)
+	s.Config = cfg
+	s.Config.Rules = rules
+	if reset {
+		s.Given = Given{}
 		return nil
 	}
-	_, err := r.bringLists(ctx, before, s, false, files)
-	return err
+	s.Config.Rules = withRuntime(rules, active)
+	if s.Given.Resolver.IsValid() {
+		s.Config.Resolver = s.Given.Resolver
+	}
+	for name, mac := range s.Given.Devices {
+		s.Config.Devices = renamed(s.Config.Devices, mac, name)
+	}
+	return nil
+}
+
+// kept tells what of a state no file has said.
+func (s *State) kept() []string {
+	var out []string
+	for _, rule := range s.Config.Rules {
+		if rule.Runtime {
+			out = append(out, rule.Words())
+		}
+	}
+	if s.Given.Resolver.IsValid() {
+		out = append(out, fmt.Sprintf("the resolver %s for excluded names", s.Given.Resolver))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Given.Devices)) {
+		out = append(out, fmt.Sprintf("the name %s for %s", name, s.Given.Devices[name]))
+	}
+	return out
+}
+
+// otherResolver says so where excluded names are not asked of whom a file names.
+func (s *State) otherResolver(file config.Config) string {
+	if !file.Resolver.IsValid() || file.Resolver == s.Config.Resolver {
+		return ""
+	}
+	return fmt.Sprintf("excluded names are asked of %s, which a command has named, and not of %s as the configuration file has it: `torbpf apply --reset` takes that", s.Config.Resolver, file.Resolver)
 }
 
 // withRuntime adds to the rules of a file what commands have added, which no file takes
 // away. Of two rules for the same, that of the command counts.
 func withRuntime(file, before config.Rules) config.Rules {
 	out := slices.Clone(file)
-	for _, rule := range before {
-		if rule.Runtime {
-			out.Add(rule)
+	for _, layer := range before.Layers() {
+		if layer.Runtime {
+			out.Add(layer)
 		}
 	}
 	return out
@@ -137,7 +199,7 @@ func (r *Router) rememberGuarded(cfg config.Config) error {
 		err = os.MkdirAll(r.data, 0o711)
 	}
 	if err == nil {
-		err = replaceFile(r.guardedPath(), text)
+		err = config.ReplaceFile(r.guardedPath(), text)
 	}
 	if err != nil {
 		return fmt.Errorf("remember which interfaces to block: %w", err)

@@ -87,7 +87,7 @@ func (f findings) texts() []string {
 	return out
 }
 
-// digestOf tells plans, or configurations, apart across commands.
+// digestOf tells configurations, or plans (planDigest), apart across commands.
 func digestOf(of any) (string, error) {
 	text, err := json.Marshal(of)
 	if err != nil {
@@ -97,6 +97,18 @@ func digestOf(of any) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
+// planDigest tells by what is in the kernel: what put a rule there and what it is for may
+// change with no packet judged otherwise.
+func planDigest(p *plan.Plan) (string, error) {
+	bare := *p
+	bare.Rules = slices.Clone(p.Rules)
+	for i := range bare.Rules {
+		r := &bare.Rules[i]
+		r.Origin, r.Comment, r.Runtime = "", "", false
+	}
+	return digestOf(&bare)
+}
+
 // inspect compares the kernel and the processes with the state in force and the
 // plan that it gives on the host as it is now.
 func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, error) {
@@ -104,7 +116,7 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 		return inspectBlock(s, p, d)
 	}
 	var f findings
-	digest, err := digestOf(p)
+	digest, err := planDigest(p)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +146,7 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 // inspectBlock is inspect while only the block is in place.
 func inspectBlock(s *State, p *plan.Plan, d *loader.Datapath) (findings, error) {
 	var f findings
-	digest, err := digestOf(p)
+	digest, err := planDigest(p)
 	if err != nil {
 		return nil, err
 	}

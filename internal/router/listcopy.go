@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/lists"
 )
 
@@ -66,7 +67,7 @@ func (r *Router) keepCopy(l *lists.List) error {
 	for _, p := range l.Prefixes {
 		text = append(p.AppendTo(text), '\n')
 	}
-	if err := replaceFile(path, text); err != nil {
+	if err := config.ReplaceFile(path, text); err != nil {
 		return fmt.Errorf("keep a copy: %w", err)
 	}
 	return nil

@@ -167,7 +167,7 @@ func (r *Router) fortify(before *State) error {
 		return err
 	}
 	defer g.Close()
-	if s.Planned, err = digestOf(p); err != nil {
+	if s.Planned, err = planDigest(p); err != nil {
 		return err
 	}
 	s.Lacks = g.Unsupported()
@@ -211,7 +211,7 @@ func (r *Router) rebringLists(ctx context.Context, before *State, only []string,
 	if err != nil {
 		return errors.Join(torErr, err)
 	}
-	if digest, err := digestOf(p); err != nil || digest != before.Planned {
+	if digest, err := planDigest(p); err != nil || digest != before.Planned {
 		only = nil
 	}
 	d, err := r.datapath(s.Config.Clsact)

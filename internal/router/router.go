@@ -157,7 +157,7 @@ func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Rules = active
+	cfg.Rules = active.Planned()
 	facts.Torified = s.lanIndices()
 	if !cfg.Tor.Onion4.IsValid() {
 		cfg.Tor.Onion4 = s.Onion4

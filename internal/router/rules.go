@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/torbpf/torbpf/internal/config"
-	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -56,6 +56,13 @@ func (r *Router) exclude(ctx context.Context, remove bool, rules config.Rules, o
 		return nil, nil, err
 	}
 	defer files.read.close()
+	return r.change(ctx, remove, files, o, func(s *State) ([]config.Change, error) {
+		return edit(&s.Config.Rules, remove, rules)
+	})
+}
+
+// change edits the rules in force under the lock. closes says that nothing is opened by it.
+func (r *Router) change(ctx context.Context, closes bool, files listFiles, o ExcludeOptions, edit func(*State) ([]config.Change, error)) ([]config.Change, []string, error) {
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -66,12 +73,12 @@ func (r *Router) exclude(ctx context.Context, remove bool, rules config.Rules, o
 		return nil, nil, errors.Join(err, r.forgetIfUnused(before))
 	}
 	s := before.clone()
-	changes, err := edit(&s.Config.Rules, remove, rules)
+	changes, err := edit(s)
 	if err != nil {
 		return changes, nil, err
 	}
 	if o.Resolver.IsValid() {
-		s.Config.Resolver = o.Resolver
+		s.Config.Resolver, s.Given.Resolver = o.Resolver, o.Resolver
 	}
 	if err := s.insist(o.Force); err != nil {
 		return nil, nil, err
@@ -82,17 +89,17 @@ func (r *Router) exclude(ctx context.Context, remove bool, rules config.Rules, o
 	}
 	r.auditChanges(changes, o.By)
 	if o.Save {
-		if err := r.save(s, o, remove, rules); err != nil {
+		if err := r.save(s, o, changes); err != nil {
 			return changes, nil, fmt.Errorf("the rules are in force, but not saved: %w", err)
 		}
 	}
-	if !remove && o.Forwarding {
+	if closes {
+		return changes, append(comesBack(changes, o.File, o.Save), result.lists...), nil
+	}
+	if o.Forwarding {
 		if err := r.enableForwarding(s, result.Plan); err != nil {
 			return changes, nil, fmt.Errorf("the rules are in force, but forwarding is not: %w", err)
 		}
-	}
-	if remove {
-		return changes, append(comesBack(changes, o.File, o.Save), result.lists...), nil
 	}
 	return changes, append(r.warnings(s, result.Plan), result.lists...), nil
 }
@@ -145,7 +152,7 @@ func given(rules config.Rules, o ExcludeOptions) (config.Rules, error) {
 
 // last writes down when rules end, by the clock that the programs know.
 func last(rules config.Rules) (config.Rules, error) {
-	boot, err := host.BootTime()
+	boot, err := kernel.BootTime()
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +186,7 @@ func (r *Router) Rules() (config.Rules, error) {
 }
 
 func (s *State) activeRules() (active, ended config.Rules, err error) {
-	boot, err := host.BootTime()
+	boot, err := kernel.BootTime()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -188,15 +195,31 @@ func (s *State) activeRules() (active, ended config.Rules, err error) {
 }
 
 // forgetEnded takes out of a state that is about to be written what has ended, and says
-// so in the audit.
-func (r *Router) forgetEnded(s *State) error {
+// so in the audit; of what was in force before, too, which a file may have taken out first.
+func (r *Router) forgetEnded(before, s *State) error {
 	active, ended, err := s.activeRules()
 	if err != nil {
 		return err
 	}
+	told := s.Ended
+	if before != nil {
+		_, earlier, err := before.activeRules()
+		if err != nil {
+			return err
+		}
+		told = append(slices.Clone(before.Ended), told...)
+		ended = append(ended, earlier...)
+	}
 	s.Config.Rules = active
 	for _, rule := range ended {
+		if told.Ending(rule) >= 0 {
+			continue
+		}
+		told = append(told, rule)
 		r.audit("ended "+rule.Words(), rule)
+		if !rule.Runtime {
+			s.Ended = append(s.Ended, rule)
+		}
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func (r *Router) SaveConfig(path string, overwrite bool) (wrote bool, err error)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return false, fmt.Errorf("make configuration directory: %w", err)
 	}
-	if err := replaceFile(path, text); err != nil {
+	if err := config.ReplaceFile(path, text); err != nil {
 		return false, fmt.Errorf("write configuration: %w", err)
 	}
 	return true, nil

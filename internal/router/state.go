@@ -38,6 +38,11 @@ type State struct {
 	// Blocked says that only the block of Enforce is in place: nothing of the
 	// interfaces is forwarded, and Tor is not asked for anything yet.
 	Blocked bool `json:"blocked"`
+	// Given is what commands have said beside rules and not saved: no file takes it away.
+	Given Given `json:"given"`
+	// Ended are rules of files that have ended: should the wall clock be put back, a file
+	// that is read again does not begin them anew.
+	Ended config.Rules `json:"ended,omitempty"`
 	// Planned is the digest of the plan in force: another one from the same
 	// configuration means that the host has changed since.
 	Planned string `json:"planned"`
@@ -48,6 +53,12 @@ type State struct {
 	// Stopped is what the last guards had stopped when all stood: on the way
 	// there they meet packets that the layers before them do not judge yet.
 	Stopped uint64 `json:"stopped"`
+}
+
+// Given is a part of a configuration.
+type Given struct {
+	Resolver netip.Addr            `json:"resolver"` // invalid for none
+	Devices  map[string]config.MAC `json:"devices,omitempty"`
 }
 
 // Process names a process so that a reused number is not taken for it.
@@ -90,27 +101,10 @@ func (r *Router) saveState(s *State) error {
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
 	}
-	if err := replaceFile(r.statePath(), append(data, '\n')); err != nil {
+	if err := config.ReplaceFile(r.statePath(), append(data, '\n')); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
 	return nil
-}
-
-func replaceFile(path string, data []byte) error {
-	temporary := path + ".new"
-	if err := writeSynced(temporary, data); err != nil {
-		return err
-	}
-	return os.Rename(temporary, path)
-}
-
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // lockPatience is how long a command waits for another one, or for a repair of
@@ -204,6 +198,8 @@ func (s *State) clone() *State {
 	c.Config.Uplinks = slices.Clone(s.Config.Uplinks)
 	c.Config.Rules = slices.Clone(s.Config.Rules)
 	c.Config.Devices = maps.Clone(s.Config.Devices)
+	c.Given.Devices = maps.Clone(s.Given.Devices)
+	c.Ended = slices.Clone(s.Ended)
 	c.Lists = slices.Clone(s.Lists)
 	c.Links = maps.Clone(s.Links)
 	c.Sysctls = maps.Clone(s.Sysctls)
