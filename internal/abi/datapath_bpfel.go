@@ -23,6 +23,14 @@ type DatapathAllowance struct {
 	SpentUntilNs uint64
 }
 
+type DatapathClientMode uint32
+
+const (
+	DatapathClientModeCLIENT_NONE DatapathClientMode = 0
+	DatapathClientModeCLIENT_EXEC DatapathClientMode = 1
+	DatapathClientModeCLIENT_ALL  DatapathClientMode = 2
+)
+
 type DatapathCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -273,7 +281,8 @@ const (
 	DatapathReasonREASON_DIRECT_DOMAIN      DatapathReason = 44
 	DatapathReasonREASON_DNS_DOMAIN         DatapathReason = 45
 	DatapathReasonREASON_DIRECT_LIST        DatapathReason = 46
-	DatapathReasonREASON_MAX                DatapathReason = 47
+	DatapathReasonREASON_CLIENT_GUARD       DatapathReason = 47
+	DatapathReasonREASON_MAX                DatapathReason = 48
 )
 
 type DatapathRefusal struct {
@@ -335,6 +344,7 @@ type DatapathSettings struct {
 	Domains         uint32
 	Lists           uint32
 	TimeServer      uint32
+	Client          DatapathClientMode
 }
 
 type DatapathVerdict uint32
@@ -402,6 +412,7 @@ const (
 	DatapathProgTorbpfLanOut   = "torbpf_lan_out"
 	DatapathProgTorbpfLanOut3  = "torbpf_lan_out3"
 	DatapathProgTorbpfUplink   = "torbpf_uplink"
+	DatapathVarClientModeType  = "client_mode_type"
 	DatapathVarDnsPort         = "dns_port"
 	DatapathVarDomainLimitType = "domain_limit_type"
 	DatapathVarExplainedType   = "explained_type"
@@ -509,6 +520,7 @@ type DatapathMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
+	ClientModeType  *ebpf.VariableSpec `ebpf:"client_mode_type"`
 	DnsPort         *ebpf.VariableSpec `ebpf:"dns_port"`
 	DomainLimitType *ebpf.VariableSpec `ebpf:"domain_limit_type"`
 	ExplainedType   *ebpf.VariableSpec `ebpf:"explained_type"`
@@ -617,6 +629,7 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
+	ClientModeType  *ebpf.Variable `ebpf:"client_mode_type"`
 	DnsPort         *ebpf.Variable `ebpf:"dns_port"`
 	DomainLimitType *ebpf.Variable `ebpf:"domain_limit_type"`
 	ExplainedType   *ebpf.Variable `ebpf:"explained_type"`

@@ -180,10 +180,14 @@ func (rs Rules) Normalized() Rules {
 // sort orders rules by kind, then by what they match.
 func (rs Rules) sort() {
 	slices.SortStableFunc(rs, func(a, b Rule) int {
+		if a.Client != b.Client {
+			return cmp.Compare(len(a.where()), len(b.where())) // those of LANs come first
+		}
 		return cmp.Or(
 			cmp.Compare(slices.Index(Kinds, a.Kind), slices.Index(Kinds, b.Kind)),
 			cmp.Compare(a.Service.Protocol, b.Service.Protocol), cmp.Compare(a.Service.Port, b.Service.Port),
 			ComparePrefixes(a.Prefix, b.Prefix), compareMarks(a.Mark, b.Mark),
-			cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.List, b.List), slices.Compare(a.MAC[:], b.MAC[:]))
+			cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.List, b.List),
+			cmp.Compare(a.User, b.User), cmp.Compare(a.Cgroup, b.Cgroup), cmp.Compare(a.Program, b.Program), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
 }

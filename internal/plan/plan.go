@@ -116,6 +116,7 @@ type Plan struct {
 	Exits      []Exit       // what the rules say of outgoing interfaces
 	Resolver   netip.Addr   // asked for excluded names; invalid for none
 	Lists      []List       `json:",omitempty"` // those of the rules that could be read
+	Client     *Client      `json:",omitempty"` // nil: what this machine itself sends is left alone
 }
 
 // List is a file of destinations that go direct. What it holds is too much to be part of a
