@@ -5,6 +5,7 @@ package plan
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/config"
@@ -141,6 +142,15 @@ func (p *Plan) ExemptMarks() []config.Mark {
 		out = append(out, r.Mark)
 	}
 	return out
+}
+
+// Whom lists in words what is torified.
+func (p *Plan) Whom() string {
+	names := p.LANNames()
+	if p.Client != nil && p.Client.All {
+		names = append(names, "this machine")
+	}
+	return strings.Join(names, ", ")
 }
 
 // LANNames returns the names of the torified interfaces.

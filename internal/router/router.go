@@ -153,6 +153,9 @@ func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 		return nil, err
 	}
 	cfg.Rules = active
+	if err := s.identify(&facts, active.OfClient()); err != nil {
+		return nil, err
+	}
 	facts.Torified = slices.Collect(maps.Values(s.Links))
 	if !cfg.Tor.Onion4.IsValid() {
 		cfg.Tor.Onion4 = s.Onion4
