@@ -19,6 +19,7 @@ type Client struct {
 	Direct     []Opening     // destinations that go direct; disjoint, what takes back is left out of them
 	Local      []LocalSubnet // private subnets of this machine's own interfaces, its uplinks' too
 	Exits      []Exit        // by which packets may leave directly; Rule is a place in Rules
+	Beside     []string      // bridges that are no LANs: what is behind them is not this machine's
 }
 
 // Identity is a user, a control group or a program whose packets go direct, or are Tor's.
@@ -67,6 +68,11 @@ func client(cfg config.Config, h Host, rules config.Rules) *Client {
 	}
 	c.Direct = openings(destinations)
 	c.Exits = exits(h, rules, cfg.Everything)
+	for _, l := range h.Links {
+		if l.Kind == "bridge" && !slices.Contains(cfg.Interfaces, l.Name) && len(h.addrs(l.Index)) > 0 {
+			c.Beside = append(c.Beside, l.Name)
+		}
+	}
 	return c
 }
 

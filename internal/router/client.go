@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,6 +31,9 @@ func (s *State) whom() string {
 func (s *State) unused() bool {
 	return len(s.Config.Interfaces) == 0 && !s.Config.Client.Enable
 }
+
+// usesClient tells whether the programs of client mode are there.
+func (s *State) usesClient() bool { return s.Config.Client.Enable }
 
 // identify finds out whom the rules about this machine's own senders name, and adds those
 // of torbpf's own without whom nothing would work: tor.
@@ -70,4 +75,46 @@ func (s *State) noteTorUser(pid int) error {
 	}
 	s.TorUser = uint32(user)
 	return nil
+}
+
+// clientWarnings tells what of this machine does not go as one might think.
+func clientWarnings(p *plan.Plan) []string {
+	c := p.Client
+	if c == nil || !c.All {
+		return nil
+	}
+	var w []string
+	for _, name := range c.Beside {
+		w = append(w, fmt.Sprintf("what is behind %s, such as containers, is forwarded and not sent by this machine, so it goes direct: torbpf attach %s", name, name))
+	}
+	if account := timeUser(); account != "" && !letsTime(c.Rules, account) {
+		w = append(w, fmt.Sprintf("this machine's time service gets no answers, since Tor carries no NTP, and with a wrong clock neither Tor nor TLS works: torbpf exclude add --user %s", account))
+	}
+	for i, rule := range c.Rules {
+		if rule.Kind == config.KindInterface && !slices.ContainsFunc(c.Exits, func(e plan.Exit) bool { return e.Rule == i }) {
+			w = append(w, fmt.Sprintf("%s has the default route, so hardly anything would be Tor's, and nothing of this machine's goes by it: insist with torbpf exclude add --client --interface %s --force", rule.Interface, rule.Interface))
+		}
+	}
+	return w
+}
+
+// timeUsers are the accounts of time services on Debian and elsewhere.
+var timeUsers = []string{"systemd-timesync", "_chrony", "chrony", "ntpsec", "ntp", "_ntp"}
+
+// timeUser returns the account of this machine's time service, "" if it has none.
+func timeUser() string {
+	for _, name := range timeUsers {
+		if _, err := user.Lookup(name); err == nil {
+			return name
+		}
+	}
+	return ""
+}
+
+// letsTime tells whether rules let a time service's account, or its port, out.
+func letsTime(rules config.Rules, account string) bool {
+	const portNTP = 123
+	return slices.ContainsFunc(rules, func(r config.Rule) bool {
+		return r.Policy == config.PolicyDirect && (r.Kind == config.KindUser && r.User == account || r.Kind == config.KindPort && r.Service.Port == portNTP)
+	})
 }

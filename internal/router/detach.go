@@ -133,6 +133,7 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 		route.Remove(),
 		nft.Remove(),
 		r.forgetFlows(s),
+		r.forgetSockets(s),
 		r.stopTor(ctx),
 		host.Restore(s.Sysctls),
 	}
