@@ -246,6 +246,9 @@ func listRules(w io.Writer, rules config.Rules, lists []router.ListStatus) error
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, r := range rules {
 		fields := []string{string(r.Kind), r.String(), string(r.Policy)}
+		if r.Client {
+			fields = append(fields, "for this machine")
+		}
 		if r.Kind == config.KindList {
 			fields = append(fields, listWords(lists, r.List))
 		}

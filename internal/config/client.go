@@ -1,6 +1,8 @@
 package config
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -30,10 +32,12 @@ func parseUser(s string) (string, error) {
 // clientKinds are those that a rule about this machine's own traffic may have.
 var clientKinds = []Kind{KindDestination, KindPort, KindMark, KindInterface, KindUser, KindCgroup, KindProgram}
 
-// where says whose packets an entry is about, where that has to be said.
-func (e Entry) where() string {
-	if e.Client {
-		return " of this machine"
+// Of says in words which of a kind an entry is: "destination 51.20.0.0/16", and where it has
+// to be said, whose packets it is about.
+func (e Entry) Of() string {
+	text := fmt.Sprintf("%s %s", e.Kind, e)
+	if e.Client && !slices.Contains([]Kind{KindUser, KindCgroup, KindProgram}, e.Kind) {
+		text += " of this machine"
 	}
-	return ""
+	return text
 }
