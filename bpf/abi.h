@@ -101,6 +101,8 @@ enum reason {
 	REASON_DNS_DOMAIN,	 /* resolver: an excluded name */
 	REASON_DIRECT_LIST,	 /* direct: the destination is in a list */
 
+	REASON_CLIENT_GUARD, /* refused: the router's own, and nobody has let it go */
+
 	REASON_MAX,
 };
 
@@ -247,6 +249,20 @@ struct listed {
 	__u32 until_s; /* CLOCK_BOOTTIME, in seconds; 0: for ever */
 };
 
+/* Whether what the router itself sends is judged; see uplink.h. */
+enum client_mode {
+	CLIENT_NONE = 0, /* it is not */
+	CLIENT_EXEC = 1, /* only what carries a class that must not leave */
+	CLIENT_ALL = 2,	 /* all of it */
+};
+
+/* An executable file, whatever its name: as the kernel numbers devices (dev_t). */
+struct program_key {
+	__u64 inode;
+	__u32 dev;
+	__u32 pad;
+};
+
 /* A local subnet and the interface it was learned on; 0: reserved space. */
 struct local_subnet {
 	__u32 ifindex;
@@ -276,6 +292,7 @@ struct settings {
 	__u32 domains;	    /* 1: the map of domains is not empty */
 	__u32 lists;	    /* 1: the list prefix maps are in use */
 	__u32 time_server;  /* 1: the router answers NTP, to whomever it was sent */
+	enum client_mode client;
 };
 
 /* A torified interface; the addresses are those its ICMP errors come from. */

@@ -20,6 +20,7 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 
 /* Keeps in BTF what only user space names. */
 const struct refusal *refusal_type __attribute__((unused));
+const enum client_mode *client_mode_type __attribute__((unused));
 const enum policy *policy_type __attribute__((unused));
 const enum local_addr *local_addr_type __attribute__((unused));
 const enum verdict_bit *verdict_bit_type __attribute__((unused));

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/router"
 	"github.com/torbpf/torbpf/tor"
 )
@@ -27,7 +28,7 @@ type attachFlags struct {
 	local                             string
 	refuseInbound, force, clsact      bool
 	skipFirewallProbe                 bool
-	noWait, asJSON                    bool
+	noWait, asJSON, client            bool
 	markShift                         uint8
 	timeout                           time.Duration
 	excludes, excludeSources, exMarks []string
@@ -36,15 +37,20 @@ type attachFlags struct {
 func newAttach() *cobra.Command {
 	var f attachFlags
 	cmd := &cobra.Command{
-		Use:   "attach [INTERFACE...]",
-		Short: "Put every device behind these interfaces on Tor",
+		Use:   "attach [INTERFACE...] [--client]",
+		Short: "Put every device behind these interfaces on Tor, or this machine itself",
 		Long: `attach puts every device behind the given LAN interfaces on Tor and returns
 when Tor is ready. All of it goes on without the command. Attaching again adds
 interfaces, refreshes what follows the host, and repairs what was removed.
 
+With --client it puts what this machine itself sends on Tor, with or without devices
+behind it; torbpf exclude add --client says what of that goes direct, torbpf exec runs
+one program otherwise.
+
 Until Tor is ready, and whenever it is not, clients are refused at once.`,
 		Example: `  sudo torbpf attach eth1
   sudo torbpf attach br-lan wlan1 --no-wait
+  sudo torbpf attach --client
   sudo torbpf attach eth1 --tor system
   sudo torbpf attach eth1 --torrc /etc/torbpf/bridges`,
 		ValidArgsFunction: completeInterfaces,
@@ -68,6 +74,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	flags.Uint16Var(&f.resolverPort, "resolver-port", d.Tor.ResolverPort, "port for DNS that DNSPort cannot answer")
 	flags.StringVar(&f.onion4, "onion4", "", "IPv4 range for .onion names (default: one that misses every local route)")
 	flags.StringVar(&f.onion6, "onion6", "", "IPv6 range for .onion names")
+	flags.BoolVar(&f.client, "client", false, "put what this machine itself sends on Tor; --client=false takes it off")
 	flags.StringSliceVar(&f.uplinks, "uplink", nil, "interfaces that lead outside, beside those with a default route")
 	flags.StringVar(&f.local, "local", string(d.Local), "private destinations: connected (local subnets only), reserved (all go direct), none")
 	flags.BoolVar(&f.refuseInbound, "refuse-inbound", false, "refuse replies to connections begun outside (port forwards end)")
@@ -110,19 +117,26 @@ func (f *attachFlags) run(cmd *cobra.Command, args []string) error {
 func (f *attachFlags) report(cmd *cobra.Command, r *router.Router, result *router.Result) error {
 	if f.asJSON {
 		return printJSON(cmd.OutOrStdout(), map[string]any{
-			"schema": 1, "interfaces": result.Plan.LANNames(), "seconds": result.Took.Seconds(), "warnings": append([]string{}, result.Warnings...),
+			"schema": 1, "interfaces": result.Plan.LANNames(), "client": onClient(result.Plan), "seconds": result.Took.Seconds(), "warnings": append([]string{}, result.Warnings...),
 		})
 	}
 	out := cmd.OutOrStdout()
 	names := strings.Join(result.Plan.LANNames(), ", ")
-	if f.noWait {
-		fmt.Fprintf(out, "attached to %s; clients are refused until Tor is ready (torbpf status)\n", names)
-	} else {
+	switch {
+	case f.noWait:
+		fmt.Fprintf(out, "attached to %s; clients are refused until Tor is ready (torbpf status)\n", result.Plan.Whom())
+	case names == "":
+		fmt.Fprintln(out, "this machine is on Tor")
+	case onClient(result.Plan):
+		fmt.Fprintf(out, "this machine and every device behind %s are on Tor\n", names)
+	default:
 		fmt.Fprintf(out, "every device behind %s is on Tor\n", names)
 	}
 	fmt.Fprintf(out, "inspect with: bpftool map dump pinned %s/maps/counters\n", r.PinDir())
 	return nil
 }
+
+func onClient(p *plan.Plan) bool { return p.Client != nil && p.Client.All }
 
 // edit returns the change that the flags ask for.
 func (f *attachFlags) edit(cmd *cobra.Command, args []string) (func(*config.Config), error) {
@@ -133,6 +147,7 @@ func (f *attachFlags) edit(cmd *cobra.Command, args []string) (func(*config.Conf
 			edits = append(edits, change)
 		}
 	}
+	on("client", func(c *config.Config) { c.Client.Enable = f.client })
 	on("uplink", func(c *config.Config) { c.Uplinks = f.uplinks })
 	on("local", func(c *config.Config) { c.Local = config.LocalMode(f.local) })
 	on("refuse-inbound", func(c *config.Config) { c.Inbound = !f.refuseInbound })

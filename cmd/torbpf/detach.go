@@ -9,45 +9,49 @@ import (
 )
 
 func newDetach() *cobra.Command {
-	var all bool
+	var all, client bool
 	cmd := &cobra.Command{
-		Use:   "detach INTERFACE... | --all",
-		Short: "Let these interfaces' traffic out directly again",
-		Long: `detach takes interfaces off Tor. With the last one, or with --all, everything of
+		Use:   "detach INTERFACE... [--client] | --all",
+		Short: "Let these interfaces' traffic, or this machine's, out directly again",
+		Long: `detach takes interfaces, and with --client this machine itself, off Tor. With the last, or with --all, everything of
 torbpf goes: programs, rules, marks, processes; the host is as it was before.`,
 		ValidArgsFunction: completeInterfaces,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if all == (len(args) > 0) {
-				return usageError{err: errors.New("name the interfaces, or --all"), command: cmd.CommandPath()}
+			if all == (len(args) > 0 || client) {
+				return usageError{err: errors.New("name the interfaces, or --client, or --all"), command: cmd.CommandPath()}
 			}
-			return detach(cmd, args)
+			return detach(cmd, args, client)
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "all interfaces; also removes what a broken state left behind")
+	cmd.Flags().BoolVar(&client, "client", false, "this machine's own traffic")
 	return cmd
 }
 
-// detach detaches the named interfaces, or everything where none is named.
-func detach(cmd *cobra.Command, names []string) error {
+// detach detaches the named interfaces and the client, or everything where neither is meant.
+func detach(cmd *cobra.Command, names []string, client bool) error {
 	r, err := newRouter()
 	if err != nil {
 		return err
 	}
 	out := cmd.OutOrStdout()
-	if len(names) == 0 {
+	if len(names) == 0 && !client {
 		if err := r.DetachAll(cmd.Context()); err != nil {
 			return err
 		}
 		fmt.Fprintln(out, "detached; traffic goes directly again")
 		return nil
 	}
-	remaining, err := r.Detach(cmd.Context(), names)
+	remaining, err := r.Detach(cmd.Context(), names, client)
 	if err != nil {
 		return err
 	}
+	if client {
+		names = append(names, "this machine")
+	}
 	fmt.Fprintf(out, "detached from %s; its traffic goes directly again\n", strings.Join(names, ", "))
-	if len(remaining) > 0 {
-		fmt.Fprintf(out, "still on Tor: %s\n", strings.Join(remaining, ", "))
+	if remaining != "" {
+		fmt.Fprintf(out, "still on Tor: %s\n", remaining)
 	}
 	return nil
 }

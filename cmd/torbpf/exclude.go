@@ -42,6 +42,9 @@ var kindFlags = []struct {
 	{"domain", config.KindDomain, "the arguments are names: bank.example, or *.bank.example for all below it"},
 	{"interface", config.KindInterface, "the arguments are interfaces that packets leave by, such as wg0"},
 	{"list", config.KindList, "the arguments are files of destinations, such as a country's: absolute paths"},
+	{"user", config.KindUser, "the arguments are users of this machine, whose programs send it: names or numbers"},
+	{"cgroup", config.KindCgroup, "the arguments are control groups of this machine, such as /system.slice/ntpsec.service"},
+	{"program", config.KindProgram, "the arguments are executable files of this machine: absolute paths"},
 }
 
 // excludeFlags are those of add and del.
@@ -52,6 +55,7 @@ type excludeFlags struct {
 	// resolver is for excluded names.
 	resolver string
 	asJSON   bool
+	client   bool
 	options  router.ExcludeOptions
 }
 
@@ -60,6 +64,7 @@ func (f *excludeFlags) register(cmd *cobra.Command) {
 	for _, k := range kindFlags {
 		f.kinds[k.kind] = cmd.Flags().Bool(k.name, false, k.help)
 	}
+	cmd.Flags().BoolVar(&f.client, "client", false, "it is about what this machine itself sends, not its LANs")
 	cmd.Flags().BoolVar(&f.options.Save, "save", false, "write it down beside the configuration file, so that a reboot does not undo it")
 	cmd.Flags().StringVar(&f.options.File, "config", config.DefaultFile, "the configuration file beside which --save writes")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the changes as JSON")
@@ -169,6 +174,7 @@ func (f *excludeFlags) rules(cmd *cobra.Command, args []string) (config.Rules, e
 		if err != nil {
 			return nil, err
 		}
+		entry.Client = entry.Client || f.client
 		rules = append(rules, config.Rule{Entry: entry, Policy: config.Policy(f.policy), Comment: f.comment})
 	}
 	return rules, nil
@@ -241,6 +247,9 @@ func listRules(w io.Writer, rules config.Rules, lists []router.ListStatus) error
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, r := range rules {
 		fields := []string{string(r.Kind), r.String(), string(r.Policy)}
+		if r.Client {
+			fields = append(fields, "for this machine")
+		}
 		if r.Kind == config.KindList {
 			fields = append(fields, listWords(lists, r.List))
 		}

@@ -38,6 +38,9 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, name := range s.Waiting {
 		fmt.Fprintf(t, "LAN\t%s\tblocked until it can be attached\n", name)
 	}
+	if s.Client {
+		fmt.Fprintln(t, "client\tthis machine\ton Tor")
+	}
 	for _, i := range s.Uplinks {
 		fmt.Fprintf(t, "uplink\t%s\tguarded: %s\n", i.Name, attachedBy(i))
 	}

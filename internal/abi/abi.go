@@ -43,6 +43,13 @@ const (
 	ExplainedAnswered     = DatapathExplainedEXPLAINED_ANSWERED
 )
 
+// What is judged of what the router itself sends.
+const (
+	ClientNone = DatapathClientModeCLIENT_NONE
+	ClientExec = DatapathClientModeCLIENT_EXEC
+	ClientAll  = DatapathClientModeCLIENT_ALL
+)
+
 // Reason is why a packet got its verdict.
 type Reason = DatapathReason
 
@@ -95,6 +102,7 @@ const (
 	ReasonDirectDomain      = DatapathReasonREASON_DIRECT_DOMAIN
 	ReasonDNSDomain         = DatapathReasonREASON_DNS_DOMAIN
 	ReasonDirectList        = DatapathReasonREASON_DIRECT_LIST
+	ReasonClientGuard       = DatapathReasonREASON_CLIENT_GUARD
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

@@ -34,6 +34,14 @@ type DatapathAsker struct {
 	Protocol uint32
 }
 
+type DatapathClientMode uint32
+
+const (
+	DatapathClientModeCLIENT_NONE DatapathClientMode = 0
+	DatapathClientModeCLIENT_EXEC DatapathClientMode = 1
+	DatapathClientModeCLIENT_ALL  DatapathClientMode = 2
+)
+
 type DatapathCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -285,7 +293,8 @@ const (
 	DatapathReasonREASON_DIRECT_DOMAIN      DatapathReason = 44
 	DatapathReasonREASON_DNS_DOMAIN         DatapathReason = 45
 	DatapathReasonREASON_DIRECT_LIST        DatapathReason = 46
-	DatapathReasonREASON_MAX                DatapathReason = 47
+	DatapathReasonREASON_CLIENT_GUARD       DatapathReason = 47
+	DatapathReasonREASON_MAX                DatapathReason = 48
 )
 
 type DatapathRefusal struct {
@@ -347,6 +356,7 @@ type DatapathSettings struct {
 	Domains         uint32
 	Lists           uint32
 	TimeServer      uint32
+	Client          DatapathClientMode
 }
 
 type DatapathVerdict uint32
@@ -415,6 +425,7 @@ const (
 	DatapathProgTorbpfLanOut   = "torbpf_lan_out"
 	DatapathProgTorbpfLanOut3  = "torbpf_lan_out3"
 	DatapathProgTorbpfUplink   = "torbpf_uplink"
+	DatapathVarClientModeType  = "client_mode_type"
 	DatapathVarDnsPort         = "dns_port"
 	DatapathVarDomainLimitType = "domain_limit_type"
 	DatapathVarExplainedType   = "explained_type"
@@ -523,6 +534,7 @@ type DatapathMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
+	ClientModeType  *ebpf.VariableSpec `ebpf:"client_mode_type"`
 	DnsPort         *ebpf.VariableSpec `ebpf:"dns_port"`
 	DomainLimitType *ebpf.VariableSpec `ebpf:"domain_limit_type"`
 	ExplainedType   *ebpf.VariableSpec `ebpf:"explained_type"`
@@ -633,6 +645,7 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
+	ClientModeType  *ebpf.Variable `ebpf:"client_mode_type"`
 	DnsPort         *ebpf.Variable `ebpf:"dns_port"`
 	DomainLimitType *ebpf.Variable `ebpf:"domain_limit_type"`
 	ExplainedType   *ebpf.Variable `ebpf:"explained_type"`

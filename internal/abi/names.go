@@ -78,6 +78,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonProtocol:        {VerdictRefused, "protocol", "a protocol that is neither TCP nor UDP: Tor does not carry it"},
 	ReasonMalformed:       {VerdictRefused, "malformed", "headers that cannot be read to their end"},
 
+	ReasonClientGuard: {VerdictRefused, "client-guard", "the router's own, stopped at an uplink: neither Tor's nor excluded, and nftables has not stopped it"},
 	ReasonUplinkGuard: {VerdictRefused, "uplink-guard", "stopped at an uplink: an earlier guard is missing or was bypassed"},
 	ReasonDNSGuard:    {VerdictRefused, "dns-guard", "DNS that no redirect takes to Tor: the router's resolver would ask in clear"},
 

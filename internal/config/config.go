@@ -52,6 +52,8 @@ type Config struct {
 	SkipFirewallProbe bool  `json:"skip_firewall_probe"`
 	Tor               Tor   `json:"tor"`
 	Rules             Rules `json:"rules"`
+	// Client is for what this machine itself sends.
+	Client Client `json:"client"`
 	// Resolver is asked for excluded names, in clear; invalid for none.
 	Resolver netip.Addr `json:"resolver"`
 	// Devices are names for hardware addresses.

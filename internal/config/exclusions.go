@@ -43,13 +43,13 @@ func (c Change) String() string {
 	case Changed:
 		return "changed to " + r.Words()
 	case Present:
-		return fmt.Sprintf("%s %s is %s already", r.Kind, r.Entry, r.Policy.state())
+		return fmt.Sprintf("%s is %s already", r.Of(), r.Policy.state())
 	case Covered:
-		return fmt.Sprintf("%s %s is %s already, covered by %s", r.Kind, r.Entry, r.Policy.state(), list(c.CoveredBy))
+		return fmt.Sprintf("%s is %s already, covered by %s", r.Of(), r.Policy.state(), list(c.CoveredBy))
 	case Removed:
-		return fmt.Sprintf("removed %s %s", r.Kind, r.Entry)
+		return "removed " + r.Of()
 	}
-	text := fmt.Sprintf("%s %s is not in the list", r.Kind, r.Entry)
+	text := r.Of() + " is not in the list"
 	switch {
 	case len(c.CoveredBy) > 0:
 		return text + fmt.Sprintf(", but %s covers it and still lets it out: add it with --policy tor to take it out of that", list(c.CoveredBy))
@@ -61,7 +61,7 @@ func (c Change) String() string {
 
 // Words tells a rule without what put it there.
 func (r Rule) Words() string {
-	text := fmt.Sprintf("%s %s", r.Kind, r.Entry)
+	text := r.Of()
 	if r.Policy != PolicyDirect {
 		text += " (" + string(r.Policy) + ")"
 	}
@@ -156,7 +156,7 @@ func (rs *Rules) Remove(e Entry) Change {
 		return c
 	}
 	c := Change{Rule: Direct(e), Outcome: Absent}
-	same := rs.Of(e.Kind)
+	same := slices.DeleteFunc(rs.Of(e.Kind), func(r Rule) bool { return r.Client != e.Client })
 	if r, ok := rs.narrowest(e); ok && r.Policy == PolicyDirect {
 		c.CoveredBy = append(c.CoveredBy, r)
 	}
@@ -184,10 +184,14 @@ func (rs Rules) Normalized() Rules {
 // sort orders rules by kind, then by what they match.
 func (rs Rules) sort() {
 	slices.SortStableFunc(rs, func(a, b Rule) int {
+		if a.Client != b.Client {
+			return map[bool]int{false: -1, true: 1}[a.Client] // those of LANs come first
+		}
 		return cmp.Or(
 			cmp.Compare(slices.Index(Kinds, a.Kind), slices.Index(Kinds, b.Kind)),
 			cmp.Compare(a.Service.Protocol, b.Service.Protocol), cmp.Compare(a.Service.Port, b.Service.Port),
 			ComparePrefixes(a.Prefix, b.Prefix), compareMarks(a.Mark, b.Mark),
-			cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.List, b.List), slices.Compare(a.MAC[:], b.MAC[:]))
+			cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.List, b.List),
+			cmp.Compare(a.User, b.User), cmp.Compare(a.Cgroup, b.Cgroup), cmp.Compare(a.Program, b.Program), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
 }

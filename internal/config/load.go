@@ -119,7 +119,7 @@ func parse(sources []source) (Config, error) {
 // complete judges a configuration as a whole.
 func (c Config) complete() error {
 	problems := []error{c.Validate()}
-	if len(c.Interfaces) == 0 {
+	if len(c.Interfaces) == 0 && !c.Client.Enable {
 		problems = append(problems, &FieldError{Field: "interfaces", Problem: `is missing or empty: name the interfaces your devices are behind, such as interfaces = ["eth1"]`})
 	}
 	return errors.Join(problems...)

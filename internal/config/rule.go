@@ -22,10 +22,13 @@ const (
 	KindDevice      Kind = "device"    // by its hardware address
 	KindDomain      Kind = "domain"    // a name, or *.name for those below it
 	KindList        Kind = "list"      // destinations in a file of prefixes, see internal/lists
+	KindUser        Kind = "user"      // whose programs on this machine send it
+	KindCgroup      Kind = "cgroup"    // what runs in a control group of this machine, or below it
+	KindProgram     Kind = "program"   // what runs an executable file of this machine
 )
 
 // Kinds lists them in the order in which they are told.
-var Kinds = []Kind{KindDestination, KindPort, KindDomain, KindSource, KindDevice, KindMark, KindInterface, KindList}
+var Kinds = []Kind{KindDestination, KindPort, KindDomain, KindSource, KindDevice, KindMark, KindInterface, KindList, KindUser, KindCgroup, KindProgram}
 
 // Policy says what becomes of what a rule matches.
 type Policy string
@@ -39,7 +42,9 @@ const (
 
 // Entry is what a rule matches: the field of its kind, the others are zero.
 type Entry struct {
-	Kind      Kind
+	Kind Kind
+	// Client says that it is about what this machine itself sends, instead of what LANs do.
+	Client    bool
 	Prefix    netip.Prefix // of a destination or a source; of a port the destinations, zero for all
 	Mark      Mark
 	Service   Service // of a port
@@ -47,6 +52,9 @@ type Entry struct {
 	MAC       MAC    // of a device
 	Domain    string // in lower case, without a dot at its end
 	List      string // absolute path of a file
+	User      string // a name or a number
+	Cgroup    string // path below the root of the cgroup v2 tree, such as /system.slice/ntpd.service
+	Program   string // absolute path of a file
 }
 
 // Rule is an entry, what becomes of it, and what there is to say about it.
@@ -106,6 +114,15 @@ func ParseEntry(kind Kind, s string) (Entry, error) {
 		e.Domain, err = ParseDomain(s)
 	case KindList:
 		e.List, err = parseList(s)
+	case KindUser:
+		e.Client = true
+		e.User, err = parseUser(s)
+	case KindCgroup:
+		e.Client = true
+		e.Cgroup, err = parsePath(s, "a control group")
+	case KindProgram:
+		e.Client = true
+		e.Program, err = parsePath(s, "a program")
 	default:
 		err = fmt.Errorf("read rule %q: kind %q is none of %v: %w", s, kind, Kinds, ErrInvalid)
 	}
@@ -133,6 +150,12 @@ func (e Entry) String() string {
 		return e.Domain
 	case KindList:
 		return e.List
+	case KindUser:
+		return e.User
+	case KindCgroup:
+		return e.Cgroup
+	case KindProgram:
+		return e.Program
 	default:
 		return e.Prefix.String()
 	}
@@ -140,7 +163,7 @@ func (e Entry) String() string {
 
 // covers says whether every packet that o matches is matched by e.
 func (e Entry) covers(o Entry) bool {
-	if e.Kind != o.Kind {
+	if e.Kind != o.Kind || e.Client != o.Client {
 		return false
 	}
 	switch e.Kind {
@@ -221,6 +244,7 @@ func (r Rule) outlasts(o Rule) bool {
 type ruleJSON struct {
 	Kind    Kind          `json:"kind"`
 	Match   string        `json:"match"`
+	Client  bool          `json:"client,omitempty"`
 	Policy  Policy        `json:"policy"`
 	Until   *time.Time    `json:"until,omitempty"`
 	Ends    time.Duration `json:"ends_ns,omitempty"`
@@ -232,7 +256,7 @@ type ruleJSON struct {
 
 // MarshalJSON writes what the rule matches as ParseEntry reads it.
 func (r Rule) MarshalJSON() ([]byte, error) {
-	out := ruleJSON{r.Kind, r.String(), r.Policy, nil, r.Ends, r.Comment, r.Origin, r.Runtime, r.Beneath}
+	out := ruleJSON{r.Kind, r.String(), r.Client, r.Policy, nil, r.Ends, r.Comment, r.Origin, r.Runtime, r.Beneath}
 	if !r.Until.IsZero() {
 		out.Until = &r.Until
 	}
@@ -249,6 +273,7 @@ func (r *Rule) UnmarshalJSON(text []byte) error {
 	if err != nil {
 		return err
 	}
+	entry.Client = in.Client
 	*r = Rule{Entry: entry, Policy: in.Policy, Ends: in.Ends, Comment: in.Comment, Origin: in.Origin, Runtime: in.Runtime, Beneath: in.Beneath}
 	if in.Until != nil {
 		r.Until = *in.Until
@@ -262,6 +287,16 @@ type Rules []Rule
 // Of returns those of one kind, in their order.
 func (rs Rules) Of(kind Kind) []Rule {
 	return slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool { return r.Kind != kind })
+}
+
+// OfLANs returns those that are about what LANs send.
+func (rs Rules) OfLANs() Rules {
+	return slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool { return r.Client })
+}
+
+// OfClient returns those that are about what this machine itself sends.
+func (rs Rules) OfClient() Rules {
+	return slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool { return !r.Client })
 }
 
 // Everything says whether a prefix lets every address of its family out.

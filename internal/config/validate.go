@@ -219,11 +219,15 @@ func (r Rule) field() string {
 
 // problem says what is wrong with a rule and what to write instead; "" for nothing.
 func (r Rule) problem(c Config) string {
-	switch again, err := ParseEntry(r.Kind, r.masked().String()); {
+	again, err := ParseEntry(r.Kind, r.masked().String())
+	again.Client = again.Client || r.Client
+	switch {
 	case err != nil:
 		return err.Error()
 	case again != r.masked():
 		return fmt.Sprintf("holds an invalid %s", r.Kind)
+	case r.Client && !slices.Contains(clientKinds, r.Kind):
+		return fmt.Sprintf("%s %s is about LANs, and nothing that this machine itself sends has one: leave out --client", r.Kind, r.Entry)
 	case !slices.Contains(r.Kind.policies(), r.Policy):
 		return fmt.Sprintf("%s %s cannot be %q: for a %s there is %s", r.Kind, r.Entry, r.Policy, r.Kind, joinPolicies(r.Kind.policies()))
 	case r.Kind == KindInterface && slices.Contains(c.Interfaces, r.Interface):
@@ -242,6 +246,8 @@ func (e Entry) masked() Entry {
 // policies are those that rules of a kind may have.
 func (k Kind) policies() []Policy {
 	switch k {
+	case KindUser, KindCgroup, KindProgram:
+		return []Policy{PolicyDirect, PolicyTor}
 	case KindSource, KindDevice:
 		return []Policy{PolicyDirect, PolicyTor, PolicyBlock}
 	case KindDestination, KindPort:

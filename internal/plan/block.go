@@ -11,6 +11,9 @@ func Block(cfg config.Config) *Plan {
 		Ports:     Ports{Trans: cfg.Tor.TransPort, DNS: cfg.Tor.DNSPort, Resolver: cfg.Tor.ResolverPort},
 		LocalMode: config.LocalNone,
 	}
+	if cfg.Client.Enable {
+		p.Client = &Client{All: true}
+	}
 	for _, name := range cfg.Interfaces {
 		if config.IsPattern(name) {
 			p.Patterns = append(p.Patterns, name)

@@ -16,6 +16,9 @@ type Host struct {
 	// TimeServer says that somebody listens on UDP 123, on more than loopback.
 	TimeServer bool
 	BridgeNF   bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)
+
+	Identities Identities // what rules about this machine's own senders name
+	Own        []Identity // torbpf's own among them: tor, the sentry, what exec runs
 }
 
 // Link is a network interface.

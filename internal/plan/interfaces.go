@@ -24,6 +24,9 @@ type chosen struct {
 func chooseLANs(cfg config.Config, h Host) (chosen, error) {
 	var c chosen
 	if len(cfg.Interfaces) == 0 {
+		if cfg.Client.Enable || len(h.Own) > 0 {
+			return c, nil
+		}
 		return c, noInterface(cfg, h)
 	}
 	for _, name := range cfg.Interfaces {

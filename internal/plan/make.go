@@ -16,6 +16,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		return nil, fmt.Errorf("check configuration: %w", err)
 	}
 	cfg.Rules = cfg.Rules.Normalized()
+	ofClient := withoutOurs(cfg.Rules.OfClient(), Mark{Shift: cfg.MarkShift})
 	chosen, err := chooseLANs(cfg, h)
 	if err != nil {
 		return nil, err
@@ -32,9 +33,10 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		Inbound:    cfg.Inbound,
 		TimeServer: h.TimeServer,
 	}
-	p.Rules = withoutOurs(cfg.Rules, p.Mark)
+	p.Rules = withoutOurs(cfg.Rules.OfLANs(), p.Mark)
 	p.Exits, p.Widest = exits(h, p.Rules, cfg.Everything)
 	p.Resolver = cfg.Resolver
+	p.Client = client(cfg, h, ofClient)
 	p.Waiting, p.WaitingFor, p.Unfit, p.Patterns = chosen.waiting, chosen.there, chosen.unfit, chosen.patterns
 	for _, l := range chosen.links {
 		p.LANs = append(p.LANs, lan(h, l))

@@ -5,6 +5,7 @@ package plan
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/config"
@@ -117,6 +118,7 @@ type Plan struct {
 	Widest     []Widest     `json:"-"` // those that everything is routed to; no part of what is applied
 	Resolver   netip.Addr   // asked for excluded names; invalid for none
 	Lists      []List       `json:",omitempty"` // those of the rules that could be read
+	Client     *Client      `json:",omitempty"` // nil: what this machine itself sends is left alone
 }
 
 // List is a file of destinations that go direct. What it holds is too much to be part of a
@@ -147,6 +149,15 @@ func (p *Plan) ExemptMarks() []config.Mark {
 		out = append(out, r.Mark)
 	}
 	return out
+}
+
+// Whom lists in words what is torified.
+func (p *Plan) Whom() string {
+	names := p.LANNames()
+	if p.Client != nil && p.Client.All {
+		names = append(names, "this machine")
+	}
+	return strings.Join(names, ", ")
 }
 
 // LANNames returns the names of the torified interfaces.

@@ -47,7 +47,38 @@ func (p *Plan) String() string {
 	for _, r := range p.Rules {
 		line("%s %s", r.Policy, ruleText(r))
 	}
+	if p.Client != nil {
+		p.Client.write(line)
+	}
 	return b.String()
+}
+
+// write adds what becomes of this machine's own traffic.
+func (c *Client) write(line func(string, ...any)) {
+	line("this machine: %s", map[bool]string{true: "all on Tor", false: "what exec runs on Tor"}[c.All])
+	for _, r := range c.Rules {
+		line("  %s %s", r.Policy, ruleText(r))
+	}
+	for _, id := range c.Identities {
+		line("  %s %s", id.Policy, id)
+	}
+	for _, o := range c.Direct {
+		line("  direct to %s", o.Prefix)
+	}
+	for _, s := range c.Local {
+		line("  subnet %s by %s (%d)", s.Prefix, s.Name, s.Index)
+	}
+}
+
+// String names whom an identity is.
+func (id Identity) String() string {
+	switch id.Kind {
+	case config.KindUser:
+		return fmt.Sprintf("user %d", id.User)
+	case config.KindCgroup:
+		return fmt.Sprintf("control group %d", id.Cgroup)
+	}
+	return fmt.Sprintf("program %d on device %d:%d", id.Program.Inode, id.Program.Major, id.Program.Minor)
 }
 
 // ruleText says what a rule matches, and how long it holds.
@@ -55,6 +86,7 @@ func ruleText(r config.Rule) string {
 	how := map[config.Kind]string{
 		config.KindDestination: "to", config.KindPort: "to port", config.KindSource: "from", config.KindDevice: "from device",
 		config.KindMark: "with mark", config.KindInterface: "by interface", config.KindDomain: "to the name", config.KindList: "to list",
+		config.KindUser: "from user", config.KindCgroup: "from control group", config.KindProgram: "from program",
 	}
 	text := fmt.Sprintf("%s %s", how[r.Kind], r.Entry)
 	if !r.Until.IsZero() {

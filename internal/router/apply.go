@@ -50,6 +50,9 @@ type job struct {
 	acknowledges bool
 	stopped      uint64 // what the last guards had stopped when it began
 	torErr       error  // of a repair that went on without tor
+	// flows are those that conntrack knew before any step: from our table on it tracks what
+	// nobody did, and takes whoever speaks first for the one who has begun.
+	flows []plan.Flow
 }
 
 // steps in the order up; see the package comment. A repair leaves tor, which may take
@@ -152,6 +155,9 @@ func (j *job) run(ctx context.Context) error {
 		return err
 	}
 	j.stopped = stoppedIn(counters)
+	if j.flows, err = route.Flows(); err != nil {
+		return err
+	}
 	for _, s := range j.steps() {
 		if j.only != nil && !slices.Contains(j.only, s.name) {
 			continue

@@ -205,8 +205,8 @@ func (r *Router) waitReady(ctx context.Context, p *plan.Plan, control string, re
 	if errors.Is(context.Cause(ctx), errDetached) {
 		return errDetached
 	}
-	return fmt.Errorf("%w\n%s and what is behind it stay refused until Tor is ready; `torbpf status` shows how far it is, `torbpf detach --all` lets traffic out directly again",
-		err, joinNames(p.LANNames()))
+	return fmt.Errorf("%w\n%s and what is behind stay refused until Tor is ready; `torbpf status` shows how far it is, `torbpf detach --all` lets traffic out directly again",
+		err, p.Whom())
 }
 
 // errDetached ends the wait for Tor.

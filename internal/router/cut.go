@@ -44,8 +44,10 @@ func (j *job) cutOver() error {
 		return err
 	}
 	j.noteCut(left)
-	_, err = route.Delete(cut)
-	return err
+	if _, err = route.Delete(cut); err != nil {
+		return err
+	}
+	return j.markSockets()
 }
 
 // flowPolicy judges flows as the programs judge their packets: by hardware addresses as

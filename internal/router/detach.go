@@ -19,12 +19,13 @@ import (
 	"github.com/torbpf/torbpf/tor"
 )
 
-// Detach takes interfaces off Tor; the last one takes everything with it, as
-// DetachAll does. It returns those that remain.
-func (r *Router) Detach(ctx context.Context, interfaces []string) ([]string, error) {
+// Detach takes interfaces, and with client what this machine itself sends, off Tor; the
+// last of them takes everything with it, as DetachAll does. It returns in words what
+// remains.
+func (r *Router) Detach(ctx context.Context, interfaces []string, client bool) (string, error) {
 	unlock, err := r.lock(ctx)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer unlock()
 	before, err := r.loadState()
@@ -32,22 +33,26 @@ func (r *Router) Detach(ctx context.Context, interfaces []string) ([]string, err
 		err = fmt.Errorf("%w: there is nothing to detach", ErrNotAttached)
 	}
 	if err != nil {
-		return nil, errors.Join(err, r.forgetIfUnused(before))
+		return "", errors.Join(err, r.forgetIfUnused(before))
 	}
 	for _, name := range interfaces {
 		if !slices.Contains(before.Config.Interfaces, name) {
-			return nil, fmt.Errorf("%w to %s; it is to %s", ErrNotAttached, name, joinNames(before.Config.Interfaces))
+			return "", fmt.Errorf("%w to %s; it is to %s", ErrNotAttached, name, before.whom())
 		}
+	}
+	if client && !before.Config.Client.Enable {
+		return "", fmt.Errorf("%w to this machine; it is to %s", ErrNotAttached, before.whom())
 	}
 	s := before.clone()
 	s.Config.Interfaces = slices.DeleteFunc(s.Config.Interfaces, func(name string) bool {
 		return slices.Contains(interfaces, name)
 	})
-	if len(s.Config.Interfaces) == 0 {
-		return nil, r.removeAll(ctx, before)
+	s.Config.Client.Enable = s.Config.Client.Enable && !client
+	if s.unused() {
+		return "", r.removeAll(ctx, before)
 	}
 	_, err = r.bring(ctx, before, s, false)
-	return s.Config.Interfaces, err
+	return s.whom(), err
 }
 
 // DetachAll removes everything of torbpf from this network namespace. It does
@@ -125,6 +130,7 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 		route.Remove(),
 		nft.Remove(),
 		r.forgetFlows(s),
+		r.forgetSockets(s),
 		r.stopTor(ctx),
 		host.Restore(s.Sysctls),
 	}

@@ -98,7 +98,7 @@ func (r *Router) Explain(q Question) (*Explanation, error) {
 		return nil, err
 	}
 	if s.Blocked {
-		return nil, fmt.Errorf("nothing of %s gets anywhere until `torbpf run` attaches it: %w", joinNames(s.Config.Interfaces), ErrNotAttached)
+		return nil, fmt.Errorf("nothing of %s gets anywhere until `torbpf run` attaches it: %w", s.whom(), ErrNotAttached)
 	}
 	x := &explained{Question: q, router: r, state: s}
 	if err := x.look(); err != nil {

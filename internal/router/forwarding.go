@@ -31,7 +31,8 @@ func (r *Router) enableForwarding(s *State, p *plan.Plan) error {
 // forwardingWarnings tells of exclusions that lead nowhere because the kernel
 // does not forward.
 func forwardingWarnings(s *State) []string {
-	if !s.Config.Rules.OpensAny() {
+	rules := s.Config.Rules.OfLANs()
+	if !rules.OpensAny() {
 		return nil
 	}
 	v4, v6, err := host.ForwardingEnabled()
@@ -42,7 +43,7 @@ func forwardingWarnings(s *State) []string {
 	if !v4 {
 		off = append(off, "IPv4 (net.ipv4.ip_forward=0)")
 	}
-	if !v6 && mentionsIPv6(s.Config.Rules) {
+	if !v6 && mentionsIPv6(rules) {
 		off = append(off, "IPv6 (net.ipv6.conf.all.forwarding=0)")
 	}
 	if len(off) == 0 {
@@ -74,6 +75,7 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 		w = append(w, wide+" is excluded, so hardly anything is Tor's")
 	}
 	w = append(w, exitWarnings(s, p)...)
+	w = append(w, clientWarnings(p, s.Config.Everything)...)
 	return append(w, forwardingWarnings(s)...)
 }
 
@@ -82,15 +84,16 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 func exitWarnings(s *State, p *plan.Plan) []string {
 	var w []string
 	for _, wide := range p.Widest {
-		text := widestWords(wide)
-		if s.Config.Everything {
-			text += " and is excluded, so hardly anything is Tor's"
-		} else {
-			text += fmt.Sprintf(", so hardly anything would be Tor's, and nothing goes by it: insist with torbpf exclude add --interface %s --force", wide.Name)
-		}
-		w = append(w, text)
+		w = append(w, wideWarning(widestWords(wide), wide.Name, s.Config.Everything, "--interface"))
 	}
 	return w
+}
+
+func wideWarning(words, name string, insisted bool, flags string) string {
+	if insisted {
+		return words + " and is excluded, so hardly anything is Tor's"
+	}
+	return fmt.Sprintf("%s, so hardly anything would be Tor's, and nothing goes by it: insist with torbpf exclude add %s %s --force", words, flags, name)
 }
 
 // widest names a rule that lets out about everything, which somebody insisted on.
@@ -105,7 +108,7 @@ func widest(p *plan.Plan) string {
 
 // timeWarnings tells what devices miss where the router has no time for them.
 func timeWarnings(p *plan.Plan) []string {
-	if p.TimeServer {
+	if p.TimeServer || len(p.LANs) == 0 {
 		return nil
 	}
 	return []string{"no time server runs here, so devices that ask for the time by NTP are refused, and a wrong clock breaks TLS: apt install chrony, and write `allow` into /etc/chrony/chrony.conf"}

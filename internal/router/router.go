@@ -158,6 +158,9 @@ func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 		return nil, err
 	}
 	cfg.Rules = active.Planned()
+	if err := s.identify(&facts, active.OfClient()); err != nil {
+		return nil, err
+	}
 	facts.Torified = s.lanIndices()
 	if !cfg.Tor.Onion4.IsValid() {
 		cfg.Tor.Onion4 = s.Onion4

@@ -34,7 +34,8 @@ type State struct {
 	Onion6  netip.Prefix      `json:"onion6"`
 	Links   map[string]int    `json:"links"` // ifindex of each interface whose attach was completed, by name
 	Sentry  Process           `json:"sentry"`
-	Sysctls map[string]string `json:"sysctls,omitempty"` // what detach restores
+	TorUser uint32            `json:"tor_user,omitempty"` // whose tor it is, as client mode must know
+	Sysctls map[string]string `json:"sysctls,omitempty"`  // what detach restores
 	// Blocked says that only the block of Enforce is in place: nothing of the
 	// interfaces is forwarded, and Tor is not asked for anything yet.
 	Blocked bool `json:"blocked"`

@@ -24,7 +24,7 @@ const statusSchema = 1
 const controlPatience = 3 * time.Second
 
 // lastGuards are the reasons of what only a last guard stopped.
-var lastGuards = []abi.Reason{abi.ReasonUplinkGuard, abi.ReasonDNSGuard, abi.ReasonDeliveryGuard}
+var lastGuards = []abi.Reason{abi.ReasonUplinkGuard, abi.ReasonClientGuard, abi.ReasonDNSGuard, abi.ReasonDeliveryGuard}
 
 // Status is what torbpf does in one network namespace, read from the kernel's
 // own tables and from tor.
@@ -36,6 +36,7 @@ type Status struct {
 	Waiting    []string          `json:"waiting"` // interfaces that are blocked until they are there
 	Unfit      []string          `json:"unfit"`   // why, of each that is waited for by its whole name
 	Uplinks    []InterfaceStatus `json:"uplinks"`
+	Client     bool              `json:"client"` // what this machine itself sends is on Tor
 	Tor        TorStatus         `json:"tor"`
 	Sentry     bool              `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
 	Rules      config.Rules      `json:"rules"`
@@ -103,6 +104,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		Namespace: r.ns.Name,
 		Pins:      r.PinDir(),
 		Rules:     append(config.Rules{}, rules...),
+		Client:    s.Config.Client.Enable,
 		Sentry:    sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
 		Lacks:     append([]string{}, s.Lacks...),
 		// A list without entries is [] in JSON, not null.

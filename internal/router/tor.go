@@ -51,6 +51,7 @@ func (r *Router) findTor(ctx context.Context, s *State) (*foundTor, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.TorUser = account.UID
 	d, err := tor.Find(r.torDir())
 	if err != nil && !errors.Is(err, tor.ErrNotRunning) {
 		return nil, err
@@ -71,6 +72,9 @@ func findSystemTor(ctx context.Context, s *State) (*foundTor, error) {
 	t.Control = system.Address
 	t.TransPort, t.DNSPort = system.Ports.Trans, system.Ports.DNS
 	t.Onion4, t.Onion6 = system.Onion4, system.Onion6
+	if err := s.noteTorUser(system.PID); err != nil {
+		return nil, err
+	}
 	group, err := controlGroup(system.Address)
 	return &foundTor{system: system, group: group}, err
 }

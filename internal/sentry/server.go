@@ -144,7 +144,7 @@ func (s *server) serve(ctx context.Context) error {
 // asking someone, which later does, or both are nil and the message gets no answer.
 // A later that is not nil must be called: it holds a place among the questions.
 func (s *server) handle(message []byte, from client, udp bool) (reply []byte, later func(context.Context) []byte) {
-	r := judge(message, s.gate.IsOpen(), s.names)
+	r := judge(message, s.gate.IsOpen(), s.namesFor(from.addr))
 	if r.reply == nil {
 		return nil, nil
 	}
@@ -162,12 +162,26 @@ func (s *server) handle(message []byte, from client, udp bool) (reply []byte, la
 	}
 }
 
+// namesFor says what names mean to a peer: to this machine itself none is excluded, since
+// those are of LANs.
+func (s *server) namesFor(peer netip.Addr) names {
+	n := s.names
+	if peer.IsLoopback() {
+		n.chosen = func(string) bool { return false }
+	}
+	return n
+}
+
 // complete asks who answers for the name. What the router's resolver does not know
-// does not exist: to ask tor would tell an exit of it.
+// does not exist: to ask tor would tell an exit of it. Nor does a local name exist for
+// this machine itself, whose resolver may be who asks here.
 func (s *server) complete(ctx context.Context, r ruling, from client) {
 	question := r.reply.Question[0]
 	if r.who == ownRouter {
 		r.reply.Authoritative, r.reply.Rcode = true, dns.RcodeNameError
+		if from.addr.IsLoopback() {
+			return
+		}
 		if answer := s.local.ask(ctx, question, r.zone); answer != nil {
 			complete(r.reply, answer)
 		}

@@ -1,0 +1,164 @@
+package plan
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// Client is what becomes of what this machine itself sends.
+type Client struct {
+	// All says that it is Tor's but for what the rest exempts. Without it only what has
+	// the class tor already is, which `torbpf exec --tor` gives to what it runs.
+	All        bool
+	Rules      config.Rules  // masked and sorted, those of LANs left out; the marks without our bits
+	Identities []Identity    // who sends
+	Direct     []Opening     // destinations that go direct; disjoint, what takes back is left out of them
+	Local      []LocalSubnet // private subnets of this machine's own interfaces, its uplinks' too
+	Exits      []Exit        // by which packets may leave directly; Rule is a place in Rules
+	Widest     []Widest      // interfaces of rules that everything is routed to
+	Beside     []string      // bridges that are no LANs: what is behind them is not this machine's
+}
+
+// Identity is a user, a control group or a program whose packets go direct, or are Tor's.
+// One of User, Cgroup and Program is meant, by Kind.
+type Identity struct {
+	Kind    config.Kind
+	User    uint32
+	Cgroup  uint64 // its id
+	Program FileID
+	Policy  config.Policy
+	Ends    time.Duration // since boot; 0: never
+	Rule    int           // its place in Rules; -1: torbpf's own
+}
+
+// FileID tells a file from all others, whatever its name.
+type FileID struct {
+	Major, Minor uint32 // of the device
+	Inode        uint64
+}
+
+// Opening is a prefix of destinations that go direct.
+type Opening struct {
+	Prefix netip.Prefix
+	Ends   time.Duration // since boot; 0: never
+	Until  time.Time     // the same by the wall clock; zero: never
+}
+
+// Identities are what the rules about users, control groups and programs stand for on
+// this host, by what they name. What is not there has none.
+type Identities struct {
+	Users    map[string]uint32
+	Cgroups  map[string]uint64
+	Programs map[string]FileID
+}
+
+// client plans for what this machine itself sends; nil for leaving it alone.
+func client(cfg config.Config, h Host, rules config.Rules) *Client {
+	if !cfg.Client.Enable && len(h.Own) == 0 {
+		return nil
+	}
+	c := &Client{All: cfg.Client.Enable, Rules: rules, Local: ownSubnets(h, cfg.Local)}
+	c.Identities = slices.Concat(h.Own, identities(h.Identities, rules))
+	destinations := rules.Of(config.KindDestination)
+	if cfg.Local == config.LocalReserved {
+		destinations = append(config.DirectPrefixes(config.KindDestination, Reserved()...), destinations...)
+	}
+	c.Direct = openings(destinations)
+	c.Exits, c.Widest = exits(h, rules, cfg.Everything)
+	for _, l := range h.Links {
+		if l.Kind == "bridge" && !slices.Contains(cfg.Interfaces, l.Name) && len(h.addrs(l.Index)) > 0 {
+			c.Beside = append(c.Beside, l.Name)
+		}
+	}
+	return c
+}
+
+// identities finds out whom the rules name.
+func identities(known Identities, rules config.Rules) []Identity {
+	var out []Identity
+	for i, r := range rules {
+		id := Identity{Kind: r.Kind, Policy: r.Policy, Ends: r.Ends, Rule: i}
+		var found bool
+		switch r.Kind {
+		case config.KindUser:
+			id.User, found = known.Users[r.User]
+		case config.KindCgroup:
+			id.Cgroup, found = known.Cgroups[r.Cgroup]
+		case config.KindProgram:
+			id.Program, found = known.Programs[r.Program]
+		}
+		if found {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// ownSubnets returns the private subnets that this machine has an address in, on
+// whichever interface: its neighbours are reached without Tor. A public one is not local:
+// its hosts are the internet's.
+func ownSubnets(h Host, mode config.LocalMode) []LocalSubnet {
+	if mode == config.LocalNone {
+		return nil
+	}
+	var out []LocalSubnet
+	for _, a := range h.Addrs {
+		l, ok := h.LinkByIndex(a.Index)
+		s := LocalSubnet{Prefix: a.Prefix.Masked(), Index: l.Index, Name: l.Name}
+		if ok && !l.Loopback && private(s.Prefix) && !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b LocalSubnet) int {
+		return cmp.Or(config.ComparePrefixes(a.Prefix, b.Prefix), cmp.Compare(a.Index, b.Index))
+	})
+	return out
+}
+
+// openings returns what rules for destinations let out, as disjoint prefixes: of several
+// that cover an address the longest counts, and of equal ones the last. What lets out
+// within something that does so as well holds for as long as either.
+func openings(rules []config.Rule) []Opening {
+	var out []Opening
+	for _, all := range []string{"0.0.0.0/0", "::/0"} {
+		out = append(out, openingsBelow(netip.MustParsePrefix(all), nil, rules)...)
+	}
+	return out
+}
+
+// openingsBelow is openings within a prefix, of which wider rules say around; nil: it is
+// not let out.
+func openingsBelow(p netip.Prefix, around *Opening, rules []config.Rule) []Opening {
+	var inside []config.Rule
+	for _, r := range rules {
+		switch {
+		case r.Prefix.Masked() == p:
+			around = around.under(r)
+		case config.PrefixCovers(p, r.Prefix):
+			inside = append(inside, r)
+		}
+	}
+	if len(inside) == 0 && around == nil {
+		return nil
+	}
+	if len(inside) == 0 {
+		return []Opening{{Prefix: p, Ends: around.Ends, Until: around.Until}}
+	}
+	lower, upper := config.Halves(p)
+	return append(openingsBelow(lower, around, inside), openingsBelow(upper, around, inside)...)
+}
+
+// under is what becomes of an opening where a narrower rule speaks.
+func (o *Opening) under(r config.Rule) *Opening {
+	switch {
+	case r.Policy != config.PolicyDirect:
+		return nil
+	case o != nil && (o.Ends == 0 || r.Ends != 0 && r.Ends <= o.Ends):
+		return o
+	}
+	return &Opening{Ends: r.Ends, Until: r.Until}
+}

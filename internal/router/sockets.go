@@ -1,0 +1,147 @@
+package router
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/sockets"
+)
+
+// markSockets gives the sockets that are older than the programs of client mode the class
+// which newer ones get when they are made, and takes it from those that have lost it: an
+// exclusion that has gone ends with its connections, since what has no class is judged by
+// each packet.
+func (j *job) markSockets() error {
+	if j.plan.Client == nil && (j.before == nil || !j.before.usesClient()) {
+		return nil
+	}
+	now, err := kernel.BootTime()
+	if err != nil {
+		return err
+	}
+	m := newMarker(j.plan, now, j.flows)
+	m.first = j.before == nil || !j.before.Config.Client.Enable
+	if err := sockets.Each(m.listen); err != nil {
+		return err
+	}
+	return sockets.Each(m.mark)
+}
+
+// forgetSockets takes the classes of client mode from sockets.
+func (r *Router) forgetSockets(s *State) error {
+	if !s.usesClient() {
+		return nil
+	}
+	m := &marker{plan: &plan.Plan{Mark: plan.Mark{Shift: s.Config.MarkShift}}}
+	return sockets.Each(m.mark)
+}
+
+// marker decides the class of sockets.
+type marker struct {
+	plan      *plan.Plan
+	now       time.Duration
+	first     bool             // nobody has watched connections come in yet
+	begun     map[tcpFlow]bool // what conntrack knows, by who has begun it
+	listening map[uint16]bool
+}
+
+type tcpFlow struct{ from, to netip.AddrPort }
+
+func newMarker(p *plan.Plan, now time.Duration, flows []plan.Flow) *marker {
+	m := &marker{plan: p, now: now, begun: make(map[tcpFlow]bool), listening: make(map[uint16]bool)}
+	for _, f := range flows {
+		if f.Protocol == unix.IPPROTO_TCP {
+			m.begun[tcpFlow{unmapped(f.Src), unmapped(f.ReplySrc)}] = true
+		}
+	}
+	return m
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// listen notes which ports are listened on.
+func (m *marker) listen(s *sockets.Socket) error {
+	if s.TCP && s.Listening {
+		m.listening[s.Local.Port()] = true
+	}
+	return nil
+}
+
+func (m *marker) mark(s *sockets.Socket) error {
+	mask := m.plan.Mark.ClassMask()
+	want := s.Mark&^mask | m.plan.Mark.Class(uint32(m.class(s)))
+	if want == s.Mark {
+		return nil
+	}
+	if err := s.SetMark(want); err != nil {
+		return fmt.Errorf("%w of process %d", err, s.Owner.PID)
+	}
+	return nil
+}
+
+// class is that of bpf/client.bpf.c.
+func (m *marker) class(s *sockets.Socket) abi.Verdict {
+	c := m.plan.Client
+	if c == nil {
+		return abi.VerdictNone
+	}
+	if policy, found := m.identity(s.Owner); found {
+		return map[config.Policy]abi.Verdict{config.PolicyDirect: abi.VerdictDirect, config.PolicyTor: abi.VerdictTor}[policy]
+	}
+	if c.All && m.begunOutside(s) {
+		return abi.VerdictInbound
+	}
+	return abi.VerdictNone
+}
+
+// identity returns what the most specific rule says of a process: its control group, the
+// nearest one first, then its program, then its user.
+func (m *marker) identity(p *sockets.Process) (config.Policy, bool) {
+	matches := func(match func(plan.Identity) bool) (config.Policy, bool) {
+		at := slices.IndexFunc(m.plan.Client.Identities, func(id plan.Identity) bool {
+			return (id.Ends == 0 || id.Ends > m.now) && match(id)
+		})
+		if at < 0 {
+			return "", false
+		}
+		return m.plan.Client.Identities[at].Policy, true
+	}
+	for _, group := range p.Cgroups {
+		if policy, found := matches(func(id plan.Identity) bool { return id.Kind == config.KindCgroup && id.Cgroup == group }); found {
+			return policy, true
+		}
+	}
+	if policy, found := matches(func(id plan.Identity) bool { return id.Kind == config.KindProgram && id.Program == p.Program }); found {
+		return policy, true
+	}
+	return matches(func(id plan.Identity) bool { return id.Kind == config.KindUser && id.User == p.User })
+}
+
+// begunOutside tells whether a connection came in. The programs mark those that do; of
+// one that is older than they are conntrack tells, or, where nobody tracked it, that
+// somebody listens where it has come to.
+func (m *marker) begunOutside(s *sockets.Socket) bool {
+	remote := s.Remote.Addr()
+	if !s.TCP || s.Listening || !s.Remote.IsValid() || remote.IsLoopback() {
+		return false
+	}
+	switch {
+	case !m.first:
+		return m.plan.Mark.Class(uint32(abi.VerdictInbound)) == s.Mark&m.plan.Mark.ClassMask()
+	case m.begun[tcpFlow{s.Remote, s.Local}]:
+		return true
+	case m.begun[tcpFlow{s.Local, s.Remote}]:
+		return false
+	}
+	return m.listening[s.Local.Port()]
+}
