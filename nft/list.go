@@ -109,7 +109,7 @@ func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 		if s.keeps != nil && s.keeps(e.Key) {
 			continue
 		}
-		have[identify(e)] = nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd}
+		have[identify(e)] = nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd, IntervalEnd: e.IntervalEnd}
 	}
 	for _, e := range s.elements {
 		if s.HasTimeout { // its time begins anew
@@ -130,7 +130,7 @@ func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 
 // identify tells elements apart by all that we set of them.
 func identify(e nftables.SetElement) string {
-	return fmt.Sprintf("%x-%x %v", e.Key, e.KeyEnd, e.VerdictData)
+	return fmt.Sprintf("%x-%x %t %v", e.Key, e.KeyEnd, e.IntervalEnd, e.VerdictData)
 }
 
 // decodeVerdict reads the value of a map element, which the library leaves as

@@ -69,18 +69,40 @@ func Apply(p *plan.Plan, fresh ...string) error {
 	if !there {
 		fresh = p.LANNames()
 	}
-	rs, err := build(p, fresh...)
+	b := builder{Plan: p, fresh: fresh}
+	if judged, err := judgesClient(); err != nil {
+		return err
+	} else if !judged {
+		b.freshClient = true
+	}
+	rs, err := b.build()
 	if err != nil {
 		return err
 	}
 	err = rs.apply()
-	if !errors.Is(err, unix.ENOENT) || !(&builder{Plan: p}).awaits() {
+	if !errors.Is(err, unix.ENOENT) || !b.awaits() {
 		return err
 	}
-	if rs, err = buildStrict(p, fresh...); err != nil {
+	b.strict = true
+	if rs, err = b.build(); err != nil {
 		return err
 	}
 	return rs.apply()
+}
+
+// judgesClient reports whether there is a table that judges all of what this machine
+// itself sends.
+func judgesClient() (bool, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open nftables: %w", err)
+	}
+	chains, err := listChains(conn)
+	if err != nil {
+		return false, err
+	}
+	guard := chains[chainClientGuard]
+	return guard != nil && guard.Policy != nil && *guard.Policy == nftables.ChainPolicyDrop, nil
 }
 
 func (rs *ruleset) apply() error {
@@ -169,7 +191,7 @@ func Present() (bool, error) {
 }
 
 // Guards reports whether our chains at the hooks have rules: somebody may have emptied
-// the table.
+// the table. Those for what this machine itself sends need not be there.
 func Guards() (bool, error) {
 	conn, err := nftables.New()
 	if err != nil {
@@ -179,8 +201,11 @@ func Guards() (bool, error) {
 	if err != nil || t == nil {
 		return false, err
 	}
-	for _, name := range []string{chainForward, chainInput, chainDivert} {
+	for _, name := range []string{chainForward, chainInput, chainDivert, chainClientClassify, chainClientGuard} {
 		rules, err := conn.GetRules(t, &nftables.Chain{Name: name})
+		if errors.Is(err, unix.ENOENT) && (name == chainClientClassify || name == chainClientGuard) {
+			continue
+		}
 		if errors.Is(err, unix.ENOENT) {
 			return false, nil
 		}
