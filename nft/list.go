@@ -101,6 +101,9 @@ func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 	if err != nil {
 		return change, fmt.Errorf("list elements of set %s: %w", s.Name, err)
 	}
+	if s.Interval && !s.Concatenation {
+		return compareIntervals(s.elements, elements), nil
+	}
 	have := make(map[string]nftables.SetElement)
 	for _, e := range elements {
 		if e.VerdictData, err = decodeVerdict(e.Val); err != nil {
@@ -109,7 +112,7 @@ func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 		if s.keeps != nil && s.keeps(e.Key) {
 			continue
 		}
-		have[identify(e)] = nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd, IntervalEnd: e.IntervalEnd}
+		have[identify(e)] = nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd}
 	}
 	for _, e := range s.elements {
 		if s.HasTimeout { // its time begins anew
@@ -130,7 +133,7 @@ func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 
 // identify tells elements apart by all that we set of them.
 func identify(e nftables.SetElement) string {
-	return fmt.Sprintf("%x-%x %t %v", e.Key, e.KeyEnd, e.IntervalEnd, e.VerdictData)
+	return fmt.Sprintf("%x-%x %v", e.Key, e.KeyEnd, e.VerdictData)
 }
 
 // decodeVerdict reads the value of a map element, which the library leaves as
