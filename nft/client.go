@@ -205,10 +205,10 @@ func (b *builder) openingRules() []rule {
 	var rules []rule
 	for _, o := range b.direct {
 		if len(o.prefixes4) > 0 {
-			rules = append(rules, newRule("excluded destinations", to(ipv4), []expr.Any{in(o.set4)}, before(o.until), b.give(abi.VerdictDirect)))
+			rules = append(rules, newRule("excluded destinations", destination(ipv4), []expr.Any{in(o.set4)}, before(o.until), b.give(abi.VerdictDirect)))
 		}
 		if len(o.prefixes6) > 0 {
-			rules = append(rules, newRule("excluded destinations", to(ipv6), []expr.Any{in(o.set6)}, before(o.until), b.give(abi.VerdictDirect)))
+			rules = append(rules, newRule("excluded destinations", destination(ipv6), []expr.Any{in(o.set6)}, before(o.until), b.give(abi.VerdictDirect)))
 		}
 	}
 	return rules

@@ -92,17 +92,15 @@ func (b *builder) clientVerdicts() map[abi.Verdict]expr.Verdict {
 		abi.VerdictNone:     none,
 		abi.VerdictDirect:   {Kind: expr.VerdictAccept},
 		abi.VerdictInbound:  {Kind: expr.VerdictAccept},
-		abi.VerdictLocal:    to(chainClientLocal),
-		abi.VerdictVia:      to(chainClientVia),
+		abi.VerdictLocal:    {Kind: expr.VerdictJump, Chain: chainClientLocal},
+		abi.VerdictVia:      {Kind: expr.VerdictJump, Chain: chainClientVia},
 		abi.VerdictTor:      to(chainClientDiverted),
 		abi.VerdictOnion:    to(chainClientDiverted),
 		abi.VerdictResolver: to(chainClientDiverted),
 	}
 }
 
-// clientGuardChains let pass what may, and end all else at once. The interface that they
-// see is that of the route before the redirect, so what was redirected is known by its
-// address, and chain client_egress sees where it goes.
+// clientGuardChains let pass what may, and end all else at once.
 func (b *builder) clientGuardChains() []chain {
 	var diverted, unjudged []rule
 	for _, p := range loopbacks {
@@ -120,12 +118,9 @@ func (b *builder) clientGuardChains() []chain {
 		guard,
 		subChain(chainClientDiverted, append(diverted,
 			refuse("it was not redirected: its connection is older than what redirects it, or somebody else's rule was first", DroppedClientUndiverted)...)...),
-		subChain(chainClientLocal, slices.Concat(
-			b.localRules(accept()), b.linkRules(accept()), refuse("the subnet is elsewhere now: this may be the way out", DroppedClientElsewhere))...),
-		subChain(chainClientVia, append(
-			b.exitRules(accept()), refuse("its route has changed: this may be the way out", DroppedClientElsewhere)...)...),
-		baseChain(chainClientEgress, nftables.ChainTypeFilter, nftables.ChainHookPostrouting, plan.PriorityGuard,
-			newRule("redirected, but its socket is bound to another interface", b.blocked(), notToLoopback(), drop(DroppedClientUndiverted))),
+		subChain(chainClientLocal, append(b.localRules(accept()), b.linkRules(accept())...)...),
+		subChain(chainClientVia, b.exitRules(accept())...),
+		b.clientEgress(),
 	}
 	if !b.Client.All {
 		return chains
@@ -134,6 +129,22 @@ func (b *builder) clientGuardChains() []chain {
 	guard.Policy = &drops // also of a chain that somebody has emptied
 	return append(chains, subChain(chainClientUnjudged, append(unjudged,
 		refuse("not judged: the mark was wiped, or what judges is gone", DroppedClientUnjudged)...)...))
+}
+
+// clientEgress sees the interface by which a packet leaves. At the output hook all chains
+// see that of the route before a redirect, or before a mark of the user's led elsewhere;
+// so what the guard let pass by its interface is asked for it once more. Nobody can be
+// told here.
+func (b *builder) clientEgress() chain {
+	local, via := b.isClass(abi.VerdictLocal), b.isClass(abi.VerdictVia)
+	elsewhere := "its route has changed: this may be the way out"
+	return baseChain(chainClientEgress, nftables.ChainTypeFilter, nftables.ChainHookPostrouting, plan.PriorityGuard,
+		newRule("only what this machine sends", fromSomewhere(), accept()),
+		newRule("redirected, but its socket is bound to another interface", b.blocked(), notToLoopback(), drop(DroppedClientUndiverted)),
+		newRule("by the interface it was learned on", local, jump(chainClientLocal)),
+		newRule(elsewhere, local, notToLoopback(), drop(DroppedClientElsewhere)),
+		newRule("by an excluded interface", via, jump(chainClientVia)),
+		newRule(elsewhere, via, notToLoopback(), drop(DroppedClientElsewhere)))
 }
 
 // refuse ends a connection by a reset. Who sends anything else is told by the error of the

@@ -38,7 +38,8 @@ const (
 	// connections that are older than client mode, or of sockets bound to an interface.
 	DroppedClientUndiverted = "client_undiverted"
 	// DroppedClientElsewhere counts packets for a local subnet or an excluded
-	// interface that were about to leave by another one.
+	// interface that were about to leave by another one, since a rule of somebody
+	// else's has changed their route.
 	DroppedClientElsewhere = "client_elsewhere"
 	// DroppedClientUnjudged counts packets of this machine's own without a class:
 	// somebody wiped the mark, or emptied the chain that sets it.

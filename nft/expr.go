@@ -105,6 +105,8 @@ func toSettlingLAN() []expr.Any {
 // fromNowhere matches what the router itself sends.
 func fromNowhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), equal(native(0))} }
 
+func fromSomewhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), notEqual(native(0))} }
+
 func fromLoopback() []expr.Any { return isLoopback(expr.MetaKeyIIFNAME) }
 func toLoopback() []expr.Any   { return isLoopback(expr.MetaKeyOIFNAME) }
 
@@ -224,8 +226,8 @@ func hasTransportHeader() []expr.Any {
 	}
 }
 
-// to loads the destination.
-func to(f family) []expr.Any {
+// destination loads that of a packet.
+func destination(f family) []expr.Any {
 	return append(isFamily(f), payload(expr.PayloadBaseNetworkHeader, f.destination, f.size, reg1))
 }
 
