@@ -45,6 +45,7 @@ func (b *builder) clientClassifyChains() []chain {
 			markIs(m.value, m.mask), before(m.until), setMark(^b.Mark.Mask(), 0), accept()))
 	}
 	rules = append(rules, b.openingRules()...)
+	rules = append(rules, newRule("a later fragment hides its port, and might finish a query", isLaterFragment(), b.give(abi.VerdictRefused)))
 	rules = append(rules, b.exitRules(b.give(abi.VerdictVia))...)
 	rules = append(rules, b.localRules(b.give(abi.VerdictLocal))...)
 	rules = append(rules, newRule("all else is Tor's, or nobody's", goTo(chainClientTor)))
@@ -150,9 +151,6 @@ func (b *builder) linkRules(then []expr.Any) []rule {
 	for _, p := range []string{"224.0.0.0/4", "255.255.255.255/32", "ff00::/8"} {
 		rules = append(rules, newRule("to all, or to a group", toPrefix(netip.MustParsePrefix(p)), then))
 	}
-	for _, p := range []string{"169.254.0.0/16", "fe80::/10"} {
-		rules = append(rules, newRule("link-local", toPrefix(netip.MustParsePrefix(p)), hasTransportHeader(), then))
-	}
 	return rules
 }
 
@@ -214,24 +212,29 @@ func (b *builder) openingRules() []rule {
 	return rules
 }
 
-// exitRules match what leaves by an excluded interface. A later fragment hides its port,
-// and might finish a query.
+// exitRules match what leaves by an excluded interface.
 func (b *builder) exitRules(then []expr.Any) []rule {
 	var rules []rule
 	for _, e := range b.Client.Exits {
-		rules = append(rules, newRule("by an excluded interface", isInterface(expr.MetaKeyOIFNAME, e.Name),
-			hasTransportHeader(), before(b.Client.Rules[e.Rule].Until), then))
+		rules = append(rules, newRule("by an excluded interface", isInterface(expr.MetaKeyOIFNAME, e.Name), before(b.Client.Rules[e.Rule].Until), then))
 	}
 	return rules
 }
 
-// localRules match what goes to a local subnet by the interface that leads there.
+// localRules match what goes to a neighbour by the interface that leads there.
 func (b *builder) localRules(then []expr.Any) []rule {
 	why := "a subnet behind the interface it was learned on"
-	return []rule{
-		newRule(why, outAndTo(ipv4), []expr.Any{in(setClientLocal4)}, hasTransportHeader(), then),
-		newRule(why, outAndTo(ipv6), []expr.Any{in(setClientLocal6)}, hasTransportHeader(), then),
+	rules := []rule{
+		newRule(why, outAndTo(ipv4), []expr.Any{in(setClientLocal4)}, then),
+		newRule(why, outAndTo(ipv6), []expr.Any{in(setClientLocal6)}, then),
 	}
+	if b.LocalMode == config.LocalNone {
+		return rules
+	}
+	for _, p := range []string{"169.254.0.0/16", "fe80::/10"} {
+		rules = append(rules, newRule("link-local", toPrefix(netip.MustParsePrefix(p)), then))
+	}
+	return rules
 }
 
 // give sets the class and is done.

@@ -58,16 +58,8 @@ func TestUnconnectedSocketsAreJudged(t *testing.T) {
 		{unix.AF_INET6, unix.SOCK_DGRAM, 0, "::ffff:" + site4, 53, "sent"},
 		{unix.AF_INET, unix.SOCK_RAW, 47, site4, 0, refusedUDP},
 		{unix.AF_INET6, unix.SOCK_RAW, 132, site6, 0, refusedUDP},
-		{unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP, site4, 0, refusedUDP},
 	} {
-		ready := func(fd int) error {
-			if test.protocol != unix.IPPROTO_ICMP {
-				return nil
-			}
-			return nil
-		}
-		packet := []byte{8, 0, 0, 0, 0, 1, 0, 1}
-		if got := l.send(test.domain, test.kind, test.protocol, ready, packet, sockaddr(test.host, test.port)); got != test.want {
+		if got := l.send(test.domain, test.kind, test.protocol, nil, []byte("?"), sockaddr(test.host, test.port)); got != test.want {
 			t.Errorf("protocol %d to %s port %d: %s, want %s", test.protocol, test.host, test.port, got, test.want)
 		}
 	}
@@ -81,9 +73,7 @@ func TestUnconnectedSocketsAreJudged(t *testing.T) {
 // finish a query.
 func TestALaterFragmentIsRefused(t *testing.T) {
 	l := newClientLab(t)
-	p := l.plan()
-	p.LocalMode = ""
-	l.apply(p)
+	l.apply(l.plan())
 	for _, test := range []struct{ host, want string }{
 		{site4, refusedUDP}, {near4, refusedUDP}, {dmz4, refusedUDP}, {vpn4, refusedUDP}, {"169.254.9.9", refusedUDP}, {direct4, "sent"},
 	} {
@@ -92,7 +82,20 @@ func TestALaterFragmentIsRefused(t *testing.T) {
 			t.Errorf("to %s: %s, want %s", test.host, got, test.want)
 		}
 	}
+	heard := l.outside.count(t, "prerouting", "exthdr frag exists")
+	for _, host := range []string{site6, direct6} {
+		l.send(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_FRAGMENT, nil, laterPiece6, sockaddr(host, 0))
+	}
+	if got := l.call(0, "udp", to(direct6, "80")); got != "outside" { // behind it nothing is on its way
+		t.Errorf("a whole packet: %s", got)
+	}
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d pieces of IPv6 packets", n)
+	}
 }
+
+// laterPiece6 is what follows an IPv6 header: UDP, at an offset of 8, and 8 bytes.
+var laterPiece6 = []byte{unix.IPPROTO_UDP, 0, 0, 8, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0}
 
 // fragment4 is a piece of an IPv4 packet, from an offset on, with 8 bytes.
 func fragment4(host string, protocol byte, offset uint16) []byte {
@@ -218,9 +221,11 @@ func TestAConnectionFromBeforeIsReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := ln.Accept(); err != nil {
+	peer, err := ln.Accept()
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer peer.Close()
 	l.apply(l.plan())
 	heard := l.outside.countAll(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

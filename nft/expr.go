@@ -216,14 +216,14 @@ func ports(source, destination uint16) []expr.Any {
 	}, toPort(destination)...)
 }
 
-// hasTransportHeader matches all that has ports, or something in their place: no later
-// fragment, and nothing behind extension headers that the kernel does not know. Whatever
-// the value is, reading it ends a rule where there is none.
-func hasTransportHeader() []expr.Any {
-	return []expr.Any{
-		payload(expr.PayloadBaseTransportHeader, sourcePort, 2, reg1),
-		&expr.Cmp{Op: expr.CmpOpGte, Register: reg1, Data: []byte{0, 0}},
-	}
+// isLaterFragment matches a piece of an IPv4 packet that has no ports. Conntrack puts pieces
+// together, but not those of a socket that wants them as they are (IP_NODEFRAG); there is no
+// such thing with IPv6. A rule that asks for a port does not tell: the kernel may find one.
+func isLaterFragment() []expr.Any {
+	const offset, mask = 6, 0x1fff
+	return append(isFamily(ipv4),
+		payload(expr.PayloadBaseNetworkHeader, offset, 2, reg1),
+		and(binary.BigEndian.AppendUint16(nil, mask)), notEqual([]byte{0, 0}))
 }
 
 // destination loads that of a packet.
