@@ -3,6 +3,7 @@ package nft
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -10,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -80,17 +83,46 @@ func TestWhoAsksTheMachineIsAnswered(t *testing.T) {
 func TestDevicesAreAnswered(t *testing.T) {
 	l := newClientLab(t)
 	p := l.plan()
-	p.LANs, p.Local, p.LocalMode = l.lab.plan().LANs, nil, "none"
+	p.LANs, p.Local, p.LocalMode = l.lab.plan().LANs, nil, config.LocalNone
 	l.apply(p)
-	l.classify(`iifname "lan0"`, 2)
+	l.classify(`iifname "lan0"`, abi.VerdictLocal)
 	for _, network := range []string{"tcp", "udp"} {
 		l.mustAnswer("machine", l.client, network, lan4+":22")
 	}
 	l.mustPing(l.client, lan6, "a ping of the machine")
-	l.classify(`iifname "lan0"`, 11)
+	l.classify(`iifname "lan0"`, abi.VerdictResolver)
 	l.mustAnswer("sentry", l.client, "udp", outside4+":53")
-	if marked := l.conntrack("-L", "--mark", "0x03000000/0x0f000000"); marked != "" {
-		t.Errorf("what a LAN began is taken for begun outside:\n%s", marked)
+	for _, test := range []struct {
+		ready  func(int) error
+		domain int
+		to     unix.Sockaddr
+		want   string
+	}{
+		{bound(67), unix.AF_INET, sockaddr(client4, 68), "sent"},
+		{bound(547), unix.AF_INET6, sockaddr(client6, 546), "sent"},
+		{bound(67), unix.AF_INET, sockaddr(outside4, 68), refusedUDP},
+		{bound(547), unix.AF_INET6, sockaddr(outside6, 546), refusedUDP},
+	} {
+		if got := l.send(test.domain, unix.SOCK_DGRAM, 0, test.ready, []byte("?"), test.to); got != test.want {
+			t.Errorf("a DHCP server to %v: %s, want %s", test.to, got, test.want)
+		}
+	}
+	l.wantNothingInbound()
+	p.LANs, p.LocalMode = nil, "" // as if the LAN had been renamed
+	l.apply(p)
+	l.conntrack("-F")
+	l.classify(`iifname "lan0"`, abi.VerdictLocal)
+	l.mustAnswer("machine", l.client, "udp", lan4+":22")
+	l.wantNothingInbound()
+}
+
+// wantNothingInbound finds no connection that is taken for begun outside.
+func (l *clientLab) wantNothingInbound() {
+	l.t.Helper()
+	for _, family := range []string{"ipv4", "ipv6"} {
+		if marked := l.conntrack("-L", "-f", family, "--mark", "0x03000000/0x0f000000"); marked != "" {
+			l.t.Errorf("taken for begun outside:\n%s", marked)
+		}
 	}
 }
 
@@ -116,16 +148,16 @@ func TestOldFlowsAreNotTakenForNewOnes(t *testing.T) {
 	l.serve(nil, "udp", ":40000", "machine")
 	before := l.drops(RefusedClient)
 	heard := l.outside.countAll(t)
-	go l.outside.do(func() error { // an old peer, who gets no answer
-		conn, err := net.Dial("udp", wan4+":40000")
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		_, err = conn.Write([]byte("?"))
-		return err
-	})
+	l.fromOutside(unix.IPPROTO_UDP, []byte{40000 >> 8, 40000 & 0xff, 40000 >> 8, 40000 & 0xff, 0, 8, 0, 0}) // an old peer
 	l.eventually("the answer is refused", func() bool { return l.drops(RefusedClient) > before })
+	answer := func() string {
+		l.fromOutside(odd, []byte("?"))
+		l.eventually("it is here", func() bool { return matches(l.conntrack("-L"), fmt.Sprintf(`unknown +%d`, odd)) })
+		return l.send(unix.AF_INET, unix.SOCK_RAW, odd, nil, []byte("!"), sockaddr(outside4, 0))
+	}
+	if got := answer(); got != refusedUDP {
+		t.Errorf("an old peer by another protocol gets %s", got)
+	}
 	if n := heard(); n != 0 {
 		t.Errorf("an old peer has heard %d packets", n)
 	}
@@ -139,9 +171,32 @@ func TestOldFlowsAreNotTakenForNewOnes(t *testing.T) {
 		}
 	}
 	forgetOldFlows(t)
+	l.conntrack("-F")
+	if got := answer(); got != "sent" {
+		t.Errorf("later a peer by another protocol gets %s", got)
+	}
 	l.serve(nil, "udp", ":40001", "machine")
 	if got := l.askFromOutside("udp", "", to(wan4, "40001")); got != "machine" {
 		t.Errorf("later %s", got)
+	}
+}
+
+// odd is a protocol of which nobody knows anything.
+const odd = 99
+
+// fromOutside sends the machine a packet of a protocol.
+func (l *clientLab) fromOutside(protocol int, packet []byte) {
+	l.t.Helper()
+	err := l.outside.do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, protocol)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, packet, 0, sockaddr(wan4, 0))
+	})
+	if err != nil {
+		l.t.Fatal(err)
 	}
 }
 
@@ -150,25 +205,15 @@ func TestAStrangersQueryOpensNoWayForQueries(t *testing.T) {
 	l := newClientLab(t)
 	l.apply(l.plan())
 	l.serve(nil, "udp", ":40000", "machine")
-	got := make(chan string, 1)
-	before := l.drops(DroppedClientUndiverted)
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() { got <- answerOr(ask(ctx, l.outside, "udp", site4+":53000", wan4+":40000")) }()
-	if answer := <-got; answer != "machine" {
-		t.Errorf("who begins from another port gets %s", answer)
+	if got := l.askFromOutside("udp", site4+":53000", wan4+":40000"); got != "machine" {
+		t.Errorf("who begins from another port gets %s", got)
 	}
-	go l.outside.do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_UDP)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		query := []byte{0, 53, 40000 >> 8, 40000 & 0xff, 0, 8, 0, 0}
-		a := netip.MustParseAddr(wan4).As4()
-		return unix.Sendto(fd, query, 0, &unix.SockaddrInet4{Addr: a})
-	})
+	before := l.drops(DroppedClientUndiverted)
+	l.fromOutside(unix.IPPROTO_UDP, []byte{0, 53, 40000 >> 8, 40000 & 0xff, 0, 8, 0, 0})
 	l.eventually("the answer is refused", func() bool { return l.drops(DroppedClientUndiverted) > before })
-	cancel()
+	l.mustDrop(DroppedClientUndiverted, "TCP", func(ctx context.Context) (string, error) {
+		return ask(ctx, l.outside, "tcp", holed4+":53", wan4+":22")
+	})
 }
 
 // TestASimultaneousOpenIsNoAnswer: the SYN of who begins meets one sent to catch it.

@@ -207,25 +207,10 @@ func TestARouteThatAMarkOfTheUsersChangesIsNoWayOut(t *testing.T) {
 	}
 }
 
-// TestAConnectionFromBeforeIsReset at its next packet, in both directions.
+// TestAConnectionFromBeforeIsReset at its next packet, whoever sends it.
 func TestAConnectionFromBeforeIsReset(t *testing.T) {
 	l := newClientLab(t)
-	load(t, `table inet user { chain input { type filter hook input priority 0; ct state established accept; }; }`)
-	ln := l.listenOutside(site4 + ":443")
-	var conn net.Conn
-	err := l.own.do(func() (err error) {
-		conn, err = net.Dial("tcp", site4+":443")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	peer, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
+	conn, peer := l.connectionFromBefore()
 	l.apply(l.plan())
 	heard := l.outside.countAll(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -238,6 +223,41 @@ func TestAConnectionFromBeforeIsReset(t *testing.T) {
 	if n := heard(); n != 0 {
 		t.Errorf("the outside has heard %d packets", n)
 	}
+	peer.Close()
+}
+
+// TestAForgottenConnectionIsNotInbound although the next packet that conntrack sees is its
+// peer's.
+func TestAForgottenConnectionIsNotInbound(t *testing.T) {
+	l := newClientLab(t)
+	_, peer := l.connectionFromBefore()
+	l.apply(l.plan())
+	heard := l.outside.countAll(t)
+	before := l.drops(DroppedClientUndiverted)
+	l.conntrack("-F")
+	if _, err := io.WriteString(peer, "still there?"); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the answer is refused", func() bool { return l.drops(DroppedClientUndiverted) > before })
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d packets", n)
+	}
+}
+
+// connectionFromBefore is one that conntrack knows, of the machine and a site.
+func (l *clientLab) connectionFromBefore() (own, peer net.Conn) {
+	l.t.Helper()
+	load(l.t, `table inet user { chain input { type filter hook input priority 0; ct state established accept; }; }`)
+	ln := l.listenOutside(site4 + ":443")
+	own, err := netDial(l.own, wan4+":0", site4+":443")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if peer, err = ln.Accept(); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { own.Close(); peer.Close() })
+	return own, peer
 }
 
 // TestWithoutItsChainsNothingLeaves whichever of them somebody empties.

@@ -63,6 +63,7 @@ func TestWhatTheMachineSendsIsTors(t *testing.T) {
 		want{0, "tcp", to(stub, "53"), "stub"},
 		want{0, "tcp", to(wan4, "22"), "machine"},
 		want{0, "udp", to("::1", "22"), "machine"})
+	l.wantNothingInbound()
 }
 
 // TestOnionIsTorsWhoeverAsks even what is exempt.
