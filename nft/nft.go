@@ -11,6 +11,18 @@
 //	                                                 └─▶ -10 input
 //	                                                      our ports, only as diverted
 //
+// In client mode there are chains for what the machine itself sends, too, and what carries
+// no class gets it there:
+//
+//	     output                                                       postrouting
+//	-120 client_classify ─▶ -110 client_divert ─▶ -10 client_guard ──▶ -110 client_snat
+//	a class, unless the     to tor and the        passes what may     what was redirected
+//	socket has one          sentry, over lo       leave, refuses      comes from loopback (nat)
+//	                        (nat)                 all else
+//	     input                                                    ──▶ -10 client_egress
+//	-199 client_openings                                              by the interfaces that
+//	a connection from outside is remembered (nat)                     it may leave by only
+//
 // The nat chains are asked once for each connection, the others for each
 // packet; so those begin with what most packets fail in the fewest steps.
 //
