@@ -97,3 +97,21 @@ func TestFlowsSettleOnlyAfterClientModeBegins(t *testing.T) {
 		t.Error("flows settle anew after a change")
 	}
 }
+
+// TestGuardsSeesThatTheMachinesOwnAreEmpty: the policy of one blocks all, and the daemon
+// is to put that right.
+func TestGuardsSeesThatTheMachinesOwnAreEmpty(t *testing.T) {
+	enterFreshNetNS(t)
+	for _, name := range []string{chainClientGuard, chainClientClassify} {
+		if err := Apply(clientPlan()); err != nil {
+			t.Fatal(err)
+		}
+		if whole, err := Guards(); err != nil || !whole {
+			t.Errorf("Guards() = %t, %v of a whole table", whole, err)
+		}
+		nft(t, "", "flush", "chain", "inet", plan.Table, name)
+		if whole, err := Guards(); err != nil || whole {
+			t.Errorf("Guards() = %t, %v without the rules of %s", whole, err, name)
+		}
+	}
+}
