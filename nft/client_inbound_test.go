@@ -108,6 +108,9 @@ func TestDevicesAreAnswered(t *testing.T) {
 		}
 	}
 	l.wantNothingInbound()
+	l.classify(`iifname "lan0"`, abi.VerdictNone) // tc is gone
+	l.mustAnswer("machine", l.client, "udp", lan4+":80")
+	l.wantNothingInbound()
 	p.LANs, p.LocalMode = nil, "" // as if the LAN had been renamed
 	l.apply(p)
 	l.conntrack("-F")
