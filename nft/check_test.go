@@ -56,24 +56,26 @@ func TestCheckFindsEveryChange(t *testing.T) {
 	}
 }
 
-// TestCheckFindsAnyRuleThatIsGone deletes each rule of the richest plan in turn.
+// TestCheckFindsAnyRuleThatIsGone deletes each rule of the richest plans in turn.
 func TestCheckFindsAnyRuleThatIsGone(t *testing.T) {
-	enterFreshNetNS(t)
-	if err := Apply(marksPlan()); err != nil {
-		t.Fatal(err)
-	}
-	rs, err := build(marksPlan())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range rs.chains {
-		for i := range c.rules {
-			if err := Apply(marksPlan()); err != nil {
-				t.Fatal(err)
-			}
-			nft(t, "", "delete", "rule", "inet", plan.Table, c.Name, "handle", ruleHandle(t, c.Name, i))
-			if got, err := Check(marksPlan()); err != nil || len(got) == 0 {
-				t.Errorf("rule %d of chain %s is gone: Check says %q, %v", i+1, c.Name, got, err)
+	for _, rich := range []func() *plan.Plan{marksPlan, clientPlan} {
+		enterFreshNetNS(t)
+		if err := Apply(rich()); err != nil {
+			t.Fatal(err)
+		}
+		rs, err := build(rich())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range rs.chains {
+			for i := range c.rules {
+				if err := Apply(rich()); err != nil {
+					t.Fatal(err)
+				}
+				nft(t, "", "delete", "rule", "inet", plan.Table, c.Name, "handle", ruleHandle(t, c.Name, i))
+				if got, err := Check(rich()); err != nil || len(got) == 0 {
+					t.Errorf("rule %d of chain %s is gone: Check says %q, %v", i+1, c.Name, got, err)
+				}
 			}
 		}
 	}

@@ -31,10 +31,35 @@ const (
 	// RefusedLate counts what tc left open (replies, late marks) and nobody
 	// decided in its favour.
 	RefusedLate = "late_refused"
+
+	// RefusedClient counts what this machine itself sends and Tor cannot carry.
+	RefusedClient = "client_refused"
+	// DroppedClientUndiverted counts what is Tor's and was not redirected: of
+	// connections that are older than client mode, or of sockets bound to an interface.
+	DroppedClientUndiverted = "client_undiverted"
+	// DroppedClientElsewhere counts packets for a local subnet or an excluded
+	// interface that were about to leave by another one, since a rule of somebody
+	// else's has changed their route.
+	DroppedClientElsewhere = "client_elsewhere"
+	// DroppedClientUnjudged counts packets of this machine's own without a class:
+	// somebody wiped the mark, or emptied the chain that sets it.
+	DroppedClientUnjudged = "client_unjudged"
 )
 
-func counterNames() []string {
+func routerCounters() []string {
 	return []string{DroppedCutPeer, DroppedPort, DroppedAnswer, DroppedError, DroppedBlocked, DroppedLocal, DroppedUnjudged, RefusedLate}
+}
+
+func clientCounters() []string {
+	return []string{RefusedClient, DroppedClientUndiverted, DroppedClientElsewhere, DroppedClientUnjudged}
+}
+
+// counterNames are those of the plan's table.
+func (b *builder) counterNames() []string {
+	if b.Client == nil {
+		return routerCounters()
+	}
+	return append(routerCounters(), clientCounters()...)
 }
 
 // Drop is what one guard has dropped since attach.
@@ -58,7 +83,7 @@ func Drops() ([]Drop, error) {
 		return nil, err
 	}
 	var drops []Drop
-	for _, name := range counterNames() {
+	for _, name := range append(routerCounters(), clientCounters()...) {
 		if o := objects[name]; o != nil {
 			if c, ok := o.Obj.(*expr.Counter); ok {
 				drops = append(drops, Drop{Guard: name, Packets: c.Packets, Bytes: c.Bytes})

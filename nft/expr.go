@@ -95,6 +95,7 @@ func notIn(name string) expr.Any {
 
 func fromLAN() []expr.Any    { return []expr.Any{meta(expr.MetaKeyIIFNAME), in(setLANs)} }
 func notFromLAN() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIFNAME), notIn(setLANs)} }
+func toLAN() []expr.Any      { return []expr.Any{meta(expr.MetaKeyOIFNAME), in(setLANs)} }
 func notToLAN() []expr.Any   { return []expr.Any{meta(expr.MetaKeyOIFNAME), notIn(setLANs)} }
 
 func toSettlingLAN() []expr.Any {
@@ -104,16 +105,26 @@ func toSettlingLAN() []expr.Any {
 // fromNowhere matches what the router itself sends.
 func fromNowhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), equal(native(0))} }
 
+func fromSomewhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), notEqual(native(0))} }
+
 func fromLoopback() []expr.Any { return isLoopback(expr.MetaKeyIIFNAME) }
 func toLoopback() []expr.Any   { return isLoopback(expr.MetaKeyOIFNAME) }
+
+func notToLoopback() []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyOIFNAME), notEqual(paddedName("lo"))}
+}
 
 func isLoopback(key expr.MetaKey) []expr.Any { return isInterface(key, "lo") }
 
 // isInterface compares a name that ifname has found to fit.
 func isInterface(key expr.MetaKey, name string) []expr.Any {
+	return []expr.Any{meta(key), equal(paddedName(name))}
+}
+
+func paddedName(name string) []byte {
 	padded := make([]byte, unix.IFNAMSIZ)
 	copy(padded, name)
-	return []expr.Any{meta(key), equal(padded)}
+	return padded
 }
 
 func markIs(value, mask uint32) []expr.Any {
@@ -190,6 +201,36 @@ func toPort(port uint16) []expr.Any {
 	}
 }
 
+func toPortFrom(first uint16) []expr.Any {
+	return []expr.Any{
+		payload(expr.PayloadBaseTransportHeader, destinationPort, 2, reg1),
+		&expr.Cmp{Op: expr.CmpOpGte, Register: reg1, Data: binary.BigEndian.AppendUint16(nil, first)},
+	}
+}
+
+// ports matches both of a UDP packet.
+func ports(source, destination uint16) []expr.Any {
+	return append([]expr.Any{
+		payload(expr.PayloadBaseTransportHeader, sourcePort, 2, reg1),
+		equal(binary.BigEndian.AppendUint16(nil, source)),
+	}, toPort(destination)...)
+}
+
+// isLaterFragment matches a piece of an IPv4 packet that has no ports. Conntrack puts pieces
+// together, but not those of a socket that wants them as they are (IP_NODEFRAG); there is no
+// such thing with IPv6. A rule that asks for a port does not tell: the kernel may find one.
+func isLaterFragment() []expr.Any {
+	const offset, mask = 6, 0x1fff
+	return append(isFamily(ipv4),
+		payload(expr.PayloadBaseNetworkHeader, offset, 2, reg1),
+		and(binary.BigEndian.AppendUint16(nil, mask)), notEqual([]byte{0, 0}))
+}
+
+// destination loads that of a packet.
+func destination(f family) []expr.Any {
+	return append(isFamily(f), payload(expr.PayloadBaseNetworkHeader, f.destination, f.size, reg1))
+}
+
 func toPrefix(p netip.Prefix) []expr.Any {
 	return inPrefix(p, familyOf(p.Addr()).destination)
 }
@@ -239,6 +280,14 @@ func redirect(port uint16) []expr.Any {
 	return []expr.Any{
 		&expr.Immediate{Register: reg1, Data: binary.BigEndian.AppendUint16(nil, port)},
 		&expr.Redir{RegisterProtoMin: reg1, RegisterProtoMax: reg1, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED},
+	}
+}
+
+// snat rewrites the source.
+func snat(to netip.Addr) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: reg1, Data: to.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(familyOf(to).number), RegAddrMin: reg1, RegAddrMax: reg1},
 	}
 }
 

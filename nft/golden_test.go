@@ -90,6 +90,9 @@ var goldens = []struct {
 	{"inbound-off", closedPlan},
 	{"local-none", noLocalPlan},
 	{"awaited", awaitingPlan},
+	{"client", clientPlan},
+	{"client-exec", clientExecPlan},
+	{"client-and-lans", clientAndLANsPlan},
 }
 
 // TestApplyListsAsTheGoldenFile holds the rules that Go builds against a file

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -192,6 +193,9 @@ func (l *lab) apply(p *plan.Plan) {
 func forgetOldFlows(t *testing.T) {
 	t.Helper()
 	nft(t, "", "flush", "set", "inet", plan.Table, setSettle)
+	if out, err := runNft("", "flush", "set", "inet", plan.Table, setClientSettle); err != nil && !strings.Contains(out, "No such file") {
+		t.Fatal(out)
+	}
 }
 
 // classify stands in for the tc program: what the match covers gets the class

@@ -101,6 +101,9 @@ func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 	if err != nil {
 		return change, fmt.Errorf("list elements of set %s: %w", s.Name, err)
 	}
+	if s.Interval && !s.Concatenation {
+		return compareIntervals(s.elements, elements), nil
+	}
 	have := make(map[string]nftables.SetElement)
 	for _, e := range elements {
 		if e.VerdictData, err = decodeVerdict(e.Val); err != nil {

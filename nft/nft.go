@@ -11,6 +11,18 @@
 //	                                                 └─▶ -10 input
 //	                                                      our ports, only as diverted
 //
+// In client mode there are chains for what the machine itself sends, too, and what carries
+// no class gets it there:
+//
+//	     output                                                       postrouting
+//	-120 client_classify ─▶ -110 client_divert ─▶ -10 client_guard ──▶ -110 client_snat
+//	a class, unless the     to tor and the        passes what may     what was redirected
+//	socket has one          sentry, over lo       leave, refuses      comes from loopback (nat)
+//	                        (nat)                 all else
+//	     input                                                    ──▶ -10 client_egress
+//	-199 client_openings                                              by the interfaces that
+//	a connection from outside is remembered (nat)                     it may leave by only
+//
 // The nat chains are asked once for each connection, the others for each
 // packet; so those begin with what most packets fail in the fewest steps.
 //
@@ -73,18 +85,40 @@ func Apply(p *plan.Plan, fresh ...string) error {
 	if !there {
 		fresh = p.LANNames()
 	}
-	rs, err := build(p, fresh...)
+	b := builder{Plan: p, fresh: fresh}
+	if judged, err := judgesClient(); err != nil {
+		return err
+	} else if !judged {
+		b.freshClient = true
+	}
+	rs, err := b.build()
 	if err != nil {
 		return err
 	}
 	err = rs.apply()
-	if !errors.Is(err, unix.ENOENT) || !(&builder{Plan: p}).awaits() {
+	if !errors.Is(err, unix.ENOENT) || !b.awaits() {
 		return err
 	}
-	if rs, err = buildStrict(p, fresh...); err != nil {
+	b.strict = true
+	if rs, err = b.build(); err != nil {
 		return err
 	}
 	return rs.apply()
+}
+
+// judgesClient reports whether there is a table that judges all of what this machine
+// itself sends.
+func judgesClient() (bool, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open nftables: %w", err)
+	}
+	chains, err := listChains(conn)
+	if err != nil {
+		return false, err
+	}
+	guard := chains[chainClientGuard]
+	return guard != nil && guard.Policy != nil && *guard.Policy == nftables.ChainPolicyDrop, nil
 }
 
 func (rs *ruleset) apply() error {
@@ -173,7 +207,7 @@ func Present() (bool, error) {
 }
 
 // Guards reports whether our chains at the hooks have rules: somebody may have emptied
-// the table.
+// the table. Those for what this machine itself sends need not be there.
 func Guards() (bool, error) {
 	conn, err := nftables.New()
 	if err != nil {
@@ -183,8 +217,11 @@ func Guards() (bool, error) {
 	if err != nil || t == nil {
 		return false, err
 	}
-	for _, name := range []string{chainForward, chainInput, chainDivert} {
+	for _, name := range []string{chainForward, chainInput, chainDivert, chainClientClassify, chainClientGuard} {
 		rules, err := conn.GetRules(t, &nftables.Chain{Name: name})
+		if errors.Is(err, unix.ENOENT) && (name == chainClientClassify || name == chainClientGuard) {
+			continue
+		}
 		if errors.Is(err, unix.ENOENT) {
 			return false, nil
 		}

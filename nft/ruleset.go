@@ -59,6 +59,11 @@ type builder struct {
 	// nothing is let in from interfaces that are waited for.
 	strict bool
 	marks  []exemptMark
+	// clientMarks and direct are for what this machine itself sends, and
+	// freshClient says that it has been judged since just now only.
+	clientMarks []exemptMark
+	direct      []directGroup
+	freshClient bool
 }
 
 // exemptMark matches when (mark & mask) == value, until its rule ends; our own bits take
@@ -79,19 +84,19 @@ func buildStrict(p *plan.Plan, fresh ...string) (*ruleset, error) {
 }
 
 func (b builder) build() (*ruleset, error) {
-	if err := b.readMarks(); err != nil {
+	if err := b.readRules(); err != nil {
 		return nil, err
 	}
 	if err := b.checkPorts(); err != nil {
 		return nil, err
 	}
-	rs := &ruleset{table: table(), counters: counterNames()}
+	rs := &ruleset{table: table(), counters: b.counterNames()}
 	sets, err := b.sets()
 	if err != nil {
 		return nil, err
 	}
 	rs.sets = sets
-	rs.chains = slices.Concat(b.classifyChains(), b.lateMarkChains(), b.divertChains(), b.inputChains(), b.outputChains(), b.forwardChains())
+	rs.chains = slices.Concat(b.classifyChains(), b.lateMarkChains(), b.divertChains(), b.inputChains(), b.outputChains(), b.forwardChains(), b.clientChains())
 	for _, s := range rs.sets {
 		s.Table = rs.table
 	}
@@ -101,23 +106,34 @@ func (b builder) build() (*ruleset, error) {
 	return rs, nil
 }
 
+// readRules takes from the plan what rules are made of.
+func (b *builder) readRules() (err error) {
+	if b.marks, err = b.readMarks(b.Rules); err != nil || b.Client == nil {
+		return err
+	}
+	if b.clientMarks, err = b.readMarks(b.Client.Rules); err != nil {
+		return err
+	}
+	return b.readOpenings()
+}
+
 // readMarks takes the exempt marks from the plan, which has our own bits out of
 // them already. One that has them nevertheless, and one of zero, which would
 // exempt every packet that nobody marked, are errors of the plan.
-func (b *builder) readMarks() error {
+func (b *builder) readMarks(rules config.Rules) (marks []exemptMark, err error) {
 	ours := b.Mark.Mask()
-	for _, r := range b.Rules.Of(config.KindMark) {
+	for _, r := range rules.Of(config.KindMark) {
 		m := r.Mark
 		if m.Value&m.Mask&ours != 0 {
-			return fmt.Errorf("exempt mark %#x/%#x: it uses torbpf's own bits %#x, choose another mark shift", m.Value, m.Mask, ours)
+			return nil, fmt.Errorf("exempt mark %#x/%#x: it uses torbpf's own bits %#x, choose another mark shift", m.Value, m.Mask, ours)
 		}
 		exempt := exemptMark{value: m.Value & m.Mask, mask: m.Mask &^ ours, until: r.Until}
 		if exempt.value == 0 {
-			return fmt.Errorf("exempt mark %#x/%#x: unmarked packets match it, name a bit that must be set", m.Value, m.Mask)
+			return nil, fmt.Errorf("exempt mark %#x/%#x: unmarked packets match it, name a bit that must be set", m.Value, m.Mask)
 		}
-		b.marks = append(b.marks, exempt)
+		marks = append(marks, exempt)
 	}
-	return nil
+	return marks, nil
 }
 
 // checkPorts refuses what would divert packets to nowhere.
@@ -136,7 +152,8 @@ func (b *builder) checkPorts() error {
 func (b *builder) class(v abi.Verdict) uint32 { return b.Mark.Class(uint32(v)) }
 
 // baseChain is a chain at a hook. The policy is accept, because the hook sees
-// the traffic of the whole host: each guard names what it drops.
+// the traffic of the whole host: each guard names what it drops. Only that of this
+// machine's own packets has another.
 func baseChain(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority int32, rules ...rule) chain {
 	policy := nftables.ChainPolicyAccept
 	return chain{

@@ -42,15 +42,20 @@ func (b *builder) sets() ([]set, error) {
 	if err != nil {
 		return nil, err
 	}
-	local4, err := b.localSet(setLocal4, nftables.TypeIPAddr, netip.Addr.Is4)
+	local := b.Local
+	if b.LocalMode == config.LocalNone {
+		local = nil
+	}
+	local4, err := subnetSet(setLocal4, nftables.TypeIPAddr, netip.Addr.Is4, local)
 	if err != nil {
 		return nil, err
 	}
-	local6, err := b.localSet(setLocal6, nftables.TypeIP6Addr, netip.Addr.Is6)
+	local6, err := subnetSet(setLocal6, nftables.TypeIP6Addr, netip.Addr.Is6, local)
 	if err != nil {
 		return nil, err
 	}
-	return []set{
+	client, err := b.clientSets()
+	return append([]set{
 		lans, local4, local6,
 		{Set: cutSet(setCut4, nftables.TypeIPAddr)},
 		{Set: cutSet(setCut6, nftables.TypeIP6Addr)},
@@ -59,7 +64,7 @@ func (b *builder) sets() ([]set, error) {
 		b.portSet(),
 		b.classMap(mapDivert, b.diversions()),
 		b.classMap(mapForward, b.forwardVerdicts()),
-	}, nil
+	}, client...), err
 }
 
 // lanSet goes by name, so that an interface that was deleted and came back is
@@ -68,7 +73,7 @@ func (b *builder) sets() ([]set, error) {
 // would make it another set.
 func (b *builder) lanSet() (set, error) {
 	names := b.BlockedNames()
-	if len(names)+len(b.Patterns) == 0 {
+	if !b.hasLANs() && b.Client == nil {
 		return set{}, errors.New("the plan has no LAN interface: name one")
 	}
 	slices.Sort(names)
@@ -124,18 +129,15 @@ func (b *builder) settlingSet() set {
 	return s
 }
 
-// localSet holds which subnets of one family lie behind which interface. The
+// subnetSet holds which subnets of one family lie behind which interface. The
 // kernel refuses a prefix inside another of the same interface, so only the
 // outermost are kept.
-func (b *builder) localSet(name string, address nftables.SetDatatype, family func(netip.Addr) bool) (set, error) {
+func subnetSet(name string, address nftables.SetDatatype, family func(netip.Addr) bool, subnets []plan.LocalSubnet) (set, error) {
 	s := set{Set: &nftables.Set{
 		Name: name, KeyType: nftables.MustConcatSetType(nftables.TypeIFName, address),
 		Concatenation: true, Interval: true, Comment: "subnets and the interface that leads to them",
 	}}
-	if b.LocalMode == config.LocalNone {
-		return s, nil
-	}
-	for _, subnet := range outermost(b.Local) {
+	for _, subnet := range outermost(subnets) {
 		if !family(subnet.Prefix.Addr()) {
 			continue
 		}

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -9,8 +10,11 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // serve answers everything on an address with a name, until the test ends. A
@@ -103,7 +107,10 @@ func ask(ctx context.Context, n *node, network, from, to string) (string, error)
 }
 
 // ping sends one ICMP echo request and waits for the reply.
-func ping(ctx context.Context, n *node, to string) (string, error) {
+func ping(ctx context.Context, n *node, to string) (string, error) { return pingMarked(ctx, n, 0, to) }
+
+// pingMarked does so by a socket that has a mark.
+func pingMarked(ctx context.Context, n *node, mark int, to string) (string, error) {
 	network, request, own := "ip4:icmp", []byte{8, 0, 0, 0, 0, 1, 0, 1}, "0.0.0.0"
 	if strings.Contains(to, ":") {
 		network, request, own = "ip6:ipv6-icmp", []byte{128, 0, 0, 0, 0, 1, 0, 1}, "::"
@@ -112,7 +119,8 @@ func ping(ctx context.Context, n *node, to string) (string, error) {
 	}
 	var conn net.PacketConn
 	err := within(n, func() (err error) {
-		conn, err = net.ListenPacket(network, own)
+		listen := net.ListenConfig{Control: marking(mark)}
+		conn, err = listen.ListenPacket(ctx, network, own)
 		return err
 	})
 	if err != nil {
@@ -133,6 +141,14 @@ func ping(ctx context.Context, n *node, to string) (string, error) {
 		if peer.String() == to && (buf[0] == 0 || buf[0] == 129) {
 			return "pong", nil
 		}
+	}
+}
+
+// marking gives a socket a mark (SO_MARK) before it sends anything.
+func marking(mark int) func(network, address string, raw syscall.RawConn) error {
+	return func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		return errors.Join(raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, mark) }), err)
 	}
 }
 

@@ -1,0 +1,245 @@
+package nft
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// The chains that give what this machine itself sends its class.
+const (
+	chainClientClassify = "client_classify"
+	chainClientLoopback = "client_loopback"
+	chainClientOnion    = "client_onion"
+	chainClientAnswers  = "client_answers"
+	chainClientDNS      = "client_dns"
+	chainClientTor      = "client_tor"
+)
+
+// clientChains are for what this machine itself sends.
+func (b *builder) clientChains() []chain {
+	if b.Client == nil {
+		return nil
+	}
+	return slices.Concat(b.clientClassifyChains(), b.clientDivertChains(), b.clientGuardChains(), b.clientOpenings())
+}
+
+// clientClassifyChains give each packet of ours its class, behind the marks of the
+// user's mangle rules and before any address is rewritten. What has a class from its
+// socket keeps it, but for .onion, which nothing exempts.
+func (b *builder) clientClassifyChains() []chain {
+	rules := b.clientSockets()
+	rules = append(rules, b.clientDNSRules()...)
+	rules = append(rules, b.linkRules(b.give(abi.VerdictLocal))...)
+	rules = append(rules, b.portRules(false)...)
+	for _, m := range b.clientMarks {
+		rules = append(rules, newRule("exempt by the user's mark; without our bits, since the user's rules may compare all of it",
+			markIs(m.value, m.mask), before(m.until), setMark(^b.Mark.Mask(), 0), accept()))
+	}
+	rules = append(rules, b.openingRules()...)
+	rules = append(rules, newRule("a later fragment hides its port, and might finish a query", isLaterFragment(), b.give(abi.VerdictRefused)))
+	rules = append(rules, b.exitRules(b.give(abi.VerdictVia))...)
+	rules = append(rules, b.localRules(b.give(abi.VerdictLocal))...)
+	rules = append(rules, newRule("all else is Tor's, or nobody's", goTo(chainClientTor)))
+	tcp := protocol(unix.IPPROTO_TCP)
+	chains := []chain{
+		baseChain(chainClientClassify, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityLateMarks, rules...),
+		b.clientLoopback(),
+		subChain(chainClientDNS, append(b.portRules(true),
+			newRule("DNS, whomever it asks: the sentry answers", b.give(abi.VerdictResolver)))...),
+		subChain(chainClientTor,
+			newRule("to Tor", tcp, b.give(abi.VerdictTor)),
+			newRule("Tor cannot carry it", b.give(abi.VerdictRefused))),
+	}
+	if len(b.onionPrefixes()) > 0 {
+		chains = append(chains, subChain(chainClientOnion,
+			newRule(".onion", tcp, b.give(abi.VerdictOnion)),
+			newRule(".onion, asked for a name", protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
+			newRule("no service has anything else", b.give(abi.VerdictRefused))))
+	}
+	if b.Client.All {
+		chains = append(chains, b.clientAnswers())
+	}
+	return chains
+}
+
+// clientSockets are the rules that ask for the class of the socket, and for the connection.
+func (b *builder) clientSockets() []rule {
+	var rules []rule
+	if !b.Client.All {
+		rules = append(rules, newRule("only what runs by Tor", markIsNot(b.class(abi.VerdictTor), b.Mark.ClassMask()), accept()))
+	}
+	rules = append(rules, newRule("it stays on this machine", toLoopback(), goTo(chainClientLoopback)))
+	for _, p := range b.onionPrefixes() {
+		rules = append(rules, newRule(".onion, whoever asks", toPrefix(p), goTo(chainClientOnion)))
+	}
+	if !b.Client.All {
+		return rules
+	}
+	return append(rules,
+		newRule("of an exempt user, control group or program", b.isClass(abi.VerdictDirect), accept()),
+		newRule("of a connection that was accepted from outside", b.isClass(abi.VerdictInbound), accept()),
+		newRule("an answer, but not of what runs by Tor: it has no answers in clear",
+			markIsNot(b.class(abi.VerdictTor), b.Mark.ClassMask()), ctDirection(reply), jump(chainClientAnswers)))
+}
+
+// clientLoopback leaves alone what stays here, but for queries of what runs by Tor: a
+// resolver of this machine may ask in clear for it. Its class would block the rest.
+func (b *builder) clientLoopback() chain {
+	tor := b.isClass(abi.VerdictTor)
+	why := "a resolver of this machine would ask in clear for what runs by Tor"
+	return subChain(chainClientLoopback,
+		newRule(why, tor, protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
+		newRule(why, tor, protocol(unix.IPPROTO_TCP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
+		newRule("to a neighbour on this machine", tor, setMark(^b.Mark.Mask(), 0)))
+}
+
+// clientAnswers let out what answers a connection from outside, as conntrack knows it.
+// DNS is no answer: or a stranger could open flows from port 53 and wait for queries.
+func (b *builder) clientAnswers() chain {
+	rules := []rule{
+		newRule("a query is none", protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), leave()),
+		newRule("a query is none", protocol(unix.IPPROTO_TCP), toPort(config.PortDNS), leave()),
+	}
+	if b.hasLANs() {
+		rules = append(rules, newRule("to a device, by its LAN", toLAN(), b.give(abi.VerdictInbound)))
+	}
+	rules = append(rules, newRule("who begins never answers: its SYN meets one sent from outside to catch it",
+		b.isInbound(), tcpFlagsAre(tcpSYN, tcpSYN|tcpACK), setCtMark(^b.Mark.ClassMask(), 0), leave()))
+	for _, m := range b.clientMarks {
+		rules = append(rules, newRule("exempt as well, by the user's mark: that is left as it is",
+			b.isInbound(), markIs(m.value, m.mask), before(m.until), setMark(^b.Mark.Mask(), 0), accept()))
+	}
+	return subChain(chainClientAnswers, append(rules,
+		newRule("to a connection that began outside", b.isInbound(), b.give(abi.VerdictInbound)))...)
+}
+
+func (b *builder) clientDNSRules() []rule {
+	return []rule{
+		newRule("DNS", protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), goTo(chainClientDNS)),
+		newRule("DNS", protocol(unix.IPPROTO_TCP), toPort(config.PortDNS), goTo(chainClientDNS)),
+	}
+}
+
+// linkRules match what never gets further than a link, and what a machine needs to stay on
+// its network.
+func (b *builder) linkRules(then []expr.Any) []rule {
+	udp := protocol(unix.IPPROTO_UDP)
+	memberships := slices.Concat(protocol(icmp6.number), []expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1, reg1), equal([]byte{143})})
+	rules := []rule{
+		newRule("neighbour discovery and the like", linkHousekeeping(), then),
+		newRule("which groups it is in", memberships, toPrefix(netip.MustParsePrefix("ff02::/16")), then),
+		newRule("a DHCP client", udp, ports(68, 67), then),
+		newRule("a DHCPv6 client", udp, ports(546, 547), then),
+	}
+	if b.hasLANs() {
+		rules = append(rules,
+			newRule("a DHCP server", toLAN(), udp, ports(67, 68), then),
+			newRule("a DHCPv6 server", toLAN(), udp, ports(547, 546), then))
+	}
+	if b.LocalMode == config.LocalNone {
+		return rules
+	}
+	for _, p := range []string{"224.0.0.0/4", "255.255.255.255/32", "ff00::/8"} {
+		rules = append(rules, newRule("to all, or to a group", toPrefix(netip.MustParsePrefix(p)), then))
+	}
+	return rules
+}
+
+// portRules are what the user says of ports, the most specific first: of that of DNS, or
+// of the others. What ends lets the next one speak.
+func (b *builder) portRules(dns bool) []rule {
+	of := b.Client.Rules.Of(config.KindPort)
+	slices.SortStableFunc(of, func(x, y config.Rule) int { return cmp.Compare(y.Prefix.Bits(), x.Prefix.Bits()) })
+	var rules []rule
+	for _, r := range of {
+		if dns != (r.Service.HasPorts() && r.Service.Port == config.PortDNS) {
+			continue
+		}
+		then, comment := b.give(abi.VerdictDirect), "excluded: "+r.String()
+		if r.Policy != config.PolicyDirect {
+			then, comment = goTo(chainClientTor), "taken back: "+r.String()
+			if dns {
+				then = b.give(abi.VerdictResolver)
+			}
+		}
+		for _, service := range serviceMatches(r) {
+			rules = append(rules, newRule(comment, service, before(r.Until), then))
+		}
+	}
+	return rules
+}
+
+// serviceMatches match what a rule about ports names; ICMP goes by another number with IPv6.
+func serviceMatches(r config.Rule) [][]expr.Any {
+	var where []expr.Any
+	if r.Prefix.IsValid() {
+		where = toPrefix(r.Prefix)
+	}
+	switch {
+	case r.Service.HasPorts():
+		return [][]expr.Any{slices.Concat(where, protocol(r.Service.Protocol), toPort(r.Service.Port))}
+	case r.Service.Protocol != config.ProtocolICMP:
+		return [][]expr.Any{slices.Concat(where, protocol(r.Service.Protocol))}
+	case r.Prefix.IsValid() && r.Prefix.Addr().Is6():
+		return [][]expr.Any{slices.Concat(where, protocol(icmp6.number))}
+	case r.Prefix.IsValid():
+		return [][]expr.Any{slices.Concat(where, protocol(icmp4.number))}
+	default:
+		return [][]expr.Any{protocol(icmp4.number), protocol(icmp6.number)}
+	}
+}
+
+// openingRules let out what goes to excluded destinations, while those are.
+func (b *builder) openingRules() []rule {
+	var rules []rule
+	for _, o := range b.direct {
+		if len(o.prefixes4) > 0 {
+			rules = append(rules, newRule("excluded destinations", destination(ipv4), []expr.Any{in(o.set4)}, before(o.until), b.give(abi.VerdictDirect)))
+		}
+		if len(o.prefixes6) > 0 {
+			rules = append(rules, newRule("excluded destinations", destination(ipv6), []expr.Any{in(o.set6)}, before(o.until), b.give(abi.VerdictDirect)))
+		}
+	}
+	return rules
+}
+
+// exitRules match what leaves by an excluded interface.
+func (b *builder) exitRules(then []expr.Any) []rule {
+	var rules []rule
+	for _, e := range b.Client.Exits {
+		rules = append(rules, newRule("by an excluded interface", isInterface(expr.MetaKeyOIFNAME, e.Name), before(b.Client.Rules[e.Rule].Until), then))
+	}
+	return rules
+}
+
+// localRules match what goes to a neighbour by the interface that leads there.
+func (b *builder) localRules(then []expr.Any) []rule {
+	why := "a subnet behind the interface it was learned on"
+	rules := []rule{
+		newRule(why, outAndTo(ipv4), []expr.Any{in(setClientLocal4)}, then),
+		newRule(why, outAndTo(ipv6), []expr.Any{in(setClientLocal6)}, then),
+	}
+	if b.LocalMode == config.LocalNone {
+		return rules
+	}
+	for _, p := range []string{"169.254.0.0/16", "fe80::/10"} {
+		rules = append(rules, newRule("link-local", toPrefix(netip.MustParsePrefix(p)), then))
+	}
+	return rules
+}
+
+// give sets the class and is done.
+func (b *builder) give(v abi.Verdict) []expr.Any {
+	return slices.Concat(setMark(^b.Mark.Mask(), b.class(v)), accept())
+}
+
+func (b *builder) hasLANs() bool { return len(b.BlockedNames())+len(b.Patterns) > 0 }

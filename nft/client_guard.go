@@ -1,0 +1,157 @@
+package nft
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// The chains that redirect what this machine itself sends, and let it out or not.
+const (
+	chainClientDivert   = "client_divert"
+	chainClientSNAT     = "client_snat"
+	chainClientOpenings = "client_openings"
+	chainClientGuard    = "client_guard"
+	chainClientDiverted = "client_diverted"
+	chainClientLocal    = "client_local"
+	chainClientVia      = "client_via"
+	chainClientUnjudged = "client_unjudged"
+	chainClientEgress   = "client_egress"
+)
+
+// ephemeral is where the kernel begins to take ports for who asks for none, by default.
+const ephemeral = 32768
+
+// loopbacks are where a redirect of our own packets leads.
+var loopbacks = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
+
+// clientDivertChains redirect by class. tor and the sentry see all of it come from the
+// loopback address, so they need to let in nobody else.
+func (b *builder) clientDivertChains() []chain {
+	var sources []rule
+	for _, p := range loopbacks {
+		sources = append(sources, newRule("redirected", toLoopback(), b.blocked(), toPrefix(p), snat(p.Addr())))
+	}
+	return []chain{
+		baseChain(chainClientDivert, nftables.ChainTypeNAT, nftables.ChainHookOutput, plan.PriorityRedirect,
+			newRule("by class; the others go their way", lookUpClass(b.Mark.ClassMask(), mapClientDivert))),
+		baseChain(chainClientSNAT, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, plan.PriorityRedirect, sources...),
+	}
+}
+
+func (b *builder) clientDiversions() map[abi.Verdict]expr.Verdict {
+	return map[abi.Verdict]expr.Verdict{
+		abi.VerdictTor:      {Kind: expr.VerdictGoto, Chain: chainDivertTrans},
+		abi.VerdictOnion:    {Kind: expr.VerdictGoto, Chain: chainDivertTrans},
+		abi.VerdictResolver: {Kind: expr.VerdictGoto, Chain: chainDivertResolver},
+	}
+}
+
+// clientOpenings remembers in the ct mark which connections to this machine began outside.
+// It is asked about first packets only. Devices are answered by their LAN, without this.
+func (b *builder) clientOpenings() []chain {
+	if !b.Client.All {
+		return nil
+	}
+	handshake := byte(tcpFIN | tcpSYN | tcpRST | tcpACK)
+	rules := []rule{newRule("this machine began it", fromLoopback(), leave())}
+	if b.hasLANs() {
+		rules = append(rules, newRule("a LAN began it", fromLAN(), leave()))
+	}
+	old := "this machine may have begun it before anything was tracked"
+	return []chain{baseChain(chainClientOpenings, nftables.ChainTypeNAT, nftables.ChainHookInput, plan.PriorityClassify, append(rules,
+		newRule("tc has classified it: it is from a LAN whose interface was renamed",
+			markIsNot(0, b.Mark.ClassMask()), leave()),
+		newRule("the middle of a connection that this machine may have begun", tcpFlagsAreNot(tcpSYN, handshake), leave()),
+		newRule(old, settling(), protocol(unix.IPPROTO_UDP), toPortFrom(ephemeral), leave()),
+		newRule(old, settling(), notProtocol(unix.IPPROTO_TCP), notProtocol(unix.IPPROTO_UDP),
+			notProtocol(icmp4.number), notProtocol(icmp6.number), leave()),
+		newRule("began outside", ctStateIn(expr.CtStateBitNEW),
+			setCtMark(^b.Mark.ClassMask(), b.class(abi.VerdictInbound))))...)}
+}
+
+// settling matches while flows may be older than our table: for most protocols nothing in a
+// packet says who began.
+func settling() []expr.Any { return []expr.Any{meta(expr.MetaKeyNFPROTO), in(setClientSettle)} }
+
+// clientVerdicts holds every class that may leave, and those whose packets have been
+// redirected by now.
+func (b *builder) clientVerdicts() map[abi.Verdict]expr.Verdict {
+	to := func(chain string) expr.Verdict { return expr.Verdict{Kind: expr.VerdictGoto, Chain: chain} }
+	none := to(chainClientUnjudged)
+	if !b.Client.All {
+		none = expr.Verdict{Kind: expr.VerdictAccept}
+	}
+	return map[abi.Verdict]expr.Verdict{
+		abi.VerdictNone:     none,
+		abi.VerdictDirect:   {Kind: expr.VerdictAccept},
+		abi.VerdictInbound:  {Kind: expr.VerdictAccept},
+		abi.VerdictLocal:    {Kind: expr.VerdictJump, Chain: chainClientLocal},
+		abi.VerdictVia:      {Kind: expr.VerdictJump, Chain: chainClientVia},
+		abi.VerdictTor:      to(chainClientDiverted),
+		abi.VerdictOnion:    to(chainClientDiverted),
+		abi.VerdictResolver: to(chainClientDiverted),
+	}
+}
+
+// clientGuardChains let pass what may, and end all else at once.
+func (b *builder) clientGuardChains() []chain {
+	var diverted, unjudged []rule
+	for _, p := range loopbacks {
+		diverted = append(diverted, newRule("redirected", toPrefix(p), accept()))
+	}
+	for _, m := range b.clientMarks {
+		unjudged = append(unjudged, newRule("exempt by the user's mark", markIs(m.value, m.mask), before(m.until), accept()))
+	}
+	guard := baseChain(chainClientGuard, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityGuard,
+		slices.Concat([]rule{
+			newRule("it stays on this machine", toLoopback(), accept()),
+			newRule("by class", lookUpClass(b.Mark.ClassMask(), mapClientGuard)),
+		}, refuse("Tor cannot carry it", RefusedClient))...)
+	chains := []chain{
+		guard,
+		subChain(chainClientDiverted, append(diverted,
+			refuse("it was not redirected: its connection is older than what redirects it, or somebody else's rule was first", DroppedClientUndiverted)...)...),
+		subChain(chainClientLocal, append(b.localRules(accept()), b.linkRules(accept())...)...),
+		subChain(chainClientVia, b.exitRules(accept())...),
+		b.clientEgress(),
+	}
+	if !b.Client.All {
+		return chains
+	}
+	drops := nftables.ChainPolicyDrop
+	guard.Policy = &drops // also of a chain that somebody has emptied
+	return append(chains, subChain(chainClientUnjudged, append(unjudged,
+		refuse("not judged: the mark was wiped, or what judges is gone", DroppedClientUnjudged)...)...))
+}
+
+// clientEgress sees the interface by which a packet leaves. At the output hook all chains
+// see that of the route before a redirect, or before a mark of the user's led elsewhere;
+// so what the guard let pass by its interface is asked for it once more. Nobody can be
+// told here.
+func (b *builder) clientEgress() chain {
+	local, via := b.isClass(abi.VerdictLocal), b.isClass(abi.VerdictVia)
+	elsewhere := "its route has changed: this may be the way out"
+	return baseChain(chainClientEgress, nftables.ChainTypeFilter, nftables.ChainHookPostrouting, plan.PriorityGuard,
+		newRule("only what this machine sends", fromSomewhere(), accept()),
+		newRule("redirected, but its socket is bound to another interface", b.blocked(), notToLoopback(), drop(DroppedClientUndiverted)),
+		newRule("by the interface it was learned on", local, jump(chainClientLocal)),
+		newRule(elsewhere, local, notToLoopback(), drop(DroppedClientElsewhere)),
+		newRule("by an excluded interface", via, jump(chainClientVia)),
+		newRule(elsewhere, via, notToLoopback(), drop(DroppedClientElsewhere)))
+}
+
+// refuse ends a connection by a reset. Who sends anything else is told by the error of the
+// call (EPERM), since a drop at this hook is one.
+func refuse(why, counter string) []rule {
+	return []rule{
+		newRule(why, protocol(unix.IPPROTO_TCP), reject(counter, unix.NFT_REJECT_TCP_RST, 0)),
+		newRule(why, drop(counter)),
+	}
+}

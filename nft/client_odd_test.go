@@ -1,0 +1,280 @@
+package nft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// send opens a raw or datagram socket on the machine, readies it, and sends a packet.
+func (l *clientLab) send(domain, kind, protocol int, ready func(fd int) error, packet []byte, to unix.Sockaddr) string {
+	l.t.Helper()
+	err := l.own.do(func() error {
+		fd, err := unix.Socket(domain, kind, protocol)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if ready != nil {
+			if err := ready(fd); err != nil {
+				return err
+			}
+		}
+		return unix.Sendto(fd, packet, 0, to)
+	})
+	return answerOr("sent", err)
+}
+
+func sockaddr(host string, port int) unix.Sockaddr {
+	a := netip.MustParseAddr(host)
+	if a.Is4() {
+		return &unix.SockaddrInet4{Port: port, Addr: a.As4()}
+	}
+	return &unix.SockaddrInet6{Port: port, Addr: a.As16()}
+}
+
+// TestUnconnectedSocketsAreJudged by each packet, mapped IPv4 as IPv4.
+func TestUnconnectedSocketsAreJudged(t *testing.T) {
+	l := newClientLab(t)
+	l.apply(l.plan())
+	heard := l.outside.countAll(t)
+	for _, test := range []struct {
+		domain, kind, protocol int
+		host                   string
+		port                   int
+		want                   string
+	}{
+		{unix.AF_INET, unix.SOCK_DGRAM, 0, site4, 443, refusedUDP},
+		{unix.AF_INET6, unix.SOCK_DGRAM, 0, site6, 443, refusedUDP},
+		{unix.AF_INET6, unix.SOCK_DGRAM, 0, "::ffff:" + site4, 443, refusedUDP},
+		{unix.AF_INET6, unix.SOCK_DGRAM, 0, "::ffff:" + site4, 53, "sent"},
+		{unix.AF_INET, unix.SOCK_RAW, 47, site4, 0, refusedUDP},
+		{unix.AF_INET6, unix.SOCK_RAW, 132, site6, 0, refusedUDP},
+	} {
+		if got := l.send(test.domain, test.kind, test.protocol, nil, []byte("?"), sockaddr(test.host, test.port)); got != test.want {
+			t.Errorf("protocol %d to %s port %d: %s, want %s", test.protocol, test.host, test.port, got, test.want)
+		}
+	}
+	l.mustGet(want{0, "tcp", "[::ffff:" + site4 + "]:80", "trans " + site4 + ":80"})
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d packets", n)
+	}
+}
+
+// TestALaterFragmentIsRefused but to where all goes directly: it hides its port, and may
+// finish a query.
+func TestALaterFragmentIsRefused(t *testing.T) {
+	l := newClientLab(t)
+	l.apply(l.plan())
+	for _, test := range []struct{ host, want string }{
+		{site4, refusedUDP}, {near4, refusedUDP}, {dmz4, refusedUDP}, {vpn4, refusedUDP}, {"169.254.9.9", refusedUDP}, {direct4, "sent"},
+	} {
+		ready := func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_NODEFRAG, 1) }
+		if got := l.send(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW, ready, fragment4(test.host, unix.IPPROTO_UDP, 8), sockaddr(test.host, 0)); got != test.want {
+			t.Errorf("to %s: %s, want %s", test.host, got, test.want)
+		}
+	}
+	heard := l.outside.count(t, "prerouting", "exthdr frag exists")
+	for _, host := range []string{site6, direct6} {
+		l.send(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_FRAGMENT, nil, laterPiece6, sockaddr(host, 0))
+	}
+	if got := l.call(0, "udp", to(direct6, "80")); got != "outside" { // behind it nothing is on its way
+		t.Errorf("a whole packet: %s", got)
+	}
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d pieces of IPv6 packets", n)
+	}
+}
+
+// laterPiece6 is what follows an IPv6 header: UDP, at an offset of 8, and 8 bytes.
+var laterPiece6 = []byte{unix.IPPROTO_UDP, 0, 0, 8, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0}
+
+// fragment4 is a piece of an IPv4 packet, from an offset on, with 8 bytes.
+func fragment4(host string, protocol byte, offset uint16) []byte {
+	to := netip.MustParseAddr(host).As4()
+	packet := make([]byte, 28)
+	packet[0], packet[8], packet[9] = 0x45, 64, protocol
+	binary.BigEndian.PutUint16(packet[2:], 28)
+	binary.BigEndian.PutUint16(packet[4:], 7) // identification
+	binary.BigEndian.PutUint16(packet[6:], offset/8)
+	copy(packet[16:], to[:])
+	return packet
+}
+
+// TestWhatALinkNeedsGoesOut in both modes of local subnets.
+func TestWhatALinkNeedsGoesOut(t *testing.T) {
+	l := newClientLab(t)
+	for _, mode := range []config.LocalMode{config.LocalConnected, config.LocalNone} {
+		p := l.plan()
+		p.LocalMode = mode
+		l.apply(p)
+		group := "sent"
+		if mode == config.LocalNone {
+			group = refusedUDP
+		}
+		dhcp := bound(68)
+		for _, test := range []struct {
+			what, want string
+			domain     int
+			ready      func(int) error
+			to         unix.Sockaddr
+		}{
+			{"mDNS", group, unix.AF_INET, toDevice("wan0"), sockaddr("224.0.0.251", 5353)},
+			{"mDNS over IPv6", group, unix.AF_INET6, toDevice("wan0"), sockaddr("ff02::fb", 5353)},
+			{"a broadcast", group, unix.AF_INET, toDevice("wan0"), sockaddr("255.255.255.255", 9)},
+			{"link-local", group, unix.AF_INET, toDevice("wan0"), sockaddr("169.254.9.9", 9)},
+			{"link-local over IPv6", group, unix.AF_INET6, toDevice("wan0"), sockaddr("fe80::9", 9)},
+			{"DHCP", "sent", unix.AF_INET, dhcp, sockaddr(outside4, 67)},
+			{"DHCPv6", "sent", unix.AF_INET6, bound(546), sockaddr(outside6, 547)},
+			{"another port than DHCP's", refusedUDP, unix.AF_INET, bound(69), sockaddr(outside4, 67)},
+			{"another port than DHCPv6's", refusedUDP, unix.AF_INET6, bound(546), sockaddr(outside6, 548)},
+		} {
+			if got := l.send(test.domain, unix.SOCK_DGRAM, 0, test.ready, []byte("?"), test.to); got != test.want {
+				t.Errorf("local %q: %s: %s, want %s", mode, test.what, got, test.want)
+			}
+		}
+		for kind, want := range map[byte]string{133: "sent", 135: "sent", 143: "sent", 128: group} {
+			if got := l.send(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6, toDevice("wan0"), []byte{kind, 0, 0, 0, 0, 0, 0, 0}, sockaddr("ff02::2", 0)); got != want {
+				t.Errorf("local %q: ICMPv6 type %d: %s, want %s", mode, kind, got, want)
+			}
+		}
+	}
+}
+
+// toDevice binds a socket to an interface, and lets it send to all.
+func toDevice(name string) func(fd int) error {
+	return func(fd int) error {
+		return errors.Join(unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, name),
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1))
+	}
+}
+
+// bound binds a socket to a port of all addresses.
+func bound(port int) func(fd int) error {
+	return func(fd int) error {
+		if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain == unix.AF_INET {
+			return errors.Join(err, unix.Bind(fd, &unix.SockaddrInet4{Port: port}))
+		}
+		return unix.Bind(fd, &unix.SockaddrInet6{Port: port})
+	}
+}
+
+// TestASocketBoundToAnInterfaceIsNoWayOut: its packets are redirected, but would take that
+// interface.
+func TestASocketBoundToAnInterfaceIsNoWayOut(t *testing.T) {
+	l := newClientLab(t)
+	l.apply(l.plan())
+	heard := l.outside.countAll(t)
+	for _, host := range []string{site4, site6} {
+		domain := unix.AF_INET
+		if netip.MustParseAddr(host).Is6() {
+			domain = unix.AF_INET6
+		}
+		before := l.drops(DroppedClientUndiverted)
+		if got := l.send(domain, unix.SOCK_DGRAM, 0, toDevice("wan0"), []byte("?"), sockaddr(host, 53)); got != refusedUDP {
+			t.Errorf("a query to %s: %s", host, got)
+		}
+		if l.drops(DroppedClientUndiverted) == before {
+			t.Errorf("a query to %s is not counted", host)
+		}
+	}
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d packets", n)
+	}
+}
+
+// TestARouteThatAMarkOfTheUsersChangesIsNoWayOut: later than what asks for the interface.
+func TestARouteThatAMarkOfTheUsersChangesIsNoWayOut(t *testing.T) {
+	l := newClientLab(t)
+	l.apply(l.plan())
+	l.mustGet(want{0, "udp", to(dmz4, "80"), "dmz"}, want{0, "udp", to(vpn4, "80"), "dmz"})
+	l.routeMarked(0x5, outside4)
+	load(t, `table ip user_route { chain output { type route hook output priority 50; udp dport 80 meta mark set meta mark | 0x5; }; }`)
+	for _, host := range []string{dmz4, vpn4} {
+		before := l.drops(DroppedClientElsewhere)
+		l.mustGet(want{0, "udp", to(host, "80"), refusedUDP})
+		if l.drops(DroppedClientElsewhere) == before {
+			t.Errorf("what went to %s is not counted", host)
+		}
+	}
+}
+
+// TestAConnectionFromBeforeIsReset at its next packet, whoever sends it.
+func TestAConnectionFromBeforeIsReset(t *testing.T) {
+	l := newClientLab(t)
+	conn, peer := l.connectionFromBefore()
+	l.apply(l.plan())
+	heard := l.outside.countAll(t)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	defer interrupt(ctx, conn)()
+	_, _ = io.WriteString(conn, "still there?") // what becomes of it the read tells
+	if _, err := conn.Read(make([]byte, 1)); answerOr("", err) != "ECONNRESET" {
+		t.Errorf("the connection goes on: %v", err)
+	}
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d packets", n)
+	}
+	peer.Close()
+}
+
+// TestAForgottenConnectionIsNotInbound although the next packet that conntrack sees is its
+// peer's.
+func TestAForgottenConnectionIsNotInbound(t *testing.T) {
+	l := newClientLab(t)
+	_, peer := l.connectionFromBefore()
+	l.apply(l.plan())
+	heard := l.outside.countAll(t)
+	before := l.drops(DroppedClientUndiverted)
+	l.conntrack("-F")
+	if _, err := io.WriteString(peer, "still there?"); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the answer is refused", func() bool { return l.drops(DroppedClientUndiverted) > before })
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d packets", n)
+	}
+}
+
+// connectionFromBefore is one that conntrack knows, of the machine and a site.
+func (l *clientLab) connectionFromBefore() (own, peer net.Conn) {
+	l.t.Helper()
+	load(l.t, `table inet user { chain input { type filter hook input priority 0; ct state established accept; }; }`)
+	ln := l.listenOutside(site4 + ":443")
+	own, err := netDial(l.own, wan4+":0", site4+":443")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if peer, err = ln.Accept(); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { own.Close(); peer.Close() })
+	return own, peer
+}
+
+// TestWithoutItsChainsNothingLeaves whichever of them somebody empties.
+func TestWithoutItsChainsNothingLeaves(t *testing.T) {
+	for _, test := range []struct{ chain, tcp, udp string }{
+		{chainClientClassify, refusedTCP, refusedUDP},
+		{chainClientDivert, refusedTCP, refusedUDP},
+		{chainClientGuard, "", refusedUDP},
+	} {
+		t.Run(test.chain, func(t *testing.T) {
+			l := newClientLab(t)
+			l.apply(l.plan())
+			load(t, "flush chain inet torbpf "+test.chain)
+			if test.tcp != "" {
+				l.mustGet(want{0, "tcp", to(site4, "80"), test.tcp})
+			}
+			l.mustGet(want{0, "udp", to(site4, "53"), test.udp}, want{0, "udp", to(site6, "80"), test.udp})
+		})
+	}
+}
