@@ -266,6 +266,7 @@ struct program_key {
 /* A local subnet and the interface it was learned on; 0: reserved space. */
 struct local_subnet {
 	__u32 ifindex;
+	__u32 reserved; /* 1: no public host lives there */
 };
 
 /* A mark is exempt when (mark & mask) == value. */

@@ -207,7 +207,7 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 {
 	__u32 ifindex = ctx->state->in->ifindex;
 	struct sk_buff *skb = ctx->skb;
-	enum verdict class = (enum verdict)(skb->mark >> mark_shift & CLASS_BITS);
+	enum verdict class = mark_class(skb->mark);
 	int blocked = class & VERDICT_BLOCKED_BIT;
 	struct packet p = {};
 	struct bpf_dynptr data;

@@ -39,11 +39,6 @@ static __always_inline int onion_destination(const struct packet *p, const struc
 
 #define NSEC_PER_SEC (1000ULL * 1000 * 1000)
 
-static __always_inline int in_force(const struct rule *r)
-{
-	return !r->until_ns || r->until_ns > bpf_ktime_get_boot_ns();
-}
-
 /*
  * The rule of the longest prefix that covers a key, which it shortens. One whose time is
  * over is as good as not there: then the next shorter one counts.

@@ -29,11 +29,23 @@
 #define ICMPV6_PORT_UNREACH   4
 #define ICMPV6_ADM_PROHIBITED 1
 
-#define PORT_DNS     53
-#define PORT_DHCP    67
-#define PORT_NTP     123
-#define PORT_QUIC    443
-#define PORT_DNS_TLS 853
+/* RFC 2710, 3810, 4861. */
+#define ICMPV6_GROUP_QUERY	       130
+#define ICMPV6_GROUP_REPORT	       131
+#define ICMPV6_GROUP_DONE	       132
+#define ICMPV6_ROUTER_SOLICITATION     133
+#define ICMPV6_NEIGHBOUR_SOLICITATION  135
+#define ICMPV6_NEIGHBOUR_ADVERTISEMENT 136
+#define ICMPV6_GROUP_REPORT2	       143
+
+#define PORT_DNS	   53
+#define PORT_DHCP	   67
+#define PORT_DHCP_CLIENT   68
+#define PORT_NTP	   123
+#define PORT_QUIC	   443
+#define PORT_DHCPV6_CLIENT 546
+#define PORT_DHCPV6	   547
+#define PORT_DNS_TLS	   853
 
 enum layer3 {
 	LAYER3_OTHER = 0,

@@ -131,10 +131,18 @@ static __always_inline void parse_layer4(struct cursor *c, struct packet *p)
 	p->tcp_flags = ((__u8 *)c->position)[13];
 }
 
+static __always_inline enum fragment ipv4_fragment(__be16 frag_off_be)
+{
+	__u16 fragment = bpf_ntohs(frag_off_be);
+
+	if (fragment & IPV4_FRAGMENT_OFFSET)
+		return FRAGMENT_LATER;
+	return fragment & IPV4_MORE_FRAGMENTS ? FRAGMENT_FIRST : FRAGMENT_NONE;
+}
+
 static __always_inline void parse_ipv4(struct cursor *c, struct packet *p)
 {
 	struct iphdr *ip = c->position;
-	__u16 fragment;
 
 	if ((void *)(ip + 1) > c->end || ip->version != 4 || ip->ihl < 5) {
 		p->layer3 = LAYER3_MALFORMED;
@@ -146,12 +154,7 @@ static __always_inline void parse_ipv4(struct cursor *c, struct packet *p)
 	p->protocol = ip->protocol;
 	p->length = bpf_ntohs(ip->tot_len);
 	p->ip_options = ip->ihl != 5;
-
-	fragment = bpf_ntohs(ip->frag_off);
-	if (fragment & IPV4_FRAGMENT_OFFSET)
-		p->fragment = FRAGMENT_LATER;
-	else if (fragment & IPV4_MORE_FRAGMENTS)
-		p->fragment = FRAGMENT_FIRST;
+	p->fragment = ipv4_fragment(ip->frag_off);
 
 	c->position += ip->ihl * 4;
 	parse_layer4(c, p);
@@ -347,6 +350,7 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at
 		set_ipv4(&p->daddr, ip4.daddr);
 		p->protocol = ip4.protocol;
 		p->l4_offset = at + ip4.ihl * 4;
+		p->fragment = ipv4_fragment(ip4.frag_off);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		if (bpf_skb_load_bytes_relative(skb, at, &ip6, sizeof(ip6), BPF_HDR_START_NET))
 			return;
@@ -356,6 +360,8 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at
 		p->protocol = ip6.nexthdr;
 		p->l4_offset = at + sizeof(ip6);
 	}
+	if (p->fragment == FRAGMENT_LATER)
+		return;
 	if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) {
 		struct ports ports = {};
 

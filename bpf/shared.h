@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The maps that torbpf.bpf.c and delivery.bpf.c both use (the loader gives the
- * second the maps of the first), and what both ask and write there alike.
+ * The maps that torbpf.bpf.c shares with delivery.bpf.c and client.bpf.c (the loader
+ * gives them those of the first), and what all ask and write there alike.
  */
 #ifndef TORBPF_SHARED_H
 #define TORBPF_SHARED_H
@@ -157,6 +157,11 @@ static __always_inline void flow_from_peer(struct flow *flow, const struct packe
 static __always_inline int still(const struct deadline *d)
 {
 	return d && d->until_ns > bpf_ktime_get_boot_ns();
+}
+
+static __always_inline int in_force(const struct rule *r)
+{
+	return !r->until_ns || r->until_ns > bpf_ktime_get_boot_ns();
 }
 
 static __always_inline int was_cut(const struct flow *flow)

@@ -87,18 +87,30 @@ int torbpf_uplink(struct __sk_buff *skb)
 	return act_on_uplink(skb, load_settings());
 }
 
-/* Local delivery of DNS; attached to the network namespace. */
+/* Tells who begins a connection at once that Tor takes none. */
+static __always_inline int refuse_lookup(struct bpf_sk_lookup *ctx, __u32 ifindex)
+{
+	struct packet p = {};
+
+	parse_lookup(ctx, &p);
+	return drop_lookup(ifindex, &p, REASON_TOR_NOT_READY);
+}
+
+/* Local delivery of DNS, and of what is redirected to Tor; attached to the network namespace. */
 SEC("sk_lookup")
 int torbpf_dns(struct bpf_sk_lookup *ctx)
 {
 	__u32 ifindex = ctx->ingress_ifindex;
+	struct settings *s = load_settings();
 	struct packet p = {};
 
+	if (shut_off(ctx, s))
+		return refuse_lookup(ctx, ifindex);
 	if (!resolver_lookup(READ_CONTEXT(ctx->local_port)) ||
 	    !bpf_map_lookup_elem(&lans, &ifindex))
 		return pass_lookup();
 	parse_lookup(ctx, &p);
-	return act_on_lookup(&p, ifindex, load_settings());
+	return act_on_lookup(&p, ifindex, s);
 }
 
 /*
@@ -108,10 +120,13 @@ int torbpf_dns(struct bpf_sk_lookup *ctx)
 SEC("sk_lookup")
 int torbpf_dns_src(struct bpf_sk_lookup *ctx)
 {
+	struct settings *s = load_settings();
 	struct local_subnet *subnet;
 	struct packet p = {};
 	__u32 ifindex;
 
+	if (shut_off(ctx, s))
+		return refuse_lookup(ctx, LOOPBACK_IFINDEX);
 	if (!resolver_lookup(READ_CONTEXT(ctx->local_port)))
 		return pass_lookup();
 	parse_lookup(ctx, &p);
@@ -121,5 +136,5 @@ int torbpf_dns_src(struct bpf_sk_lookup *ctx)
 	ifindex = subnet->ifindex;
 	if (!bpf_map_lookup_elem(&lans, &ifindex))
 		return pass_lookup();
-	return act_on_lookup(&p, ifindex, load_settings());
+	return act_on_lookup(&p, ifindex, s);
 }

@@ -6,6 +6,7 @@
 #ifndef TORBPF_UPLINK_H
 #define TORBPF_UPLINK_H
 
+#include "own.h"
 #include "verdict.h"
 
 /* Drops and samples what should not have come to an uplink. */
@@ -39,17 +40,6 @@ static __always_inline int diverted_answer(struct __sk_buff *skb, const struct p
 	if (port == resolver_port)
 		return 1;
 	return p->protocol != (port == trans_port ? IPPROTO_UDP : IPPROTO_TCP);
-}
-
-/* A byte of what follows the network header; 0 where there is none. */
-static __always_inline __u8 layer4_byte(struct __sk_buff *skb, const struct packet *p, __u32 offset)
-{
-	__u8 byte = 0;
-
-	if (bpf_skb_load_bytes_relative(skb, p->l4_offset + offset, &byte, sizeof(byte),
-					BPF_HDR_START_NET))
-		return 0;
-	return byte;
 }
 
 /*
@@ -118,11 +108,21 @@ static __always_inline int answers_cut_peer(struct __sk_buff *skb, const struct 
 	return was_cut(&flow);
 }
 
+/* Drops and samples what the router itself sends and client mode does not let go. */
+static __always_inline int drop_own(struct __sk_buff *skb, const struct packet *p)
+{
+	struct decision d = decide(VERDICT_REFUSED, REASON_CLIENT_GUARD);
+
+	if (may_tell(p))
+		report(skb->ifindex, skb->len, p, d.reason);
+	return drop(skb, skb->ifindex, d);
+}
+
 /*
- * What the router itself sends by an uplink is its own business, but for answers.
- * Its own DNS is counted apart: no LAN packet is a part of it.
+ * What the router itself sends by an uplink is its own business, but for answers; in
+ * client mode it is Tor's. Its own DNS is counted apart: no LAN packet is a part of it.
  */
-static __always_inline int act_on_own(struct __sk_buff *skb)
+static __always_inline int act_on_own(struct __sk_buff *skb, const struct settings *s)
 {
 	struct packet p = {};
 
@@ -131,6 +131,8 @@ static __always_inline int act_on_own(struct __sk_buff *skb)
 		return drop_leak(skb, &p);
 	if (answers_cut_peer(skb, &p))
 		return drop(skb, skb->ifindex, decide(VERDICT_REFUSED, REASON_CUT_PEER));
+	if (s && s->client && !own_leaves(skb, &p, s))
+		return drop_own(skb, &p);
 	if (is_dns(&p) || is_encrypted_dns(&p))
 		count_skb(skb, skb->ifindex, decide(VERDICT_NONE, REASON_OWN_DNS));
 	return ACTION_NEXT;
@@ -147,7 +149,7 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct set
 	struct packet p = {};
 
 	if (!ingress)
-		return act_on_own(skb);
+		return act_on_own(skb, s);
 	if (!bpf_map_lookup_elem(&lans, &ingress))
 		return ACTION_NEXT;
 	switch (mark_class(skb->mark)) {

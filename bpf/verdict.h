@@ -18,20 +18,9 @@
 #include "plan.h"
 
 #define INSTANCE_SHIFT 4
-#define MARK_BITS      0xffU
 
 /* "Next" to tcx as well as to clsact: whoever comes after us has a say, too. */
 #define ACTION_NEXT TC_ACT_UNSPEC
-
-static __always_inline enum verdict mark_class(__u32 mark)
-{
-	return (enum verdict)(mark >> mark_shift & CLASS_BITS);
-}
-
-static __always_inline __u32 mark_without_ours(__u32 mark)
-{
-	return mark & ~(MARK_BITS << mark_shift);
-}
 
 /*
  * Written out because clang would narrow the store to one byte, or keep the
@@ -279,7 +268,8 @@ static __always_inline int act_without_settings(struct __sk_buff *skb)
 }
 
 /*
- * A packet about to reach a LAN host: we learn who may answer. The far end of a
+ * A packet about to reach a LAN host: we learn who may answer. What the router itself
+ * sends is no visitor's, whatever its socket's mark. The far end of a
  * connection that was cut begins no other in its place; nftables stops it before,
  * as long as it knows.
  */
@@ -289,7 +279,7 @@ static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
 	struct flow flow = {};
 	struct inbound_seen seen = {.time_ns = bpf_ktime_get_ns()};
 
-	if (mark_class(skb->mark) != VERDICT_INBOUND)
+	if (mark_class(skb->mark) != VERDICT_INBOUND || !skb->ingress_ifindex)
 		return ACTION_NEXT;
 	parse_skb(skb, ethernet, &p);
 	if (p.layer3 != LAYER3_IPV4 && p.layer3 != LAYER3_IPV6)

@@ -56,19 +56,27 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 	if err := setVariables(spec, g.plan); err != nil {
 		return nil, err
 	}
-	maps := make(map[string]*ebpf.Map)
-	for _, name := range []string{
-		abi.DeliveryMapLans, abi.DeliveryMapLocalAddrs, abi.DeliveryMapCounters, abi.DeliveryMapLocal4Prefixes, abi.DeliveryMapLocal6Prefixes, abi.DeliveryMapCutFlows,
-		abi.DeliveryMapRefusals, abi.DeliveryMapAllowances,
-	} {
-		maps[name] = g.collection.Maps[name]
-		spec.Maps[name].MaxEntries = maps[name].MaxEntries() // that of a plan with many addresses has grown
-	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
+	collection, err := ebpf.NewCollectionWithOptions(spec, g.share(spec))
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", abi.DeliveryProgTorbpfDelivery, err)
 	}
 	return collection, nil
+}
+
+// commonMaps are those of bpf/shared.h, which every object has.
+var commonMaps = []string{
+	abi.DatapathMapLans, abi.DatapathMapLocalAddrs, abi.DatapathMapLocal4Prefixes, abi.DatapathMapLocal6Prefixes,
+	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapCutFlows,
+}
+
+// share has another object use the generation's maps.
+func (g *Generation) share(spec *ebpf.CollectionSpec) ebpf.CollectionOptions {
+	maps := make(map[string]*ebpf.Map)
+	for _, name := range commonMaps {
+		maps[name] = g.collection.Maps[name]
+		spec.Maps[name].MaxEntries = maps[name].MaxEntries() // that of a plan with many addresses has grown
+	}
+	return ebpf.CollectionOptions{MapReplacements: maps}
 }
 
 // attachNetfilter puts the program beside the one that is there, then takes

@@ -74,8 +74,8 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 	return g, nil
 }
 
-// setVariables gives the programs of either object the mark and the ports of a
-// plan; both call them the same.
+// setVariables gives the programs of any object the mark and the ports of a
+// plan; all call them the same.
 func setVariables(spec *ebpf.CollectionSpec, p *plan.Plan) error {
 	for name, value := range map[string]any{
 		abi.DatapathVarMarkShift:    uint32(p.Mark.Shift),

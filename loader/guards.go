@@ -12,9 +12,9 @@ import (
 )
 
 // Missing names the guards of local delivery that are not attached to this
-// network namespace. Those that this kernel cannot have are among them; see
+// network namespace, and the programs of client mode if the plan has it. Those that this kernel cannot have are among them; see
 // Generation.Unsupported.
-func (d *Datapath) Missing() ([]string, error) {
+func (d *Datapath) Missing(p *plan.Plan) ([]string, error) {
 	var missing []string
 	here, err := d.dnsGuarded()
 	if err != nil {
@@ -34,7 +34,11 @@ func (d *Datapath) Missing() ([]string, error) {
 		}
 		l.Close()
 	}
-	return missing, nil
+	if p.Client == nil {
+		return missing, nil
+	}
+	absent, err := d.missingClient()
+	return append(missing, absent...), err
 }
 
 // UnknownLANs names the LANs of a plan that the programs do not take for such, since

@@ -44,6 +44,9 @@ func (h hook) String() string {
 
 // attachGuards attaches what stands behind the LAN programs.
 func (g *Generation) attachGuards() error {
+	if err := g.attachClient(); err != nil { // before a guard stops what is exempt
+		return err
+	}
 	for _, u := range g.plan.Uplinks {
 		if err := g.attach(newHook(KindUplink, u.Index), programUplink); err != nil {
 			return err
@@ -76,6 +79,11 @@ func (g *Generation) AttachLANs() error {
 	}
 	if err := g.datapath.removeHooks(keep); err != nil {
 		return err
+	}
+	if g.plan.Client == nil {
+		if err := g.datapath.detachClient(); err != nil {
+			return err
+		}
 	}
 	if err := forgetLANs(g.collection.Maps[abi.DatapathMapLans], g.plan); err != nil {
 		return err
@@ -167,7 +175,7 @@ func (d *Datapath) removeHooks(keep []hook) error {
 
 // pinnedLinks lists the hooks with a pinned link, and the names of pins that a
 // killed process left before they could replace another. Those of local delivery
-// (dns, delivery4 and delivery6) are neither: they belong to no interface.
+// (dns, delivery4 and delivery6) and of client mode are neither: they belong to no interface.
 func (d *Datapath) pinnedLinks() (hooks []hook, stale []string, err error) {
 	entries, err := os.ReadDir(d.linkPin(""))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

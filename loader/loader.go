@@ -8,7 +8,7 @@
 //	host/
 //	├── maps/       settings, dst4_prefixes, …, lans, counters
 //	├── programs/   torbpf_lan, torbpf_uplink, …
-//	├── links/      lan-3, lan_out-3, uplink-2 (number: ifindex), dns, delivery4
+//	├── links/      lan-3, lan_out-3, uplink-2 (number: ifindex), dns, delivery4, client_sock
 //	└── qdiscs/     3 (clsact qdiscs that we added)
 //
 // A generation is a set of programs with policy maps of their own. Applying a
@@ -19,6 +19,7 @@
 package loader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -32,6 +33,7 @@ import (
 // Datapath is the BPF side of torbpf in one network namespace.
 type Datapath struct {
 	dir    string // of its pins
+	mount  string // see Options.Mount
 	clsact bool   // attach by clsact even where tcx is there
 	lists  *Lists // see UseLists
 }
@@ -39,20 +41,22 @@ type Datapath struct {
 // Options say where a Datapath lives.
 type Options struct {
 	Root      string // a mounted bpffs, see Mount
+	Mount     string // its path in the mount namespace of the first process; "": Root
 	Namespace string // name of the network namespace: "host", "ns-4026532211"
 	Clsact    bool   // attach by clsact even where tcx is there
 }
 
 // Open names a Datapath; nothing is touched before ApplyGuards.
 func Open(o Options) *Datapath {
-	return &Datapath{dir: filepath.Join(o.Root, o.Namespace), clsact: o.Clsact}
+	return &Datapath{dir: filepath.Join(o.Root, o.Namespace), mount: cmp.Or(o.Mount, o.Root), clsact: o.Clsact}
 }
 
 // Dir returns where the pins are.
 func (d *Datapath) Dir() string { return d.dir }
 
 // ApplyGuards loads a new generation for the plan and attaches what stands
-// behind the LAN programs: the uplink guards and the DNS guard. From then on
+// behind the LAN programs: the uplink guards, the DNS guard and, in client mode, what
+// tells whose the packets of this machine's own are. From then on
 // nothing of a LAN of the plan leaves by an uplink unless the generation's LAN
 // program marked it so.
 //
@@ -93,6 +97,7 @@ func (d *Datapath) Remove() error {
 	for pin := range deliveryPins {
 		errs = append(errs, removeLink(d.linkPin(pin)))
 	}
+	errs = append(errs, d.detachClient())
 	if err := os.RemoveAll(d.dir); err != nil {
 		errs = append(errs, fmt.Errorf("remove pins: %w", err))
 	}

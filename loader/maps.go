@@ -85,6 +85,7 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		Exits:       setting(len(p.Exits) > 0),
 		Domains:     setting(len(p.Rules.Of(config.KindDomain)) > 0),
 		Lists:       setting(len(p.Lists) > 0),
+		Client:      clientMode(p),
 	}
 	if p.Onion4.IsValid() {
 		addr := p.Onion4.Masked().Addr().As4()
@@ -112,7 +113,7 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 // its hosts' sources foreign.
 func fillLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	for _, prefix := range plan.Reserved() {
-		reserved := abi.DatapathLocalSubnet{}
+		reserved := abi.DatapathLocalSubnet{Reserved: 1}
 		if err := putPrefix(maps, localPrefixes, prefix, reserved); err != nil {
 			return err
 		}
@@ -122,7 +123,7 @@ func fillLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 			if isLAN(p, l.Index) != ofLANs {
 				continue
 			}
-			subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)}
+			subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index), Reserved: setting(plan.Private(l.Prefix))}
 			if err := putPrefix(maps, localPrefixes, l.Prefix, subnet); err != nil {
 				return err
 			}
@@ -145,7 +146,7 @@ func fillLinkLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 			if !prefix.Addr().IsLinkLocalUnicast() {
 				continue
 			}
-			subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)}
+			subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index), Reserved: 1}
 			if err := putPrefix(maps, localPrefixes, prefix, subnet); err != nil {
 				return err
 			}

@@ -43,7 +43,10 @@ const (
 	ExplainedAnswered     = DatapathExplainedEXPLAINED_ANSWERED
 )
 
-// What is judged of what the router itself sends.
+// ClientMode is what is judged of what the router itself sends.
+type ClientMode = DatapathClientMode
+
+// The modes of bpf/abi.h.
 const (
 	ClientNone = DatapathClientModeCLIENT_NONE
 	ClientExec = DatapathClientModeCLIENT_EXEC

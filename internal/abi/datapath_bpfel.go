@@ -177,8 +177,9 @@ const (
 )
 
 type DatapathLocalSubnet struct {
-	_       structs.HostLayout
-	Ifindex uint32
+	_        structs.HostLayout
+	Ifindex  uint32
+	Reserved uint32
 }
 
 type DatapathMac struct {

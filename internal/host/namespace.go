@@ -1,10 +1,11 @@
 package host
 
 import (
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // FirstNamespace is the name of the network namespace of process 1.
@@ -40,7 +41,7 @@ func Namespace() (NS, error) {
 			return NS{}, fmt.Errorf("identify network namespace: look at %s: %w", f.path, err)
 		}
 	}
-	cookie, err := namespaceCookie()
+	cookie, err := kernel.NamespaceCookie()
 	if err != nil {
 		return NS{}, err
 	}
@@ -49,20 +50,4 @@ func Namespace() (NS, error) {
 		ns.Name = FirstNamespace
 	}
 	return ns, nil
-}
-
-func namespaceCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("open socket: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if errors.Is(err, unix.ENOPROTOOPT) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read network namespace cookie: %w", err)
-	}
-	return cookie, nil
 }

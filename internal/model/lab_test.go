@@ -172,7 +172,7 @@ func (o *objects) set(p *Policy) {
 	}
 	o.setDomains(p)
 	for _, l := range p.Local {
-		o.putPrefix("local", l.Prefix, abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)})
+		o.putPrefix("local", l.Prefix, abi.DatapathLocalSubnet{Ifindex: uint32(l.Index), Reserved: flag(plan.Private(l.Prefix))})
 	}
 	for _, a := range p.Addrs {
 		o.put("local_addrs", abi.DatapathAddress{Addr: a.As16()}, uint8(abi.LocalAddrRouter))
@@ -252,6 +252,7 @@ func (o *objects) setSettings(p *Policy) {
 		Domains:     flag(len(p.Domains) > 0),
 		Devices:     flag(len(p.Devices) > 0),
 		Lists:       flag(p.Lists != nil),
+		Client:      p.Client,
 	}
 	if p.Onion4.IsValid() {
 		mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Onion4.Bits()))

@@ -94,7 +94,7 @@ func TestACutPeerBeginsNoOtherFlow(t *testing.T) {
 	p := home()
 	p.Inbound = true
 	o.set(p)
-	inbound := skBuff{Ifindex: lanIndex, Mark: uint32(abi.VerdictInbound) << 24}
+	inbound := skBuff{Ifindex: lanIndex, IngressIfindex: otherIndex, Mark: uint32(abi.VerdictInbound) << 24}
 	o.cut(protoUDP, laptop4+":27015", web4+":40000", until(t, time.Minute))
 	o.cut(protoUDP, "["+laptop6+"]:27015", "["+web6+"]:40000", until(t, time.Minute))
 	o.cut(protoUDP, laptop4+":27016", web4+":40000", until(t, -time.Second))

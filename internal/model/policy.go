@@ -89,6 +89,7 @@ type Policy struct {
 	Answers      map[Answer]string         // what devices were told of them
 	NameFlows    map[NameFlow]string       // what has begun by one
 	GateOpen     bool
+	Client       abi.ClientMode // what becomes of what the router itself sends
 }
 
 // FromPlan returns the policy that attach writes into the maps. Its gate is

@@ -177,12 +177,16 @@ func TestVisitorsAreLearnedTowardsTheLAN(t *testing.T) {
 	} {
 		reply := Parse(ether(c.reply), true, Metadata{Protocol: stackProtocol(ether(c.reply))})
 		for _, mark := range []uint32{0, uint32(abi.VerdictDirect) << 24, uint32(abi.VerdictLocal) << 24} {
-			o.watch(t, "torbpf_lan_out", ether(c.to), skBuff{Ifindex: lanIndex, Mark: mark})
+			o.watch(t, "torbpf_lan_out", ether(c.to), skBuff{Ifindex: lanIndex, IngressIfindex: otherIndex, Mark: mark})
 			if out := o.watch(t, "torbpf_lan", ether(c.reply), skBuff{Ifindex: lanIndex}); out.action == actNext {
 				t.Errorf("%s: a packet towards the LAN with mark %#08x lets its reply pass", c.name, mark)
 			}
 		}
-		out := o.watch(t, "torbpf_lan_out", ether(c.to), skBuff{Ifindex: lanIndex, Mark: inbound})
+		o.watch(t, "torbpf_lan_out", ether(c.to), skBuff{Ifindex: lanIndex, Mark: inbound})
+		if out := o.watch(t, "torbpf_lan", ether(c.reply), skBuff{Ifindex: lanIndex}); out.action == actNext {
+			t.Errorf("%s: a packet of the router's own to the LAN lets its reply pass", c.name)
+		}
+		out := o.watch(t, "torbpf_lan_out", ether(c.to), skBuff{Ifindex: lanIndex, IngressIfindex: otherIndex, Mark: inbound})
 		if out.action != actNext || out.mark != inbound || len(out.moved) != 0 {
 			t.Errorf("%s: torbpf_lan_out returns %#x with mark %#08x and counts %v", c.name, out.action, out.mark, out.moved)
 		}
@@ -197,7 +201,7 @@ func TestVisitorsAreLearnedTowardsTheLAN(t *testing.T) {
 		}
 	}
 	o.set(p)
-	o.watch(t, "torbpf_lan_out", etherRaw(0x0806, make([]byte, 28)...), skBuff{Ifindex: lanIndex, Mark: inbound})
+	o.watch(t, "torbpf_lan_out", etherRaw(0x0806, make([]byte, 28)...), skBuff{Ifindex: lanIndex, IngressIfindex: otherIndex, Mark: inbound})
 	var key abi.DatapathFlow
 	if err := o.maps["inbound_flows"].NextKey(nil, &key); !errors.Is(err, ebpf.ErrKeyNotExist) {
 		t.Errorf("learned %+v of a frame that is not IP: %v", key, err)

@@ -26,6 +26,10 @@ func TestEveryVerdictAndReason(t *testing.T) {
 		}
 		t.Run(r.name, func(t *testing.T) { o.checkUplink(t, r) })
 	}
+	for _, r := range ownRows() {
+		reasons[r.reason()] = true
+		t.Run(r.name, func(t *testing.T) { o.checkOwn(t, r) })
+	}
 	for v := abi.Verdict(0); v < 16; v++ {
 		if unnamed := strings.HasPrefix(v.String(), "verdict-"); !unnamed && !verdicts[v] {
 			t.Errorf("no row has the verdict %s", v)

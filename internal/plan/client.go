@@ -109,7 +109,7 @@ func ownSubnets(h Host, mode config.LocalMode) []LocalSubnet {
 	for _, a := range h.Addrs {
 		l, ok := h.LinkByIndex(a.Index)
 		s := LocalSubnet{Prefix: a.Prefix.Masked(), Index: l.Index, Name: l.Name}
-		if ok && !l.Loopback && private(s.Prefix) && !slices.Contains(out, s) {
+		if ok && !l.Loopback && Private(s.Prefix) && !slices.Contains(out, s) {
 			out = append(out, s)
 		}
 	}

@@ -122,7 +122,7 @@ func localSubnets(h Host, uplinks []Uplink, lans []LAN) []LocalSubnet {
 		}
 		behindLAN := slices.ContainsFunc(lans, func(lan LAN) bool { return lan.Index == r.index })
 		outside := len(uplinks) == 0 || slices.ContainsFunc(uplinks, func(u Uplink) bool { return u.Index == r.index })
-		if !behindLAN && (outside || r.how == routedBy && !private(r.prefix)) {
+		if !behindLAN && (outside || r.how == routedBy && !Private(r.prefix)) {
 			continue
 		}
 		s := LocalSubnet{Prefix: r.prefix, Index: l.Index, Name: l.Name}
@@ -171,7 +171,7 @@ func broadcast(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-// private says whether no public host has an address under a prefix.
-func private(p netip.Prefix) bool {
+// Private says whether no public host has an address under a prefix.
+func Private(p netip.Prefix) bool {
 	return slices.ContainsFunc(Reserved(), func(r netip.Prefix) bool { return config.PrefixCovers(r, p) })
 }

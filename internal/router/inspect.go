@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
@@ -153,13 +154,13 @@ func inspectBlock(s *State, p *plan.Plan, d *loader.Datapath) (findings, error) 
 	if s.Planned != digest {
 		f.add(stepAll, "interfaces that are waited for, or uplinks, have come or gone")
 	}
-	missing, err := d.Missing()
+	missing, err := d.Missing(p)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range missing {
 		if !lacks(s, name) {
-			f.add(stepGuards, "no guard %s at local delivery: one layer is missing", name)
+			f.add(stepGuards, "no guard %s: one layer is missing", name)
 		}
 	}
 	return f, f.rulesets(p)
@@ -167,8 +168,11 @@ func inspectBlock(s *State, p *plan.Plan, d *loader.Datapath) (findings, error) 
 
 // lacks tells whether this kernel cannot have a guard.
 func lacks(s *State, guard string) bool {
-	return slices.ContainsFunc(s.Lacks, func(text string) bool { return strings.Contains(text, guard) })
+	return slices.ContainsFunc(s.Lacks, func(text string) bool { return slices.Contains(strings.FieldsFunc(text, betweenNames), guard) })
 }
+
+// betweenNames tells what is no part of a guard's name: one may begin like another.
+func betweenNames(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
 
 func (f *findings) rulesets(p *plan.Plan) error {
 	differences, err := nft.Check(p)
@@ -189,13 +193,13 @@ func (f *findings) rulesets(p *plan.Plan) error {
 }
 
 func (f *findings) guards(s *State, p *plan.Plan, d *loader.Datapath) error {
-	missing, err := d.Missing()
+	missing, err := d.Missing(p)
 	if err != nil {
 		return err
 	}
 	for _, name := range missing {
 		if !lacks(s, name) {
-			f.add(stepGuards, "no guard %s at local delivery: one layer is missing", name)
+			f.add(stepGuards, "no guard %s: one layer is missing", name)
 		}
 	}
 	unknown, err := d.UnknownLANs(p)

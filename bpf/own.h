@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Client mode: what the router itself sends may leave if somebody has let it go: its
+ * socket's mark (client.bpf.c) or nftables. This is the layer behind nftables, and
+ * all there is once that was flushed.
+ */
+#ifndef TORBPF_OWN_H
+#define TORBPF_OWN_H
+
+#include "match.h"
+#include "parse.h"
+#include "plan.h"
+
+/* The interface that the kernel gives this number in every network namespace. */
+#define LOOPBACK_IFINDEX 1
+
+/* A byte of what follows the network header; 0 where there is none. */
+static __always_inline __u8 layer4_byte(struct __sk_buff *skb, const struct packet *p, __u32 offset)
+{
+	__u8 byte = 0;
+
+	if (bpf_skb_load_bytes_relative(skb, p->l4_offset + offset, &byte, sizeof(byte),
+					BPF_HDR_START_NET))
+		return 0;
+	return byte;
+}
+
+/* Of ICMPv6; groups are joined and left behind one hop-by-hop header (RFC 2710, 3). */
+static __always_inline __u8 icmpv6_type(struct __sk_buff *skb, const struct packet *p)
+{
+	if (p->protocol == IPPROTO_ICMPV6)
+		return layer4_byte(skb, p, 0);
+	if (p->protocol != IPPROTO_HOPOPTS || layer4_byte(skb, p, 0) != IPPROTO_ICMPV6)
+		return 0;
+	return layer4_byte(skb, p, (layer4_byte(skb, p, 1) + 1) * 8);
+}
+
+static __always_inline int udp_between(const struct packet *p, __u16 source, __u16 destination)
+{
+	return p->protocol == IPPROTO_UDP && p->fragment == FRAGMENT_NONE &&
+	       p->sport_be == bpf_htons(source) && p->dport_be == bpf_htons(destination);
+}
+
+static __always_inline int keeps_network4(const struct packet *p)
+{
+	if (p->protocol == IPPROTO_IGMP)
+		return ipv4_under(p->daddr.word_be[3], 0xe0000000, 0xffffff00);
+	return udp_between(p, PORT_DHCP_CLIENT, PORT_DHCP);
+}
+
+/* RFC 8415, 7.1: a client asks all servers and relays of its link. */
+static __always_inline int dhcpv6_servers(const union inet_address *a)
+{
+	return a->word_be[0] == bpf_htonl(0xff020000) && !a->word_be[1] && !a->word_be[2] &&
+	       a->word_be[3] == bpf_htonl(0x00010002);
+}
+
+/* A router's advertisements and redirects are not among it: that is router mode's. */
+static __always_inline int keeps_network6(struct __sk_buff *skb, const struct packet *p)
+{
+	switch (icmpv6_type(skb, p)) {
+	case ICMPV6_GROUP_QUERY:
+	case ICMPV6_GROUP_REPORT:
+	case ICMPV6_GROUP_DONE:
+	case ICMPV6_GROUP_REPORT2:
+	case ICMPV6_ROUTER_SOLICITATION:
+	case ICMPV6_NEIGHBOUR_SOLICITATION:
+	case ICMPV6_NEIGHBOUR_ADVERTISEMENT:
+		return 1;
+	default:
+		return udp_between(p, PORT_DHCPV6_CLIENT, PORT_DHCPV6) &&
+		       (dhcpv6_servers(&p->daddr) || link_local(p, &p->daddr));
+	}
+}
+
+/* It answers somebody outside; what follows it has a class by its socket or conntrack. */
+static __always_inline int answers_opening(struct __sk_buff *skb, const struct packet *p)
+{
+	const __u8 answer = TCP_SYN | TCP_ACK;
+
+	return p->protocol == IPPROTO_TCP && p->fragment != FRAGMENT_LATER &&
+	       (layer4_byte(skb, p, TCP_FLAGS_OFFSET) & answer) == answer;
+}
+
+/* Whether a destination is none of the internet's, whichever link leads there. */
+static __always_inline int near_destination(const struct packet *p)
+{
+	struct local_subnet *subnet;
+
+	if (group_destination(p) || link_local(p, &p->daddr))
+		return 1;
+	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
+	return subnet && subnet->reserved;
+}
+
+/* Whether its class lets a packet of the router's own leave by an uplink. */
+static __always_inline int class_leaves(struct __sk_buff *skb, const struct packet *p,
+					const struct settings *s)
+{
+	switch (mark_class(skb->mark)) {
+	case VERDICT_DIRECT:
+	case VERDICT_INBOUND:
+		return 1;
+	case VERDICT_LOCAL:
+		return near_destination(p);
+	case VERDICT_VIA:
+		return is_exit(skb->ifindex);
+	case VERDICT_NONE:
+		return s->exempt_marks && exempt_mark(skb->mark, s->exempt_marks);
+	default:
+		return 0;
+	}
+}
+
+/*
+ * Whether what the router itself sends may leave by an uplink in client mode. Only
+ * what is IP is judged; IP that cannot be read is not let go.
+ */
+static __always_inline int own_leaves(struct __sk_buff *skb, const struct packet *p,
+				      const struct settings *s)
+{
+	enum verdict class = mark_class(skb->mark);
+
+	if (class & VERDICT_BLOCKED_BIT)
+		return 0;
+	if (s->client == CLIENT_EXEC && (class == VERDICT_NONE || class == VERDICT_DIRECT))
+		return 1;
+	if (p->layer3 == LAYER3_OTHER)
+		return !is_ip(skb->protocol);
+	if (onion_destination(p, s))
+		return 0;
+	if (class_leaves(skb, p, s) || answers_opening(skb, p))
+		return 1;
+	return p->layer3 == LAYER3_IPV4 ? keeps_network4(p) : keeps_network6(skb, p);
+}
+
+/*
+ * Whether a look-up is of a connection to Tor's port while Tor takes none. What LANs
+ * begin has been refused before; the router's own connections come by the loopback
+ * interface, and the kernel resets what it finds no socket for.
+ */
+static __always_inline int shut_off(const struct bpf_sk_lookup *ctx, const struct settings *s)
+{
+	__u32 first = 0;
+	struct gate *gate;
+
+	if (READ_CONTEXT(ctx->local_port) != trans_port ||
+	    READ_CONTEXT(ctx->protocol) != IPPROTO_TCP || !s || !s->client)
+		return 0;
+	gate = bpf_map_lookup_elem(&gates, &first);
+	return !gate || !gate->open;
+}
+
+#endif

@@ -1,0 +1,282 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/abi"
+)
+
+// ownRow is a packet of the router's own that is about to leave by an uplink.
+type ownRow struct {
+	name  string
+	frame []byte
+	class abi.Verdict
+	other uint32 // bits of the mark that are not ours
+	// Whether it leaves in each of the modes that judge.
+	all, exec bool
+}
+
+// reason is what client mode says of it.
+func (r ownRow) reason() abi.Reason {
+	if r.all && r.exec {
+		return abi.ReasonNone
+	}
+	return abi.ReasonClientGuard
+}
+
+const (
+	own6       = "2600:9::1" // the router's, at the uplink
+	near4      = "192.168.178.20"
+	near6      = "fd99::20"
+	neighbour6 = "fe80::77"
+	routers6   = "ff02::2"
+)
+
+func ownRows() []ownRow {
+	return append(append(ownClassRows(), ownIPv4Rows()...), ownIPv6Rows()...)
+}
+
+// ownClassRows are told by their class alone.
+func ownClassRows() []ownRow {
+	var rows []ownRow
+	for _, d := range []struct {
+		name        string
+		frame       []byte
+		near, onion bool
+	}{
+		{name: "TCP", frame: ether(ip(wan4, web4, tcp(40000, 443, tcpSYN)))},
+		{name: "TCP, IPv6", frame: ether(ip(own6, web6, tcp(40000, 443, tcpSYN)))},
+		{name: "UDP", frame: ether(ip(wan4, web4, udp(40000, 443)))},
+		{name: "a fragment", frame: ether(ip(wan4, web4, raw(protoUDP, 1, 2, 3), fragment4(9, false)))},
+		{name: "a ping, IPv6", frame: ether(ip(own6, web6, ping6()))},
+		{name: "to a private address", frame: ether(ip(wan4, near4, tcp(40000, 443, tcpSYN))), near: true},
+		{name: "to a private address, IPv6", frame: ether(ip(own6, near6, udp(40000, 7))), near: true},
+		{name: "to a link-local address", frame: ether(ip(wan4, "169.254.7.7", udp(40000, 7))), near: true},
+		{name: "to a link-local address, IPv6", frame: ether(ip(link6, "fe80::99", udp(40000, 7), fragment6(0, true))), near: true},
+		{name: "to a group", frame: ether(ip(wan4, "239.255.255.250", udp(40000, 1900))), near: true},
+		{name: "to a group, IPv6", frame: ether(ip(own6, "ff0e::1234", udp(40000, 1900))), near: true},
+		{name: "to all", frame: ether(ip(wan4, "255.255.255.255", udp(40000, 9))), near: true},
+		{name: "to an onion", frame: ether(ip(wan4, onion4, tcp(40000, 443, tcpSYN))), near: true, onion: true},
+		{name: "to an onion, IPv6", frame: ether(ip(own6, onion6, tcp(40000, 443, tcpSYN))), near: true, onion: true},
+	} {
+		for class := abi.Verdict(0); class < 16; class++ {
+			direct := class == abi.VerdictDirect || class == abi.VerdictInbound
+			local := class == abi.VerdictLocal && d.near
+			rows = append(rows, ownRow{
+				name:  fmt.Sprintf("own: %s, class %s", d.name, class),
+				frame: d.frame, class: class,
+				all:  (direct || local) && !d.onion,
+				exec: class == abi.VerdictNone || class == abi.VerdictDirect || (direct || local) && !d.onion,
+			})
+		}
+	}
+	plain := ether(ip(wan4, web4, udp(40000, 7)))
+	return append(rows,
+		ownRow{name: "own: exempt mark", frame: plain, other: exemptMark | 0x35, all: true, exec: true},
+		ownRow{name: "own: a mark that is not exempt", frame: plain, other: 0x35, exec: true},
+		ownRow{name: "own: tor with an exempt mark", frame: plain, other: exemptMark, class: abi.VerdictTor},
+		ownRow{name: "own: exempt mark to an onion", frame: ether(ip(wan4, onion4, udp(40000, 7))), other: exemptMark, exec: true},
+		ownRow{name: "own: local to a public subnet of another interface", frame: ether(ip(wan4, "51.7.0.9", udp(40000, 7))), class: abi.VerdictLocal},
+		ownRow{name: "own: ARP", frame: etherRaw(0x0806, make([]byte, 46)...), all: true, exec: true},
+		ownRow{name: "own: ARP, direct", frame: etherRaw(0x0806, make([]byte, 46)...), class: abi.VerdictDirect, all: true, exec: true},
+		ownRow{name: "own: ARP, tor", frame: etherRaw(0x0806, make([]byte, 46)...), class: abi.VerdictTor},
+	)
+}
+
+// ownIPv4Rows are of no class: most machines could not stay on their network without.
+func ownIPv4Rows() []ownRow {
+	const synAck = tcpSYN | tcpACK
+	row := func(name string, all bool, packet []byte) ownRow {
+		return ownRow{name: "own: " + name, frame: ether(packet), all: all, exec: true}
+	}
+	return []ownRow{
+		row("DHCP", true, ip("0.0.0.0", "255.255.255.255", udp(68, 67))),
+		row("DHCP, renewal", true, ip(wan4, web4, udp(68, 67))),
+		row("DHCP by TCP", false, ip(wan4, web4, tcp(68, 67, tcpSYN))),
+		row("DHCP from another port", false, ip(wan4, web4, udp(69, 67))),
+		row("DHCP of a server", false, ip(wan4, web4, udp(67, 68))),
+		row("DHCP in a first fragment", false, ip(wan4, web4, udp(68, 67), fragment4(0, true))),
+		row("what looks like DHCP in a later fragment", false, ip(wan4, web4, raw(protoUDP, 0, 68, 0, 67, 0, 8, 0, 0), fragment4(9, false))),
+		row("IGMP", true, ip(wan4, "224.0.0.22", raw(protoIGMP, make([]byte, 8)...), options(0x94, 4, 0, 0))),
+		row("IGMP to a group further on", false, ip(wan4, "224.0.1.1", raw(protoIGMP, make([]byte, 8)...))),
+		row("IGMP to a host", false, ip(wan4, web4, raw(protoIGMP, make([]byte, 8)...))),
+		row("SYN+ACK", true, ip(wan4, web4, tcp(22, 40000, synAck))),
+		row("SYN+ACK behind options", true, ip(wan4, web4, tcp(22, 40000, synAck), options(1, 1, 1, 1))),
+		row("ACK", false, ip(wan4, web4, tcp(22, 40000, tcpACK))),
+		row("RST", false, ip(wan4, web4, tcp(22, 40000, 0x04))),
+		row("what looks like SYN+ACK in a later fragment", false, ip(wan4, web4, tcp(22, 40000, synAck), fragment4(9, false))),
+		row("ping", false, ip(wan4, web4, ping())),
+		row("mDNS", false, ip(wan4, mdns4, udp(5353, 5353))),
+		{name: "own: SYN+ACK, tor", frame: ether(ip(wan4, web4, tcp(22, 40000, synAck))), class: abi.VerdictTor},
+		{name: "own: DHCP, local", frame: ether(ip(wan4, web4, udp(68, 67))), class: abi.VerdictLocal, all: true, exec: true},
+	}
+}
+
+func ownIPv6Rows() []ownRow {
+	const synAck = tcpSYN | tcpACK
+	row := func(name string, all bool, packet []byte) ownRow {
+		return ownRow{name: "own: " + name + ", IPv6", frame: ether(packet), all: all, exec: true}
+	}
+	rows := []ownRow{
+		row("DHCP", true, ip(link6, "ff02::1:2", udp(546, 547))),
+		row("DHCP to a neighbour", true, ip(link6, neighbour6, udp(546, 547))),
+		row("DHCP to a server elsewhere", false, ip(own6, web6, udp(546, 547))),
+		row("DHCP to another group", false, ip(link6, "ff05::1:3", udp(546, 547))),
+		row("DHCP of a server", false, ip(link6, neighbour6, udp(547, 546))),
+		row("DHCP in a fragment", false, ip(link6, neighbour6, udp(546, 547), fragment6(0, true))),
+		row("MLD in another header", false, ip(link6, routers6, icmp(protoICMPv6, 143, 0), ext(extDestination, 0))),
+		row("MLD behind two headers", false, ip(link6, routers6, icmp(protoICMPv6, 143, 0), ext(extHopByHop, 0), ext(extHopByHop, 0))),
+		row("hop-by-hop before UDP", false, ip(link6, routers6, raw(protoUDP, 143, 0, 0, 0, 0, 8, 0, 0), ext(extHopByHop, 0))),
+		row("SYN+ACK", true, ip(own6, web6, tcp(22, 40000, synAck))),
+		row("SYN", false, ip(own6, web6, tcp(22, 40000, tcpSYN))),
+		row("SYN+ACK behind a header", false, ip(own6, web6, tcp(22, 40000, synAck), ext(extHopByHop, 0))),
+	}
+	stays := map[uint8]bool{130: true, 131: true, 132: true, 133: true, 135: true, 136: true, 143: true}
+	for _, kind := range []uint8{0, 1, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 138, 142, 143, 144} {
+		rows = append(rows,
+			row(fmt.Sprintf("ICMP %d", kind), stays[kind], ip(link6, routers6, icmp(protoICMPv6, kind, 0))),
+			row(fmt.Sprintf("ICMP %d behind hop-by-hop options", kind), stays[kind], ip(link6, routers6, icmp(protoICMPv6, kind, 0), ext(extHopByHop, 1))))
+	}
+	return rows
+}
+
+// checkOwn sends a packet in each mode.
+func (o *objects) checkOwn(t *testing.T, r ownRow) {
+	for mode, leaves := range map[abi.ClientMode]bool{abi.ClientNone: true, abi.ClientAll: r.all, abi.ClientExec: r.exec} {
+		p := home()
+		p.Client = mode
+		o.set(p)
+		o.putPrefix("local", netip.MustParsePrefix("51.7.0.0/16"), abi.DatapathLocalSubnet{Ifindex: otherIndex})
+		mark := uint32(r.class)<<24 | r.other
+		out := o.watch(t, "torbpf_uplink", r.frame, skBuff{Ifindex: lanIndex, Mark: mark})
+		want := uint32(actNext)
+		if !leaves {
+			want = actShot
+		}
+		if out.action != want || out.mark != mark {
+			t.Errorf("mode %d: the program returns %#x with mark %#08x, want %#x with %#08x", mode, out.action, out.mark, want, mark)
+		}
+		c := out.moved[counted{lanIndex, abi.VerdictRefused, abi.ReasonClientGuard}]
+		if !leaves && (len(out.moved) != 1 || c.Packets != 1 || c.Bytes != uint64(len(r.frame))) {
+			t.Errorf("mode %d: counted %v, want one packet as %s", mode, out.moved, abi.ReasonClientGuard)
+		}
+		if leaves && len(out.moved) != 0 {
+			t.Errorf("mode %d: counted %v of a packet that leaves", mode, out.moved)
+		}
+	}
+}
+
+// TestOwnPacketsLeaveByTheirExitOnly: class via, at an interface that is one and at
+// another, and when its time is over.
+func TestOwnPacketsLeaveByTheirExitOnly(t *testing.T) {
+	enterNamespace(t)
+	o := load(t, 24)
+	p := home()
+	p.Client = abi.ClientAll
+	o.set(p)
+	frame := ether(ip(wan4, web4, tcp(40000, 443, tcpSYN)))
+	at := skBuff{Ifindex: lanIndex, Mark: uint32(abi.VerdictVia) << 24}
+	for _, c := range []struct {
+		name  string
+		index uint32
+		until uint64
+		want  uint32
+	}{
+		{"no exit", otherIndex, 0, actShot},
+		{"an exit", lanIndex, 0, actNext},
+		{"an exit that was", lanIndex, 1, actShot},
+	} {
+		clear[uint32](o, "exits")
+		o.put("exits", c.index, abi.DatapathRule{Policy: abi.PolicyDirect, UntilNs: c.until})
+		if out := o.watch(t, "torbpf_uplink", frame, at); out.action != c.want {
+			t.Errorf("%s: the program returns %#x, want %#x", c.name, out.action, c.want)
+		}
+	}
+}
+
+// TestOwnDNSThatIsStoppedIsNotCountedAsSent: one reason per packet.
+func TestOwnDNSThatIsStoppedIsNotCountedAsSent(t *testing.T) {
+	enterNamespace(t)
+	o := load(t, 24)
+	p := home()
+	p.Client = abi.ClientAll
+	o.set(p)
+	frame := ether(ip(wan4, web4, udp(40000, 53)))
+	for _, c := range []struct {
+		class abi.Verdict
+		want  counted
+	}{
+		{abi.VerdictNone, counted{lanIndex, abi.VerdictRefused, abi.ReasonClientGuard}},
+		{abi.VerdictDirect, counted{lanIndex, abi.VerdictNone, abi.ReasonOwnDNS}},
+	} {
+		out := o.watch(t, "torbpf_uplink", frame, skBuff{Ifindex: lanIndex, Mark: uint32(c.class) << 24})
+		if len(out.moved) != 1 || out.moved[c.want].Packets != 1 {
+			t.Errorf("class %s: counted %v, want %v", c.class, out.moved, c.want)
+		}
+	}
+}
+
+// TestConnectionsToTorAreResetWhileItTakesNone at once, in client mode.
+func TestConnectionsToTorAreResetWhileItTakesNone(t *testing.T) {
+	for _, program := range []string{abi.DatapathProgTorbpfDns, abi.DatapathProgTorbpfDnsSrc} {
+		t.Run(program, func(t *testing.T) {
+			w := lay(t)
+			w.guard(program)
+			trans, other := listenTCP(t, int(ports.Trans)), listenTCP(t, int(ports.DNS))
+			for _, c := range []struct {
+				mode  abi.ClientMode
+				open  bool
+				taken bool
+			}{
+				{abi.ClientNone, false, true},
+				{abi.ClientNone, true, true},
+				{abi.ClientExec, false, false},
+				{abi.ClientExec, true, true},
+				{abi.ClientAll, false, false},
+				{abi.ClientAll, true, true},
+			} {
+				p := home()
+				p.Client, p.GateOpen = c.mode, c.open
+				w.set(p)
+				key := counted{1, abi.VerdictRefused, abi.ReasonTorNotReady}
+				before := w.tally()[key].Packets
+				for _, addr := range []string{"127.0.0.1", "::1"} {
+					err := connect(addr, trans)
+					if taken := err == nil; taken != c.taken || !taken && !errors.Is(err, unix.ECONNREFUSED) {
+						t.Errorf("mode %d, open %t: connecting to %s gives %v", c.mode, c.open, addr, err)
+					}
+					if err := connect(addr, other); err != nil {
+						t.Errorf("mode %d, open %t: connecting to another port gives %v", c.mode, c.open, err)
+					}
+				}
+				if n := w.tally()[key].Packets - before; (n == 2) == c.taken {
+					t.Errorf("mode %d, open %t: counted %d", c.mode, c.open, n)
+				}
+			}
+		})
+	}
+}
+
+func listenTCP(t *testing.T, port int) int {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{Port: port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return port
+}
+
+func connect(addr string, port int) error {
+	conn, err := net.DialTCP("tcp", nil, &net.TCPAddr{IP: net.ParseIP(addr), Port: port})
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}

@@ -1,0 +1,300 @@
+package loader
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// clientProgram is a program of bpf/client.bpf.c, which is attached to the root of the
+// control groups.
+type clientProgram struct {
+	pin    string // of its link, and its name among what Missing returns
+	attach ebpf.AttachType
+	full   string
+	bare   string // for kernels whose memory cannot be read; "": the same
+}
+
+var clientPrograms = []clientProgram{
+	{"client_sock", ebpf.AttachCGroupInetSockCreate, abi.ClientProgTorbpfSock, abi.ClientProgTorbpfSockB},
+	{"client_connect4", ebpf.AttachCGroupInet4Connect, abi.ClientProgTorbpfConnect4, abi.ClientProgTorbpfConnect4B},
+	{"client_connect6", ebpf.AttachCGroupInet6Connect, abi.ClientProgTorbpfConnect6, abi.ClientProgTorbpfConnect6B},
+	{"client_sockops", ebpf.AttachCGroupSockOps, abi.ClientProgTorbpfSockops, ""},
+}
+
+// clientMode is what a plan has the programs judge of what this machine itself sends.
+func clientMode(p *plan.Plan) abi.ClientMode {
+	switch {
+	case p.Client == nil:
+		return abi.ClientNone
+	case p.Client.All:
+		return abi.ClientAll
+	default:
+		return abi.ClientExec
+	}
+}
+
+// attachClient attaches what gives the sockets of this machine their class, or exchanges
+// the programs under the links that are there. Without client mode they stay until
+// AttachLANs: the guards must have let go first.
+func (g *Generation) attachClient() error {
+	if g.plan.Client == nil {
+		return nil
+	}
+	cookie, err := kernel.NamespaceCookie()
+	if err != nil {
+		return err
+	}
+	if cookie == 0 {
+		return kernel.Lacks(errors.New("client mode: this kernel does not tell sockets of one network namespace from those of another"), "Linux 5.14 or newer")
+	}
+	spec, err := g.clientSpec(cookie)
+	if err != nil {
+		return err
+	}
+	if err := g.withoutSockops(spec); err != nil {
+		return err
+	}
+	collection, err := g.loadFullOrBare(spec)
+	if err != nil {
+		return fmt.Errorf("load BPF programs of client mode: %w", explainLoad(err))
+	}
+	defer collection.Close()
+	return g.attachClientPrograms(collection)
+}
+
+// clientSpec is the object, told of the plan.
+func (g *Generation) clientSpec(cookie uint64) (*ebpf.CollectionSpec, error) {
+	spec, err := abi.LoadClient()
+	if err != nil {
+		return nil, fmt.Errorf("read BPF object: %w", err)
+	}
+	if err := setVariables(spec, g.plan); err != nil {
+		return nil, err
+	}
+	err = errors.Join(
+		spec.Variables[abi.ClientVarNetnsCookie].Set(cookie),
+		spec.Variables[abi.ClientVarClientAll].Set(setting(g.plan.Client.All)))
+	if err != nil {
+		return nil, fmt.Errorf("set variables: %w", err)
+	}
+	return spec, nil
+}
+
+// loadClient loads programs with their maps filled.
+func (g *Generation) loadClient(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+	identities, err := identityMaps(g.plan.Client.Identities)
+	if err != nil {
+		return nil, err
+	}
+	for name, entries := range identities {
+		spec.Maps[name].MaxEntries = max(spec.Maps[name].MaxEntries, uint32(len(entries)))
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, g.share(spec))
+	if err != nil {
+		return nil, err
+	}
+	for name, entries := range identities {
+		for key, rule := range entries {
+			if err := collection.Maps[name].Put(key, rule); err != nil {
+				collection.Close()
+				return nil, fmt.Errorf("write %v to map %s: %w", key, name, err)
+			}
+		}
+	}
+	return collection, nil
+}
+
+// attachClientPrograms attaches those that were loaded to the root of the control groups.
+func (g *Generation) attachClientPrograms(collection *ebpf.Collection) error {
+	root, err := g.datapath.CgroupRoot()
+	if err != nil {
+		return err
+	}
+	all, err := rootOfAll(root)
+	if err != nil {
+		return err
+	}
+	if !all {
+		g.unsupported = append(g.unsupported, "no view beyond a control group namespace: what sends in this network namespace, but runs outside of the container, is never exempt by user, program or control group")
+	}
+	for _, c := range clientPrograms {
+		program := cmp.Or(collection.Programs[c.full], collection.Programs[c.bare])
+		if program == nil {
+			continue // see withoutSockops
+		}
+		if err := attachCgroup(g.datapath.linkPin(c.pin), root, c.attach, program); err != nil {
+			return fmt.Errorf("attach %s to control groups: %w", program, err)
+		}
+	}
+	return nil
+}
+
+// withoutSockops leaves out the program for accepted connections where the kernel does
+// not tell it the network namespace (before Linux 5.15, commit 6cf1770d63dd).
+func (g *Generation) withoutSockops(spec *ebpf.CollectionSpec) error {
+	err := features.HaveProgramHelper(ebpf.SockOps, asm.FnGetNetnsCookie)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		return fmt.Errorf("ask the kernel for a BPF helper: %w", err)
+	}
+	delete(spec.Programs, abi.ClientProgTorbpfSockops)
+	g.unsupported = append(g.unsupported, "no marks on accepted connections (client_sockops): it takes Linux 5.15; they last as long as torbpf's nftables table")
+	return nil
+}
+
+// loadFullOrBare tries the programs that read which executable a task runs, then those
+// that do without. If those are refused as well, reading was not the cause.
+func (g *Generation) loadFullOrBare(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+	full, bare := spec.Copy(), spec.Copy()
+	for _, c := range clientPrograms {
+		if c.bare != "" {
+			delete(full.Programs, c.bare)
+			delete(bare.Programs, c.full)
+		}
+	}
+	collection, err := g.loadClient(full)
+	var refused *ebpf.VerifierError
+	if !errors.As(err, &refused) && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, btf.ErrNotFound) {
+		return collection, err
+	}
+	collection, err = g.loadClient(bare)
+	if err == nil {
+		g.unsupported = append(g.unsupported, "no exemptions of programs of this machine's own, and none for sockets older than client mode: it takes BTF, and a kernel that is not locked down")
+	}
+	return collection, err
+}
+
+// identityMaps are the entries of the maps of client mode, by their names.
+func identityMaps(identities []plan.Identity) (map[string]map[any]abi.DatapathRule, error) {
+	maps := map[string]map[any]abi.DatapathRule{
+		abi.ClientMapClientUsers: {}, abi.ClientMapClientCgroups: {}, abi.ClientMapClientPrograms: {},
+	}
+	for _, i := range identities {
+		name, key, err := identityKey(i)
+		if err != nil {
+			return nil, err
+		}
+		rule := abi.DatapathRule{UntilNs: uint64(i.Ends), Policy: abi.PolicyOf(i.Policy), Id: uint32(i.Rule)}
+		if old, known := maps[name][key]; !known || comesBefore(rule, old) {
+			maps[name][key] = rule
+		}
+	}
+	return maps, nil
+}
+
+func identityKey(i plan.Identity) (name string, key any, err error) {
+	switch i.Kind {
+	case config.KindUser:
+		return abi.ClientMapClientUsers, i.User, nil
+	case config.KindCgroup:
+		return abi.ClientMapClientCgroups, i.Cgroup, nil
+	case config.KindProgram:
+		return abi.ClientMapClientPrograms, abi.ClientProgramKey{Inode: i.Program.Inode, Dev: kernelDevice(i.Program)}, nil
+	default:
+		return "", nil, fmt.Errorf("kind %q says nothing of who sends", i.Kind)
+	}
+}
+
+// kernelDevice is a device as the kernel numbers it inside (MKDEV), not as stat(2) does.
+func kernelDevice(f plan.FileID) uint32 {
+	const minorBits = 20
+	return f.Major<<minorBits | f.Minor
+}
+
+// comesBefore tells which of two rules for the same counts: what is Tor's, and then what
+// lasts longer.
+func comesBefore(a, b abi.DatapathRule) bool {
+	if tor := a.Policy == abi.PolicyTor; tor != (b.Policy == abi.PolicyTor) {
+		return tor
+	}
+	return a.UntilNs-1 > b.UntilNs-1 // 0 is for ever
+}
+
+// attachCgroup attaches a program to a control group, or exchanges it under the link
+// that is there.
+func attachCgroup(pin, cgroup string, attach ebpf.AttachType, program *ebpf.Program) error {
+	old, err := openLink(pin)
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		defer old.Close()
+		here, err := attachedToCgroup(old, cgroup)
+		if err != nil {
+			return err
+		}
+		if here {
+			return old.Update(program)
+		}
+	}
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: attach, Program: program})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return exchangeLink(pin, l, old)
+}
+
+// attachedToCgroup tells whether a link is to a control group, and has not been detached.
+func attachedToCgroup(l link.Link, cgroup string) (bool, error) {
+	id, err := cgroupID(cgroup)
+	if err != nil {
+		return false, err
+	}
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("inspect link: %w", err)
+	}
+	return info.Cgroup() != nil && info.Cgroup().CgroupId == id, nil
+}
+
+// missingClient names the programs of client mode that are not attached.
+func (d *Datapath) missingClient() ([]string, error) {
+	root, err := d.CgroupRoot()
+	if err != nil {
+		return nil, err
+	}
+	var missing []string
+	for _, c := range clientPrograms {
+		l, err := openLink(d.linkPin(c.pin))
+		if err != nil {
+			return nil, err
+		}
+		if l == nil {
+			missing = append(missing, c.pin)
+			continue
+		}
+		here, err := attachedToCgroup(l, root)
+		l.Close()
+		if err != nil {
+			return nil, err
+		}
+		if !here {
+			missing = append(missing, c.pin)
+		}
+	}
+	return missing, nil
+}
+
+// detachClient detaches the programs of client mode, if they are there.
+func (d *Datapath) detachClient() error {
+	var errs []error
+	for _, c := range clientPrograms {
+		errs = append(errs, removeLink(d.linkPin(c.pin)))
+	}
+	return errors.Join(errs...)
+}
