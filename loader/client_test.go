@@ -18,6 +18,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -215,7 +216,7 @@ func TestAnIdentityEndsByTheBootClock(t *testing.T) {
 	needCookie(t)
 	l := newLab(t)
 	d := l.open(t, false)
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	must(t, err)
 	root := user(0, config.PolicyDirect)
 	root.Ends = now + time.Hour
@@ -231,7 +232,7 @@ func TestAnIdentityEndsByTheBootClock(t *testing.T) {
 		must(t, err)
 		return mark == markNone
 	})
-	later, err := bootTime()
+	later, err := kernel.BootTime()
 	must(t, err)
 	if later < root.Ends {
 		t.Errorf("it ended at %s, want it to do so at %s", later, root.Ends)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // askedTime is how long after a device has asked the sentry may come to its question: a
@@ -45,7 +46,7 @@ func (a *askers) device(addr netip.AddrPort, protocol uint8, id uint16) abi.Data
 	if a == nil { // no name is excluded
 		return nobodysDevice
 	}
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	if err != nil {
 		return nobodysDevice
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // excludedNames are what a server needs to let devices out.
@@ -47,7 +48,7 @@ func newExcludedNames(t *testing.T) excludedNames {
 // asked writes down who asked, as the LAN program does, that long ago.
 func asked(t *testing.T, m *ebpf.Map, key abi.AskerKey, device abi.DatapathDeviceKey, ago time.Duration) {
 	t.Helper()
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	must(t, err)
 	entry := abi.DatapathAsker{
 		TimeNs: uint64(now - ago), Device: device, Addr: key.Addr.Addr().As16(), Protocol: uint32(key.Protocol),

@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -72,16 +72,8 @@ func (d Domain) ended() bool {
 	if d.Ends == 0 {
 		return false
 	}
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	return err != nil || d.Ends <= now
-}
-
-func bootTime() (time.Duration, error) {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return 0, fmt.Errorf("read the clock: %w", err)
-	}
-	return time.Duration(now.Nano()), nil
 }
 
 // ask returns the resolver's answer without the addresses that no public site has, and
@@ -184,7 +176,7 @@ func addressOf(rr dns.RR) (netip.Addr, bool) {
 // as the shortest-lived record on the way to them holds. Where nobody knows which one
 // that was, all goes through Tor.
 func (d *domains) letOut(answer *dns.Msg, domain string, device abi.DatapathDeviceKey) {
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	if err != nil || device == nobodysDevice {
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 func newSlotsMap(t *testing.T) *ebpf.Map { return newMap(t, abi.DatapathMapDomainSlots) }
@@ -92,7 +93,7 @@ func TestNoAnswerLeadsInside(t *testing.T) {
 }
 
 func TestTheLongestExcludedNameCounts(t *testing.T) {
-	now, err := bootTime()
+	now, err := kernel.BootTime()
 	must(t, err)
 	d := &domains{patterns: []Domain{
 		{Name: "*.example"}, {Name: "bank.example"}, {Name: "*.bank.example", Ends: now + time.Hour}, {Name: "*.over.bank.example", Ends: now},

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -147,9 +148,7 @@ func freeze(t *testing.T, pid int) {
 	t.Helper()
 	must(t, unix.Kill(pid, unix.SIGSTOP))
 	eventually(t, "it is stopped", func() bool {
-		stat, err := readStat(pid)
-		must(t, err)
-		return stat.state == "T"
+		return strings.HasPrefix(procStatus(t, pid)["State"], "T")
 	})
 }
 

@@ -1,31 +1,28 @@
 package sentry
 
 import (
-	"cmp"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/torbpf/torbpf/internal/confined"
 )
 
-// spawnPatience is how long a sentry may take to begin.
-const spawnPatience = 10 * time.Second
+// role names the sentry's process.
+const role = confined.Role("sentry")
 
 // SpawnOptions say what Spawn starts.
 type SpawnOptions struct {
 	// Args is the command line behind the program's name; the program is the
 	// one that is running, which must call RunChild for them.
 	Args   []string
-	Config Config   // GateFD is filled in
+	Config Config   // its descriptors are filled in
 	Gates  int      // the BPF array `gates`; stays the caller's
 	Slots  int      // the BPF array `domain_slots`, for a Config with Domains; stays the caller's
 	Askers int      // the BPF array `askers`, likewise
 	Log    *os.File // standard error of the sentry; nil for none
+	// Cgroup is the folder of the control group that it is to be in; nil for the caller's.
+	Cgroup *os.File
 	// Group is tor's, so that the sentry can read the cookie of the control
 	// port; 0 for the account's own group.
 	Group uint32
@@ -38,136 +35,54 @@ type SpawnOptions struct {
 // keeps it from serving (a port that is taken) is the error. The start time
 // goes with the pid into Running and Stop.
 func Spawn(opts SpawnOptions) (pid int, starttime uint64, err error) {
-	account, err := findAccount(opts.Group)
-	if err != nil {
-		return 0, 0, fmt.Errorf("start sentry: %w", err)
-	}
-	c, err := newChild(opts, account)
-	if err != nil {
-		return 0, 0, fmt.Errorf("start sentry: %w", err)
-	}
-	defer c.close()
-	if err := startConfined(c.cmd); err != nil {
-		return 0, 0, fmt.Errorf("start sentry: %w", err)
-	}
-	if starttime, err = c.await(opts.Config, cmp.Or(opts.patience, spawnPatience)); err != nil {
-		// It serves nobody; its end was wanted, so how it ended says nothing.
-		_ = c.cmd.Process.Kill()
-		_ = c.cmd.Wait()
-		return 0, 0, fmt.Errorf("start sentry: %w", err)
-	}
-	// Only a caller that outlives the sentry needs this, to leave no zombie.
-	go func() { _ = c.cmd.Wait() }()
-	return c.cmd.Process.Pid, starttime, nil
-}
-
-// child is a sentry about to run, and our ends of its pipes.
-type child struct {
-	cmd    *exec.Cmd
-	config *os.File // we write
-	report *os.File // we read
-	theirs []*os.File
-}
-
-func newChild(opts SpawnOptions, account account) (_ *child, err error) {
-	c := &child{}
+	files, err := opts.maps()
 	defer func() {
-		if err != nil {
-			c.close()
+		for _, file := range files {
+			file.Close()
 		}
 	}()
-	gates, err := duplicate(opts.Gates, "gates")
+	if err != nil {
+		return 0, 0, fmt.Errorf("start %s: %w", role, err)
+	}
+	opts.Config.GateFD, opts.Config.SlotsFD, opts.Config.AskersFD = childGates, childSlots, childAskers
+	return role.Spawn(confined.Options{
+		Args: opts.Args, Config: opts.Config, Files: files,
+		Env: []string{"GOMAXPROCS=1", "GOMEMLIMIT=16MiB", "GOGC=50"},
+		Log: opts.Log, Cgroup: opts.Cgroup, Group: opts.Group, Patience: opts.patience,
+	})
+}
+
+// maps duplicates what the sentry is to have of the BPF maps.
+func (o SpawnOptions) maps() (files []*os.File, err error) {
+	gates, err := confined.Duplicate(o.Gates, "gates")
 	if err != nil {
 		return nil, err
 	}
-	c.theirs = append(c.theirs, gates)
-	configRead, config, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("create configuration pipe: %w", err)
-	}
-	c.config, c.theirs = config, append(c.theirs, configRead)
-	report, reportWrite, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("create report pipe: %w", err)
-	}
-	c.report, c.theirs = report, append(c.theirs, reportWrite)
-	if len(opts.Config.Domains) > 0 { // or it could let out what nobody has excluded
-		slots, err := duplicate(opts.Slots, "slots")
+	files = append(files, gates)
+	if len(o.Config.Domains) > 0 { // or it could let out what nobody has excluded
+		slots, err := confined.Duplicate(o.Slots, "slots")
 		if err != nil {
-			return nil, err
+			return files, err
 		}
-		c.theirs = append(c.theirs, slots)
-		askers, err := duplicate(opts.Askers, "askers")
+		files = append(files, slots)
+		askers, err := confined.Duplicate(o.Askers, "askers")
 		if err != nil {
-			return nil, err
+			return files, err
 		}
-		c.theirs = append(c.theirs, askers)
+		files = append(files, askers)
 	}
-
-	// Not the path of the program: an upgrade may just have replaced the file,
-	// and the account may not be able to reach the directory.
-	c.cmd = exec.Command("/proc/self/exe", opts.Args...)
-	if path, err := os.Executable(); err == nil {
-		c.cmd.Args[0] = path // for ps
-	}
-	c.cmd.Dir = "/"
-	c.cmd.Env = []string{"GOMAXPROCS=1", "GOMEMLIMIT=16MiB", "GOGC=50"}
-	c.cmd.ExtraFiles = c.theirs // 3 to 7: childGates, childConfig, childReport, childSlots, childAskers
-	if opts.Log != nil {
-		c.cmd.Stderr = opts.Log
-	}
-	c.cmd.SysProcAttr = account.sysProcAttr()
-	return c, nil
+	return files, nil
 }
 
-// duplicate copies a descriptor that stays the caller's.
-func duplicate(fd int, name string) (*os.File, error) {
-	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("duplicate the descriptor of the %s: %w", name, err)
-	}
-	return os.NewFile(uintptr(copied), name), nil
-}
+// Running reports whether the process that Spawn started is still there. The
+// start time (in clock ticks since boot) tells it from another one that got the
+// same pid later.
+func Running(pid int, starttime uint64) bool { return confined.Running(pid, starttime) }
 
-// close closes what is open of our ends and of the child's ends on our side.
-func (c *child) close() {
-	for _, file := range append(c.theirs, c.config, c.report) {
-		if file != nil {
-			file.Close() // twice for some, which does no harm
-		}
-	}
-}
+// Stop ends the process that Spawn started and waits until it is gone; one that
+// is gone already is no error. No other process is ever signalled.
+func Stop(pid int, starttime uint64) error { return role.Stop(pid, starttime) }
 
-// await hands the running child its configuration and waits for its report.
-func (c *child) await(cfg Config, patience time.Duration) (starttime uint64, err error) {
-	for _, file := range c.theirs {
-		file.Close() // else the report would never end if the child dies
-	}
-	// No lower id can be reused while the child is not waited for.
-	stat, err := readStat(c.cmd.Process.Pid)
-	if err != nil {
-		return 0, err
-	}
-	deadline := time.Now().Add(patience)
-	if err := errors.Join(c.config.SetDeadline(deadline), c.report.SetDeadline(deadline)); err != nil {
-		return 0, fmt.Errorf("set a deadline for the sentry: %w", err)
-	}
-	cfg.GateFD, cfg.SlotsFD, cfg.AskersFD = childGates, childSlots, childAskers
-	// A child that died before it could read may have reported why.
-	if err := json.NewEncoder(c.config).Encode(cfg); err != nil && !errors.Is(err, unix.EPIPE) {
-		return 0, fmt.Errorf("hand over the configuration: %w", err)
-	}
-	const longestReport = 4096
-	report, err := io.ReadAll(io.LimitReader(c.report, longestReport))
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return 0, fmt.Errorf("it did not begin within %v", patience)
-	case err != nil:
-		return 0, fmt.Errorf("read its report: %w", err)
-	case len(report) == 0:
-		return 0, errors.New("it died without a word; see its log")
-	case string(report) != reportReady:
-		return 0, errors.New(string(report))
-	}
-	return stat.starttime, nil
-}
+// StopAll ends every sentry in the network namespace of the calling thread. It
+// is for when their numbers may have been lost; Stop is surer.
+func StopAll() error { return role.StopAll() }

@@ -2,12 +2,10 @@ package sentry
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"runtime"
@@ -15,11 +13,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/confined"
 )
 
 // spawnOptions are for a sentry whose tor is always bootstrapped.
@@ -122,7 +121,7 @@ func checkLimits(t *testing.T, pid int) {
 	if n := hard("Max core file size"); n != 0 {
 		t.Errorf("core dumps of %d bytes", n)
 	}
-	if n := hard("Max address space"); n < spareAddressMiB*bytesPerMebibyte {
+	if n := hard("Max address space"); n < confined.SpareAddresses {
 		t.Errorf("%d bytes of address space", n)
 	}
 }
@@ -300,17 +299,6 @@ func TestSentrySurvivesTheEndOfItsLog(t *testing.T) {
 	}
 }
 
-func TestDisposableThreadIsNeverTheFirst(t *testing.T) {
-	for range 200 {
-		must(t, onDisposableThread(func() error {
-			if unix.Gettid() == unix.Getpid() {
-				return errors.New("f ran on the thread that cannot end")
-			}
-			return nil
-		}))
-	}
-}
-
 func TestKilledSentryLeavesTheGate(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -323,85 +311,5 @@ func TestKilledSentryLeavesTheGate(t *testing.T) {
 	eventually(t, "the sentry is gone", func() bool { return !Running(pid, starttime) })
 	if !gateIsOpen(t, gates, 2) {
 		t.Error("the gate is shut")
-	}
-}
-
-func TestStopKillsNothingButTheSentry(t *testing.T) {
-	sleeper := exec.Command("sleep", "60")
-	must(t, sleeper.Start())
-	pid := sleeper.Process.Pid
-	stat, err := readStat(pid)
-	must(t, err)
-	for _, other := range []uint64{0, stat.starttime - 1, stat.starttime + 1} {
-		if Running(pid, other) {
-			t.Errorf("start time %d counts as %d", other, stat.starttime)
-		}
-		must(t, Stop(pid, other))
-	}
-	if !Running(pid, stat.starttime) {
-		t.Error("Stop ended a process with another start time")
-	}
-	for _, invalid := range []int{0, -1, -pid} {
-		if err := Stop(invalid, stat.starttime); err == nil {
-			t.Errorf("Stop(%d) is no error", invalid)
-		}
-	}
-	// A zombie is not running, and no error to stop.
-	must(t, sleeper.Process.Kill())
-	eventually(t, "it ends", func() bool { return !Running(pid, stat.starttime) })
-	must(t, Stop(pid, stat.starttime))
-	if err := sleeper.Wait(); err == nil {
-		t.Error("it ended by itself")
-	}
-	must(t, Stop(pid, stat.starttime)) // now there is no such process
-}
-
-func TestStopKillsASentryThatIgnoresIt(t *testing.T) {
-	sleeper := exec.Command("sleep", "60")
-	must(t, sleeper.Start())
-	pid := sleeper.Process.Pid
-	stat, err := readStat(pid)
-	must(t, err)
-	freeze(t, pid)
-	ended := make(chan error)
-	go func() { ended <- sleeper.Wait() }()
-	must(t, stop(pid, stat.starttime, 100*time.Millisecond))
-	<-ended
-	if state := sleeper.ProcessState.Sys().(interface{ Signal() unix.Signal }); state.Signal() != unix.SIGKILL {
-		t.Errorf("ended by %v", state.Signal())
-	}
-}
-
-func TestProcessStateIsReadBehindAnyName(t *testing.T) {
-	const rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21"
-	for _, name := range []string{"a", "a b", ") Z 9 (", "torbpf-sentry"} {
-		stat, err := parseStat("12 (" + name + ")" + rest)
-		if err != nil || stat.state != "S" || stat.starttime != 4242 {
-			t.Errorf("%q: %+v, %v", name, stat, err)
-		}
-	}
-	for _, bad := range []string{"", "12", "12 (a) S 1", "12 (a) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 x 20"} {
-		if _, err := parseStat(bad); err == nil {
-			t.Errorf("%q is no error", bad)
-		}
-	}
-}
-
-func TestAccountIsNeverRoot(t *testing.T) {
-	defer func(before []string) { accounts = before }(accounts)
-	own, err := findAccount(0)
-	must(t, err)
-	with, err := findAccount(105)
-	must(t, err)
-	if own.uid == 0 || own.gid == 0 || with.uid != own.uid || with.gid != 105 {
-		t.Errorf("accounts %+v and %+v", own, with)
-	}
-	accounts = []string{"root"}
-	if found, err := findAccount(105); err == nil {
-		t.Errorf("root is accepted: %+v", found)
-	}
-	accounts = []string{"no-such-account"}
-	if _, err := findAccount(0); err == nil || !strings.Contains(err.Error(), "useradd") {
-		t.Errorf("no account: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package sentry
+package confined
 
 import (
 	"errors"
@@ -9,13 +9,9 @@ import (
 	"strings"
 )
 
-// processName is what ps and top show, and how a sentry is found that nobody
-// wrote down.
-const processName = "torbpf-sentry"
-
-// StopAll ends every sentry in the network namespace of the calling thread. It
+// StopAll ends every process of the role in the network namespace of the calling thread. It
 // is for when their numbers may have been lost; Stop is surer.
-func StopAll() error {
+func (r Role) StopAll() error {
 	own, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		return fmt.Errorf("identify network namespace: %w", err)
@@ -27,7 +23,7 @@ func StopAll() error {
 	var errs []error
 	for _, process := range processes {
 		pid, err := strconv.Atoi(filepath.Base(process))
-		if err != nil || !isSentry(process, own) {
+		if err != nil || !r.plays(process, own) {
 			continue
 		}
 		stat, err := readStat(pid)
@@ -35,19 +31,19 @@ func StopAll() error {
 			continue // it has ended meanwhile
 		}
 		// The name once more: the start time now stands for what was looked at.
-		if !isSentry(process, own) {
+		if !r.plays(process, own) {
 			continue
 		}
-		errs = append(errs, Stop(pid, stat.starttime))
+		errs = append(errs, r.Stop(pid, stat.starttime))
 	}
 	return errors.Join(errs...)
 }
 
-// isSentry judges a process by its folder in /proc. One that pretends to be a
-// sentry in torbpf's own namespace does so at its own risk.
-func isSentry(process, netns string) bool {
+// plays judges a process by its folder in /proc. One that pretends to have the role in
+// torbpf's own namespace does so at its own risk.
+func (r Role) plays(process, netns string) bool {
 	comm, err := os.ReadFile(filepath.Join(process, "comm"))
-	if err != nil || strings.TrimSpace(string(comm)) != processName {
+	if err != nil || strings.TrimSpace(string(comm)) != r.processName() {
 		return false
 	}
 	ns, err := os.Readlink(filepath.Join(process, "ns/net"))

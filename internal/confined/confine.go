@@ -1,4 +1,4 @@
-package sentry
+package confined
 
 import (
 	"errors"
@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Accounts that the sentry may run as, the first that exists.
+// Accounts that a child may run as, the first that exists.
 var accounts = []string{"torbpf", "nobody"}
 
 type account struct {
 	uid, gid uint32
 }
 
-// findAccount returns who the sentry is to be. It is never root, nor in root's
+// findAccount returns who a child is to be. It is never root, nor in root's
 // group, which can read files that others cannot.
 func findAccount(group uint32) (account, error) {
 	for _, name := range accounts {
@@ -99,7 +99,7 @@ func onDisposableThread(f func() error) error {
 
 // closeAllOnExec keeps descriptors from the child that this process itself was
 // started with, such as the lock of a calling script: it would be held for as
-// long as the sentry runs. Those that Go opens are marked already.
+// long as the child runs. Those that Go opens are marked already.
 func closeAllOnExec() error {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

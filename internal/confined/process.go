@@ -1,4 +1,4 @@
-package sentry
+package confined
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopPatience is how long a sentry told to stop may take before it is killed.
+// stopPatience is how long a process told to stop may take before it is killed.
 const stopPatience = 5 * time.Second
 
 // Running reports whether the process that Spawn started is still there. The
@@ -35,42 +35,42 @@ func isAlive(pid int, starttime uint64) (bool, error) {
 // is gone already is no error. No other process is ever signalled: the pidfd is
 // taken first and names one process for good, and only then is the start time
 // compared.
-func Stop(pid int, starttime uint64) error {
-	return stop(pid, starttime, stopPatience)
+func (r Role) Stop(pid int, starttime uint64) error {
+	return r.stop(pid, starttime, stopPatience)
 }
 
-func stop(pid int, starttime uint64, patience time.Duration) error {
+func (r Role) stop(pid int, starttime uint64, patience time.Duration) error {
 	if pid <= 0 {
-		return fmt.Errorf("stop sentry: %d is no process id", pid)
+		return fmt.Errorf("stop %s: %d is no process id", r, pid)
 	}
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("stop sentry %d: %w", pid, err)
+		return fmt.Errorf("stop %s %d: %w", r, pid, err)
 	}
 	defer unix.Close(pidfd)
 	alive, err := isAlive(pid, starttime)
 	if err != nil {
-		return fmt.Errorf("stop sentry: %w", err)
+		return fmt.Errorf("stop %s: %w", r, err)
 	}
 	if !alive {
 		return nil
 	}
 	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
 		if err := unix.PidfdSendSignal(pidfd, signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("send %s to sentry %d: %w", unix.SignalName(signal), pid, err)
+			return fmt.Errorf("send %s to %s %d: %w", unix.SignalName(signal), r, pid, err)
 		}
 		gone, err := waitGone(pidfd, patience)
 		if err != nil {
-			return fmt.Errorf("wait for sentry %d to end: %w", pid, err)
+			return fmt.Errorf("wait for %s %d to end: %w", r, pid, err)
 		}
 		if gone {
 			return nil
 		}
 	}
-	return fmt.Errorf("stop sentry %d: it outlives SIGKILL; look for a hung device or file system", pid)
+	return fmt.Errorf("stop %s %d: it outlives SIGKILL; look for a hung device or file system", r, pid)
 }
 
 // waitGone waits for the process of a pidfd to end.
