@@ -54,13 +54,14 @@ func (b *builder) clientDiversions() map[abi.Verdict]expr.Verdict {
 }
 
 // clientOpenings remembers in the ct mark which connections to this machine began outside.
-// It is asked about first packets only. Devices are answered by their LAN, without this.
+// It is asked about first packets only, and not about those over lo, which have met the
+// same question at postrouting. Devices are answered by their LAN, without this.
 func (b *builder) clientOpenings() []chain {
 	if !b.Client.All {
 		return nil
 	}
 	handshake := byte(tcpFIN | tcpSYN | tcpRST | tcpACK)
-	rules := []rule{newRule("this machine began it", fromLoopback(), leave())}
+	var rules []rule
 	if b.hasLANs() {
 		rules = append(rules, newRule("a LAN began it", fromLAN(), leave()))
 	}

@@ -138,6 +138,8 @@ func TestALANsPublicSubnetIsLocalToTheMachine(t *testing.T) {
 	l.apply(p)
 	l.serve(l.client, "tcp", ":80", "client")
 	l.mustGet(want{0, "tcp", to(client6, "80"), "client"}, want{0, "tcp", to(dmz6, "80"), "trans " + to(dmz6, "80")})
+	l.classify(`iifname "lan0"`, abi.VerdictLocal)
+	l.mustAnswer("dmz", l.client, "tcp", to(dmz6, "80")) // what is forwarded is not the machine's own
 }
 
 // TestOldFlowsAreNotTakenForNewOnes: while a flow of the machine's may be older than the
