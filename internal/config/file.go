@@ -15,7 +15,7 @@ const DefaultFile = "/etc/torbpf/torbpf.toml"
 
 // file is a Config as it is written: only what it holds differs from Default.
 type file struct {
-	Interfaces []string       `toml:"interfaces"`
+	Interfaces []string       `toml:"interfaces,omitempty"`
 	Uplinks    []string       `toml:"uplinks,omitempty"`
 	Local      *string        `toml:"local,omitempty"`
 	Inbound    *string        `toml:"inbound,omitempty"`
@@ -23,9 +23,17 @@ type file struct {
 	Clsact     *bool          `toml:"clsact,omitempty"`
 	SkipProbe  *bool          `toml:"skip_firewall_probe,omitempty"`
 	Tor        fileTor        `toml:"tor,omitempty"`
+	Client     fileClient     `toml:"client,omitempty"`
 	Devices    map[string]MAC `toml:"devices,omitempty"`
 	Exclusions fileExclusions `toml:"exclusions,omitempty"`
 	Rules      []fileRule     `toml:"rules,omitempty"`
+}
+
+// fileClient is about this machine's own traffic.
+type fileClient struct {
+	Enable     *bool          `toml:"enable,omitempty"`
+	ProxyPort  *uint16        `toml:"proxy_port,omitempty"`
+	Exclusions fileExclusions `toml:"exclusions,omitempty"`
 }
 
 type fileTor struct {
@@ -67,6 +75,11 @@ func (f file) config() (Config, error) {
 		cfg.Inbound = allow
 	}
 	f.Tor.apply(&cfg.Tor)
+	set(&cfg.Client.Enable, f.Client.Enable)
+	set(&cfg.Client.ProxyPort, f.Client.ProxyPort)
+	if f.Client.Exclusions.Resolver != nil {
+		return cfg, &FieldError{Field: "client.exclusions.resolver", Problem: "one resolver serves this machine and its LANs: write it into [exclusions]"}
+	}
 	set(&cfg.Resolver, f.Exclusions.Resolver)
 	return cfg, nil
 }
@@ -86,6 +99,8 @@ func (f file) over(later file) file {
 	keep(&later.Clsact, f.Clsact)
 	keep(&later.SkipProbe, f.SkipProbe)
 	keep(&later.Exclusions.Resolver, f.Exclusions.Resolver)
+	keep(&later.Client.Enable, f.Client.Enable)
+	keep(&later.Client.ProxyPort, f.Client.ProxyPort)
 	keep(&later.Tor.Mode, f.Tor.Mode)
 	keep(&later.Tor.Binary, f.Tor.Binary)
 	keep(&later.Tor.Torrc, f.Tor.Torrc)
@@ -179,7 +194,8 @@ func (c Config) Text() ([]byte, error) {
 	if c.Tor.Onion6.IsValid() {
 		f.Tor.Onion6 = &prefix{c.Tor.Onion6}
 	}
-	f.Exclusions, f.Rules = fileRules(c.Rules)
+	f.Client = fileClient{Enable: differing(c.Client.Enable, d.Client.Enable), ProxyPort: differing(c.Client.ProxyPort, d.Client.ProxyPort)}
+	f.setRules(c.Rules)
 	if c.Resolver.IsValid() {
 		f.Exclusions.Resolver = &c.Resolver
 	}

@@ -22,9 +22,12 @@ type fileExclusions struct {
 	Domains      []text[domainText]      `toml:"domains,omitempty"`
 	Resolver     *netip.Addr             `toml:"resolver,omitempty"`
 	Lists        []text[listText]        `toml:"lists,omitempty"`
+	Users        []text[userText]        `toml:"users,omitempty"`
+	Cgroups      []text[cgroupText]      `toml:"cgroups,omitempty"`
+	Programs     []text[programText]     `toml:"programs,omitempty"`
 }
 
-// fileRule is one rule of which there is more to say. Of its first eight keys it has one.
+// fileRule is one rule of which there is more to say. Of the keys for a kind it has one.
 type fileRule struct {
 	Destination *text[destinationText] `toml:"destination,omitempty"`
 	Port        *text[portText]        `toml:"port,omitempty"`
@@ -34,6 +37,10 @@ type fileRule struct {
 	Interface   *text[interfaceText]   `toml:"interface,omitempty"`
 	Domain      *text[domainText]      `toml:"domain,omitempty"`
 	List        *text[listText]        `toml:"list,omitempty"`
+	User        *text[userText]        `toml:"user,omitempty"`
+	Cgroup      *text[cgroupText]      `toml:"cgroup,omitempty"`
+	Program     *text[programText]     `toml:"program,omitempty"`
+	Client      bool                   `toml:"client,omitempty"`
 	Policy      *policyText            `toml:"policy,omitempty"`
 	Until       *time.Time             `toml:"until,omitempty"`
 	Comment     string                 `toml:"comment,omitempty"`
@@ -55,6 +62,9 @@ type (
 	interfaceText   struct{}
 	domainText      struct{}
 	listText        struct{}
+	userText        struct{}
+	cgroupText      struct{}
+	programText     struct{}
 )
 
 func (destinationText) kind() Kind { return KindDestination }
@@ -65,6 +75,9 @@ func (markText) kind() Kind        { return KindMark }
 func (interfaceText) kind() Kind   { return KindInterface }
 func (domainText) kind() Kind      { return KindDomain }
 func (listText) kind() Kind        { return KindList }
+func (userText) kind() Kind        { return KindUser }
+func (cgroupText) kind() Kind      { return KindCgroup }
+func (programText) kind() Kind     { return KindProgram }
 
 // UnmarshalText reads an entry by ParseEntry.
 func (t *text[K]) UnmarshalText(b []byte) (err error) {
@@ -133,6 +146,9 @@ var fileKinds = []fileKind{
 	kindAt("interfaces", func(e *fileExclusions) *[]text[interfaceText] { return &e.Interfaces }, func(r *fileRule) **text[interfaceText] { return &r.Interface }),
 	kindAt("domains", func(e *fileExclusions) *[]text[domainText] { return &e.Domains }, func(r *fileRule) **text[domainText] { return &r.Domain }),
 	kindAt("lists", func(e *fileExclusions) *[]text[listText] { return &e.Lists }, func(r *fileRule) **text[listText] { return &r.List }),
+	kindAt("users", func(e *fileExclusions) *[]text[userText] { return &e.Users }, func(r *fileRule) **text[userText] { return &r.User }),
+	kindAt("cgroups", func(e *fileExclusions) *[]text[cgroupText] { return &e.Cgroups }, func(r *fileRule) **text[cgroupText] { return &r.Cgroup }),
+	kindAt("programs", func(e *fileExclusions) *[]text[programText] { return &e.Programs }, func(r *fileRule) **text[programText] { return &r.Program }),
 }
 
 // fileKindOf is that of a kind.
@@ -145,6 +161,12 @@ func (f file) rules() Rules {
 	var out Rules
 	for _, k := range fileKinds {
 		for _, entry := range k.listed(&f.Exclusions) {
+			out = append(out, Direct(entry))
+		}
+	}
+	for _, k := range fileKinds {
+		for _, entry := range k.listed(&f.Client.Exclusions) {
+			entry.Client = true
 			out = append(out, Direct(entry))
 		}
 	}
@@ -168,6 +190,7 @@ func (f fileRule) rule() Rule {
 	r := Rule{Policy: PolicyDirect, Comment: f.Comment}
 	if entries := f.entries(); len(entries) == 1 {
 		r.Entry = entries[0]
+		r.Client = r.Client || f.Client
 	}
 	if f.Policy != nil {
 		r.Policy = f.Policy.Policy
@@ -178,20 +201,22 @@ func (f fileRule) rule() Rule {
 	return r
 }
 
-// fileRules writes rules in the shortest form that holds them.
-func fileRules(rules Rules) (e fileExclusions, others []fileRule) {
+// setRules writes rules in the shortest form that holds them.
+func (f *file) setRules(rules Rules) {
 	for _, r := range rules.Layers() {
-		if r.Policy != PolicyDirect || !r.Until.IsZero() || r.Comment != "" {
-			others = append(others, fileRuleOf(r))
-			continue
+		switch k := fileKindOf(r.Kind); {
+		case r.Policy != PolicyDirect || !r.Until.IsZero() || r.Comment != "":
+			f.Rules = append(f.Rules, fileRuleOf(r))
+		case r.Client:
+			k.add(&f.Client.Exclusions, r.Entry)
+		default:
+			k.add(&f.Exclusions, r.Entry)
 		}
-		fileKindOf(r.Kind).add(&e, r.Entry)
 	}
-	return e, others
 }
 
 func fileRuleOf(r Rule) fileRule {
-	out := fileRule{Policy: &policyText{r.Policy}, Comment: r.Comment}
+	out := fileRule{Policy: &policyText{r.Policy}, Comment: r.Comment, Client: r.Client}
 	if !r.Until.IsZero() {
 		out.Until = &r.Until
 	}
@@ -214,7 +239,7 @@ func (s source) rules(f file) (Rules, error) {
 			rules[i].Origin = s.at(lines[i])
 		}
 		if rules[i].Kind == "" {
-			problems = append(problems, &FieldError{rules[i].Origin, "a rule says one thing to match: one of destination, port, domain, source, device, mark, interface, list"})
+			problems = append(problems, &FieldError{rules[i].Origin, "a rule says one thing to match: one of destination, port, domain, source, device, mark, interface, list, user, cgroup, program"})
 		}
 	}
 	return rules, errors.Join(problems...)
@@ -250,7 +275,7 @@ func (rs Rules) contradictions() error {
 
 // ruleLines finds the lines of all rules, in the order of file.rules.
 func (s source) ruleLines() ([]int, error) {
-	lists := make(map[string][]int) // by the key below exclusions
+	lists := make(map[string][]int) // by their keys
 	var rules []int
 	err := s.walk(func(table string, e *unstable.Node, line func(*unstable.Node) int) {
 		switch {
@@ -260,15 +285,16 @@ func (s source) ruleLines() ([]int, error) {
 			rules = append(rules, line(key.Node()))
 		case e.Kind == unstable.KeyValue:
 			key := strings.TrimPrefix(table+"."+keyOf(e), ".")
-			name, isList := strings.CutPrefix(key, "exclusions.")
-			if isList && e.Value().Kind == unstable.Array {
-				lists[name] = append(lists[name], linesOf(e.Value(), line)...)
+			if e.Value().Kind == unstable.Array {
+				lists[key] = append(lists[key], linesOf(e.Value(), line)...)
 			}
 		}
 	})
 	var out []int
-	for _, k := range fileKinds {
-		out = append(out, lists[k.list]...)
+	for _, table := range []string{"exclusions.", "client.exclusions."} {
+		for _, k := range fileKinds {
+			out = append(out, lists[table+k.list]...)
+		}
 	}
 	return append(out, rules...), err
 }

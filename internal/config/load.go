@@ -254,12 +254,8 @@ func Save(path string, edit func(*Saved)) error {
 		}
 		return nil
 	}
-	out := struct {
-		Devices    map[string]MAC `toml:"devices,omitempty"`
-		Exclusions fileExclusions `toml:"exclusions,omitempty"`
-		Rules      []fileRule     `toml:"rules,omitempty"`
-	}{Devices: saved.Devices}
-	out.Exclusions, out.Rules = fileRules(saved.Rules)
+	out := file{Devices: saved.Devices}
+	out.setRules(saved.Rules)
 	if saved.Resolver.IsValid() {
 		out.Exclusions.Resolver = &saved.Resolver
 	}

@@ -60,6 +60,7 @@ func (c Config) Validate() error {
 	v.interfaces(c)
 	v.modes(c)
 	v.tor(c.Tor)
+	v.ports(c)
 	v.onion("tor.onion4", c.Tor.Onion4, onionBits4, onionSpace4)
 	v.onion("tor.onion6", c.Tor.Onion6, onionBits6, onionSpace6)
 	v.rules(c)
@@ -137,20 +138,21 @@ func (v *validation) tor(t Tor) {
 	if t.Timeout < 0 {
 		v.add("tor.timeout", "%s is negative: write a duration such as 2m0s", t.Timeout)
 	}
-	v.ports(t)
 }
 
 // ports refuses 53 as well: what a LAN sends to port 53 of the router itself is
 // dropped at delivery, as DNS that nobody redirected to Tor.
-func (v *validation) ports(t Tor) {
+func (v *validation) ports(c Config) {
+	t := c.Tor
 	taken := map[uint16]string{}
 	for _, p := range []struct {
 		field string
 		port  uint16
 	}{
-		{"tor.trans_port", t.TransPort}, {"tor.dns_port", t.DNSPort}, {"tor.resolver_port", t.ResolverPort},
+		{"tor.trans_port", t.TransPort}, {"tor.dns_port", t.DNSPort}, {"tor.resolver_port", t.ResolverPort}, {"client.proxy_port", c.Client.ProxyPort},
 	} {
 		switch other, ok := taken[p.port]; {
+		case p.port == 0 && p.field == "client.proxy_port": // there is none
 		case p.port == 0:
 			v.add(p.field, "is 0, but packets are redirected to a fixed port: choose 1 to 65535")
 		case p.port == PortDNS:
@@ -227,7 +229,7 @@ func (r Rule) problem(c Config) string {
 	case again != r.masked():
 		return fmt.Sprintf("holds an invalid %s", r.Kind)
 	case r.Client && !slices.Contains(clientKinds, r.Kind):
-		return fmt.Sprintf("%s %s is about LANs, and nothing that this machine itself sends has one: leave out --client", r.Kind, r.Entry)
+		return fmt.Sprintf("%s %s is about LANs, and nothing that this machine itself sends has one: it belongs among the other exclusions, without --client", r.Kind, r.Entry)
 	case !slices.Contains(r.Kind.policies(), r.Policy):
 		return fmt.Sprintf("%s %s cannot be %q: for a %s there is %s", r.Kind, r.Entry, r.Policy, r.Kind, joinPolicies(r.Kind.policies()))
 	case r.Kind == KindInterface && slices.Contains(c.Interfaces, r.Interface):
