@@ -25,10 +25,11 @@ func findAccount(name string, getenv func(string) string) (account, error) {
 	if name == "" {
 		return sudoAccount(getenv)
 	}
-	found, err := user.Lookup(name)
-	if errors.As(err, new(user.UnknownUserError)) {
-		found, err = user.LookupId(name)
+	lookup := user.Lookup
+	if _, err := strconv.ParseUint(name, 10, 31); err == nil {
+		lookup = user.LookupId
 	}
+	found, err := lookup(name)
 	if err != nil {
 		return account{}, fmt.Errorf("find --user %s: %w", name, err)
 	}

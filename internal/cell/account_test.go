@@ -57,9 +57,11 @@ func TestTheProgramHasItsUsersGroups(t *testing.T) {
 
 func TestAUserWhoDoesNotExistIsAnError(t *testing.T) {
 	b := newBench(t, config.PolicyDirect)
-	b.User = "no-such-user"
-	got := b.run("echo", "leak")
-	if got.code != 1 || got.out != "" || !strings.Contains(got.err, "--user no-such-user") || got.router != "" {
-		t.Errorf("%+v", got)
+	for _, name := range []string{"no-such-user", "4321234"} {
+		b.User = name
+		got := b.run("echo", "leak")
+		if got.code != 1 || got.out != "" || !strings.Contains(got.err, "find --user "+name+": user: unknown user") || got.router != "" {
+			t.Errorf("%+v", got)
+		}
 	}
 }

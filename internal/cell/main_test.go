@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -151,7 +152,8 @@ func newBench(t *testing.T, policy config.Policy) *bench {
 	must(t, err)
 	log := filepath.Join(t.TempDir(), "log")
 	must(t, os.WriteFile(log, nil, 0o600))
-	namespace := fmt.Sprintf("test-%d-%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))
+	// Not by pid: others may have the same, in other pid namespaces.
+	namespace := fmt.Sprintf("test-%x", rand.Uint64())
 	b := &bench{t: t, root: root, settings: settings{Namespace: namespace, Policy: policy, Log: log}}
 	t.Cleanup(func() {
 		if groups := b.groups(); len(groups) > 0 {

@@ -84,10 +84,9 @@ func Run(ctx context.Context, o Options) (code int, err error) {
 
 	// A hangup or ^\ before the program runs must clear up, too.
 	ctx, stop := notifyContext(ctx)
-	err = o.Router.Begin(ctx, o.Policy, group)
-	stop()
-	if err == nil {
-		code, err = startAndWait(order{Policy: o.Policy, Account: account, Command: o.Command, Parent: os.Getpid()}, o.Stage, held)
+	defer stop()
+	if err = o.Router.Begin(ctx, o.Policy, group); err == nil {
+		code, err = startAndWait(ctx, order{Policy: o.Policy, Account: account, Command: o.Command, Parent: os.Getpid()}, o.Stage, held)
 	}
 	if err != nil && code == 0 {
 		code = codeFailed
@@ -114,7 +113,7 @@ func end(ctx context.Context, forget func(context.Context, cgroup.Group) error, 
 
 // startAndWait starts the first process of a cell on a thread that outlives it: when the
 // thread that made a process ends, that counts as the parent's death.
-func startAndWait(o order, stage []string, group *os.File) (code int, err error) {
+func startAndWait(ctx context.Context, o order, stage []string, group *os.File) (code int, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd, pipes, err := newStage(o, stage, group)
@@ -122,10 +121,15 @@ func startAndWait(o order, stage []string, group *os.File) (code int, err error)
 		return codeFailed, fmt.Errorf("start the program: %w", err)
 	}
 	defer pipes.close()
+	received := receiveSignals()
+	defer received.stop()
+	if err := ctx.Err(); err != nil {
+		return codeFailed, fmt.Errorf("start the program: %w", err)
+	}
 	if err := cmd.Start(); err != nil {
 		return codeFailed, fmt.Errorf("start the program: %w", kernel.Explain(err, "clone3 into a control group (Linux 5.7, and no container that forbids it)", unix.ENOSYS))
 	}
-	defer forwardSignals(cmd.Process)()
+	go received.forward(cmd.Process)
 	refused := pipes.handOver(o)
 	var ended *exec.ExitError
 	if err := cmd.Wait(); err != nil && !errors.As(err, &ended) {

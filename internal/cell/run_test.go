@@ -43,6 +43,8 @@ func TestTheExitCodeIsTheProgramsOrSaysWhyThereIsNone(t *testing.T) {
 	b := newBench(t, config.PolicyTor)
 	script := filepath.Join(t.TempDir(), "script")
 	must(t, os.WriteFile(script, []byte("#!/bin/sh\n"), 0o644))
+	orphan := filepath.Join(t.TempDir(), "orphan")
+	must(t, os.WriteFile(orphan, []byte("#!/no/such/interpreter\n"), 0o755))
 	for _, c := range []struct {
 		program []string
 		code    int
@@ -53,6 +55,7 @@ func TestTheExitCodeIsTheProgramsOrSaysWhyThereIsNone(t *testing.T) {
 		{[]string{"sh", "-c", "kill -KILL $$"}, 128 + 9, ""},
 		{[]string{"no-such-program"}, 127, "no-such-program"},
 		{[]string{"/no/such/program"}, 127, "/no/such/program"},
+		{[]string{orphan}, 127, "no such file"},
 		{[]string{script}, 126, "permission denied"},
 	} {
 		got := b.run(c.program...)
@@ -110,7 +113,7 @@ func TestSignalsReachTheProgram(t *testing.T) {
 func TestAKeyOfTheTerminalReachesTheProgramOnce(t *testing.T) {
 	b := newBench(t, config.PolicyDirect)
 	master, terminal := openTerminal(t)
-	cmd := b.command("sh", "-c", `trap 'echo int' INT; trap 'echo end; exit' USR1; echo ready; while :; do sleep 0.05; done`)
+	cmd := b.command("sh", "-c", `trap 'echo int' INT; trap 'echo end; exit 0' USR1; echo ready; while :; do sleep 0.05; done`)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty = true, true
 	must(t, cmd.Start())

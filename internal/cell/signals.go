@@ -23,21 +23,28 @@ func notifyContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(ctx, attended(forwarded)...)
 }
 
-// forwardSignals sends on to a process what is sent to us, until stop.
-func forwardSignals(to *os.Process) (stop func()) {
-	received := make(chan os.Signal, 16)
+// signals are those received and not yet sent on.
+type signals chan os.Signal
+
+// receiveSignals collects what is sent to us from now on, until stop.
+func receiveSignals() signals {
+	received := make(signals, 16)
 	signal.Notify(received, attended(forwarded)...)
-	go func() {
-		for s := range received {
-			if !typed(s) {
-				_ = to.Signal(s) // it has ended, at worst
-			}
+	return received
+}
+
+// forward sends them on to a process.
+func (received signals) forward(to *os.Process) {
+	for s := range received {
+		if !typed(s) {
+			_ = to.Signal(s) // it has ended, at worst
 		}
-	}()
-	return func() {
-		signal.Stop(received)
-		close(received)
 	}
+}
+
+func (received signals) stop() {
+	signal.Stop(received)
+	close(received)
 }
 
 // typed tells whether a signal comes from keys of our terminal, which have sent it to the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,12 +52,13 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// tree returns the tree and a namespace's name that only this test uses.
+// tree returns the tree and a namespace's name that only this test uses. It is not by pid:
+// others may have the same, in other pid namespaces.
 func tree(t *testing.T) (root, namespace string) {
 	t.Helper()
 	root, err := Tree()
 	must(t, err)
-	return root, fmt.Sprintf("test-%d-%s", os.Getpid(), t.Name())
+	return root, fmt.Sprintf("test-%x", rand.Uint64())
 }
 
 // made makes a group that goes with the test.
@@ -171,7 +173,7 @@ func TestEndKillsWhatIgnoresItAndWhatIsBelow(t *testing.T) {
 	for name, kill := range kills {
 		t.Run(name, func(t *testing.T) {
 			root, namespace := tree(t)
-			g := made(t, root, strings.ReplaceAll(namespace, "/", "-"), "stubborn")
+			g := made(t, root, namespace, "stubborn")
 			must(t, os.Mkdir(g.file("below"), 0o755))
 			cmd := inGroup(t, g, `trap '' TERM; echo $$ > `+g.file("below")+`/cgroup.procs; sleep 1000 & echo ready; wait`)
 			must(t, kill(g))
@@ -254,7 +256,6 @@ func TestWhereTheTreeIsReadOnlyTheFirstProcessesIsUsed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			root, namespace := tree(t)
-			namespace = strings.ReplaceAll(namespace, "/", "-")
 			binary, err := os.Executable()
 			must(t, err)
 			cmd := exec.Command("unshare", "--mount", "sh", "-c", args+` && exec "$1" `+roleMake+` `+namespace, root, binary)
