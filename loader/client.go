@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/cgroup"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -118,11 +119,11 @@ func (g *Generation) loadClient(spec *ebpf.CollectionSpec) (*ebpf.Collection, er
 
 // attachClientPrograms attaches those that were loaded to the root of the control groups.
 func (g *Generation) attachClientPrograms(collection *ebpf.Collection) error {
-	root, err := g.datapath.CgroupRoot()
+	root, err := cgroup.Tree()
 	if err != nil {
 		return err
 	}
-	all, err := rootOfAll(root)
+	all, err := cgroup.Whole(root)
 	if err != nil {
 		return err
 	}
@@ -224,16 +225,16 @@ func comesBefore(a, b abi.DatapathRule) bool {
 	return a.UntilNs-1 > b.UntilNs-1 // 0 is for ever
 }
 
-// attachCgroup attaches a program to a control group, or exchanges it under the link
+// attachCgroup attaches a program to the root of the control groups, or exchanges it under the link
 // that is there.
-func attachCgroup(pin, cgroup string, attach ebpf.AttachType, program *ebpf.Program) error {
+func attachCgroup(pin, root string, attach ebpf.AttachType, program *ebpf.Program) error {
 	old, err := openLink(pin)
 	if err != nil {
 		return err
 	}
 	if old != nil {
 		defer old.Close()
-		here, err := attachedToCgroup(old, cgroup)
+		here, err := attachedToCgroup(old, root)
 		if err != nil {
 			return err
 		}
@@ -241,7 +242,7 @@ func attachCgroup(pin, cgroup string, attach ebpf.AttachType, program *ebpf.Prog
 			return old.Update(program)
 		}
 	}
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: attach, Program: program})
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: root, Attach: attach, Program: program})
 	if err != nil {
 		return err
 	}
@@ -249,9 +250,9 @@ func attachCgroup(pin, cgroup string, attach ebpf.AttachType, program *ebpf.Prog
 	return exchangeLink(pin, l, old)
 }
 
-// attachedToCgroup tells whether a link is to a control group, and has not been detached.
-func attachedToCgroup(l link.Link, cgroup string) (bool, error) {
-	id, err := cgroupID(cgroup)
+// attachedToCgroup tells whether a link is to the root of the control groups, and has not been detached.
+func attachedToCgroup(l link.Link, root string) (bool, error) {
+	id, err := cgroup.ID(root, "/")
 	if err != nil {
 		return false, err
 	}
@@ -264,7 +265,7 @@ func attachedToCgroup(l link.Link, cgroup string) (bool, error) {
 
 // missingClient names the programs of client mode that are not attached.
 func (d *Datapath) missingClient() ([]string, error) {
-	root, err := d.CgroupRoot()
+	root, err := cgroup.Tree()
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/cgroup"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -52,7 +53,7 @@ func program(t *testing.T, path string, policy config.Policy) plan.Identity {
 // testCgroup makes a control group, which is gone when the test ends.
 func testCgroup(t *testing.T, d *Datapath, name string) string {
 	t.Helper()
-	root, err := d.CgroupRoot()
+	root, err := cgroup.Tree()
 	must(t, err)
 	path := filepath.Join(root, fmt.Sprintf("torbpf-test-%d", os.Getpid()), name)
 	must(t, os.MkdirAll(path, 0o755))
@@ -64,9 +65,9 @@ func testCgroup(t *testing.T, d *Datapath, name string) string {
 	return path
 }
 
-func cgroup(t *testing.T, path string, policy config.Policy) plan.Identity {
+func inCgroup(t *testing.T, path string, policy config.Policy) plan.Identity {
 	t.Helper()
-	id, err := cgroupID(path)
+	id, err := cgroup.ID(path, "/")
 	must(t, err)
 	return plan.Identity{Kind: config.KindCgroup, Cgroup: id, Policy: policy}
 }
@@ -170,11 +171,11 @@ func TestSocketsGetTheirMakersClass(t *testing.T) {
 	outer, inner := testCgroup(t, d, "outer"), testCgroup(t, d, "outer/inner/deep")
 	tor, ended := testCgroup(t, d, "tor"), testCgroup(t, d, "outer/ended")
 	nested := testCgroup(t, d, "outer/nested/deep")
-	past, pastProgram := cgroup(t, ended, config.PolicyTor), program(t, once, config.PolicyDirect)
+	past, pastProgram := inCgroup(t, ended, config.PolicyTor), program(t, once, config.PolicyDirect)
 	past.Ends, pastProgram.Ends = 1, 1
 	g := guards(t, d, l.clientPlan(user(65501, config.PolicyDirect), user(65502, config.PolicyTor), user(0, config.PolicyTor), user(65503, config.PolicyDirect),
-		program(t, exempt, config.PolicyDirect), cgroup(t, outer, config.PolicyDirect), cgroup(t, tor, config.PolicyTor),
-		cgroup(t, filepath.Dir(nested), config.PolicyTor), past, pastProgram))
+		program(t, exempt, config.PolicyDirect), inCgroup(t, outer, config.PolicyDirect), inCgroup(t, tor, config.PolicyTor),
+		inCgroup(t, filepath.Dir(nested), config.PolicyTor), past, pastProgram))
 	for _, u := range g.Unsupported() {
 		if strings.Contains(u, "exemptions") {
 			t.Fatalf("unsupported: %s", u)
@@ -329,7 +330,7 @@ func clientLinks(t *testing.T, d *Datapath) (ids []link.ID) {
 // clientAttached are the programs at the root of the control groups.
 func clientAttached(t *testing.T, d *Datapath) (ids []ebpf.ProgramID) {
 	t.Helper()
-	path, err := d.CgroupRoot()
+	path, err := cgroup.Tree()
 	must(t, err)
 	root, err := os.Open(path)
 	must(t, err)

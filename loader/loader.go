@@ -19,7 +19,6 @@
 package loader
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -33,7 +32,6 @@ import (
 // Datapath is the BPF side of torbpf in one network namespace.
 type Datapath struct {
 	dir    string // of its pins
-	mount  string // see Options.Mount
 	clsact bool   // attach by clsact even where tcx is there
 	lists  *Lists // see UseLists
 }
@@ -41,14 +39,13 @@ type Datapath struct {
 // Options say where a Datapath lives.
 type Options struct {
 	Root      string // a mounted bpffs, see Mount
-	Mount     string // its path in the mount namespace of the first process; "": Root
 	Namespace string // name of the network namespace: "host", "ns-4026532211"
 	Clsact    bool   // attach by clsact even where tcx is there
 }
 
 // Open names a Datapath; nothing is touched before ApplyGuards.
 func Open(o Options) *Datapath {
-	return &Datapath{dir: filepath.Join(o.Root, o.Namespace), mount: cmp.Or(o.Mount, o.Root), clsact: o.Clsact}
+	return &Datapath{dir: filepath.Join(o.Root, o.Namespace), clsact: o.Clsact}
 }
 
 // Dir returns where the pins are.

@@ -26,7 +26,7 @@ func Mount(path string) (string, error) {
 	err := inFirstNamespace(func(foreign bool) error {
 		err := mountBPF(path)
 		if err == nil && foreign {
-			way, err = wayTo(path, unix.BPF_FS_MAGIC)
+			way, err = wayTo(path)
 		}
 		return err
 	})
@@ -36,26 +36,16 @@ func Mount(path string) (string, error) {
 	return way, nil
 }
 
-// Unmount removes the bpffs at path if nothing is pinned in it any more, and with it
-// the control groups that were mounted beside it.
+// Unmount removes the bpffs at path if nothing is pinned in it any more.
 func Unmount(path string) error {
-	return inFirstNamespace(func(bool) error {
-		if err := unmountEmpty(path); err != nil {
-			return err
-		}
-		mounted, err := isBPF(path)
-		if err != nil || mounted {
-			return err
-		}
-		return unmountCgroups(besideBPF(path))
-	})
+	return inFirstNamespace(func(bool) error { return unmountEmpty(path) })
 }
 
 // wayTo is asked inside the first process's namespace for a path that leads
-// to a mounted filesystem from outside: by the first process, whose root we may not see unless
+// there from outside: by the first process, whose root we may not see unless
 // we may trace it, or else by a file that stays open until we end.
-func wayTo(path string, magic uint32) (string, error) {
-	if seen, err := isMounted(filepath.Join(initRoot, path), magic); err == nil && seen {
+func wayTo(path string) (string, error) {
+	if seen, err := isBPF(filepath.Join(initRoot, path)); err == nil && seen {
 		return filepath.Join(initRoot, path), nil
 	}
 	ways.Lock()
@@ -64,7 +54,7 @@ func wayTo(path string, magic uint32) (string, error) {
 	if !open {
 		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return "", fmt.Errorf("open %s: %w", path, err)
+			return "", fmt.Errorf("open bpffs at %s: %w", path, err)
 		}
 		file = os.NewFile(uintptr(fd), path)
 		ways.open[path] = file
@@ -72,14 +62,14 @@ func wayTo(path string, magic uint32) (string, error) {
 	return fmt.Sprintf("/proc/self/fd/%d", file.Fd()), nil
 }
 
-// ways are the files that lead to a mount, by its path. One that is open keeps it from
-// being unmounted.
+// ways are the files that lead to a bpffs, by its path. One that is open keeps
+// its bpffs from being unmounted.
 var ways = struct {
 	sync.Mutex
 	open map[string]*os.File
 }{open: make(map[string]*os.File)}
 
-// closeWay closes the way to a mount that nobody needs any more.
+// closeWay closes the way to a bpffs that nobody needs any more.
 func closeWay(path string) error {
 	ways.Lock()
 	defer ways.Unlock()
@@ -160,10 +150,7 @@ func holdsNothing(path string) (bool, error) {
 	return empty, nil
 }
 
-func isBPF(path string) (bool, error) { return isMounted(path, unix.BPF_FS_MAGIC) }
-
-// isMounted tells whether a path is on a filesystem of a kind.
-func isMounted(path string, magic uint32) (bool, error) {
+func isBPF(path string) (bool, error) {
 	var fs unix.Statfs_t
 	err := unix.Statfs(path, &fs)
 	if errors.Is(err, unix.ENOENT) {
@@ -172,5 +159,5 @@ func isMounted(path string, magic uint32) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("inspect %s: %w", path, err)
 	}
-	return uint32(fs.Type) == magic, nil
+	return fs.Type == unix.BPF_FS_MAGIC, nil
 }

@@ -102,7 +102,7 @@ func (r *Router) datapath(clsact bool) (*loader.Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	return loader.Open(loader.Options{Root: root, Mount: bpfDir, Namespace: r.ns.Name, Clsact: clsact}), nil
+	return loader.Open(loader.Options{Root: root, Namespace: r.ns.Name, Clsact: clsact}), nil
 }
 
 // makePlan reads the host and plans for the configuration of the state. The

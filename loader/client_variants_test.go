@@ -2,8 +2,6 @@ package loader
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -181,45 +179,6 @@ func TestOfSeveralRulesForOneTheStrictestCounts(t *testing.T) {
 		must(t, err)
 		if got := maps[abi.ClientMapClientUsers][uint32(7)]; got.Policy != c.policy || got.UntilNs != c.ends {
 			t.Errorf("of %+v counts %+v", c.rules, got)
-		}
-	}
-}
-
-func TestControlGroupsAreMountedWhereNobodyDid(t *testing.T) {
-	d := Open(Options{Root: newBPFFS(t)})
-	root, err := d.CgroupRoot()
-	must(t, err)
-	path := besideBPF(filepath.Join(t.TempDir(), "bpf"))
-	must(t, mountCgroups(path))
-	want, err := cgroupID(root)
-	must(t, err)
-	if id, err := cgroupID(path); err != nil || id != want {
-		t.Errorf("the root mounted has the id %d, %v; want %d", id, err, want)
-	}
-	if all, err := rootOfAll(path); err != nil || !all {
-		t.Errorf("it is the machine's root: %t, %v", all, err)
-	}
-	must(t, unmountCgroups(path))
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the mount point stays: %v", err)
-	}
-	must(t, unmountCgroups(path)) // of what is not there it does nothing
-}
-
-func TestMountsOfControlGroupsAreRead(t *testing.T) {
-	for line, want := range map[string]string{
-		"41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw":          "/sys/fs/cgroup/unified",
-		"30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup rw,nsdelegate": "/sys/fs/cgroup",
-		`30 24 0:26 / /srv/a\040b rw - cgroup2 cgroup rw`:                               "/srv/a b",
-		"30 24 0:26 /../.. /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup rw":       "",
-		"30 24 0:26 /user.slice /srv/users rw - cgroup2 cgroup rw":                      "",
-		"32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu":            "",
-		"31 24 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755":             "",
-		"31 24 0:28 / /cgroup2 rw,relatime - tmpfs cgroup2 rw":                          "",
-		"": "",
-	} {
-		if path, ok := cgroupMount(line); path != want || ok != (want != "") {
-			t.Errorf("%q mounts the tree at %q, want %q", line, path, want)
 		}
 	}
 }
