@@ -5,8 +5,8 @@
 package cgroup
 
 import (
-	"encoding/binary"
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
