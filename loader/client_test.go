@@ -51,7 +51,7 @@ func program(t *testing.T, path string, policy config.Policy) plan.Identity {
 }
 
 // testCgroup makes a control group, which is gone when the test ends.
-func testCgroup(t *testing.T, d *Datapath, name string) string {
+func testCgroup(t *testing.T, name string) string {
 	t.Helper()
 	root, err := cgroup.Tree()
 	must(t, err)
@@ -168,9 +168,9 @@ func TestSocketsGetTheirMakersClass(t *testing.T) {
 	l := newLab(t)
 	d := l.open(t, false)
 	exempt, once := otherProgram(t), otherProgram(t)
-	outer, inner := testCgroup(t, d, "outer"), testCgroup(t, d, "outer/inner/deep")
-	tor, ended := testCgroup(t, d, "tor"), testCgroup(t, d, "outer/ended")
-	nested := testCgroup(t, d, "outer/nested/deep")
+	outer, inner := testCgroup(t, "outer"), testCgroup(t, "outer/inner/deep")
+	tor, ended := testCgroup(t, "tor"), testCgroup(t, "outer/ended")
+	nested := testCgroup(t, "outer/nested/deep")
 	past, pastProgram := inCgroup(t, ended, config.PolicyTor), program(t, once, config.PolicyDirect)
 	past.Ends, pastProgram.Ends = 1, 1
 	g := guards(t, d, l.clientPlan(user(65501, config.PolicyDirect), user(65502, config.PolicyTor), user(0, config.PolicyTor), user(65503, config.PolicyDirect),
@@ -328,7 +328,7 @@ func clientLinks(t *testing.T, d *Datapath) (ids []link.ID) {
 }
 
 // clientAttached are the programs at the root of the control groups.
-func clientAttached(t *testing.T, d *Datapath) (ids []ebpf.ProgramID) {
+func clientAttached(t *testing.T) (ids []ebpf.ProgramID) {
 	t.Helper()
 	path, err := cgroup.Tree()
 	must(t, err)

@@ -49,16 +49,16 @@ func TestClientModeLeavesNothingAttached(t *testing.T) {
 		{"remove", func() { must(t, d.Remove()) }},
 		{"a plan without", func() { apply(t, d, l.plan()) }},
 	} {
-		before := clientAttached(t, d) // another's
+		before := clientAttached(t) // another's
 		apply(t, d, l.clientPlan(user(0, config.PolicyDirect)))
-		ours := clientAttached(t, d)
+		ours := clientAttached(t)
 		if len(ours) < len(before)+len(clientPrograms) {
 			t.Fatalf("%d programs are attached, of %d others", len(ours), len(before))
 		}
 		expectNew(t, "attached", markDirect)
 		end.end()
 		expectNew(t, end.name, markNone)
-		for _, id := range clientAttached(t, d) {
+		for _, id := range clientAttached(t) {
 			if !slices.Contains(before, id) && slices.Contains(ours, id) {
 				t.Errorf("%s: program %d stays attached", end.name, id)
 			}

@@ -80,7 +80,7 @@ func execute(cmd *cobra.Command, o cell.Options) error {
 		return err
 	}
 	o.Namespace = ns.Name
-	if o.Router, err = newCellRouter(); err != nil {
+	if o.Router, err = newRouter(); err != nil {
 		return err
 	}
 	code, err := cell.Run(cmd.Context(), o)
@@ -94,19 +94,6 @@ func execute(cmd *cobra.Command, o cell.Options) error {
 	}
 	os.Exit(code)
 	return nil
-}
-
-// newCellRouter returns the router as cells see it.
-func newCellRouter() (cell.Router, error) {
-	r, err := newRouter()
-	if err != nil {
-		return nil, err
-	}
-	cells, can := any(r).(cell.Router)
-	if !can {
-		return nil, errors.New("this torbpf cannot tell one program's traffic from another's")
-	}
-	return cells, nil
 }
 
 // newExecStage is the first process of a cell; nobody types it.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -150,3 +151,22 @@ func (g Group) withDescendants() ([]string, error) {
 
 // file is where one of the group's files is; the group itself for "".
 func (g Group) file(name string) string { return filepath.Join(g.root, g.Path, name) }
+
+// Add moves a process into the group. What it opens from then on is the group's.
+func (g Group) Add(pid int) error {
+	if err := os.WriteFile(g.file("cgroup.procs"), strconv.AppendInt(nil, int64(pid), 10), 0); err != nil {
+		return fmt.Errorf("move process %d to control group %s: %w", pid, g.Path, err)
+	}
+	return nil
+}
+
+// Ensure returns the group of a name, which it makes where there is none.
+func Ensure(root, namespace, name string) (Group, error) {
+	g, err := Make(root, namespace, name)
+	if !errors.Is(err, fs.ErrExist) {
+		return g, err
+	}
+	g = Group{Path: filepath.Join("/", family, namespace, name), root: root}
+	g.ID, err = ID(root, g.Path)
+	return g, err
+}

@@ -154,8 +154,11 @@ func (p *Plan) ExemptMarks() []config.Mark {
 // Whom lists in words what is torified.
 func (p *Plan) Whom() string {
 	names := p.LANNames()
-	if p.Client != nil && p.Client.All {
+	switch {
+	case p.Client != nil && p.Client.All:
 		names = append(names, "this machine")
+	case p.Client != nil:
+		names = append(names, "what torbpf exec runs")
 	}
 	return strings.Join(names, ", ")
 }

@@ -24,6 +24,7 @@ const (
 	stepPrograms = "programs"
 	stepCut      = "cut"
 	stepSentry   = "sentry"
+	stepProxy    = "proxy"
 	stepState    = "state"
 )
 
@@ -60,9 +61,9 @@ type job struct {
 func (j *job) steps() []step {
 	steps := j.datapathSteps()
 	if j.mends {
-		return append(steps, step{stepSentry, j.startSentry}, step{stepTor, j.tryTor}, step{stepState, j.writeState})
+		return append(steps, step{stepSentry, j.startSentry}, step{stepProxy, j.startProxy}, step{stepTor, j.tryTor}, step{stepState, j.writeState})
 	}
-	return slices.Concat([]step{{stepTor, j.startTor}}, steps, []step{{stepSentry, j.startSentry}, {stepState, j.writeState}})
+	return slices.Concat([]step{{stepTor, j.startTor}}, steps, []step{{stepSentry, j.startSentry}, {stepProxy, j.startProxy}, {stepState, j.writeState}})
 }
 
 // tryTor is startTor for a repair: what else there is to do is done without it.
@@ -292,7 +293,7 @@ func (r *Router) restore(ctx context.Context, before, failed *State, lists *list
 	if err != nil {
 		return err
 	}
-	p, err := makePlan(s)
+	p, err := r.makePlan(s)
 	if err != nil {
 		return err
 	}

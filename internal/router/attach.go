@@ -134,7 +134,10 @@ func (r *Router) bringLists(ctx context.Context, before, s *State, acknowledges 
 		return nil, err
 	}
 	defer lists.close()
-	p, err := makePlan(s)
+	if err := r.makeGroups(s.Config); err != nil {
+		return nil, err
+	}
+	p, err := r.makePlan(s)
 	if err != nil {
 		return nil, err
 	}
@@ -205,8 +208,16 @@ func (r *Router) waitReady(ctx context.Context, p *plan.Plan, control string, re
 	if errors.Is(context.Cause(ctx), errDetached) {
 		return errDetached
 	}
-	return fmt.Errorf("%w\n%s and what is behind stay refused until Tor is ready; `torbpf status` shows how far it is, `torbpf detach --all` lets traffic out directly again",
-		err, p.Whom())
+	return fmt.Errorf("%w\n%s stay refused until Tor is ready; `torbpf status` shows how far it is, `torbpf detach --all` lets traffic out directly again",
+		err, refusedMeanwhile(p))
+}
+
+// refusedMeanwhile lists in words what waits for Tor.
+func refusedMeanwhile(p *plan.Plan) string {
+	if len(p.LANs) == 0 {
+		return p.Whom()
+	}
+	return p.Whom() + " and what is behind it"
 }
 
 // errDetached ends the wait for Tor.

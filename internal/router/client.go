@@ -27,25 +27,25 @@ func (s *State) whom() string {
 	return strings.Join(names, ", ")
 }
 
-// unused tells whether nothing is to be on Tor any more.
+// unused tells whether nothing is to be on Tor any more. What exec runs direct has no
+// meaning without client mode.
 func (s *State) unused() bool {
-	return len(s.Config.Interfaces) == 0 && !s.Config.Client.Enable
+	return len(s.Config.Interfaces) == 0 && !s.Config.Client.Enable &&
+		!slices.ContainsFunc(s.Cells, func(c Cell) bool { return c.Policy == config.PolicyTor })
 }
 
 // usesClient tells whether the programs of client mode are there.
-func (s *State) usesClient() bool { return s.Config.Client.Enable }
+func (s *State) usesClient() bool { return s.Config.Client.Enable || len(s.Cells) > 0 }
 
-// identify finds out whom the rules about this machine's own senders name, and adds those
-// of torbpf's own without whom nothing would work: tor.
-func (s *State) identify(facts *plan.Host, rules config.Rules) error {
+// identify finds out whom the rules about this machine's own senders name, and adds
+// torbpf's own.
+func (s *State) identify(facts *plan.Host, namespace string, rules config.Rules) error {
 	var err error
 	if facts.Identities, err = host.Resolve(rules); err != nil {
 		return err
 	}
-	if s.Config.Client.Enable && s.TorUser != 0 {
-		facts.Own = append(facts.Own, plan.Identity{Kind: config.KindUser, User: s.TorUser, Policy: config.PolicyDirect, Rule: -1})
-	}
-	return nil
+	facts.Own, err = s.ownIdentities(namespace)
+	return err
 }
 
 // effectiveUser finds the account that a process acts as: proc(5) status, the second

@@ -12,6 +12,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/proxy"
 	"github.com/torbpf/torbpf/internal/route"
 	"github.com/torbpf/torbpf/internal/sentry"
 	"github.com/torbpf/torbpf/loader"
@@ -125,6 +126,8 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 	}
 	errs := []error{
 		stopSentry(s),
+		stopProxy(s),
+		proxy.StopAll(),
 		sentry.StopAll(), // the state may be lost, or older than what runs
 		d.Remove(),
 		route.Remove(),
@@ -132,6 +135,7 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 		r.forgetFlows(s),
 		r.forgetSockets(s),
 		r.stopTor(ctx),
+		r.removeGroups(),
 		host.Restore(s.Sysctls),
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -130,7 +130,7 @@ func (x *explained) look() error {
 	}
 	s := x.state.clone()
 	s.followRenames(x.facts)
-	if x.plan, err = planFor(s, x.facts); err != nil {
+	if x.plan, err = x.router.planFor(s, x.facts); err != nil {
 		return fmt.Errorf("the host no longer fits the configuration: %w", err)
 	}
 	if err = x.findSender(); err != nil {

@@ -47,6 +47,7 @@ func (f findings) steps() []string {
 		stepRules:    {stepRules},
 		stepNFT:      {stepNFT},
 		stepSentry:   {stepSentry},
+		stepProxy:    {stepProxy},
 		stepGuards:   {stepGuards, stepPrograms, stepSentry}, // a new generation, and perhaps new gates
 		stepPrograms: {stepGuards, stepPrograms, stepSentry},
 	}
@@ -255,6 +256,9 @@ func (r *Router) processes(f *findings, s *State) error {
 	if !sentry.Running(s.Sentry.PID, s.Sentry.StartTime) {
 		f.add(stepSentry, "the sentry is gone: DNS over TCP is refused, and Tor's readiness is not followed")
 	}
+	if s.Proxy != nil && !s.Proxy.running() {
+		f.add(stepProxy, "the proxy is gone")
+	}
 	if s.Config.Tor.Mode == config.TorSystem {
 		return nil
 	}
@@ -279,7 +283,7 @@ func (r *Router) look() (*State, *plan.Plan, findings, error) {
 	}
 	now := s.clone()
 	now.followRenames(facts)
-	p, err := planFor(now, facts)
+	p, err := r.planFor(now, facts)
 	if err != nil {
 		return s, nil, nil, fmt.Errorf("the host no longer fits the configuration: %w", err)
 	}

@@ -151,7 +151,7 @@ func (r *Router) mend(ctx context.Context) (Mended, error) {
 // at local delivery, for the interfaces that are there.
 func (r *Router) fortify(before *State) error {
 	s := before.clone()
-	p, err := makePlan(s)
+	p, err := r.makePlan(s)
 	if err != nil {
 		return err
 	}
@@ -207,7 +207,10 @@ func (r *Router) rebringLists(ctx context.Context, before *State, only []string,
 		return errors.Join(torErr, err)
 	}
 	defer lists.close()
-	p, err := makePlan(s)
+	if err := r.makeGroups(s.Config); err != nil {
+		return errors.Join(torErr, err)
+	}
+	p, err := r.makePlan(s)
 	if err != nil {
 		return errors.Join(torErr, err)
 	}

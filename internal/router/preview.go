@@ -35,7 +35,7 @@ func (r *Router) Preview(ctx context.Context, cfg config.Config) (*Preview, erro
 	}
 	cfg.Rules = rules
 	s := &State{Config: cfg}
-	p, err := makePlan(s)
+	p, err := r.makePlan(s)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@
 //	programs  the tc programs of the LANs: from here on flows reach Tor
 //	cut       connections older than all this end
 //	sentry    the unprivileged process that opens the gate when Tor is ready
+//	proxy     in client mode, and if asked for: the way past Tor for who chooses it
 //
 // Everything is pinned or belongs to the kernel or to a process that outlives
 // the command. The state file says what is there; it is written before the
@@ -108,13 +109,13 @@ func (r *Router) datapath(clsact bool) (*loader.Datapath, error) {
 // makePlan reads the host and plans for the configuration of the state. The
 // .onion ranges that were chosen once stay as long as they miss every local
 // route, since devices remember the addresses they were given.
-func makePlan(s *State) (*plan.Plan, error) {
+func (r *Router) makePlan(s *State) (*plan.Plan, error) {
 	facts, err := host.Read()
 	if err != nil {
 		return nil, fmt.Errorf("read the host: %w", err)
 	}
 	s.followRenames(facts)
-	return planFor(s, facts)
+	return r.planFor(s, facts)
 }
 
 // linksOf names the interfaces that a plan attaches to. The state takes them
@@ -151,14 +152,14 @@ func (s *State) followRenames(facts plan.Host) {
 // lanIndices are the indices of the interfaces that are attached.
 func (s *State) lanIndices() []int { return slices.Collect(maps.Values(s.Links)) }
 
-func planFor(s *State, facts plan.Host) (*plan.Plan, error) {
+func (r *Router) planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 	cfg := s.Config
 	active, _, err := s.activeRules()
 	if err != nil {
 		return nil, err
 	}
 	cfg.Rules = active.Planned()
-	if err := s.identify(&facts, active.OfClient()); err != nil {
+	if err := s.identify(&facts, r.ns.Name, active.OfClient()); err != nil {
 		return nil, err
 	}
 	facts.Torified = s.lanIndices()

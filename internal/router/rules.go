@@ -80,7 +80,7 @@ func (r *Router) change(ctx context.Context, closes bool, files listFiles, o Exc
 	if o.Resolver.IsValid() {
 		s.Config.Resolver, s.Given.Resolver = o.Resolver, o.Resolver
 	}
-	if err := s.insist(o.Force); err != nil {
+	if err := r.insist(s, o.Force); err != nil {
 		return nil, nil, err
 	}
 	result, err := r.bringLists(ctx, before, s, false, files)
@@ -107,9 +107,9 @@ func (r *Router) change(ctx context.Context, closes bool, files listFiles, o Exc
 // insist notes that somebody wants to let everything out. That holds until it is taken
 // back, and for nothing else. Without it an interface that everything is routed to is
 // refused here; of prefixes the configuration judges.
-func (s *State) insist(force bool) error {
+func (r *Router) insist(s *State, force bool) error {
 	insisted := s.Config.Everything || force
-	exit, err := s.widestExit()
+	exit, err := r.widestExit(s)
 	if err != nil {
 		return err
 	}
@@ -121,17 +121,24 @@ func (s *State) insist(force bool) error {
 }
 
 // widestExit says which excluded interface everything is routed to, "" for none.
-func (s *State) widestExit() (string, error) {
+func (r *Router) widestExit(s *State) (string, error) {
 	if len(s.Config.Rules.Of(config.KindInterface)) == 0 {
 		return "", nil
 	}
 	asked := s.clone()
 	asked.Config.Everything = true // whether prefixes may is judged later
-	p, err := makePlan(asked)
-	if err != nil || len(p.Widest) == 0 {
+	p, err := r.makePlan(asked)
+	if err != nil {
 		return "", err
 	}
-	return widestWords(p.Widest[0]), nil
+	widest := p.Widest
+	if p.Client != nil {
+		widest = slices.Concat(widest, p.Client.Widest)
+	}
+	if len(widest) == 0 {
+		return "", nil
+	}
+	return widestWords(widest[0]), nil
 }
 
 func widestWords(w plan.Widest) string {

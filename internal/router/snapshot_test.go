@@ -134,7 +134,7 @@ func inForce(t *testing.T, r *Router) map[string]string {
 	}
 	daemon, err := tor.Find(r.torDir())
 	must(t, err)
-	p, err := makePlan(s)
+	p, err := r.makePlan(s)
 	must(t, err)
 	checkApplied(t, p)
 	s.Sentry = Process{}

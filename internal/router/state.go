@@ -34,6 +34,8 @@ type State struct {
 	Onion6  netip.Prefix      `json:"onion6"`
 	Links   map[string]int    `json:"links"` // ifindex of each interface whose attach was completed, by name
 	Sentry  Process           `json:"sentry"`
+	Proxy   *ProxyState       `json:"proxy,omitempty"`    // nil: none runs
+	Cells   []Cell            `json:"cells,omitempty"`    // what exec runs
 	TorUser uint32            `json:"tor_user,omitempty"` // whose tor it is, as client mode must know
 	Sysctls map[string]string `json:"sysctls,omitempty"`  // what detach restores
 	// Blocked says that only the block of Enforce is in place: nothing of the
@@ -202,6 +204,7 @@ func (s *State) clone() *State {
 	c.Given.Devices = maps.Clone(s.Given.Devices)
 	c.Ended = slices.Clone(s.Ended)
 	c.Lists = slices.Clone(s.Lists)
+	c.Cells = slices.Clone(s.Cells)
 	c.Links = maps.Clone(s.Links)
 	c.Sysctls = maps.Clone(s.Sysctls)
 	c.Lacks = slices.Clone(s.Lacks)

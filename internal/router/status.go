@@ -119,7 +119,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	}
 	status.Tor = r.torStatus(ctx, s)
 	s.followRenames(facts)
-	p, err := planFor(s, facts)
+	p, err := r.planFor(s, facts)
 	planned := err == nil
 	if !planned {
 		status.problem("the host no longer fits the configuration: %v", err)

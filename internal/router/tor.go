@@ -123,12 +123,21 @@ func (j *job) startTor(ctx context.Context) error {
 	if err := os.MkdirAll(j.data, 0o711); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
-	if j.tor.daemon != nil && j.tor.daemon.Alive() {
-		_, err := j.tor.daemon.Update(ctx, options)
+	daemon := j.tor.daemon
+	var err error
+	if daemon != nil && daemon.Alive() {
+		_, err = daemon.Update(ctx, options)
+	} else {
+		daemon, err = tor.Start(ctx, options)
+	}
+	if err != nil || !j.state.Config.Client.Enable {
 		return err
 	}
-	_, err := tor.Start(ctx, options)
-	return err
+	group, err := j.group(groupTor)
+	if err != nil {
+		return err
+	}
+	return group.Add(daemon.PID())
 }
 
 // startSentry replaces the sentry by one for this plan. Between the two the
@@ -160,8 +169,14 @@ func (j *job) startSentry(context.Context) error {
 		return err
 	}
 	defer askers.Close()
+	group, err := j.openGroup(j.state.Config, groupSentry)
+	if err != nil {
+		return err
+	}
+	defer group.Close()
 	pid, started, err := sentry.Spawn(sentry.SpawnOptions{
-		Args: []string{"sentry"},
+		Cgroup: group,
+		Args:   []string{"sentry"},
 		Config: sentry.Config{
 			Control:       j.controlAddress(j.state),
 			DNSPort:       j.plan.Ports.DNS,

@@ -1,0 +1,176 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/torbpf/torbpf/internal/cell"
+	"github.com/torbpf/torbpf/internal/cgroup"
+	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
+)
+
+// The control groups of torbpf's own processes whose traffic is direct in client mode.
+const (
+	groupTor    = "tor"    // else a rule for a group around it would send it to itself
+	groupSentry = "sentry" // asks for excluded names in clear
+	groupProxy  = "proxy"
+)
+
+// Cell is a program that `torbpf exec` runs.
+type Cell struct {
+	Path   string        `json:"path"` // of its control group
+	ID     uint64        `json:"id"`
+	Policy config.Policy `json:"policy"`
+}
+
+// ownGroups are those whose traffic is direct with this configuration.
+func ownGroups(cfg config.Config) []string {
+	if !cfg.Client.Enable {
+		return nil
+	}
+	groups := []string{groupTor}
+	if cfg.Resolver.IsValid() && len(cfg.Rules.Of(config.KindDomain)) > 0 {
+		groups = append(groups, groupSentry)
+	}
+	if cfg.Client.ProxyPort != 0 {
+		groups = append(groups, groupProxy)
+	}
+	return groups
+}
+
+// makeGroups makes the groups that a configuration takes, before anything is planned.
+func (r *Router) makeGroups(cfg config.Config) error {
+	for _, name := range ownGroups(cfg) {
+		if _, err := r.group(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// group is one of torbpf's own, made where there is none.
+func (r *Router) group(name string) (cgroup.Group, error) {
+	root, err := cgroup.Tree()
+	if err != nil {
+		return cgroup.Group{}, err
+	}
+	return cgroup.Ensure(root, r.ns.Name, name)
+}
+
+// openGroup opens the group that a process is to be started in; nil where it takes none.
+func (r *Router) openGroup(cfg config.Config, name string) (*os.File, error) {
+	if !slices.Contains(ownGroups(cfg), name) {
+		return nil, nil
+	}
+	g, err := r.group(name)
+	if err != nil {
+		return nil, err
+	}
+	return g.Open()
+}
+
+// ownIdentities are those of torbpf's own processes, as far as their groups are there, and
+// of what exec runs.
+func (s *State) ownIdentities(namespace string) ([]plan.Identity, error) {
+	var out []plan.Identity
+	for _, c := range s.Cells {
+		out = append(out, plan.Identity{Kind: config.KindCgroup, Cgroup: c.ID, Policy: c.Policy, Rule: -1})
+	}
+	if !s.Config.Client.Enable {
+		return out, nil
+	}
+	if s.TorUser != 0 {
+		out = append(out, plan.Identity{Kind: config.KindUser, User: s.TorUser, Policy: config.PolicyDirect, Rule: -1})
+	}
+	root, err := cgroup.Tree()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range ownGroups(s.Config) {
+		id, err := cgroup.ID(root, filepath.Join("/torbpf", namespace, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, plan.Identity{Kind: config.KindCgroup, Cgroup: id, Policy: config.PolicyDirect, Rule: -1})
+	}
+	return out, nil
+}
+
+// removeGroups ends what is left in torbpf's groups, what exec runs by Tor above all: it
+// must not go on in clear.
+func (r *Router) removeGroups() error {
+	root, err := cgroup.Tree()
+	if err != nil {
+		return err
+	}
+	groups, err := cgroup.Groups(root, r.ns.Name)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, g := range groups {
+		errs = append(errs, g.Kill(), g.Remove())
+	}
+	return errors.Join(errs...)
+}
+
+// Begin lets what a control group sends go by a policy, as cell.Router has it: direct while
+// this machine is on Tor, or by Tor while it is not.
+func (r *Router) Begin(ctx context.Context, policy config.Policy, group cgroup.Group) error {
+	if err := r.sweep(ctx); err != nil {
+		return err
+	}
+	result, control, err := r.attach(ctx, func(s *State) error {
+		if policy == config.PolicyDirect && !s.Config.Client.Enable {
+			return ErrNotAttached
+		}
+		s.Cells = append(s.Cells, Cell{group.Path, group.ID, policy})
+		return nil
+	})
+	if err != nil || policy == config.PolicyDirect {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, config.Default().Tor.Timeout)
+	defer cancel()
+	return r.waitReady(ctx, result.Plan, control, nil)
+}
+
+// End forgets a group, and all of torbpf with the last one if nothing else is on Tor.
+func (r *Router) End(ctx context.Context, group cgroup.Group) error {
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	before, err := r.loadState()
+	if err != nil || before == nil {
+		return errors.Join(err, r.forgetIfUnused(before))
+	}
+	s := before.clone()
+	s.Cells = slices.DeleteFunc(s.Cells, func(c Cell) bool { return c.ID == group.ID })
+	switch {
+	case len(s.Cells) == len(before.Cells):
+		return nil
+	case s.unused():
+		return r.removeAll(ctx, before)
+	}
+	_, err = r.bring(ctx, before, s, false)
+	return err
+}
+
+// sweep forgets programs whose `torbpf exec` was killed, and ends what is left of them.
+func (r *Router) sweep(ctx context.Context) error {
+	root, err := cgroup.Tree()
+	if err != nil {
+		return err
+	}
+	return cell.Sweep(ctx, root, r.ns.Name, r.End)
+}
