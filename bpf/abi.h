@@ -39,7 +39,11 @@ enum verdict_bit {
 /* How many there may be; of LANs nftables has a set of the same size. */
 enum limit {
 	MAX_LANS = 256,
-	MAX_NESTED = 4, /* rules that have ended and hide others; behind more all is Tor's */
+	/*
+	 * Rules that have ended and cover others, of one kind. What more of them cover is
+	 * Tor's whatever else is said of it, and of a source it is blocked.
+	 */
+	MAX_NESTED = 4,
 };
 
 /* Why. Each reason belongs to one verdict; docs/REASONS.md explains them. */

@@ -69,13 +69,15 @@ static __always_inline struct decision classify_source(const struct packet *p,
 						       const struct settings *s)
 {
 	struct rule *device = s->devices ? lookup_device(p) : NULL;
-	struct rule *r = device;
+	int policy = NO_POLICY;
 
-	if (!r && s->sources)
-		r = lookup_rule(p, &p->saddr, &src4_prefixes, &src6_prefixes);
-	if (!r || r->policy == POLICY_TOR)
+	if (device)
+		policy = device->policy;
+	else if (s->sources)
+		policy = source_policy(p);
+	if (policy == NO_POLICY || policy == POLICY_TOR)
 		return undecided();
-	if (r->policy == POLICY_BLOCK)
+	if (policy == POLICY_BLOCK)
 		return decide(VERDICT_REFUSED,
 			      device ? REASON_BLOCKED_DEVICE : REASON_BLOCKED_SOURCE);
 	if (onion_destination(p, s))
@@ -147,14 +149,14 @@ static __always_inline struct decision classify_router(const struct packet *p)
 static __always_inline struct decision classify_exclusion(const struct packet *p, __u32 mark,
 							  int service, const struct settings *s)
 {
-	struct rule *r;
+	int policy;
 
 	if (service == POLICY_DIRECT)
 		return decide(VERDICT_DIRECT, REASON_DIRECT_PORT);
-	r = service != NO_POLICY ? NULL : lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
-	if (r && r->policy == POLICY_DIRECT)
+	policy = service != NO_POLICY ? service : destination_policy(p);
+	if (policy == POLICY_DIRECT)
 		return decide(VERDICT_DIRECT, REASON_DIRECT_DESTINATION);
-	if (s->lists && service == NO_POLICY && !r && is_listed(p))
+	if (s->lists && policy == NO_POLICY && is_listed(p))
 		return decide(VERDICT_DIRECT, REASON_DIRECT_LIST);
 	if (s->exempt_marks && exempt_mark(mark, s->exempt_marks))
 		return decide(VERDICT_DIRECT, REASON_EXEMPT_MARK);

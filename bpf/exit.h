@@ -32,7 +32,6 @@ static __always_inline int overruled_by_exit(enum reason reason)
  */
 static __always_inline int kept_from_exit(const struct packet *p, const struct settings *s)
 {
-	struct rule *r;
 	int service;
 
 	if (is_dns(p) || onion_destination(p, s) ||
@@ -41,8 +40,7 @@ static __always_inline int kept_from_exit(const struct packet *p, const struct s
 	service = s->services ? service_policy() : NO_POLICY;
 	if (service != NO_POLICY)
 		return service == POLICY_TOR;
-	r = lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
-	return r && r->policy == POLICY_TOR;
+	return destination_policy(p) == POLICY_TOR;
 }
 
 /* The interface by which the kernel would forward a packet now; 0 if by none. */

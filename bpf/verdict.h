@@ -303,16 +303,11 @@ static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
 
 static __always_inline int source_is_direct(const struct packet *p, const struct settings *s)
 {
-	struct rule *r;
-
 	if (!s)
 		return 0;
 	if (s->devices && still(bpf_map_lookup_elem(&direct_hosts, &p->saddr.key)))
 		return 1;
-	if (!s->sources)
-		return 0;
-	r = lookup_rule(p, &p->saddr, &src4_prefixes, &src6_prefixes);
-	return r && r->policy == POLICY_DIRECT;
+	return s->sources && source_policy(p) == POLICY_DIRECT;
 }
 
 /*

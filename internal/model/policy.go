@@ -189,20 +189,10 @@ func localSubnets(p *plan.Plan) []plan.LocalSubnet {
 	return slices.Concat(reserved, others, behindLANs)
 }
 
-// policyOf returns the policy of the longest prefix that covers the address;
-// of equal ones the last.
-func policyOf(list []PrefixPolicy, a netip.Addr) abi.Policy {
-	policy, _ := findPolicy(list, a)
-	return policy
-}
-
-// maxNested is how many prefixes that have ended may hide others: behind more of them
-// all is Tor's.
-const maxNested = 4
-
-// findPolicy also tells whether there is such a prefix. Of the same prefix there is one
-// entry in a map, the last.
-func findPolicy(list []PrefixPolicy, a netip.Addr) (policy abi.Policy, found bool) {
+// findPolicy returns the policy of the longest prefix that covers the address, and whether
+// there is one. Of the same prefix there is one entry in a map, the last. Behind more ended
+// ones than the programs look behind all is beyond.
+func findPolicy(list []PrefixPolicy, a netip.Addr, beyond abi.Policy) (policy abi.Policy, found bool) {
 	byLength := make(map[int]PrefixPolicy)
 	for _, e := range list {
 		if e.Prefix.Contains(a) {
@@ -211,8 +201,8 @@ func findPolicy(list []PrefixPolicy, a netip.Addr) (policy abi.Policy, found boo
 	}
 	lengths := slices.Sorted(maps.Keys(byLength))
 	for i, bits := range slices.Backward(lengths) {
-		if len(lengths)-i > maxNested {
-			break
+		if len(lengths)-i > abi.MaxNested {
+			return beyond, true
 		}
 		if e := byLength[bits]; !e.Ended {
 			return e.Policy, true
@@ -236,7 +226,7 @@ func (p *Policy) service(k Packet) (policy abi.Policy, found bool) {
 			list = append(list, s.PrefixPolicy)
 		}
 	}
-	return findPolicy(list, k.Dst)
+	return findPolicy(list, k.Dst, abi.PolicyTor)
 }
 
 // localSubnet returns the longest local or reserved prefix that covers the

@@ -32,6 +32,12 @@ func endedSource(prefix string, policy abi.Policy) func(*Policy) {
 	}
 }
 
+func sources(policy abi.Policy, prefix string) func(*Policy) {
+	return func(p *Policy) {
+		p.Sources = append(p.Sources, PrefixPolicy{Prefix: netip.MustParsePrefix(prefix), Policy: policy})
+	}
+}
+
 func endedDestinations(prefixes ...string) func(*Policy) {
 	return func(p *Policy) {
 		for _, prefix := range prefixes {
@@ -256,6 +262,26 @@ func endedRows() []row {
 		at("a block within an excluded range", ip("192.168.1.70", web4, game), abi.ReasonDirectSource, endedSource("192.168.1.70/32", abi.PolicyBlock)),
 		at("a destination within an excluded one", ip(laptop4, excluded4, game), abi.ReasonDirectDestination, endedDestinations("50.1.0.0/24")),
 		at("four of them", ip(laptop4, excluded4, game), abi.ReasonUDP, endedDestinations("50.1.0.0/20", "50.1.0.0/24", "50.1.0.0/28", "50.1.0.0/30")),
+		at("four of them and a list", ip(laptop4, excluded4, game), abi.ReasonUDP, with(
+			listed(false, "50.0.0.0/8"), endedDestinations("50.1.0.0/20", "50.1.0.0/24", "50.1.0.0/28", "50.1.0.0/30"))),
+		at("four of them and no other, and a list", ip(laptop4, web4, game), abi.ReasonDirectList, with(
+			listed(false, "50.0.0.0/8"), endedDestinations("50.0.0.0/20", "50.0.0.0/24", "50.0.0.0/28", "50.0.0.0/30"))),
+		at("four of them for every address, and a list", ip(laptop6, web6, game), abi.ReasonDirectList, with(
+			listed(false, "2600::/16"), endedDestinations("::/0", "2600::/24", "2600::/28", "2600::/30"))),
+		at("four of a port, in an excluded destination", ip(laptop4, excluded4, game), abi.ReasonUDP, func(p *Policy) {
+			for _, prefix := range []string{"50.1.0.0/24", "50.1.0.0/20", "50.1.0.0/16", "50.0.0.0/8"} {
+				s := service("27015/udp@"+prefix, abi.PolicyDirect)
+				s.Ended = true
+				services(s)(p)
+			}
+			services(service("27015/udp@0.0.0.0/0", abi.PolicyTor))(p)
+		}),
+		at("four of an excluded source that is blocked within", ip("192.168.1.70", web4, game), abi.ReasonBlockedSource, with(
+			sources(abi.PolicyBlock, "192.168.1.64/27"), endedSource("192.168.1.64/28", abi.PolicyDirect), endedSource("192.168.1.68/30", abi.PolicyDirect),
+			endedSource("192.168.1.70/31", abi.PolicyDirect), endedSource("192.168.1.70/32", abi.PolicyDirect))),
+		at("four of a source that is none's otherwise", ip(laptop4, web4, game), abi.ReasonUDP, with(
+			endedSource("192.168.1.0/27", abi.PolicyDirect), endedSource("192.168.1.8/29", abi.PolicyDirect),
+			endedSource("192.168.1.10/31", abi.PolicyDirect), endedSource("192.168.1.10/32", abi.PolicyDirect))),
 		at("three of them", ip(laptop4, excluded4, game), abi.ReasonDirectDestination, endedDestinations("50.1.0.0/24", "50.1.0.0/28", "50.1.0.0/30")),
 		at("a destination within a carved one", ip(laptop4, carved4, game), abi.ReasonUDP, endedDestinations("50.1.2.0/28")),
 		at("one for every address", ip(laptop4, web4, game), abi.ReasonUDP, endedDestinations("0.0.0.0/0")),
