@@ -276,6 +276,7 @@ struct settings {
 	__u32 sources;	    /* 1: the source prefix maps are not empty */
 	__u32 devices;	    /* 1: the map of devices is not empty */
 	__u32 services;	    /* 1: the port prefix maps are not empty */
+	__u32 tor_ports;    /* 1: of TCP and UDP ports some are Tor's, whatever their destination */
 	__u32 exits;	    /* 1: the map of exits is not empty */
 	__u32 domains;	    /* 1: the map of domains is not empty */
 	__u32 lists;	    /* 1: the list prefix maps are in use */

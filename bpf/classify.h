@@ -225,7 +225,7 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	d = classify_onion(p, s);
 	if (decided(d))
 		return d;
-	service = s->services ? service_policy() : NO_POLICY;
+	service = port_policy(p, s);
 	d = classify_named_dns(p, service);
 	if (decided(d))
 		return d;

@@ -37,7 +37,7 @@ static __always_inline int kept_from_exit(const struct packet *p, const struct s
 	if (is_dns(p) || onion_destination(p, s) ||
 	    bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
 		return 1;
-	service = s->services ? service_policy() : NO_POLICY;
+	service = port_policy(p, s);
 	if (service != NO_POLICY)
 		return service == POLICY_TOR;
 	return destination_policy(p) == POLICY_TOR;

@@ -146,6 +146,26 @@ __attribute__((noinline)) int service_policy(void)
 	return p->layer3 == LAYER3_IPV4 ? port_policy4(p, port_be) : port_policy6(p, port_be);
 }
 
+/*
+ * Whether a fragment may be one of TCP or UDP. That shows no port, or its others show
+ * none; where the first one has an extension header behind the fragment's, they do not
+ * even show the protocol.
+ */
+static __always_inline int hides_port(const struct packet *p)
+{
+	return p->fragment != FRAGMENT_NONE && (has_ports(p) || is_extension(p->protocol));
+}
+
+/* As service_policy(), but what hides its port may be of one that is Tor's. */
+static __always_inline int port_policy(const struct packet *p, const struct settings *s)
+{
+	if (!s->services)
+		return NO_POLICY;
+	if (s->tor_ports && hides_port(p))
+		return POLICY_TOR;
+	return service_policy();
+}
+
 static __always_inline struct rule *lookup_device(const struct packet *p)
 {
 	struct rule *r = bpf_map_lookup_elem(&devices, &p->smac);

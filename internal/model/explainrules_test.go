@@ -106,8 +106,8 @@ func comparedWith(e *loader.Explainer, p *Policy, k Packet, said loader.Explaine
 			look.into.rule = rule
 		}
 	}
-	if (k.Protocol == protoTCP || k.Protocol == protoUDP) && k.Fragment != Whole {
-		port = found{} // its port is hidden
+	if k.hidesPort() {
+		port = found{ok: p.torPorts(), policy: abi.PolicyTor} // any may be its port
 	}
 	if err := sameAsLists(p, k, source, destination, port); err != nil {
 		return err

@@ -212,8 +212,11 @@ func findPolicy(list []PrefixPolicy, a netip.Addr, beyond abi.Policy) (policy ab
 }
 
 // service finds what is said of the destination's port, or the protocol. A fragment
-// does not show its port, or the others do not.
+// does not show its port, or the others do not; where some port is Tor's this may be it.
 func (p *Policy) service(k Packet) (policy abi.Policy, found bool) {
+	if k.hidesPort() && p.torPorts() {
+		return abi.PolicyTor, true
+	}
 	of := config.Service{Protocol: k.Protocol, Port: k.DstPort}
 	if !of.HasPorts() {
 		of.Port = 0
@@ -227,6 +230,11 @@ func (p *Policy) service(k Packet) (policy abi.Policy, found bool) {
 		}
 	}
 	return findPolicy(list, k.Dst, abi.PolicyTor)
+}
+
+// torPorts says whether some port is Tor's, whatever its destination.
+func (p *Policy) torPorts() bool {
+	return slices.ContainsFunc(p.Services, func(s ServicePolicy) bool { return s.Service.HasPorts() && s.Policy == abi.PolicyTor })
 }
 
 // localSubnet returns the longest local or reserved prefix that covers the

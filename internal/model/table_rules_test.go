@@ -61,6 +61,12 @@ func ruleRow(name string, packet []byte, reason abi.Reason, home func(*Policy)) 
 	return r
 }
 
+// quiet is a row whose sender is told nothing: an answer to a fragment needs the first.
+func quiet(r row) row {
+	r.answer = silence
+	return r
+}
+
 // serviceRows: a rule for a port goes before those for destinations, and where it names
 // the port of DNS before Tor's claim to that.
 func serviceRows() []row {
@@ -81,6 +87,15 @@ func serviceRows() []row {
 		at("the narrower of two", ip(laptop4, web4, tcp(40000, 22, tcpSYN)), abi.ReasonTCP,
 			service("22/tcp@0.0.0.0/0", abi.PolicyDirect), service("22/tcp@50.0.0.0/24", abi.PolicyTor)),
 		at("a fragment of a datagram shows none", ip(laptop4, web4, udp(40000, 7000), fragment4(0, true)), abi.ReasonFragment, service("7000/udp@0.0.0.0/0", abi.PolicyDirect)),
+		at("a fragment to an excluded destination, where another port is Tor's", ip(laptop4, excluded4, udp(40000, 7000), fragment4(0, true)), abi.ReasonFragment, service("5060/udp@0.0.0.0/0", abi.PolicyTor)),
+		quiet(at("a later one", ip(laptop4, excluded4, raw(protoUDP, make([]byte, 64)...), fragment4(9, false)), abi.ReasonFragment, service("5060/udp@0.0.0.0/0", abi.PolicyTor))),
+		at("one of IPv6", ip(laptop6, excluded6, udp(40000, 5060), fragment6(0, true)), abi.ReasonFragment, service("5060/udp@::/0", abi.PolicyTor)),
+		quiet(at("a later one behind options", ip(laptop6, excluded6, raw(extDestination, make([]byte, 64)...), fragment6(9, false)), abi.ReasonFragment, service("5060/udp@::/0", abi.PolicyTor))),
+		at("one of GRE", ip(laptop4, excluded4, raw(protoGRE, make([]byte, 64)...), fragment4(9, false)), abi.ReasonDirectDestination, service("5060/udp@0.0.0.0/0", abi.PolicyTor)),
+		at("one where a protocol is Tor's", ip(laptop4, excluded4, udp(40000, 7000), fragment4(0, true)), abi.ReasonDirectDestination, service("gre@0.0.0.0/0", abi.PolicyTor)),
+		ruleRow("port: one to a list, where a port is Tor's", ip(laptop4, web4, udp(40000, 7000), fragment4(0, true)), abi.ReasonFragment,
+			with(listed(false, "50.0.0.0/8"), services(service("5060/udp@51.0.0.0/8", abi.PolicyTor)))),
+		ruleRow("port: one from an excluded source, where a port is Tor's", ip(console4, web4, udp(40000, 5060), fragment4(0, true)), abi.ReasonDirectSource, services(service("5060/udp@0.0.0.0/0", abi.PolicyTor))),
 		at("QUIC", ip(laptop6, web6, udp(40000, 443)), abi.ReasonDirectPort, service("443/udp@2600::/16", abi.PolicyDirect)),
 		at("ping", ip(laptop4, web4, ping()), abi.ReasonDirectPort, service("icmp@0.0.0.0/0", abi.PolicyDirect)),
 		at("ping in fragments", ip(laptop4, web4, raw(protoICMP, 1, 2, 3), fragment4(9, false)), abi.ReasonDirectPort, service("icmp@0.0.0.0/0", abi.PolicyDirect)),
@@ -226,7 +241,7 @@ func listRows() []row {
 		return ruleRow("list: "+name, packet, reason, home)
 	}
 	here := listed(false, "50.0.0.0/8", "2600::/16", "10.0.0.0/8")
-	with := func(also func(*Policy)) func(*Policy) { return func(p *Policy) { here(p); also(p) } }
+	with := func(also func(*Policy)) func(*Policy) { return with(here, also) }
 	return []row{
 		at("in it", ip(laptop4, web4, udp(40000, 443)), abi.ReasonDirectList, here),
 		at("in it, IPv6", ip(laptop6, web6, ping6()), abi.ReasonDirectList, here),
