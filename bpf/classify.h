@@ -143,31 +143,24 @@ static __always_inline struct decision classify_router(const struct packet *p)
 }
 
 /*
- * Of the rules for a destination those that name a port are the more specific ones. Any
- * of them says more than a list, so one that says Tor takes a part of a list back.
+ * Any rule for a destination says more than a list or than the name of a whole site, so
+ * one that says Tor takes a part of those back. A mark is of a rule of the user's own,
+ * which has looked at this packet; nftables, which sees those that come later, knows no
+ * rule for a destination either.
  */
 static __always_inline struct decision classify_exclusion(const struct packet *p, __u32 mark,
 							  int service, const struct settings *s)
 {
-	int policy;
+	int policy = policy_there(p, service);
 
-	if (service == POLICY_DIRECT)
-		return decide(VERDICT_DIRECT, REASON_DIRECT_PORT);
-	policy = service != NO_POLICY ? service : destination_policy(p);
 	if (policy == POLICY_DIRECT)
-		return decide(VERDICT_DIRECT, REASON_DIRECT_DESTINATION);
+		return decide(VERDICT_DIRECT, service == POLICY_DIRECT ? REASON_DIRECT_PORT
+								       : REASON_DIRECT_DESTINATION);
 	if (s->lists && policy == NO_POLICY && is_listed(p))
 		return decide(VERDICT_DIRECT, REASON_DIRECT_LIST);
 	if (s->exempt_marks && exempt_mark(mark, s->exempt_marks))
 		return decide(VERDICT_DIRECT, REASON_EXEMPT_MARK);
-	return undecided();
-}
-
-/* An address that a device was told for an excluded name. */
-static __always_inline struct decision classify_domain(const struct packet *p,
-						       const struct settings *s)
-{
-	if (s->domains && p->fragment == FRAGMENT_NONE && direct_domain())
+	if (s->domains && policy == NO_POLICY && p->fragment == FRAGMENT_NONE && direct_domain())
 		return decide(VERDICT_DIRECT, REASON_DIRECT_DOMAIN);
 	return undecided();
 }
@@ -236,9 +229,6 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	if (decided(d))
 		return d;
 	d = classify_exclusion(p, mark, service, s);
-	if (decided(d))
-		return d;
-	d = classify_domain(p, s);
 	if (decided(d))
 		return d;
 	d = classify_local(p, s);

@@ -166,6 +166,12 @@ static __always_inline int port_policy(const struct packet *p, const struct sett
 	return service_policy();
 }
 
+/* What the rules for a destination say: those that name a port are the more specific ones. */
+static __always_inline int policy_there(const struct packet *p, int service)
+{
+	return service != NO_POLICY ? service : destination_policy(p);
+}
+
 static __always_inline struct rule *lookup_device(const struct packet *p)
 {
 	struct rule *r = bpf_map_lookup_elem(&devices, &p->smac);

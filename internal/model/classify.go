@@ -176,7 +176,9 @@ func (p *Policy) destinationReason(k Packet) abi.Reason {
 }
 
 // excludedReason asks the rules for destinations, of which those that name a port are
-// the more specific ones, the lists where no rule is about the packet, and the exempt marks.
+// the more specific ones, the exempt marks, and where no rule is about the packet the lists
+// and the names. A mark goes before a rule that says Tor, as nftables has it, which knows
+// none of those.
 func (p *Policy) excludedReason(k Packet, service abi.Policy, named bool) abi.Reason {
 	policy, found := findPolicy(p.Destinations, k.Dst, abi.PolicyTor)
 	switch {
@@ -188,7 +190,7 @@ func (p *Policy) excludedReason(k Packet, service abi.Policy, named bool) abi.Re
 		return abi.ReasonDirectList
 	case p.exempt(k.Mark):
 		return abi.ReasonExemptMark
-	case p.byName(k):
+	case !named && !found && p.byName(k):
 		return abi.ReasonDirectDomain
 	}
 	return abi.ReasonNone

@@ -38,6 +38,13 @@ func sources(policy abi.Policy, prefix string) func(*Policy) {
 	}
 }
 
+// kept says of the home that a destination stays with Tor.
+func kept(prefix string) func(*Policy) {
+	return func(p *Policy) {
+		p.Destinations = append(p.Destinations, PrefixPolicy{Prefix: netip.MustParsePrefix(prefix)})
+	}
+}
+
 func endedDestinations(prefixes ...string) func(*Policy) {
 	return func(p *Policy) {
 		for _, prefix := range prefixes {
@@ -190,6 +197,12 @@ func domainRows() []row {
 		at("another flow to there", ip(laptop4, "50.0.0.4", tcp(40002, 443, tcpSYN)), abi.ReasonTCP),
 		at("a flow that another device has begun in its name", ip(laptop4, "50.0.0.4", tcp(40003, 443, tcpACK)), abi.ReasonTCP),
 		at("a flow by a name that is excluded no more", ip(laptop4, "50.0.0.4", tcp(40001, 443, tcpACK)), abi.ReasonTCP),
+		ruleRow("domain: a destination that a rule keeps", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonTCP, with(named, kept("50.0.0.0/24"))),
+		ruleRow("domain: a destination that a rule keeps, UDP", ip(laptop6, web6, udp(40000, 443)), abi.ReasonQUIC, with(named, kept("2600::/16"))),
+		ruleRow("domain: a port that a rule keeps", ip(laptop4, web4, tcp(40000, 25, tcpSYN)), abi.ReasonTCP, with(named, services(service("25/tcp@0.0.0.0/0", abi.PolicyTor)))),
+		ruleRow("domain: another port than the one that is kept", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonDirectDomain, with(named, services(service("25/tcp@0.0.0.0/0", abi.PolicyTor)))),
+		ruleRow("domain: a flow that has begun to a destination that a rule keeps since", ip(laptop4, "50.0.0.4", tcp(40000, 443, tcpACK)), abi.ReasonTCP, with(named, kept("50.0.0.4/32"))),
+		ruleRow("domain: a destination that was kept", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonDirectDomain, with(named, endedDestinations("50.0.0.0/24"))),
 		asks("it", "bank.example", 1, abi.ReasonDNSDomain),
 		asks("it in capitals", "BANK.Example", 28, abi.ReasonDNSDomain),
 		asks("any type of it", "bank.example", 16, abi.ReasonDNSDomain),
