@@ -177,12 +177,19 @@ static __always_inline enum verdict class_of(struct decision d)
 /* Long enough for a look-up that follows at once. */
 #define DIRECT_HOST_NS (1000ULL * 1000 * 1000)
 
-/* Tells the guard of the router's resolver that a device is excluded. */
-static __always_inline void remember_device(const struct packet *p, struct decision d)
+/*
+ * Tells the guard of the router's resolver that what a source asks is direct, where that
+ * depends on the device. It does of an excluded prefix as well, from which a device may have
+ * been taken back: the guard sees no hardware address.
+ */
+static __always_inline void remember_direct(const struct packet *p, const struct settings *s,
+					    struct decision d)
 {
 	struct deadline soon = {.until_ns = bpf_ktime_get_boot_ns() + DIRECT_HOST_NS};
 
-	if (d.reason != REASON_DIRECT_DEVICE || !(is_dns(p) || is_encrypted_dns(p)))
+	if (!s->devices || (d.reason != REASON_DIRECT_DEVICE && d.reason != REASON_DIRECT_SOURCE))
+		return;
+	if (!is_dns(p) && !is_encrypted_dns(p))
 		return;
 	bpf_map_update_elem(&direct_hosts, &p->saddr.key, &soon, BPF_ANY);
 }
@@ -263,7 +270,7 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 		return answer_at_once(skb, ethernet, p, d);
 	if (d.verdict == VERDICT_REFUSED)
 		return refuse(skb, ethernet, p, d);
-	remember_device(p, d);
+	remember_direct(p, s, d);
 	remember_asker(p, s, d);
 	if (d.reason == REASON_DIRECT_DOMAIN)
 		remember_domain_flow(p);
@@ -305,8 +312,8 @@ static __always_inline int source_is_direct(const struct packet *p, const struct
 {
 	if (!s)
 		return 0;
-	if (s->devices && still(bpf_map_lookup_elem(&direct_hosts, &p->saddr.key)))
-		return 1;
+	if (s->devices)
+		return still(bpf_map_lookup_elem(&direct_hosts, &p->saddr.key));
 	return s->sources && source_policy(p) == POLICY_DIRECT;
 }
 
