@@ -194,14 +194,19 @@ static __always_inline void remember_direct(const struct packet *p, const struct
 	bpf_map_update_elem(&direct_hosts, &p->saddr.key, &soon, BPF_ANY);
 }
 
-static __always_inline enum fate fate_of(enum verdict verdict)
+/*
+ * Who answers a flow that was seen coming in is let go by conntrack as a rule; what only a
+ * late mark would let go is not, as a rule.
+ */
+static __always_inline enum fate fate_of(struct decision d)
 {
-	switch (verdict) {
+	switch (d.verdict) {
 	case VERDICT_DIRECT:
 	case VERDICT_VIA:
 	case VERDICT_INBOUND:
-	case VERDICT_PENDING:
 		return FATE_DIRECT;
+	case VERDICT_PENDING:
+		return d.reason == REASON_INBOUND_REPLY ? FATE_DIRECT : FATE_REFUSED;
 	case VERDICT_REFUSED:
 		return FATE_REFUSED;
 	case VERDICT_TOR:
@@ -220,7 +225,7 @@ static __always_inline void count_device(struct __sk_buff *skb, const struct pac
 	struct device_key key = device_of(p);
 	struct device_traffic *traffic = bpf_map_lookup_elem(&device_traffic, &key);
 	struct device_traffic first = {};
-	enum fate fate = fate_of(d.verdict);
+	enum fate fate = fate_of(d);
 
 	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
 		return;

@@ -152,7 +152,9 @@ func newDeviceList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the devices behind the LANs: what they are under, their traffic, their refusals",
-		Args:  usageArgs(cobra.NoArgs),
+		Long: `list shows what each device is under, and what it has sent since attach. What only an
+exempt mark would let out that your own rules set later counts as refused.`,
+		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := newRouter()
 			if err != nil {
