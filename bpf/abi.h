@@ -40,8 +40,8 @@ enum verdict_bit {
 enum limit {
 	MAX_LANS = 256,
 	/*
-	 * Rules that have ended and cover others, of one kind. What more of them cover is
-	 * Tor's whatever else is said of it, and of a source it is blocked.
+	 * So many rules of one kind that have ended and cover a packet are looked behind.
+	 * What is behind them, if anything, counts as "tor"; of a source as "block".
 	 */
 	MAX_NESTED = 4,
 };

@@ -5,8 +5,9 @@
  * test holds the two together.
  *
  * The order is the promise (docs/ARCHITECTURE.md, "Decision order"):
- * link-local and multicast but for DNS, foreign sources, source policy, .onion,
- * DNS, the router, exclusions, local subnets, TCP, the rest.
+ * link-local and multicast but for DNS, foreign sources, source policy, .onion, rules that
+ * name the port of DNS, DNS, the router, exclusions (ports, destinations, lists, marks,
+ * names), local subnets, TCP, the rest.
  */
 #ifndef TORBPF_CLASSIFY_H
 #define TORBPF_CLASSIFY_H

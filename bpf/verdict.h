@@ -175,7 +175,7 @@ static __always_inline enum verdict class_of(struct decision d)
 }
 
 /* Long enough for a look-up that follows at once. */
-#define DIRECT_HOST_NS (1000ULL * 1000 * 1000)
+#define DIRECT_HOST_NS NSEC_PER_SEC
 
 /*
  * Tells the guard of the router's resolver that what a source asks is direct, where that
