@@ -39,7 +39,11 @@ enum verdict_bit {
 /* How many there may be; of LANs nftables has a set of the same size. */
 enum limit {
 	MAX_LANS = 256,
-	MAX_NESTED = 4, /* rules that have ended and hide others; behind more all is Tor's */
+	/*
+	 * So many rules of one kind that have ended and cover a packet are looked behind.
+	 * What is behind them, if anything, counts as "tor"; of a source as "block".
+	 */
+	MAX_NESTED = 4,
 };
 
 /* Why. Each reason belongs to one verdict; docs/REASONS.md explains them. */
@@ -289,6 +293,7 @@ struct settings {
 	__u32 sources;	    /* 1: the source prefix maps are not empty */
 	__u32 devices;	    /* 1: the map of devices is not empty */
 	__u32 services;	    /* 1: the port prefix maps are not empty */
+	__u32 tor_ports;    /* 1: of TCP and UDP ports some are Tor's, whatever their destination */
 	__u32 exits;	    /* 1: the map of exits is not empty */
 	__u32 domains;	    /* 1: the map of domains is not empty */
 	__u32 lists;	    /* 1: the list prefix maps are in use */

@@ -5,8 +5,9 @@
  * test holds the two together.
  *
  * The order is the promise (docs/ARCHITECTURE.md, "Decision order"):
- * link-local and multicast but for DNS, foreign sources, source policy, .onion,
- * DNS, the router, exclusions, local subnets, TCP, the rest.
+ * link-local and multicast but for DNS, foreign sources, source policy, .onion, rules that
+ * name the port of DNS, DNS, the router, exclusions (ports, destinations, lists, marks,
+ * names), local subnets, TCP, the rest.
  */
 #ifndef TORBPF_CLASSIFY_H
 #define TORBPF_CLASSIFY_H
@@ -69,13 +70,15 @@ static __always_inline struct decision classify_source(const struct packet *p,
 						       const struct settings *s)
 {
 	struct rule *device = s->devices ? lookup_device(p) : NULL;
-	struct rule *r = device;
+	int policy = NO_POLICY;
 
-	if (!r && s->sources)
-		r = lookup_rule(p, &p->saddr, &src4_prefixes, &src6_prefixes);
-	if (!r || r->policy == POLICY_TOR)
+	if (device)
+		policy = device->policy;
+	else if (s->sources)
+		policy = source_policy(p);
+	if (policy == NO_POLICY || policy == POLICY_TOR)
 		return undecided();
-	if (r->policy == POLICY_BLOCK)
+	if (policy == POLICY_BLOCK)
 		return decide(VERDICT_REFUSED,
 			      device ? REASON_BLOCKED_DEVICE : REASON_BLOCKED_SOURCE);
 	if (onion_destination(p, s))
@@ -141,31 +144,24 @@ static __always_inline struct decision classify_router(const struct packet *p)
 }
 
 /*
- * Of the rules for a destination those that name a port are the more specific ones. Any
- * of them says more than a list, so one that says Tor takes a part of a list back.
+ * Any rule for a destination says more than a list or than the name of a whole site, so
+ * one that says Tor takes a part of those back. A mark is of a rule of the user's own,
+ * which has looked at this packet; nftables, which sees those that come later, knows no
+ * rule for a destination either.
  */
 static __always_inline struct decision classify_exclusion(const struct packet *p, __u32 mark,
 							  int service, const struct settings *s)
 {
-	struct rule *r;
+	int policy = policy_there(p, service);
 
-	if (service == POLICY_DIRECT)
-		return decide(VERDICT_DIRECT, REASON_DIRECT_PORT);
-	r = service != NO_POLICY ? NULL : lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
-	if (r && r->policy == POLICY_DIRECT)
-		return decide(VERDICT_DIRECT, REASON_DIRECT_DESTINATION);
-	if (s->lists && service == NO_POLICY && !r && is_listed(p))
+	if (policy == POLICY_DIRECT)
+		return decide(VERDICT_DIRECT, service == POLICY_DIRECT ? REASON_DIRECT_PORT
+								       : REASON_DIRECT_DESTINATION);
+	if (s->lists && policy == NO_POLICY && is_listed(p))
 		return decide(VERDICT_DIRECT, REASON_DIRECT_LIST);
 	if (s->exempt_marks && exempt_mark(mark, s->exempt_marks))
 		return decide(VERDICT_DIRECT, REASON_EXEMPT_MARK);
-	return undecided();
-}
-
-/* An address that a device was told for an excluded name. */
-static __always_inline struct decision classify_domain(const struct packet *p,
-						       const struct settings *s)
-{
-	if (s->domains && p->fragment == FRAGMENT_NONE && direct_domain())
+	if (s->domains && policy == NO_POLICY && p->fragment == FRAGMENT_NONE && direct_domain())
 		return decide(VERDICT_DIRECT, REASON_DIRECT_DOMAIN);
 	return undecided();
 }
@@ -223,7 +219,7 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	d = classify_onion(p, s);
 	if (decided(d))
 		return d;
-	service = s->services ? service_policy() : NO_POLICY;
+	service = port_policy(p, s);
 	d = classify_named_dns(p, service);
 	if (decided(d))
 		return d;
@@ -234,9 +230,6 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	if (decided(d))
 		return d;
 	d = classify_exclusion(p, mark, service, s);
-	if (decided(d))
-		return d;
-	d = classify_domain(p, s);
 	if (decided(d))
 		return d;
 	d = classify_local(p, s);

@@ -19,8 +19,6 @@
 /* An odd number without a pattern (2^64 by the golden ratio). */
 #define PLACE_FACTOR 0x9e3779b97f4a7c15ULL
 
-#define NS_PER_S 1000000000ULL
-
 /* Who sends it: a hardware address is a device's own, whatever addresses it takes. */
 static __always_inline struct device_key device_of(const struct packet *p)
 {
@@ -101,7 +99,7 @@ static __always_inline __u64 begun_domain(const struct packet *p)
 
 	flow_to_peer(&flow, p);
 	begun = bpf_map_lookup_elem(&domain_flows, &flow);
-	if (!begun || begun->seen_ns + rest * NS_PER_S < bpf_ktime_get_boot_ns() ||
+	if (!begun || begun->seen_ns + rest * NSEC_PER_SEC < bpf_ktime_get_boot_ns() ||
 	    !same_words(&begun->mac, &p->smac, 1))
 		return 0;
 	return begun->domain;

@@ -32,17 +32,10 @@ static __always_inline int overruled_by_exit(enum reason reason)
  */
 static __always_inline int kept_from_exit(const struct packet *p, const struct settings *s)
 {
-	struct rule *r;
-	int service;
-
 	if (is_dns(p) || onion_destination(p, s) ||
 	    bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
 		return 1;
-	service = s->services ? service_policy() : NO_POLICY;
-	if (service != NO_POLICY)
-		return service == POLICY_TOR;
-	r = lookup_rule(p, &p->daddr, &dst4_prefixes, &dst6_prefixes);
-	return r && r->policy == POLICY_TOR;
+	return policy_there(p, port_policy(p, s)) == POLICY_TOR;
 }
 
 /* The interface by which the kernel would forward a packet now; 0 if by none. */

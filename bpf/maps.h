@@ -146,7 +146,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_DEVICES);
-	__type(key, struct address); /* of a device that is excluded by its hardware address */
+	__type(key, struct address); /* of whoever is excluded, where there are rules for devices */
 	__type(value, struct deadline);
 } direct_hosts SEC(".maps");
 

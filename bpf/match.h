@@ -39,36 +39,54 @@ static __always_inline int onion_destination(const struct packet *p, const struc
 
 #define NSEC_PER_SEC (1000ULL * 1000 * 1000)
 
+#define NO_POLICY (-1)
+
 /*
- * The rule of the longest prefix that covers a key, which it shortens. One whose time is
- * over is as good as not there: then the next shorter one counts.
+ * The policy of the rule of the longest prefix that covers a key, which it shortens;
+ * NO_POLICY where there is none. One whose time is over is as good as not there: then the
+ * next shorter one counts. Behind more of them than are looked behind there may be any
+ * rule, so what holds then is up to the caller: never that there is none.
  */
-static __always_inline struct rule *longest_in_force(void *map, const void *key, __u32 *prefixlen)
+static __always_inline int longest_policy(void *map, const void *key, __u32 *prefixlen,
+					  enum policy beyond)
 {
 	struct rule *r;
 	int i;
 
 	for (i = 0; i < MAX_NESTED; i++) {
 		r = bpf_map_lookup_elem(map, key);
-		if (!r || in_force(r))
-			return r;
+		if (!r)
+			return NO_POLICY;
+		if (in_force(r))
+			return r->policy;
 		if (!r->prefixlen)
-			return NULL;
+			return NO_POLICY;
 		*prefixlen = r->prefixlen - 1;
 	}
-	return NULL;
+	return bpf_map_lookup_elem(map, key) ? (int)beyond : NO_POLICY;
 }
 
-/* The rule for an address. */
-static __always_inline struct rule *lookup_rule(const struct packet *p, const union inet_address *a,
-						void *map4, void *map6)
+static __always_inline int address_policy(const struct packet *p, const union inet_address *a,
+					  void *map4, void *map6, enum policy beyond)
 {
 	struct prefix4 key4 = {.prefixlen = 32, .addr_be = a->word_be[3]};
 	struct prefix6 key6 = {.prefixlen = 128};
 
 	__builtin_memcpy(key6.addr, a, sizeof(key6.addr));
-	return p->layer3 == LAYER3_IPV4 ? longest_in_force(map4, &key4, &key4.prefixlen)
-					: longest_in_force(map6, &key6, &key6.prefixlen);
+	return p->layer3 == LAYER3_IPV4 ? longest_policy(map4, &key4, &key4.prefixlen, beyond)
+					: longest_policy(map6, &key6, &key6.prefixlen, beyond);
+}
+
+/* What the rules for sources say of a packet. */
+static __always_inline int source_policy(const struct packet *p)
+{
+	return address_policy(p, &p->saddr, &src4_prefixes, &src6_prefixes, POLICY_BLOCK);
+}
+
+/* What those for destinations say, but for the ones that name a port. */
+static __always_inline int destination_policy(const struct packet *p)
+{
+	return address_policy(p, &p->daddr, &dst4_prefixes, &dst6_prefixes, POLICY_TOR);
 }
 
 /*
@@ -88,23 +106,21 @@ static __always_inline int has_ports(const struct packet *p)
 	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP;
 }
 
-static __always_inline struct rule *lookup_service4(const struct packet *p, __be16 port_be)
+static __always_inline int port_policy4(const struct packet *p, __be16 port_be)
 {
 	struct service4 key = {.prefixlen = 64, .protocol = p->protocol, .port_be = port_be};
 
 	key.addr_be = p->daddr.word_be[3];
-	return longest_in_force(&port4_prefixes, &key, &key.prefixlen);
+	return longest_policy(&port4_prefixes, &key, &key.prefixlen, POLICY_TOR);
 }
 
-static __always_inline struct rule *lookup_service6(const struct packet *p, __be16 port_be)
+static __always_inline int port_policy6(const struct packet *p, __be16 port_be)
 {
 	struct service6 key = {.prefixlen = 160, .protocol = p->protocol, .port_be = port_be};
 
 	__builtin_memcpy(key.addr, &p->daddr, sizeof(key.addr));
-	return longest_in_force(&port6_prefixes, &key, &key.prefixlen);
+	return longest_policy(&port6_prefixes, &key, &key.prefixlen, POLICY_TOR);
 }
-
-#define NO_POLICY (-1)
 
 /*
  * The policy of the rule for the port of the packet of this run, or for its protocol; NO_POLICY
@@ -114,7 +130,6 @@ __attribute__((noinline)) int service_policy(void)
 {
 	const struct packet *p = this_packet();
 	__be16 port_be = 0;
-	struct rule *r;
 
 	if (!p)
 		return NO_POLICY;
@@ -123,8 +138,33 @@ __attribute__((noinline)) int service_policy(void)
 			return NO_POLICY;
 		port_be = p->dport_be;
 	}
-	r = p->layer3 == LAYER3_IPV4 ? lookup_service4(p, port_be) : lookup_service6(p, port_be);
-	return r ? (int)r->policy : NO_POLICY;
+	return p->layer3 == LAYER3_IPV4 ? port_policy4(p, port_be) : port_policy6(p, port_be);
+}
+
+/*
+ * Whether a fragment may be one of TCP or UDP. That shows no port, or its others show
+ * none; where the first one has an extension header behind the fragment's, they do not
+ * even show the protocol.
+ */
+static __always_inline int hides_port(const struct packet *p)
+{
+	return p->fragment != FRAGMENT_NONE && (has_ports(p) || is_extension(p->protocol));
+}
+
+/* As service_policy(), but what hides its port may be of one that is Tor's. */
+static __always_inline int port_policy(const struct packet *p, const struct settings *s)
+{
+	if (!s->services)
+		return NO_POLICY;
+	if (s->tor_ports && hides_port(p))
+		return POLICY_TOR;
+	return service_policy();
+}
+
+/* What the rules for a destination say: those that name a port are the more specific ones. */
+static __always_inline int policy_there(const struct packet *p, int service)
+{
+	return service != NO_POLICY ? service : destination_policy(p);
 }
 
 static __always_inline struct rule *lookup_device(const struct packet *p)

@@ -178,4 +178,11 @@ static __always_inline int unspecified(const struct packet *p, const union inet_
 	return p->layer3 == LAYER3_IPV4 || !(a->word_be[0] | a->word_be[1] | a->word_be[2]);
 }
 
+/* Whether a number is that of an extension header of IPv6, behind which others may follow. */
+static __always_inline int is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_DSTOPTS || next == IPPROTO_ROUTING ||
+	       next == IPPROTO_FRAGMENT;
+}
+
 #endif

@@ -195,12 +195,6 @@ static __always_inline int parse_extension(struct cursor *c, struct packet *p, _
 	return 0;
 }
 
-static __always_inline int is_extension(__u8 next)
-{
-	return next == IPPROTO_HOPOPTS || next == IPPROTO_DSTOPTS || next == IPPROTO_ROUTING ||
-	       next == IPPROTO_FRAGMENT;
-}
-
 /* IPv6 may not borrow the form that IPv4 addresses have in our maps. */
 static __always_inline int is_mapped(const union inet_address *a)
 {

@@ -164,26 +164,38 @@ static __always_inline enum verdict class_of(struct decision d)
 }
 
 /* Long enough for a look-up that follows at once. */
-#define DIRECT_HOST_NS (1000ULL * 1000 * 1000)
+#define DIRECT_HOST_NS NSEC_PER_SEC
 
-/* Tells the guard of the router's resolver that a device is excluded. */
-static __always_inline void remember_device(const struct packet *p, struct decision d)
+/*
+ * Tells the guard of the router's resolver that what a source asks is direct, where that
+ * depends on the device. It does of an excluded prefix as well, from which a device may have
+ * been taken back: the guard sees no hardware address.
+ */
+static __always_inline void remember_direct(const struct packet *p, const struct settings *s,
+					    struct decision d)
 {
 	struct deadline soon = {.until_ns = bpf_ktime_get_boot_ns() + DIRECT_HOST_NS};
 
-	if (d.reason != REASON_DIRECT_DEVICE || !(is_dns(p) || is_encrypted_dns(p)))
+	if (!s->devices || (d.reason != REASON_DIRECT_DEVICE && d.reason != REASON_DIRECT_SOURCE))
+		return;
+	if (!is_dns(p) && !is_encrypted_dns(p))
 		return;
 	bpf_map_update_elem(&direct_hosts, &p->saddr.key, &soon, BPF_ANY);
 }
 
-static __always_inline enum fate fate_of(enum verdict verdict)
+/*
+ * Who answers a flow that was seen coming in is let go by conntrack as a rule; what only a
+ * late mark would let go is not, as a rule.
+ */
+static __always_inline enum fate fate_of(struct decision d)
 {
-	switch (verdict) {
+	switch (d.verdict) {
 	case VERDICT_DIRECT:
 	case VERDICT_VIA:
 	case VERDICT_INBOUND:
-	case VERDICT_PENDING:
 		return FATE_DIRECT;
+	case VERDICT_PENDING:
+		return d.reason == REASON_INBOUND_REPLY ? FATE_DIRECT : FATE_REFUSED;
 	case VERDICT_REFUSED:
 		return FATE_REFUSED;
 	case VERDICT_TOR:
@@ -202,7 +214,7 @@ static __always_inline void count_device(struct __sk_buff *skb, const struct pac
 	struct device_key key = device_of(p);
 	struct device_traffic *traffic = bpf_map_lookup_elem(&device_traffic, &key);
 	struct device_traffic first = {};
-	enum fate fate = fate_of(d.verdict);
+	enum fate fate = fate_of(d);
 
 	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
 		return;
@@ -252,7 +264,7 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 		return answer_at_once(skb, ethernet, p, d);
 	if (d.verdict == VERDICT_REFUSED)
 		return refuse(skb, ethernet, p, d);
-	remember_device(p, d);
+	remember_direct(p, s, d);
 	remember_asker(p, s, d);
 	if (d.reason == REASON_DIRECT_DOMAIN)
 		remember_domain_flow(p);
@@ -293,16 +305,11 @@ static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
 
 static __always_inline int source_is_direct(const struct packet *p, const struct settings *s)
 {
-	struct rule *r;
-
 	if (!s)
 		return 0;
-	if (s->devices && still(bpf_map_lookup_elem(&direct_hosts, &p->saddr.key)))
-		return 1;
-	if (!s->sources)
-		return 0;
-	r = lookup_rule(p, &p->saddr, &src4_prefixes, &src6_prefixes);
-	return r && r->policy == POLICY_DIRECT;
+	if (s->devices)
+		return still(bpf_map_lookup_elem(&direct_hosts, &p->saddr.key));
+	return s->sources && source_policy(p) == POLICY_DIRECT;
 }
 
 /*

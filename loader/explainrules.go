@@ -18,6 +18,7 @@ import (
 type Match struct {
 	Policy abi.Policy
 	Ends   time.Duration // since boot; 0: never
+	Hidden bool          // there are more rules that have ended than the programs look behind
 	table  string
 	key    any
 }
@@ -66,16 +67,16 @@ func (t twins) of(prefix netip.Prefix) string {
 
 // Source finds the rule for a source address; ok is false where there is none.
 func (e *Explainer) Source(addr netip.Addr) (m Match, ok bool, err error) {
-	return e.address(srcPrefixes, addr)
+	return e.address(srcPrefixes, addr, abi.PolicyBlock)
 }
 
 // Destination finds the rule for a destination address.
 func (e *Explainer) Destination(addr netip.Addr) (m Match, ok bool, err error) {
-	return e.address(dstPrefixes, addr)
+	return e.address(dstPrefixes, addr, abi.PolicyTor)
 }
 
-func (e *Explainer) address(tables twins, addr netip.Addr) (Match, bool, error) {
-	return e.longest(addr.BitLen(), func(bits int) (string, any) {
+func (e *Explainer) address(tables twins, addr netip.Addr, beyond abi.Policy) (Match, bool, error) {
+	return e.longest(addr.BitLen(), beyond, func(bits int) (string, any) {
 		prefix, _ := addr.Prefix(bits)
 		return tables.of(prefix), prefixKey(prefix)
 	})
@@ -86,14 +87,14 @@ func (e *Explainer) Port(addr netip.Addr, of config.Service) (m Match, ok bool, 
 	if !of.HasPorts() {
 		of.Port = 0
 	}
-	return e.longest(serviceBits+addr.BitLen(), func(bits int) (string, any) {
+	return e.longest(serviceBits+addr.BitLen(), abi.PolicyTor, func(bits int) (string, any) {
 		prefix, _ := addr.Prefix(bits - serviceBits)
 		return packetServiceKey(of, prefix)
 	})
 }
 
-// longest looks behind entries that have ended, as lookup_rule() and lookup_service() do.
-func (e *Explainer) longest(bits int, at func(bits int) (string, any)) (Match, bool, error) {
+// longest looks behind entries that have ended, as longest_policy() does.
+func (e *Explainer) longest(bits int, beyond abi.Policy, at func(bits int) (string, any)) (Match, bool, error) {
 	shortest := 0
 	if table, _ := at(bits); table == portPrefixes[0] || table == portPrefixes[1] {
 		shortest = serviceBits // of others the protocol would not be all
@@ -114,10 +115,12 @@ func (e *Explainer) longest(bits int, at func(bits int) (string, any)) (Match, b
 			return match(rule, table, key), true, nil
 		}
 		if bits--; bits < shortest {
-			break
+			return Match{}, false, nil
 		}
 	}
-	return Match{}, false, nil
+	table, key := at(bits)
+	_, more, err := lookup[abi.DatapathRule](e, table, key)
+	return Match{Policy: beyond, Hidden: true}, more, err
 }
 
 // Device finds the rule for a hardware address.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
@@ -57,6 +58,11 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 	defer closeMaps(shared)
 	if err := d.replaceLists(spec, shared); err != nil {
 		return nil, err
+	}
+	if len(p.Rules.Of(config.KindDomain)) > 0 {
+		if err := d.forgetNames(shared); err != nil {
+			return nil, err
+		}
 	}
 
 	collection, err := loadCollection(spec, shared)

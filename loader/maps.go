@@ -82,6 +82,7 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		Sources:     setting(len(p.Rules.Of(config.KindSource)) > 0),
 		Devices:     setting(len(p.Rules.Of(config.KindDevice)) > 0),
 		Services:    setting(len(p.Rules.Of(config.KindPort)) > 0),
+		TorPorts:    setting(slices.ContainsFunc(p.Rules.Of(config.KindPort), keepsPort)),
 		Exits:       setting(len(p.Exits) > 0),
 		Domains:     setting(len(p.Rules.Of(config.KindDomain)) > 0),
 		Lists:       setting(len(p.Lists) > 0),
@@ -105,6 +106,9 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	}
 	return nil
 }
+
+// keepsPort says whether a rule keeps a port with Tor; a fragment might hide that one.
+func keepsPort(r config.Rule) bool { return r.Policy == config.PolicyTor && r.Service.HasPorts() }
 
 // fillLocal writes the least important first, since of two entries for the
 // same prefix the later one stays: reserved space, then the local subnets from the

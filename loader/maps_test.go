@@ -263,3 +263,24 @@ func TestBpftoolReadsThePins(t *testing.T) {
 		}
 	}
 }
+
+// TestFragmentsAreToldOfPortsThatAreTors: only rules that keep a port say so to them.
+func TestFragmentsAreToldOfPortsThatAreTors(t *testing.T) {
+	l := newLab(t)
+	d := l.open(t, false)
+	for match, c := range map[string]struct {
+		policy config.Policy
+		want   uint32
+	}{"5060/udp": {config.PolicyTor, 1}, "25/tcp": {config.PolicyDirect, 0}, "gre": {config.PolicyTor, 0}} {
+		service, _, err := config.ParsePort(match)
+		must(t, err)
+		p := l.plan()
+		p.Rules = append(p.Rules, config.Rule{Entry: config.Entry{Kind: config.KindPort, Service: service}, Policy: c.policy})
+		g := guards(t, d, p)
+		var s abi.DatapathSettings
+		must(t, g.collection.Maps[abi.DatapathMapSettings].Lookup(uint32(0), &s))
+		if s.TorPorts != c.want {
+			t.Errorf("%s, which is %s: fragments are told %d, want %d", match, c.policy, s.TorPorts, c.want)
+		}
+	}
+}

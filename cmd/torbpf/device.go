@@ -142,7 +142,9 @@ func newDeviceName() *cobra.Command {
 }
 
 func newDeviceList() *cobra.Command {
-	cmd := &cobra.Command{Use: "list", Short: "List the devices behind the LANs: what they are under, their traffic, their refusals"}
+	cmd := &cobra.Command{Use: "list", Short: "List the devices behind the LANs: what they are under, their traffic, their refusals",
+		Long: `list shows what each device is under, and what it has sent since attach. What only an
+exempt mark would let out that your own rules set later counts as refused.`}
 	return newNoun(cmd, func(_ context.Context, r *router.Router) (shown, error) {
 		devices, err := r.Devices()
 		return shown{

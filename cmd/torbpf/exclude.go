@@ -88,8 +88,8 @@ With --list, the destinations in a file are let go direct, one prefix or address
 torbpf run reads it again when it changes, torbpf attach as well.
 
 Of several rules that match a packet the most specific one counts, so --policy tor takes
-a part back from something that goes direct, be that by a list; --policy block is for
-sources and devices.
+a part back from something that goes direct, be that by a list or a name; --policy block
+is for sources and devices.
 What a wider rule says already is not added, and narrower rules that say the same are
 absorbed.`,
 		Example: `  sudo torbpf exclude add 104.16.0.0/13 --for 30m --comment "the bank"

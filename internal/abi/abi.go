@@ -31,7 +31,8 @@ const (
 // MaxLANs is how many interfaces can be torified.
 const MaxLANs = uint32(DatapathLimitMAX_LANS)
 
-// MaxNested is how many rules that have ended the programs look behind.
+// MaxNested is how many rules that have ended the programs look behind. What is behind
+// them, if anything, counts as "tor"; of a source as "block".
 const MaxNested = int(DatapathLimitMAX_NESTED)
 
 // The words of a context in which a program that explains hands back its decision.

@@ -353,6 +353,7 @@ type DatapathSettings struct {
 	Sources         uint32
 	Devices         uint32
 	Services        uint32
+	TorPorts        uint32
 	Exits           uint32
 	Domains         uint32
 	Lists           uint32

@@ -57,6 +57,9 @@ func TestDomains(t *testing.T) {
 		t.Error(err)
 	}
 	checkNoEcho(t, n, testnet.Other4, testnet.Other6)
+	// What it was told under that rule is none of the next one's.
+	mustTorbpf(t, lab, "exclude", "add", "--domain", "other."+testnet.Zone, "--resolver", testnet.Resolver4.String())
+	checkNoEcho(t, n, testnet.Other4, testnet.Other6)
 	checkNoLeaks(t, capture)
 }
 

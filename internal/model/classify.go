@@ -78,7 +78,7 @@ func (p *Policy) MayLeave(f plan.Flow) bool {
 func (p *Policy) takenBack(k Packet) bool {
 	policy, named := p.service(k)
 	if !named {
-		policy, named = findPolicy(p.Destinations, k.Dst)
+		policy, named = findPolicy(p.Destinations, k.Dst, abi.PolicyTor)
 	}
 	return named && policy == abi.PolicyTor
 }
@@ -131,7 +131,8 @@ func (p *Policy) reason(k Packet) abi.Reason {
 
 // sourceReason looks at the device's hardware address before its address.
 func (p *Policy) sourceReason(k Packet) abi.Reason {
-	policy, blocked, direct := policyOf(p.Sources, k.Src), abi.ReasonBlockedSource, abi.ReasonDirectSource
+	policy, _ := findPolicy(p.Sources, k.Src, abi.PolicyBlock)
+	blocked, direct := abi.ReasonBlockedSource, abi.ReasonDirectSource
 	if d, ok := p.Devices[k.MAC]; ok && !d.Ended {
 		policy, blocked, direct = d.Policy, abi.ReasonBlockedDevice, abi.ReasonDirectDevice
 	}
@@ -175,9 +176,11 @@ func (p *Policy) destinationReason(k Packet) abi.Reason {
 }
 
 // excludedReason asks the rules for destinations, of which those that name a port are
-// the more specific ones, the lists where no rule is about the packet, and the exempt marks.
+// the more specific ones, the exempt marks, and where no rule is about the packet the lists
+// and the names. A mark goes before a rule that says Tor, as nftables has it, which knows
+// none of those.
 func (p *Policy) excludedReason(k Packet, service abi.Policy, named bool) abi.Reason {
-	policy, found := findPolicy(p.Destinations, k.Dst)
+	policy, found := findPolicy(p.Destinations, k.Dst, abi.PolicyTor)
 	switch {
 	case named && service == abi.PolicyDirect:
 		return abi.ReasonDirectPort
@@ -187,7 +190,7 @@ func (p *Policy) excludedReason(k Packet, service abi.Policy, named bool) abi.Re
 		return abi.ReasonDirectList
 	case p.exempt(k.Mark):
 		return abi.ReasonExemptMark
-	case p.byName(k):
+	case !named && !found && p.byName(k):
 		return abi.ReasonDirectDomain
 	}
 	return abi.ReasonNone

@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 )
 
 // resolver is a DNS server of the router's that only notes what it was asked.
@@ -94,15 +95,7 @@ func TestDNSGuardStopsWhatNobodyRedirected(t *testing.T) {
 	for _, program := range []string{abi.DatapathProgTorbpfDns, abi.DatapathProgTorbpfDnsSrc} {
 		t.Run(program, func(t *testing.T) {
 			w := lay(t)
-			p := home()
-			for i := range p.Local { // the guard by source wants the LAN it was learned on
-				if p.Local[i].Index == lanIndex {
-					p.Local[i].Index = w.lan
-				}
-			}
-			w.set(p)
-			clear[uint32](w.objects, "lans")
-			w.put("lans", uint32(w.lan), abi.DatapathLan{})
+			w.settle(home())
 			r := openResolver(t)
 			w.guard(program)
 			key := counted{uint32(w.lan), abi.VerdictRefused, abi.ReasonDNSGuard}
@@ -139,6 +132,58 @@ func TestDNSGuardStopsWhatNobodyRedirected(t *testing.T) {
 			w.ask(stationMAC, router6, router6, "in the router's name, IPv6")
 			w.ask(stationMAC, console4, router4, "of an excluded host again")
 			r.expect("of an excluded host again")
+		})
+	}
+}
+
+// settle sets a home whose LAN is lan0 alone: the guard by source wants the one that a
+// subnet was learned on.
+func (w *wire) settle(p *Policy) {
+	w.t.Helper()
+	for i := range p.Local {
+		if p.Local[i].Index == lanIndex {
+			p.Local[i].Index = w.lan
+		}
+	}
+	p.LANs = []int{w.lan}
+	w.set(p)
+	clear[uint32](w.objects, "lans")
+	w.put("lans", uint32(w.lan), abi.DatapathLan{})
+}
+
+// TestDNSGuardLetsNoDevicePastItsRule: one that was taken back asks from an address of an
+// excluded prefix, which is all that the look-up sees of it. The others there ask as ever,
+// as long as the LAN program tells who they are.
+func TestDNSGuardLetsNoDevicePastItsRule(t *testing.T) {
+	for _, program := range []string{abi.DatapathProgTorbpfDns, abi.DatapathProgTorbpfDnsSrc} {
+		t.Run(program, func(t *testing.T) {
+			w := lay(t)
+			r := openResolver(t)
+			w.guard(program)
+			key := counted{uint32(w.lan), abi.VerdictRefused, abi.ReasonDNSGuard}
+			for _, policy := range []abi.Policy{abi.PolicyTor, abi.PolicyBlock} {
+				p := home()
+				device(policy, false)(p)
+				w.settle(p)
+				for src, dst := range map[string]string{console4: router4, console6: router6} {
+					before, err := w.count(key)
+					if err != nil {
+						t.Fatal(err)
+					}
+					w.ask(stationMAC, src, dst, "of a device taken back")
+					if err := w.await(key, before); err != nil {
+						t.Errorf("%v, from %s: %v", policy, src, err)
+					}
+				}
+			}
+			p := home()
+			p.Devices = map[config.MAC]DevicePolicy{{2, 9}: {Policy: abi.PolicyTor}}
+			w.settle(p)
+			w.attach("torbpf_lan", w.lan)
+			w.ask(stationMAC, console4, router4, "of another host there")
+			r.expect("of another host there")
+			w.ask(stationMAC, console6, router6, "of another host there, IPv6")
+			r.expect("of another host there, IPv6")
 		})
 	}
 }

@@ -35,13 +35,18 @@ func layExit(t *testing.T, w *wire) (exit, wan int) {
 	return exit, wan
 }
 
-func (w *wire) setExits(on bool) {
+// change changes the settings that the programs go by.
+func (w *wire) change(fn func(*abi.DatapathSettings)) {
 	var s abi.DatapathSettings
 	if err := w.maps["settings"].Lookup(uint32(0), &s); err != nil {
 		w.t.Fatal(err)
 	}
-	s.Exits = flag(on)
+	fn(&s)
 	w.put("settings", uint32(0), s)
+}
+
+func (w *wire) setExits(on bool) {
+	w.change(func(s *abi.DatapathSettings) { s.Exits = flag(on) })
 }
 
 // TestWhatIsRoutedToAnExitGoesThere: what Tor would take or nobody, and nothing that
@@ -107,6 +112,32 @@ func TestWhatIsRoutedToAnExitGoesThere(t *testing.T) {
 		out := w.watch(t, "torbpf_lan", tcpThere, skBuff{Ifindex: uint32(w.lan)})
 		if n := out.moved[counted{uint32(w.lan), abi.VerdictTor, abi.ReasonTCP}].Packets; n != 1 {
 			t.Errorf("%s: counted %v", name, out.moved)
+		}
+	}
+}
+
+// TestAFragmentTakesNoExitPastAPortOfTors: it may be of the port that a rule keeps.
+func TestAFragmentTakesNoExitPastAPortOfTors(t *testing.T) {
+	w := lay(t)
+	layExit(t, w)
+	w.setExits(true)
+	w.putService(service("5060/udp@::/0", abi.PolicyTor))
+	w.change(func(s *abi.DatapathSettings) { s.Services, s.TorPorts = 1, 1 })
+	there6 := "2600:18::7"
+	for _, c := range []struct {
+		name   string
+		packet []byte
+		want   abi.Reason
+	}{
+		{"a whole datagram to another port", ip(laptop6, there6, udp(40000, 27015)), abi.ReasonDirectInterface},
+		{"one to that port", ip(laptop6, there6, udp(40000, 5060)), abi.ReasonUDP},
+		{"a first fragment", ip(laptop6, there6, udp(40000, 5060), fragment6(0, true)), abi.ReasonFragment},
+		{"a later one", ip(laptop6, there6, raw(protoUDP, 1, 2, 3), fragment6(9, false)), abi.ReasonFragment},
+		{"one of GRE", ip(laptop6, there6, raw(protoGRE, 1, 2, 3), fragment6(9, false)), abi.ReasonDirectInterface},
+	} {
+		out := w.watch(t, "torbpf_lan", etherTo(stationMAC, hostMAC, c.packet), skBuff{Ifindex: uint32(w.lan)})
+		if key := (counted{uint32(w.lan), c.want.Verdict(), c.want}); out.moved[key].Packets != 1 || len(out.moved) != 1 {
+			t.Errorf("%s: counted %v, want one packet as %s", c.name, out.moved, c.want)
 		}
 	}
 }

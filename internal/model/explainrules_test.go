@@ -50,10 +50,27 @@ func TestTheRuleThatIsNamedIsTheOneThatDecided(t *testing.T) {
 	}
 }
 
+// TestWhatIsBehindTooManyEndedRulesIsExplained: no rule can be named then, and none lets out.
+func TestWhatIsBehindTooManyEndedRulesIsExplained(t *testing.T) {
+	enterNamespace(t)
+	o := load(t, 24)
+	e := o.explainer()
+	p := home()
+	with(endedDestinations("50.1.0.0/20", "50.1.0.0/24", "50.1.0.0/28", "50.1.0.0/30", "50.0.0.0/20", "50.0.0.0/24", "50.0.0.0/28", "50.0.0.0/30"))(p)
+	o.set(p)
+	if m, ok, err := e.Destination(netip.MustParseAddr(excluded4)); err != nil || !ok || !m.Hidden || m.Policy != abi.PolicyTor {
+		t.Errorf("found %+v, %t, %v; want one that is hidden, and Tor's", m, ok, err)
+	}
+	if m, ok, err := e.Destination(netip.MustParseAddr(web4)); err != nil || ok {
+		t.Errorf("found %+v, %t, %v; nothing is behind the four", m, ok, err)
+	}
+}
+
 // found is what one look-up found: with what policy, and which of the rules it was.
 type found struct {
 	ok     bool
 	policy abi.Policy
+	hidden bool // behind more rules than are looked behind
 	rule   config.Rule
 }
 
@@ -80,8 +97,8 @@ func comparedWith(e *loader.Explainer, p *Policy, k Packet, said loader.Explaine
 		if err != nil {
 			return err
 		}
-		*look.into = found{ok: ok, policy: m.Policy}
-		if ok {
+		*look.into = found{ok: ok, policy: m.Policy, hidden: m.Hidden}
+		if ok && !m.Hidden {
 			rule, known := m.Of(look.rules)
 			if !known {
 				return fmt.Errorf("what was found as %+v is none of the rules", m)
@@ -89,8 +106,8 @@ func comparedWith(e *loader.Explainer, p *Policy, k Packet, said loader.Explaine
 			look.into.rule = rule
 		}
 	}
-	if (k.Protocol == protoTCP || k.Protocol == protoUDP) && k.Fragment != Whole {
-		port = found{} // its port is hidden
+	if k.hidesPort() {
+		port = found{ok: p.torPorts(), policy: abi.PolicyTor} // any may be its port
 	}
 	if err := sameAsLists(p, k, source, destination, port); err != nil {
 		return err
@@ -139,9 +156,16 @@ func sameAsLists(p *Policy, k Packet, source, destination, port found) error {
 	}{
 		{"source", source, k.Src, p.Sources}, {"destination", destination, k.Dst, p.Destinations},
 	} {
-		policy, ok := findPolicy(c.list, c.addr)
+		beyond := abi.PolicyTor
+		if c.what == "source" {
+			beyond = abi.PolicyBlock
+		}
+		policy, ok := findPolicy(c.list, c.addr, beyond)
 		if ok != c.got.ok || ok && policy != c.got.policy {
 			return fmt.Errorf("found %s %+v, the list says %v, %t", c.what, c.got, policy, ok)
+		}
+		if c.got.hidden {
+			continue
 		}
 		if ok && !c.got.rule.Prefix.Contains(c.addr) {
 			return fmt.Errorf("found %s %s", c.what, c.got.rule.Entry)

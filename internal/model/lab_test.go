@@ -249,6 +249,7 @@ func (o *objects) setSettings(p *Policy) {
 		TimeServer:  flag(p.TimeServer),
 		Sources:     flag(len(p.Sources) > 0),
 		Services:    flag(len(p.Services) > 0),
+		TorPorts:    flag(p.torPorts()),
 		Domains:     flag(len(p.Domains) > 0),
 		Devices:     flag(len(p.Devices) > 0),
 		Lists:       flag(p.Lists != nil),

@@ -92,6 +92,12 @@ func (k Packet) showsPort(port uint16) bool {
 	return (k.Protocol == protoUDP || k.Protocol == protoTCP) && k.Fragment != Later && k.DstPort == port
 }
 
+// hidesPort says whether the packet may be a part of TCP or UDP: of later fragments an
+// extension header may hide even that.
+func (k Packet) hidesPort() bool {
+	return k.Fragment != Whole && (k.Protocol == protoTCP || k.Protocol == protoUDP || isExtension(k.Protocol))
+}
+
 // begins says whether the packet asks for something new, rather than carrying
 // on a connection or answering one.
 func (k Packet) begins() bool {

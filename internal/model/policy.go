@@ -190,16 +190,10 @@ func localSubnets(p *plan.Plan) []plan.LocalSubnet {
 	return slices.Concat(reserved, others, behindLANs)
 }
 
-// policyOf returns the policy of the longest prefix that covers the address;
-// of equal ones the last.
-func policyOf(list []PrefixPolicy, a netip.Addr) abi.Policy {
-	policy, _ := findPolicy(list, a)
-	return policy
-}
-
-// findPolicy also tells whether there is such a prefix. Of the same prefix there is one
-// entry in a map, the last. Behind abi.MaxNested prefixes that have ended all is Tor's.
-func findPolicy(list []PrefixPolicy, a netip.Addr) (policy abi.Policy, found bool) {
+// findPolicy returns the policy of the longest prefix that covers the address, and whether
+// there is one. Of the same prefix there is one entry in a map, the last. Behind more ended
+// ones than the programs look behind all is beyond.
+func findPolicy(list []PrefixPolicy, a netip.Addr, beyond abi.Policy) (policy abi.Policy, found bool) {
 	byLength := make(map[int]PrefixPolicy)
 	for _, e := range list {
 		if e.Prefix.Contains(a) {
@@ -209,7 +203,7 @@ func findPolicy(list []PrefixPolicy, a netip.Addr) (policy abi.Policy, found boo
 	lengths := slices.Sorted(maps.Keys(byLength))
 	for i, bits := range slices.Backward(lengths) {
 		if len(lengths)-i > abi.MaxNested {
-			break
+			return beyond, true
 		}
 		if e := byLength[bits]; !e.Ended {
 			return e.Policy, true
@@ -219,8 +213,11 @@ func findPolicy(list []PrefixPolicy, a netip.Addr) (policy abi.Policy, found boo
 }
 
 // service finds what is said of the destination's port, or the protocol. A fragment
-// does not show its port, or the others do not.
+// does not show its port, or the others do not; where some port is Tor's this may be it.
 func (p *Policy) service(k Packet) (policy abi.Policy, found bool) {
+	if k.hidesPort() && p.torPorts() {
+		return abi.PolicyTor, true
+	}
 	of := config.Service{Protocol: k.Protocol, Port: k.DstPort}
 	if !of.HasPorts() {
 		of.Port = 0
@@ -233,7 +230,12 @@ func (p *Policy) service(k Packet) (policy abi.Policy, found bool) {
 			list = append(list, s.PrefixPolicy)
 		}
 	}
-	return findPolicy(list, k.Dst)
+	return findPolicy(list, k.Dst, abi.PolicyTor)
+}
+
+// torPorts says whether some port is Tor's, whatever its destination.
+func (p *Policy) torPorts() bool {
+	return slices.ContainsFunc(p.Services, func(s ServicePolicy) bool { return s.Service.HasPorts() && s.Policy == abi.PolicyTor })
 }
 
 // localSubnet returns the longest local or reserved prefix that covers the

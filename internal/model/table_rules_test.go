@@ -32,6 +32,19 @@ func endedSource(prefix string, policy abi.Policy) func(*Policy) {
 	}
 }
 
+func sources(policy abi.Policy, prefix string) func(*Policy) {
+	return func(p *Policy) {
+		p.Sources = append(p.Sources, PrefixPolicy{Prefix: netip.MustParsePrefix(prefix), Policy: policy})
+	}
+}
+
+// kept says of the home that a destination stays with Tor.
+func kept(prefix string) func(*Policy) {
+	return func(p *Policy) {
+		p.Destinations = append(p.Destinations, PrefixPolicy{Prefix: netip.MustParsePrefix(prefix)})
+	}
+}
+
 func endedDestinations(prefixes ...string) func(*Policy) {
 	return func(p *Policy) {
 		for _, prefix := range prefixes {
@@ -55,6 +68,12 @@ func ruleRow(name string, packet []byte, reason abi.Reason, home func(*Policy)) 
 	return r
 }
 
+// quiet is a row whose sender is told nothing: an answer to a fragment needs the first.
+func quiet(r row) row {
+	r.answer = silence
+	return r
+}
+
 // serviceRows: a rule for a port goes before those for destinations, and where it names
 // the port of DNS before Tor's claim to that.
 func serviceRows() []row {
@@ -75,6 +94,15 @@ func serviceRows() []row {
 		at("the narrower of two", ip(laptop4, web4, tcp(40000, 22, tcpSYN)), abi.ReasonTCP,
 			service("22/tcp@0.0.0.0/0", abi.PolicyDirect), service("22/tcp@50.0.0.0/24", abi.PolicyTor)),
 		at("a fragment of a datagram shows none", ip(laptop4, web4, udp(40000, 7000), fragment4(0, true)), abi.ReasonFragment, service("7000/udp@0.0.0.0/0", abi.PolicyDirect)),
+		at("a fragment to an excluded destination, where another port is Tor's", ip(laptop4, excluded4, udp(40000, 7000), fragment4(0, true)), abi.ReasonFragment, service("5060/udp@0.0.0.0/0", abi.PolicyTor)),
+		quiet(at("a later one", ip(laptop4, excluded4, raw(protoUDP, make([]byte, 64)...), fragment4(9, false)), abi.ReasonFragment, service("5060/udp@0.0.0.0/0", abi.PolicyTor))),
+		at("one of IPv6", ip(laptop6, excluded6, udp(40000, 5060), fragment6(0, true)), abi.ReasonFragment, service("5060/udp@::/0", abi.PolicyTor)),
+		quiet(at("a later one behind options", ip(laptop6, excluded6, raw(extDestination, make([]byte, 64)...), fragment6(9, false)), abi.ReasonFragment, service("5060/udp@::/0", abi.PolicyTor))),
+		at("one of GRE", ip(laptop4, excluded4, raw(protoGRE, make([]byte, 64)...), fragment4(9, false)), abi.ReasonDirectDestination, service("5060/udp@0.0.0.0/0", abi.PolicyTor)),
+		at("one where a protocol is Tor's", ip(laptop4, excluded4, udp(40000, 7000), fragment4(0, true)), abi.ReasonDirectDestination, service("gre@0.0.0.0/0", abi.PolicyTor)),
+		ruleRow("port: one to a list, where a port is Tor's", ip(laptop4, web4, udp(40000, 7000), fragment4(0, true)), abi.ReasonFragment,
+			with(listed(false, "50.0.0.0/8"), services(service("5060/udp@51.0.0.0/8", abi.PolicyTor)))),
+		ruleRow("port: one from an excluded source, where a port is Tor's", ip(console4, web4, udp(40000, 5060), fragment4(0, true)), abi.ReasonDirectSource, services(service("5060/udp@0.0.0.0/0", abi.PolicyTor))),
 		at("QUIC", ip(laptop6, web6, udp(40000, 443)), abi.ReasonDirectPort, service("443/udp@2600::/16", abi.PolicyDirect)),
 		at("ping", ip(laptop4, web4, ping()), abi.ReasonDirectPort, service("icmp@0.0.0.0/0", abi.PolicyDirect)),
 		at("ping in fragments", ip(laptop4, web4, raw(protoICMP, 1, 2, 3), fragment4(9, false)), abi.ReasonDirectPort, service("icmp@0.0.0.0/0", abi.PolicyDirect)),
@@ -169,6 +197,12 @@ func domainRows() []row {
 		at("another flow to there", ip(laptop4, "50.0.0.4", tcp(40002, 443, tcpSYN)), abi.ReasonTCP),
 		at("a flow that another device has begun in its name", ip(laptop4, "50.0.0.4", tcp(40003, 443, tcpACK)), abi.ReasonTCP),
 		at("a flow by a name that is excluded no more", ip(laptop4, "50.0.0.4", tcp(40001, 443, tcpACK)), abi.ReasonTCP),
+		ruleRow("domain: a destination that a rule keeps", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonTCP, with(named, kept("50.0.0.0/24"))),
+		ruleRow("domain: a destination that a rule keeps, UDP", ip(laptop6, web6, udp(40000, 443)), abi.ReasonQUIC, with(named, kept("2600::/16"))),
+		ruleRow("domain: a port that a rule keeps", ip(laptop4, web4, tcp(40000, 25, tcpSYN)), abi.ReasonTCP, with(named, services(service("25/tcp@0.0.0.0/0", abi.PolicyTor)))),
+		ruleRow("domain: another port than the one that is kept", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonDirectDomain, with(named, services(service("25/tcp@0.0.0.0/0", abi.PolicyTor)))),
+		ruleRow("domain: a flow that has begun to a destination that a rule keeps since", ip(laptop4, "50.0.0.4", tcp(40000, 443, tcpACK)), abi.ReasonTCP, with(named, kept("50.0.0.4/32"))),
+		ruleRow("domain: a destination that was kept", ip(laptop4, web4, tcp(40000, 443, tcpSYN)), abi.ReasonDirectDomain, with(named, endedDestinations("50.0.0.0/24"))),
 		asks("it", "bank.example", 1, abi.ReasonDNSDomain),
 		asks("it in capitals", "BANK.Example", 28, abi.ReasonDNSDomain),
 		asks("any type of it", "bank.example", 16, abi.ReasonDNSDomain),
@@ -220,7 +254,7 @@ func listRows() []row {
 		return ruleRow("list: "+name, packet, reason, home)
 	}
 	here := listed(false, "50.0.0.0/8", "2600::/16", "10.0.0.0/8")
-	with := func(also func(*Policy)) func(*Policy) { return func(p *Policy) { here(p); also(p) } }
+	with := func(also func(*Policy)) func(*Policy) { return with(here, also) }
 	return []row{
 		at("in it", ip(laptop4, web4, udp(40000, 443)), abi.ReasonDirectList, here),
 		at("in it, IPv6", ip(laptop6, web6, ping6()), abi.ReasonDirectList, here),
@@ -256,6 +290,26 @@ func endedRows() []row {
 		at("a block within an excluded range", ip("192.168.1.70", web4, game), abi.ReasonDirectSource, endedSource("192.168.1.70/32", abi.PolicyBlock)),
 		at("a destination within an excluded one", ip(laptop4, excluded4, game), abi.ReasonDirectDestination, endedDestinations("50.1.0.0/24")),
 		at("four of them", ip(laptop4, excluded4, game), abi.ReasonUDP, endedDestinations("50.1.0.0/20", "50.1.0.0/24", "50.1.0.0/28", "50.1.0.0/30")),
+		at("four of them and a list", ip(laptop4, excluded4, game), abi.ReasonUDP, with(
+			listed(false, "50.0.0.0/8"), endedDestinations("50.1.0.0/20", "50.1.0.0/24", "50.1.0.0/28", "50.1.0.0/30"))),
+		at("four of them and no other, and a list", ip(laptop4, web4, game), abi.ReasonDirectList, with(
+			listed(false, "50.0.0.0/8"), endedDestinations("50.0.0.0/20", "50.0.0.0/24", "50.0.0.0/28", "50.0.0.0/30"))),
+		at("four of them for every address, and a list", ip(laptop6, web6, game), abi.ReasonDirectList, with(
+			listed(false, "2600::/16"), endedDestinations("::/0", "2600::/24", "2600::/28", "2600::/30"))),
+		at("four of a port, in an excluded destination", ip(laptop4, excluded4, game), abi.ReasonUDP, func(p *Policy) {
+			for _, prefix := range []string{"50.1.0.0/24", "50.1.0.0/20", "50.1.0.0/16", "50.0.0.0/8"} {
+				s := service("27015/udp@"+prefix, abi.PolicyDirect)
+				s.Ended = true
+				services(s)(p)
+			}
+			services(service("27015/udp@0.0.0.0/0", abi.PolicyTor))(p)
+		}),
+		at("four of an excluded source that is blocked within", ip("192.168.1.70", web4, game), abi.ReasonBlockedSource, with(
+			sources(abi.PolicyBlock, "192.168.1.64/27"), endedSource("192.168.1.64/28", abi.PolicyDirect), endedSource("192.168.1.68/30", abi.PolicyDirect),
+			endedSource("192.168.1.70/31", abi.PolicyDirect), endedSource("192.168.1.70/32", abi.PolicyDirect))),
+		at("four of a source that is none's otherwise", ip(laptop4, web4, game), abi.ReasonUDP, with(
+			endedSource("192.168.1.0/27", abi.PolicyDirect), endedSource("192.168.1.8/29", abi.PolicyDirect),
+			endedSource("192.168.1.10/31", abi.PolicyDirect), endedSource("192.168.1.10/32", abi.PolicyDirect))),
 		at("three of them", ip(laptop4, excluded4, game), abi.ReasonDirectDestination, endedDestinations("50.1.0.0/24", "50.1.0.0/28", "50.1.0.0/30")),
 		at("a destination within a carved one", ip(laptop4, carved4, game), abi.ReasonUDP, endedDestinations("50.1.2.0/28")),
 		at("one for every address", ip(laptop4, web4, game), abi.ReasonUDP, endedDestinations("0.0.0.0/0")),

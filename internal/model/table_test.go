@@ -184,6 +184,9 @@ func exclusionRows() []row {
 		{name: "from a blocked host, IPv6", frame: ether(ip(blocked6, excluded6, tcp(40000, 443, tcpSYN))), reason: abi.ReasonBlockedSource, answer: reset},
 		{name: "from a blocked host with an exempt mark", frame: ether(ip(blocked4, web4, tcp(40000, 443, tcpSYN))), reason: abi.ReasonBlockedSource, answer: reset, mark: exemptMark, home: lateMarks},
 		{name: "with an exempt mark", frame: ether(ip(laptop4, web4, udp(40000, 443))), reason: abi.ReasonExemptMark, mark: exemptMark},
+		{name: "with an exempt mark to a destination that a rule keeps", frame: ether(ip(laptop4, carved4, tcp(40000, 443, tcpSYN))), reason: abi.ReasonExemptMark, mark: exemptMark},
+		{name: "with an exempt mark to a port that a rule keeps", frame: ether(ip(laptop4, web4, tcp(40000, 25, tcpSYN))), reason: abi.ReasonExemptMark, mark: exemptMark,
+			home: services(service("25/tcp@0.0.0.0/0", abi.PolicyTor))},
 		{name: "with an exempt mark among others", frame: ether(ip(laptop6, web6, ping6())), reason: abi.ReasonExemptMark, mark: exemptMark | 0x35},
 		{name: "with a mark that is not exempt", frame: ether(ip(laptop4, web4, udp(40000, 443))), reason: abi.ReasonQUIC, answer: unreachable, mark: exemptMark | 0x100},
 	}

@@ -25,6 +25,27 @@ func (o *objects) sentBy(t *testing.T, key abi.DatapathDeviceKey) [4]uint64 {
 	return out
 }
 
+// TestWhatIsLeftOpenCountsAsItMostlyEnds: while any mark is exempt, every refusal is left
+// open to a late one, and so are answers to whoever came in.
+func TestWhatIsLeftOpenCountsAsItMostlyEnds(t *testing.T) {
+	enterNamespace(t)
+	o := load(t, 24)
+	p := home()
+	with(lateMarks, visited(protoUDP, laptop4+":27015", web4+":40000"))(p)
+	o.set(p)
+	for _, packet := range [][]byte{
+		ip(laptop4, web4, udp(40000, 443)), ip(laptop4, web4, ping()), ip(laptop4, web4, udp(40000, 7000), fragment4(0, true)), // late-mark
+		ip(laptop4, web4, udp(27015, 40000)), // inbound-reply
+	} {
+		if out := o.watch(t, "torbpf_lan", ether(packet), skBuff{Ifindex: lanIndex}); out.mark>>24&0xf != uint32(abi.VerdictPending) {
+			t.Errorf("the mark is %#x", out.mark)
+		}
+	}
+	if got, want := o.sentBy(t, abi.DatapathDeviceKey{Mac: abi.DatapathMac{Addr: hostMAC}}), [4]uint64{0, 1, 0, 3}; got != want {
+		t.Errorf("by fate %v, want %v", got, want)
+	}
+}
+
 // TestADevicesTrafficIsCountedByItsFate under its hardware address, whatever addresses
 // it takes, and under its address where frames have none.
 func TestADevicesTrafficIsCountedByItsFate(t *testing.T) {

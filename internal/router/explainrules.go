@@ -22,6 +22,7 @@ var ruled = map[abi.Reason]bool{
 // ruleSearch is what the maps in force say of a packet.
 type ruleSearch struct {
 	decided bool         // an entry gave the verdict, or keeps with Tor what another would let out
+	hidden  bool         // so many have ended there that the programs look for no other
 	entry   config.Entry // its kind, and the rest where the list has the rule
 	rule    *config.Rule // nil: the list has changed meanwhile
 }
@@ -100,7 +101,7 @@ var torsDNS = map[abi.Reason]bool{
 }
 
 func (x *explained) foundRule(kind config.Kind, m loader.Match) ruleSearch {
-	found := ruleSearch{decided: true, entry: config.Entry{Kind: kind}}
+	found := ruleSearch{decided: true, hidden: m.Hidden, entry: config.Entry{Kind: kind}}
 	rule, known := m.Of(x.plan.Rules)
 	if kind == config.KindInterface {
 		i := slices.IndexFunc(x.plan.Exits, func(e plan.Exit) bool { return e.Index == x.hop.Index })
@@ -118,6 +119,9 @@ func (x *explained) foundRule(kind config.Kind, m loader.Match) ruleSearch {
 func (x *explained) decided() (string, error) {
 	if x.rules.rule != nil {
 		return x.ruleWords(*x.rules.rule), nil
+	}
+	if x.rules.hidden {
+		return fmt.Sprintf("%d rules for a %s that cover it have ended, and hide whether any other is in force", abi.MaxNested, x.rules.entry.Kind), nil
 	}
 	if x.rules.decided {
 		return fmt.Sprintf("a rule for a %s, which has been changed meanwhile", x.rules.entry.Kind), nil

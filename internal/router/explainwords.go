@@ -86,6 +86,13 @@ func (x *explained) way() string {
 // overruled are the verdicts that a late mark undoes; see the chain late_marks.
 var overruled = []abi.Verdict{abi.VerdictTor, abi.VerdictTime, abi.VerdictPending}
 
+// mayTurn tells whether a name or a route may yet let out what ends here: not what is local,
+// nor what a rule for its destination keeps.
+func (x *explained) mayTurn() bool {
+	kept := x.rules.decided && (x.rules.entry.Kind == config.KindPort || x.rules.entry.Kind == config.KindDestination)
+	return atLast[x.reason] && x.reason != abi.ReasonLocalSubnet && !kept
+}
+
 // depends says what nobody can tell beforehand.
 func (x *explained) depends() []string {
 	var out []string
@@ -95,7 +102,7 @@ func (x *explained) depends() []string {
 	if x.reason == abi.ReasonDirectDomain {
 		out = append(out, "the answer that the device had for this name: once that is over, what begins anew is not direct any more")
 	}
-	if domains := x.plan.Rules.Of(config.KindDomain); len(domains) > 0 && atLast[x.reason] && x.reason != abi.ReasonLocalSubnet {
+	if domains := x.plan.Rules.Of(config.KindDomain); len(domains) > 0 && x.mayTurn() {
 		out = append(out, "the names that are excluded: an address that this device is told for one of them is direct for a while")
 	}
 	if x.said.ReadyVerdict == abi.VerdictVia {
@@ -108,7 +115,7 @@ func (x *explained) depends() []string {
 		}
 		out = append(out, fmt.Sprintf("your own rules: it goes direct if one of them, in prerouting before priority %d, gives it the mark %s", plan.PriorityLateMarks, strings.Join(texts, " or ")))
 	}
-	if len(x.plan.Exits) > 0 && atLast[x.reason] && x.reason != abi.ReasonLocalSubnet {
+	if len(x.plan.Exits) > 0 && x.mayTurn() {
 		var names []string
 		for _, e := range x.plan.Exits {
 			names = append(names, e.Name)
