@@ -160,6 +160,10 @@ func (d dice) policy() *Policy {
 		policy := pick(d, abi.PolicyDirect, abi.PolicyTor, abi.PolicyBlock)
 		p.Sources = append(p.Sources, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4)})
 	}
+	if d.one(4) {
+		p.Destinations = append(p.Destinations, d.nest(p, abi.PolicyTor)...)
+		p.Sources = append(p.Sources, d.nest(p, abi.PolicyBlock)...)
+	}
 	for range pick(d, 0, 0, 6) {
 		of := config.Service{Protocol: pick[uint8](d, protoTCP, protoUDP, protoUDP, protoICMP, protoICMPv6, 47), Port: d.port()}
 		if !of.HasPorts() {
@@ -214,6 +218,18 @@ func (d dice) policy() *Policy {
 		p.Onion6 = netip.PrefixFrom(d.address(p, false), 1+d.IntN(128)).Masked()
 	}
 	return p
+}
+
+// nest returns prefixes around one address, so many of them ended that those behind them
+// may not be found.
+func (d dice) nest(p *Policy, policy abi.Policy) []PrefixPolicy {
+	a := d.address(p, d.one(2))
+	var out []PrefixPolicy
+	for range 4 + d.IntN(5) {
+		prefix := netip.PrefixFrom(a, d.IntN(a.BitLen()+1)).Masked()
+		out = append(out, PrefixPolicy{Prefix: prefix, Policy: pick(d, abi.PolicyDirect, policy), Ended: !d.one(6)})
+	}
+	return out
 }
 
 // unmapped returns an address that is not IPv6 in the form of IPv4: no router
