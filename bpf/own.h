@@ -73,13 +73,26 @@ static __always_inline int keeps_network6(struct __sk_buff *skb, const struct pa
 	}
 }
 
-/* It answers somebody outside; what follows it has a class by its socket or conntrack. */
+/* Whether a socket is one that a connection was begun to; a SYN cookie is sent by none. */
+static __always_inline int is_being_opened(struct bpf_sock *sk)
+{
+	if (!sk)
+		return 1;
+	return sk->state == BPF_TCP_LISTEN || sk->state == BPF_TCP_NEW_SYN_RECV ||
+	       sk->state == BPF_TCP_SYN_RECV;
+}
+
+/*
+ * It answers somebody outside; what follows it has a class by its socket or conntrack.
+ * What somebody has made up, and sends by a raw or a packet socket, is no answer.
+ */
 static __always_inline int answers_opening(struct __sk_buff *skb, const struct packet *p)
 {
 	const __u8 answer = TCP_SYN | TCP_ACK;
 
 	return p->protocol == IPPROTO_TCP && p->fragment != FRAGMENT_LATER &&
-	       (layer4_byte(skb, p, TCP_FLAGS_OFFSET) & answer) == answer;
+	       (layer4_byte(skb, p, TCP_FLAGS_OFFSET) & answer) == answer &&
+	       is_being_opened(skb->sk);
 }
 
 /* Whether a destination is none of the internet's, whichever link leads there. */
@@ -114,7 +127,9 @@ static __always_inline int class_leaves(struct __sk_buff *skb, const struct pack
 
 /*
  * Whether what the router itself sends may leave by an uplink in client mode. Only
- * what is IP is judged; IP that cannot be read is not let go.
+ * what is IP is judged; IP that cannot be read is not let go, nor what is behind a tag:
+ * one of id 0 says nothing to who receives it. The tag of a VLAN device's packet is not
+ * yet a part of it here.
  */
 static __always_inline int own_leaves(struct __sk_buff *skb, const struct packet *p,
 				      const struct settings *s)
@@ -126,7 +141,7 @@ static __always_inline int own_leaves(struct __sk_buff *skb, const struct packet
 	if (s->client == CLIENT_EXEC && (class == VERDICT_NONE || class == VERDICT_DIRECT))
 		return 1;
 	if (p->layer3 == LAYER3_OTHER)
-		return !is_ip(skb->protocol);
+		return !is_ip(skb->protocol) && !is_vlan(skb->protocol);
 	if (onion_destination(p, s))
 		return 0;
 	if (class_leaves(skb, p, s) || answers_opening(skb, p))

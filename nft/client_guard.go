@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -15,6 +16,7 @@ import (
 // The chains that redirect what this machine itself sends, and let it out or not.
 const (
 	chainClientDivert   = "client_divert"
+	chainClientForged   = "client_forged"
 	chainClientSNAT     = "client_snat"
 	chainClientOpenings = "client_openings"
 	chainClientGuard    = "client_guard"
@@ -38,10 +40,26 @@ func (b *builder) clientDivertChains() []chain {
 	for _, p := range loopbacks {
 		sources = append(sources, newRule("redirected", toLoopback(), b.blocked(), toPrefix(p), snat(p.Addr())))
 	}
+	byClass := newRule("by class; the others go their way", lookUpClass(b.Mark.ClassMask(), mapClientDivert))
+	divert := []rule{byClass}
+	if !b.strict {
+		divert = []rule{newRule("its source may be forged", b.blocked(), notFromSelf(), goTo(chainClientForged)), byClass}
+	}
 	return []chain{
-		baseChain(chainClientDivert, nftables.ChainTypeNAT, nftables.ChainHookOutput, plan.PriorityRedirect,
-			newRule("by class; the others go their way", lookUpClass(b.Mark.ClassMask(), mapClientDivert))),
+		baseChain(chainClientDivert, nftables.ChainTypeNAT, nftables.ChainHookOutput, plan.PriorityRedirect, divert...),
+		subChain(chainClientForged,
+			newRule("which of a link's addresses are this machine's the kernel does not say here; they lead no further",
+				fromPrefix(netip.MustParsePrefix("fe80::/10")), lookUpClass(b.Mark.ClassMask(), mapClientDivert)),
+			newRule("of a raw or transparent socket: the answer would leave for who has that address", drop(RefusedClient))),
 		baseChain(chainClientSNAT, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, plan.PriorityRedirect, sources...),
+	}
+}
+
+// notFromSelf matches a source that is no address of this machine (nft: fib saddr type != local).
+func notFromSelf() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: reg1, ResultADDRTYPE: true, FlagSADDR: true},
+		notEqual(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)),
 	}
 }
 

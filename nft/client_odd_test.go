@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 // send opens a raw or datagram socket on the machine, readies it, and sends a packet.
@@ -279,5 +280,34 @@ func TestWithoutItsChainsNothingLeaves(t *testing.T) {
 			}
 			l.mustGet(want{0, "udp", to(site4, "53"), test.udp}, want{0, "udp", to(site6, "80"), test.udp})
 		})
+	}
+}
+
+// TestAForgedSourceIsNotRedirected: Tor's answer would go out for it, in clear.
+func TestAForgedSourceIsNotRedirected(t *testing.T) {
+	l := newClientLab(t)
+	l.apply(l.plan())
+	heard := l.outside.countAll(t)
+	for _, test := range []struct {
+		domain           int
+		from, to, answer string
+	}{
+		{unix.AF_INET, "8.8.4.4", site4, refusedUDP},
+		{unix.AF_INET6, "2001:4860::8844", site6, refusedUDP},
+		{unix.AF_INET6, "::", site6, refusedUDP},
+		{unix.AF_INET, wan4, site4, "sent"},
+		{unix.AF_INET6, wan6, site6, "sent"},
+		{unix.AF_INET, lan4, site4, "sent"},
+	} {
+		for _, port := range []uint16{80, 53} {
+			from, to := netip.MustParseAddr(test.from), netip.MustParseAddr(test.to)
+			syn := testnet.TCPSegment(netip.AddrPortFrom(from, 40000), netip.AddrPortFrom(to, port), testnet.FlagSYN, 1, 0, nil)
+			if got := l.send(test.domain, unix.SOCK_RAW, unix.IPPROTO_RAW, nil, syn, sockaddr(test.to, 0)); got != test.answer {
+				t.Errorf("from %s to %s port %d: %s, want %s", test.from, test.to, port, got, test.answer)
+			}
+		}
+	}
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d packets", n)
 	}
 }

@@ -23,8 +23,9 @@ type Node struct {
 	NetNS string // as `ip netns exec` wants it, such as "tl1234-router"
 	Path  string // as `nsenter --net=` wants it
 
-	// For clients: own addresses on eth0, own and gateway's hardware address,
-	// and the resolver they would learn by DHCP (the router).
+	// For clients, and for the router as one of the ISP's: own addresses on eth0, own
+	// and gateway's hardware address, and the resolver they would learn by DHCP (the
+	// router; for that its own). The router's ULA is that of its LAN.
 	IPv4       netip.Addr
 	ULA        netip.Addr
 	IPv6       netip.Addr
@@ -32,8 +33,9 @@ type Node struct {
 	GatewayMAC net.HardwareAddr
 	Resolver   netip.AddrPort
 
-	lab *Lab
-	nl  *netlink.Handle
+	lab  *Lab
+	nl   *netlink.Handle
+	user int // as whom Do runs; 0: as who runs the lab
 
 	mu      sync.Mutex
 	packets *os.File // see SendFrame
@@ -98,7 +100,26 @@ func (n *Node) prepare() error {
 // Do runs fn on an OS thread inside the node's namespace. Sockets that fn opens
 // stay in the namespace; goroutines that it starts do not run there. fn must
 // return errors and not call t.Fatal.
-func (n *Node) Do(fn func() error) error { return inNetNS(n.Path, fn) }
+func (n *Node) Do(fn func() error) error {
+	if n.user == 0 {
+		return inNetNS(n.Path, fn)
+	}
+	return inNetNS(n.Path, func() error {
+		if err := becomeUser(n.user); err != nil {
+			return err
+		}
+		return fn()
+	})
+}
+
+// As returns the same host seen by a user without privilege: what it opens and dials is
+// that user's. Programs that it runs, and the frames that it sends, are root's.
+func (n *Node) As(user int) *Node {
+	return &Node{
+		Name: n.Name, NetNS: n.NetNS, Path: n.Path, IPv4: n.IPv4, ULA: n.ULA, IPv6: n.IPv6, MAC: n.MAC,
+		GatewayMAC: n.GatewayMAC, Resolver: n.Resolver, lab: n.lab, nl: n.nl, user: user,
+	}
+}
 
 // Command prepares a program to run inside the namespace. nsenter is replaced by
 // the program, so that its process id is the program's; unlike `ip netns exec` it

@@ -34,3 +34,19 @@ func Unprivileged(fn func() error) error {
 	}()
 	return <-errc
 }
+
+// becomeUser makes the calling thread, and it alone, act as a user without privilege. It
+// can then not be put back, so it must end with what it does.
+func becomeUser(user int) error {
+	id := uintptr(user)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("leave all groups: %w", errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, id, id, id); errno != 0 {
+		return fmt.Errorf("become group %d: %w", user, errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, id, id, id); errno != 0 {
+		return fmt.Errorf("become user %d: %w", user, errno)
+	}
+	return nil
+}

@@ -171,6 +171,16 @@ func (l *Lab) buildInternet() error {
 }
 
 func (l *Lab) buildWAN() error {
+	r := l.Router
+	r.IPv4, r.IPv6, r.ULA = WANRouter4, WANRouter6, LANRouterULA
+	r.Resolver = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), PortDNS)
+	var err error
+	if r.MAC, err = parseMAC(MACWAN); err != nil {
+		return err
+	}
+	if r.GatewayMAC, err = parseMAC(MACISP); err != nil {
+		return err
+	}
 	if err := l.linkWAN(); err != nil {
 		return err
 	}

@@ -34,14 +34,17 @@ type Bench struct {
 	torrc     string
 
 	// Of the row under way.
-	ctx     context.Context
-	watch   *Watch
-	lan     string     // to attach to
-	from    netip.Addr // a client's address that recovery is probed from
-	before  []func() error
-	after   []func() error
-	release func() // of the gate
-	busy    bool   // the state directory cannot be removed
+	ctx   context.Context
+	watch *Watch
+	lan   string // to attach to; "" for none
+	own   bool   // client mode is on, and the router itself sends
+
+	unframed bool       // it sends no frames
+	from     netip.Addr // a client's address that recovery is probed from
+	before   []func() error
+	after    []func() error
+	release  func() // of the gate
+	busy     bool   // the state directory cannot be removed
 
 	// Leaks before opens or after closes are right: nothing was attached then.
 	begins, ends time.Time
@@ -66,6 +69,9 @@ func NewBench(ctx context.Context, lab *testnet.Lab, program string) (*Bench, er
 		return nil, err
 	}
 	if b.torrc, err = LoneTorrc(lab); err != nil {
+		return nil, err
+	}
+	if err := lab.Router.Sysctl(everyPing); err != nil {
 		return nil, err
 	}
 	client := lab.Client1
@@ -136,9 +142,24 @@ func (b *Bench) torbpf(args ...string) error {
 	return nil
 }
 
-// attach runs `attach` on the LAN of this row.
+// attach runs `attach` on the LAN of this row, or on the router itself.
 func (b *Bench) attach(args ...string) error {
-	return b.torbpf(append([]string{"attach", b.lan, "--no-wait", "--torrc", b.torrc}, args...)...)
+	line := []string{"attach", "--no-wait", "--torrc", b.torrc}
+	if b.lan != "" {
+		line = append(line, b.lan)
+	}
+	if b.own {
+		line = append(line, "--client")
+	}
+	return b.torbpf(append(line, args...)...)
+}
+
+// senders are those that try everything.
+func (b *Bench) senders() []sender {
+	if b.own {
+		return []sender{machine{b.Lab.Router, b.Lab.Router.As(nobody), !b.unframed}}
+	}
+	return []sender{device{b.Lab.Client1}, device{b.Lab.Client2}}
 }
 
 // undo is called before the repair, last first: what torbpf cannot know to change.

@@ -88,6 +88,32 @@ func Send(n *testnet.Node, probes []Probe, tally *Tally, pause func()) error {
 	return nil
 }
 
+// sender is who tries everything.
+type sender interface {
+	node() *testnet.Node
+	probes(round int) []Probe
+	send(probes []Probe, tally *Tally, pause func()) error // without pause: in a flood
+	once(round int, tally *Tally) error                    // everything, in a battery
+	dial(round int, tally *Tally)                          // what programs do
+}
+
+// device is one of a LAN.
+type device struct{ n *testnet.Node }
+
+func (d device) node() *testnet.Node { return d.n }
+
+func (d device) probes(round int) []Probe { return Probes(d.n, round) }
+
+func (d device) send(probes []Probe, tally *Tally, pause func()) error {
+	return Send(d.n, probes, tally, pause)
+}
+
+func (d device) once(round int, tally *Tally) error {
+	return Send(d.n, d.probes(round), tally, func() {})
+}
+
+func (d device) dial(round int, tally *Tally) { dialAll(d.n, round, tally) }
+
 // dials is what a program tries by sockets of its own: one connection or question.
 type dial struct {
 	name   string

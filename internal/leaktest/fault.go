@@ -33,13 +33,18 @@ type Fault struct {
 	Lingers time.Duration
 	// Once: not for the soak, which neither prepares nor detaches.
 	Once bool
+	// Own: it is the router itself that tries everything, and client mode that is on.
+	Own bool
+	// Unframed: the guard of an uplink is gone, which alone sees the frames that root sends
+	// by packet sockets; so none are sent.
+	Unframed bool
 
 	part string // of torbpf that is gone; two faults of one part are no pair
 }
 
 // Faults is the table.
 func Faults() []Fault {
-	return slices.Concat(layerFaults(), linkFaults(), uplinkFaults(), hostFaults(), storageFaults(), changeFaults())
+	return slices.Concat(layerFaults(), linkFaults(), uplinkFaults(), hostFaults(), storageFaults(), changeFaults(), ownFaults())
 }
 
 // layerFaults is the part of the table that takes away what torbpf is made of: processes,
@@ -73,7 +78,7 @@ func together(args []string, faults ...Fault) Fault {
 	for _, each := range faults {
 		names = append(names, each.Name)
 		inflict = append(inflict, each.Inflict)
-		f.Once = f.Once || each.Once
+		f.Once, f.Unframed = f.Once || each.Once, f.Unframed || each.Unframed
 		if each.Prepare != nil {
 			prepare = append(prepare, each.Prepare)
 		}

@@ -55,7 +55,7 @@ func (b *Bench) well() error {
 	if err := json.Unmarshal(out, &status); err != nil {
 		return fmt.Errorf("read status: %w", err)
 	}
-	if len(status.Problems) > 0 || len(status.Interfaces) == 0 {
+	if len(status.Problems) > 0 || len(status.Interfaces) == 0 && !b.own {
 		var guards []string
 		for _, c := range status.Counters {
 			if strings.HasSuffix(c.Reason, "-guard") {
@@ -64,6 +64,9 @@ func (b *Bench) well() error {
 		}
 		return fmt.Errorf("status has %d interfaces and the problems: %s (%s)",
 			len(status.Interfaces), strings.Join(status.Problems, "; "), strings.Join(guards, ", "))
+	}
+	if b.own {
+		return b.ownRefused()
 	}
 	servers := map[netip.Addr]netip.Addr{probe4: testnet.Web4, probe6: testnet.Web6}
 	if b.from.IsValid() {
@@ -93,6 +96,23 @@ func (b *Bench) refused(from netip.Addr, server netip.AddrPort) error {
 	_, err = conn.Read(make([]byte, 1))
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("quic from %v to %v is not refused but: %w", from, server, err)
+	}
+	return nil
+}
+
+// ownRefused wants the router's own programs told at once that there is no QUIC, and that
+// Tor takes nothing yet.
+func (b *Bench) ownRefused() error {
+	n := b.Lab.Router
+	for _, server := range []netip.Addr{testnet.Web4, testnet.Web6} {
+		err := testnet.Echo(n, "udp", at(server, testnet.PortHTTPS), hush)
+		if !errors.Is(err, syscall.EPERM) {
+			return fmt.Errorf("quic of the router to %v is not refused but: %w", server, err)
+		}
+		err = testnet.Echo(n, "tcp", at(server, testnet.PortEcho), hush)
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return fmt.Errorf("a connection of the router to %v is not refused but: %w", server, err)
+		}
 	}
 	return nil
 }

@@ -39,7 +39,11 @@ func (b *Bench) Run(ctx context.Context, f Fault, r Recovery) *Row {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	b.ctx, b.lan, b.from = ctx, lan, netip.Addr{}
+	b.ctx, b.lan, b.from, b.own = ctx, lan, netip.Addr{}, f.Own
+	b.unframed = f.Unframed
+	if f.Own {
+		b.lan = ""
+	}
 	b.begins, b.ends = time.Time{}, time.Time{}
 	b.before, b.after = nil, nil
 	row.Err = b.inflicted(row, r)
@@ -51,7 +55,7 @@ func (b *Bench) Run(ctx context.Context, f Fault, r Recovery) *Row {
 // inflicted is Run without the way back.
 func (b *Bench) inflicted(row *Row, r Recovery) error {
 	f := row.Fault
-	peers, err := openConnections(b.ctx, b.Lab)
+	peers, err := openConnections(b.ctx, b.Lab, b.senders()[0])
 	if err != nil {
 		return fmt.Errorf("connect before attach: %w", err)
 	}
@@ -59,7 +63,7 @@ func (b *Bench) inflicted(row *Row, r Recovery) error {
 		return err
 	}
 	b.watch.Reset()
-	load := startTraffic(b.ctx, b.Lab, &row.Sent, peers, f.Fresh)
+	load := startTraffic(b.ctx, b.Lab, b.senders(), &row.Sent, peers, f.Fresh)
 	defer func() { _ = load.stop() }() // heard of below
 	if err := load.underWay(b.ctx); err != nil {
 		return err
@@ -67,7 +71,7 @@ func (b *Bench) inflicted(row *Row, r Recovery) error {
 	if err := f.Inflict(b); err != nil {
 		return fmt.Errorf("inflict: %w", err)
 	}
-	if err := b.watch.Battery(b.ctx, &row.Sent); err != nil {
+	if err := b.watch.battery(b.ctx, b.senders(), &row.Sent); err != nil {
 		return err
 	}
 	var recoveryErr error
@@ -90,6 +94,7 @@ func (b *Bench) prepare(f Fault, r Recovery) error {
 	if b.watch, err = NewWatch(b.ctx, b.Lab); err != nil {
 		return err
 	}
+	b.watch.own = f.Own
 	if f.Prepare != nil {
 		if err := f.Prepare(b); err != nil {
 			return fmt.Errorf("prepare: %w", err)

@@ -40,7 +40,7 @@ func (s *Soak) Run(ctx context.Context, series *Series) (ok bool, err error) {
 
 func (s *Soak) run(ctx context.Context, b *Bench, r Recovery) (err error) {
 	b.ctx = ctx
-	peers, err := openConnections(ctx, b.Lab)
+	peers, err := openConnections(ctx, b.Lab, b.senders()[0])
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (s *Soak) run(ctx context.Context, b *Bench, r Recovery) (err error) {
 		return err
 	}
 	b.watch.Reset()
-	load := startTraffic(ctx, b.Lab, &s.sent, peers, false)
+	load := startTraffic(ctx, b.Lab, b.senders(), &s.sent, peers, false)
 	defer func() { err = errors.Join(err, load.stop(), r.End(b)) }()
 	choice, random := soakFaults(), rand.New(rand.NewPCG(s.Seed, 0))
 	for end := time.Now().Add(s.Duration); time.Now().Before(end); s.faults++ {
@@ -71,7 +71,7 @@ func (s *Soak) run(ctx context.Context, b *Bench, r Recovery) (err error) {
 func soakFaults() []Fault {
 	var out []Fault
 	for _, f := range Faults() {
-		if !f.Once && !f.Fresh && !f.Ends && f.Lacks == nil {
+		if !f.Own && !f.Once && !f.Fresh && !f.Ends && f.Lacks == nil {
 			out = append(out, f)
 		}
 	}
@@ -96,7 +96,7 @@ func (s *Soak) one(b *Bench, f Fault, r Recovery, load *traffic, peers []peer) e
 	if err := f.Inflict(b); err != nil {
 		return fmt.Errorf("inflict: %w", err)
 	}
-	if err := b.watch.Battery(b.ctx, &s.sent); err != nil {
+	if err := b.watch.battery(b.ctx, b.senders(), &s.sent); err != nil {
 		return err
 	}
 	took, err := b.recover(r)

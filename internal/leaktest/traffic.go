@@ -14,28 +14,31 @@ import (
 	"github.com/torbpf/torbpf/testnet"
 )
 
-// traffic is both clients trying everything without pause, and peers of their old
+// traffic is all senders trying everything without pause, and peers of their old
 // connections that go on talking.
 type traffic struct {
 	lab    *testnet.Lab
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	errs   [2]error        // of each client
-	rounds [2]atomic.Int64 // of each client
-	honest bool            // no sources but their own
+	errs   []error        // of each sender
+	rounds []atomic.Int64 // of each sender
+	honest bool           // no sources but their own
 }
 
-// startTraffic has the clients lie about their sources unless they are to be honest:
+// startTraffic has the senders lie about their sources unless they are to be honest:
 // where nothing is attached, what answers a lie comes back by the WAN and goes out
 // there again.
-func startTraffic(ctx context.Context, lab *testnet.Lab, tally *Tally, peers []peer, honest bool) *traffic {
+func startTraffic(ctx context.Context, lab *testnet.Lab, senders []sender, tally *Tally, peers []peer, honest bool) *traffic {
 	ctx, cancel := context.WithCancel(ctx)
-	t := &traffic{lab: lab, cancel: cancel, honest: honest}
-	for i, n := range []*testnet.Node{lab.Client1, lab.Client2} {
-		t.wg.Go(func() { t.errs[i] = t.send(ctx, n, tally, &t.rounds[i]) })
+	t := &traffic{
+		lab: lab, cancel: cancel, honest: honest,
+		errs: make([]error, len(senders)), rounds: make([]atomic.Int64, len(senders)),
+	}
+	for i, s := range senders {
+		t.wg.Go(func() { t.errs[i] = t.send(ctx, s, tally, &t.rounds[i]) })
 		t.wg.Go(func() {
 			for round := 0; ctx.Err() == nil; round++ {
-				dialAll(n, round, tally)
+				s.dial(round, tally)
 			}
 		})
 	}
@@ -44,14 +47,14 @@ func startTraffic(ctx context.Context, lab *testnet.Lab, tally *Tally, peers []p
 }
 
 // send goes on with round numbers of its own: a battery uses others.
-func (t *traffic) send(ctx context.Context, n *testnet.Node, tally *Tally, rounds *atomic.Int64) error {
+func (t *traffic) send(ctx context.Context, s sender, tally *Tally, rounds *atomic.Int64) error {
 	for ctx.Err() == nil {
 		round := int(rounds.Load()) + portRounds/2
-		probes := Probes(n, round)
+		probes := s.probes(round)
 		if t.honest {
 			probes = slices.DeleteFunc(probes, func(p Probe) bool { return p.forged })
 		}
-		if err := Send(n, probes, tally, func() { rest(ctx, time.Millisecond) }); err != nil {
+		if err := s.send(probes, tally, func() { rest(ctx, time.Millisecond) }); err != nil {
 			return err
 		}
 		rounds.Add(1)
@@ -69,12 +72,17 @@ func rest(ctx context.Context, d time.Duration) {
 	}
 }
 
-// underWay waits until each client has gone through all its probes, once more.
+// underWay waits until each sender has gone through all its probes, once more.
 func (t *traffic) underWay(ctx context.Context) error {
-	want := [2]int64{t.rounds[0].Load() + 2, t.rounds[1].Load() + 2}
-	return await(ctx, "both clients to have tried everything", func() error {
-		if t.rounds[0].Load() < want[0] || t.rounds[1].Load() < want[1] {
-			return errors.New("they have not")
+	want := make([]int64, len(t.rounds))
+	for i := range t.rounds {
+		want[i] = t.rounds[i].Load() + 2
+	}
+	return await(ctx, "all senders to have tried everything", func() error {
+		for i := range t.rounds {
+			if t.rounds[i].Load() < want[i] {
+				return errors.New("they have not")
+			}
 		}
 		return nil
 	})
@@ -84,7 +92,7 @@ func (t *traffic) underWay(ctx context.Context) error {
 func (t *traffic) stop() error {
 	t.cancel()
 	t.wg.Wait()
-	return errors.Join(t.errs[:]...)
+	return errors.Join(t.errs...)
 }
 
 // peer is the far end of a connection that was open when torbpf came. That has
@@ -94,16 +102,16 @@ type peer struct {
 	frame    []byte
 }
 
-// openConnections connects from client1 to the internet, by TCP and UDP and both
+// openConnections connects from a sender to the internet, by TCP and UDP and both
 // families, and returns the far ends as the router's WAN sees them.
-func openConnections(ctx context.Context, lab *testnet.Lab) ([]peer, error) {
+func openConnections(ctx context.Context, lab *testnet.Lab, s sender) ([]peer, error) {
 	lab.Web.Reset()
 	var peers []peer
 	// A server notes the first datagram of each port only, so one may go unnoticed.
 	err := await(ctx, "the far ends to be seen", func() error {
 		for _, server := range []netip.Addr{testnet.Other4, testnet.Other6} {
 			for _, proto := range []string{"tcp", "udp"} {
-				if err := testnet.Echo(lab.Client1, proto, at(server, testnet.PortEcho), patience); err != nil {
+				if err := testnet.Echo(s.node(), proto, at(server, testnet.PortEcho), patience); err != nil {
 					return err
 				}
 			}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/torbpf/torbpf/testnet"
@@ -34,6 +35,7 @@ type Watch struct {
 	retired  []*testnet.Capture // of interfaces that are gone
 	round    int
 	closedTo []peer // whom the router may tell that nobody is there
+	own      bool   // it is the router itself that tries
 }
 
 // NewWatch captures the WAN until ctx ends.
@@ -76,14 +78,23 @@ func (w *Watch) Reset() {
 // Battery lets both clients try everything once, and returns when all that has
 // been dealt with.
 func (w *Watch) Battery(ctx context.Context, tally *Tally) error {
+	return w.battery(ctx, []sender{device{w.lab.Client1}, device{w.lab.Client2}}, tally)
+}
+
+// OwnBattery lets the router itself do so. What it sends to its link is no leak then.
+func (w *Watch) OwnBattery(ctx context.Context, tally *Tally) error {
+	w.own = true
+	return w.battery(ctx, []sender{machine{w.lab.Router, w.lab.Router.As(nobody), true}}, tally)
+}
+
+func (w *Watch) battery(ctx context.Context, senders []sender, tally *Tally) error {
 	w.round++
-	clients := []*testnet.Node{w.lab.Client1, w.lab.Client2}
-	errs := make([]error, len(clients))
+	errs := make([]error, len(senders))
 	var wg sync.WaitGroup
-	for i, n := range clients {
+	for i, s := range senders {
 		wg.Go(func() {
-			errs[i] = Send(n, Probes(n, w.round), tally, func() {})
-			dialAll(n, w.round, tally)
+			errs[i] = s.once(w.round, tally)
+			s.dial(w.round, tally)
 		})
 	}
 	wg.Wait()
@@ -100,9 +111,18 @@ func (w *Watch) settle(ctx context.Context) error {
 	for _, n := range []*testnet.Node{w.lab.Client1, w.lab.Client2} {
 		_, _ = n.Run(ctx, "ping", "-q", "-c", "2", "-i", "0.01", "-W", "0.2", testnet.LANRouter4.String())
 	}
+	return w.settleResolver()
+}
+
+// settleResolver returns once the router's resolver has taken its questions so far.
+func (w *Watch) settleResolver() error {
 	for _, server := range []string{"127.0.0.1:53", "[::1]:53"} {
 		name := fmt.Sprintf("%s%d.%s", marker, w.round, testnet.LocalZone)
-		if _, err := testnet.DNSQuery(w.lab.Router, netip.MustParseAddrPort(server), name, "A", "udp", patience); err != nil {
+		_, err := testnet.DNSQuery(w.lab.Router, netip.MustParseAddrPort(server), name, "A", "udp", patience)
+		if w.own && errors.Is(err, syscall.EPERM) {
+			continue // nothing at all gets through, and so has been dealt with
+		}
+		if err != nil {
 			return fmt.Errorf("ask the router's resolver: %w", err)
 		}
 	}
@@ -128,7 +148,7 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 	var out []Leak
 	for _, c := range slices.Concat(w.captures, w.retired) {
 		for _, p := range c.NonTor() {
-			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) || w.closed(p) {
+			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) || w.closed(p) || w.own && w.allowed(p) {
 				continue
 			}
 			what := fmt.Sprintf("%s %v > %v", p.Proto, p.Src, p.Dst)
@@ -148,7 +168,7 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 		}
 	}
 	for _, q := range w.lab.RouterDNS.Queries() {
-		if !strings.HasPrefix(q.Name, marker) {
+		if !strings.HasPrefix(q.Name, marker) && !w.own { // itself it may ask: that does not leave
 			out = append(out, Leak{q.Time, "router's resolver", fmt.Sprintf("%s %s from %v", q.Proto, q.Name, q.Source.Addr())})
 		}
 	}

@@ -76,7 +76,8 @@ func ownClassRows() []ownRow {
 			})
 		}
 	}
-	plain := ether(ip(wan4, web4, udp(40000, 7)))
+	packet := ip(wan4, web4, udp(40000, 7))
+	plain := ether(packet)
 	return append(rows,
 		ownRow{name: "own: exempt mark", frame: plain, other: exemptMark | 0x35, all: true, exec: true},
 		ownRow{name: "own: a mark that is not exempt", frame: plain, other: 0x35, exec: true},
@@ -85,11 +86,17 @@ func ownClassRows() []ownRow {
 		ownRow{name: "own: local to a public subnet of another interface", frame: ether(ip(wan4, "51.7.0.9", udp(40000, 7))), class: abi.VerdictLocal},
 		ownRow{name: "own: ARP", frame: etherRaw(0x0806, make([]byte, 46)...), all: true, exec: true},
 		ownRow{name: "own: ARP, direct", frame: etherRaw(0x0806, make([]byte, 46)...), class: abi.VerdictDirect, all: true, exec: true},
+		ownRow{name: "own: a tag of a VLAN", frame: ether(packet, 0x8100_0005), exec: true},
+		ownRow{name: "own: a tag of no VLAN", frame: ether(packet, 0x8100_0000), exec: true},
+		ownRow{name: "own: a service tag", frame: ether(packet, 0x88a8_0000), exec: true},
+		ownRow{name: "own: a tag of no VLAN, tor", frame: ether(packet, 0x8100_0000), class: abi.VerdictTor},
 		ownRow{name: "own: ARP, tor", frame: etherRaw(0x0806, make([]byte, 46)...), class: abi.VerdictTor},
 	)
 }
 
-// ownIPv4Rows are of no class: most machines could not stay on their network without.
+// ownIPv4Rows are of no class: most machines could not stay on their network without. The
+// socket of a test run is none that a connection is begun to, so what looks like an answer
+// is made up; TestInboundGoesOnWithoutNftables of internal/e2e has true ones.
 func ownIPv4Rows() []ownRow {
 	const synAck = tcpSYN | tcpACK
 	row := func(name string, all bool, packet []byte) ownRow {
@@ -106,8 +113,8 @@ func ownIPv4Rows() []ownRow {
 		row("IGMP", true, ip(wan4, "224.0.0.22", raw(protoIGMP, make([]byte, 8)...), options(0x94, 4, 0, 0))),
 		row("IGMP to a group further on", false, ip(wan4, "224.0.1.1", raw(protoIGMP, make([]byte, 8)...))),
 		row("IGMP to a host", false, ip(wan4, web4, raw(protoIGMP, make([]byte, 8)...))),
-		row("SYN+ACK", true, ip(wan4, web4, tcp(22, 40000, synAck))),
-		row("SYN+ACK behind options", true, ip(wan4, web4, tcp(22, 40000, synAck), options(1, 1, 1, 1))),
+		row("SYN+ACK", false, ip(wan4, web4, tcp(22, 40000, synAck))),
+		row("SYN+ACK behind options", false, ip(wan4, web4, tcp(22, 40000, synAck), options(1, 1, 1, 1))),
 		row("ACK", false, ip(wan4, web4, tcp(22, 40000, tcpACK))),
 		row("RST", false, ip(wan4, web4, tcp(22, 40000, 0x04))),
 		row("what looks like SYN+ACK in a later fragment", false, ip(wan4, web4, tcp(22, 40000, synAck), fragment4(9, false))),
@@ -133,7 +140,7 @@ func ownIPv6Rows() []ownRow {
 		row("MLD in another header", false, ip(link6, routers6, icmp(protoICMPv6, 143, 0), ext(extDestination, 0))),
 		row("MLD behind two headers", false, ip(link6, routers6, icmp(protoICMPv6, 143, 0), ext(extHopByHop, 0), ext(extHopByHop, 0))),
 		row("hop-by-hop before UDP", false, ip(link6, routers6, raw(protoUDP, 143, 0, 0, 0, 0, 8, 0, 0), ext(extHopByHop, 0))),
-		row("SYN+ACK", true, ip(own6, web6, tcp(22, 40000, synAck))),
+		row("SYN+ACK", false, ip(own6, web6, tcp(22, 40000, synAck))),
 		row("SYN", false, ip(own6, web6, tcp(22, 40000, tcpSYN))),
 		row("SYN+ACK behind a header", false, ip(own6, web6, tcp(22, 40000, synAck), ext(extHopByHop, 0))),
 	}
