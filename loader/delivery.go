@@ -25,6 +25,9 @@ var deliveryPins = map[string]link.NetfilterProtocolFamily{
 // and it takes a device that asks DNS by broadcast on purpose while two of them
 // have failed, or a redirect of the user's own while ours is gone, to notice.
 func (g *Generation) attachDelivery() error {
+	if !deliversToLANs(g.plan) {
+		return nil // detached by AttachLANs
+	}
 	collection, err := g.loadDelivery()
 	if notSupported(err) {
 		g.unsupported = append(g.unsupported, "no second guard of local delivery (delivery4, delivery6): it takes Linux 6.4 with CONFIG_NETFILTER_BPF_LINK and BTF")
@@ -46,6 +49,21 @@ func (g *Generation) attachDelivery() error {
 		}
 	}
 	return nil
+}
+
+// deliversToLANs tells whether there is any LAN whose packets could be delivered wrongly.
+// Without one the guard would only be asked about this machine's own.
+func deliversToLANs(p *plan.Plan) bool {
+	return len(p.LANs)+len(p.Waiting)+len(p.Patterns) > 0
+}
+
+// detachDelivery detaches the guard, if it is there.
+func (d *Datapath) detachDelivery() error {
+	var errs []error
+	for pin := range deliveryPins {
+		errs = append(errs, removeLink(d.linkPin(pin)))
+	}
+	return errors.Join(errs...)
 }
 
 func (g *Generation) loadDelivery() (*ebpf.Collection, error) {

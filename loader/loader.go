@@ -90,11 +90,7 @@ func (d *Datapath) Present() bool {
 // Remove detaches all programs and removes all pins. It goes on after an error
 // and returns all of them: what could not be removed still blocks.
 func (d *Datapath) Remove() error {
-	errs := []error{d.removeHooks(nil), removeLink(d.linkPin(GuardDNS))}
-	for pin := range deliveryPins {
-		errs = append(errs, removeLink(d.linkPin(pin)))
-	}
-	errs = append(errs, d.detachClient())
+	errs := []error{d.removeHooks(nil), removeLink(d.linkPin(GuardDNS)), d.detachDelivery(), d.detachClient()}
 	if err := os.RemoveAll(d.dir); err != nil {
 		errs = append(errs, fmt.Errorf("remove pins: %w", err))
 	}

@@ -22,6 +22,7 @@ const (
 	chainClientAnswers  = "client_answers"
 	chainClientDNS      = "client_dns"
 	chainClientTor      = "client_tor"
+	chainClientLink     = "client_link"
 )
 
 // clientChains are for what this machine itself sends.
@@ -38,7 +39,7 @@ func (b *builder) clientChains() []chain {
 func (b *builder) clientClassifyChains() []chain {
 	rules := b.clientSockets()
 	rules = append(rules, b.clientDNSRules()...)
-	rules = append(rules, b.linkRules(b.give(abi.VerdictLocal))...)
+	rules = append(rules, newRule("what keeps a machine on its network, none of it by TCP", notProtocol(unix.IPPROTO_TCP), jump(chainClientLink)))
 	rules = append(rules, b.portRules(false)...)
 	for _, m := range b.clientMarks {
 		rules = append(rules, newRule("exempt by the user's mark; without our bits, since the user's rules may compare all of it",
@@ -53,6 +54,7 @@ func (b *builder) clientClassifyChains() []chain {
 	chains := []chain{
 		baseChain(chainClientClassify, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityLateMarks, rules...),
 		b.clientLoopback(),
+		subChain(chainClientLink, b.linkRules(b.give(abi.VerdictLocal))...),
 		subChain(chainClientDNS, append(b.portRules(true),
 			newRule("DNS, whomever it asks: the sentry answers", b.give(abi.VerdictResolver)))...),
 		subChain(chainClientTor,
@@ -77,7 +79,9 @@ func (b *builder) clientSockets() []rule {
 	if !b.Client.All {
 		rules = append(rules, newRule("only what runs by Tor", markIsNot(b.class(abi.VerdictTor), b.Mark.ClassMask()), accept()))
 	}
-	rules = append(rules, newRule("it stays on this machine", toLoopback(), goTo(chainClientLoopback)))
+	rules = append(rules,
+		newRule("it stays on this machine", toLoopback(), goTo(chainClientLoopback)),
+		newRule("of a connection that is redirected already, as all of its packets are", b.isRedirected(), b.give(abi.VerdictTor)))
 	for _, p := range b.onionPrefixes() {
 		rules = append(rules, newRule(".onion, whoever asks", toPrefix(p), goTo(chainClientOnion)))
 	}
@@ -91,12 +95,22 @@ func (b *builder) clientSockets() []rule {
 			markIsNot(b.class(abi.VerdictTor), b.Mark.ClassMask()), ctDirection(reply), jump(chainClientAnswers)))
 }
 
+// isRedirected matches what conntrack translates to TransPort. Whatever else somebody may
+// have translated to a port of that number is none of ours, and ends at the guard.
+func (b *builder) isRedirected() []expr.Any {
+	return slices.Concat(protocol(unix.IPPROTO_TCP), ctStateIn(expr.CtStateBitESTABLISHED), ctDNAT(), []expr.Any{
+		&expr.Ct{Key: expr.CtKeyPROTOSRC, Direction: reply, Register: reg1}, equal(portKey(b.Ports.Trans)[:2]),
+	})
+}
+
 // clientLoopback leaves alone what stays here, but for queries of what runs by Tor: a
 // resolver of this machine may ask in clear for it. Its class would block the rest.
 func (b *builder) clientLoopback() chain {
 	tor := b.isClass(abi.VerdictTor)
+	others := markIsNot(b.class(abi.VerdictTor), b.Mark.ClassMask())
 	why := "a resolver of this machine would ask in clear for what runs by Tor"
 	return subChain(chainClientLoopback,
+		newRule("of nobody who runs by Tor alone", others, accept()),
 		newRule(why, tor, protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
 		newRule(why, tor, protocol(unix.IPPROTO_TCP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
 		newRule("to a neighbour on this machine", tor, setMark(^b.Mark.Mask(), 0)))

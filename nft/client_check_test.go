@@ -15,12 +15,12 @@ func TestCheckFindsChangesOfWhatGuardsTheMachineItself(t *testing.T) {
 		{"nothing", "", ""},
 		{"it settles", "flush set inet torbpf client_settling", ""},
 		{"the policy is changed", "add chain inet torbpf client_guard { policy accept; }", "chain client_guard has another hook, priority or policy"},
-		{"the guard is emptied", "flush chain inet torbpf client_guard", "chain client_guard has 0 rules instead of 4"},
+		{"the guard is emptied", "flush chain inet torbpf client_guard", "chain client_guard has 0 rules instead of 8"},
 		{"a destination is let out", "add element inet torbpf client_direct4 { 1.0.0.0/8 }", "set client_direct4 has other elements"},
 		{"a destination grows", "delete element inet torbpf client_direct4 { 51.20.0.0/16 }; add element inet torbpf client_direct4 { 51.20.0.0/15 }", "set client_direct4 has other elements"},
 		{"a destination is gone", "delete element inet torbpf client_direct6 { 2a0e::/32 }", "set client_direct6 has other elements"},
 		{"a subnet is added", `add element inet torbpf client_local4 { "wan0" . 10.0.0.0/8 }`, "set client_local4 has other elements"},
-		{"a class is let through", "delete element inet torbpf client_verdicts { 0x08000000 }; add element inet torbpf client_verdicts { 0x08000000 : accept }", "set client_verdicts has other elements"},
+		{"a class is let through", "delete element inet torbpf client_verdicts { 0x02000000 }; add element inet torbpf client_verdicts { 0x02000000 : accept }", "set client_verdicts has other elements"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			enterFreshNetNS(t)

@@ -108,15 +108,18 @@ func (b *builder) clientVerdicts() map[abi.Verdict]expr.Verdict {
 		none = expr.Verdict{Kind: expr.VerdictAccept}
 	}
 	return map[abi.Verdict]expr.Verdict{
-		abi.VerdictNone:     none,
-		abi.VerdictDirect:   {Kind: expr.VerdictAccept},
-		abi.VerdictInbound:  {Kind: expr.VerdictAccept},
-		abi.VerdictLocal:    {Kind: expr.VerdictJump, Chain: chainClientLocal},
-		abi.VerdictVia:      {Kind: expr.VerdictJump, Chain: chainClientVia},
-		abi.VerdictTor:      to(chainClientDiverted),
-		abi.VerdictOnion:    to(chainClientDiverted),
-		abi.VerdictResolver: to(chainClientDiverted),
+		abi.VerdictNone:    none,
+		abi.VerdictDirect:  {Kind: expr.VerdictAccept},
+		abi.VerdictInbound: {Kind: expr.VerdictAccept},
+		abi.VerdictLocal:   {Kind: expr.VerdictJump, Chain: chainClientLocal},
+		abi.VerdictVia:     {Kind: expr.VerdictJump, Chain: chainClientVia},
 	}
+}
+
+// isDiverted matches the classes that are redirected: those with the blocked bit but not the
+// one below, which refused has.
+func (b *builder) isDiverted() []expr.Any {
+	return markIs(b.Mark.Class(abi.VerdictBlockedBit), b.class(abi.VerdictRefused))
 }
 
 // clientGuardChains let pass what may, and end all else at once.
@@ -131,6 +134,8 @@ func (b *builder) clientGuardChains() []chain {
 	guard := baseChain(chainClientGuard, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityGuard,
 		slices.Concat([]rule{
 			newRule("it stays on this machine", toLoopback(), accept()),
+			newRule("Tor's, or the sentry's", b.isDiverted(), goTo(chainClientDiverted)),
+		}, outputRules(), []rule{
 			newRule("by class", lookUpClass(b.Mark.ClassMask(), mapClientGuard)),
 		}, refuse("Tor cannot carry it", RefusedClient))...)
 	chains := []chain{
@@ -159,11 +164,12 @@ func (b *builder) clientEgress() chain {
 	elsewhere := "its route has changed: this may be the way out"
 	return baseChain(chainClientEgress, nftables.ChainTypeFilter, nftables.ChainHookPostrouting, plan.PriorityGuard,
 		newRule("only what this machine sends", fromSomewhere(), accept()),
-		newRule("redirected, but its socket is bound to another interface", b.blocked(), notToLoopback(), drop(DroppedClientUndiverted)),
+		newRule("it stays here", toLoopback(), accept()),
+		newRule("redirected, but its socket is bound to another interface", b.blocked(), drop(DroppedClientUndiverted)),
 		newRule("by the interface it was learned on", local, jump(chainClientLocal)),
-		newRule(elsewhere, local, notToLoopback(), drop(DroppedClientElsewhere)),
+		newRule(elsewhere, local, drop(DroppedClientElsewhere)),
 		newRule("by an excluded interface", via, jump(chainClientVia)),
-		newRule(elsewhere, via, notToLoopback(), drop(DroppedClientElsewhere)))
+		newRule(elsewhere, via, drop(DroppedClientElsewhere)))
 }
 
 // refuse ends a connection by a reset. Who sends anything else is told by the error of the

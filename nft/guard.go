@@ -31,7 +31,12 @@ const (
 // inputChains keep tor's and the sentry's ports, which listen on all addresses,
 // to those whom we diverted there. An accept ends our chain only.
 func (b *builder) inputChains() []chain {
-	rules := append(b.awaitedRules(goTo(chainInputAwaited)),
+	var rules []rule
+	if b.Client != nil {
+		rules = append(rules, newRule("the machine itself, of which nothing comes in", fromLoopback(), accept()))
+	}
+	rules = append(rules, b.awaitedRules(goTo(chainInputAwaited))...)
+	rules = append(rules,
 		newRule("DNS that came in by an interface that is no LAN by this name, so it was not diverted", b.blocked(), notDNAT(), drop(DroppedBlocked)),
 		newRule("of no connection, so nothing could divert it", b.blocked(), protocol(unix.IPPROTO_TCP), noConnection(), drop(DroppedBlocked)),
 		newRule("of no connection, so nothing could divert it", b.blocked(), protocol(unix.IPPROTO_UDP), noConnection(), drop(DroppedBlocked)),
@@ -166,15 +171,26 @@ func (b *builder) blocked() []expr.Any {
 // to it would take the way to the WAN, and say there whom the device wanted.
 // Answers are still recognised by their port here, since their address is put
 // back at postrouting only.
+// In client mode one chain does that and guards all else as well (clientGuardChains).
 func (b *builder) outputChains() []chain {
+	ports := subChain(chainOutputPorts,
+		newRule("the router itself", toLoopback(), accept()),
+		newRule("any other way but to a LAN", notToLAN(), drop(DroppedAnswer)))
+	if b.Client != nil {
+		return []chain{ports}
+	}
 	return []chain{
-		baseChain(chainOutput, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityGuard,
-			newRule("from a port of tor's or the sentry's", protocolAndPort(sourcePort), []expr.Any{in(setPorts)}, goTo(chainOutputPorts)),
-			newRule("that nobody listens there, and what was sent", protocol(icmp4.number), repliesFrom(), []expr.Any{in(setPorts)}, goTo(chainOutputPorts)),
-			newRule("the same for IPv6", protocol(icmp6.number), repliesFrom(), []expr.Any{in(setPorts)}, goTo(chainOutputPorts))),
-		subChain(chainOutputPorts,
-			newRule("the router itself", toLoopback(), accept()),
-			newRule("any other way but to a LAN", notToLAN(), drop(DroppedAnswer))),
+		baseChain(chainOutput, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityGuard, outputRules()...),
+		ports,
+	}
+}
+
+// outputRules send answers from our ports where they are judged; who comes back may pass.
+func outputRules() []rule {
+	return []rule{
+		newRule("from a port of tor's or the sentry's", protocolAndPort(sourcePort), []expr.Any{in(setPorts)}, jump(chainOutputPorts)),
+		newRule("that nobody listens there, and what was sent", protocol(icmp4.number), repliesFrom(), []expr.Any{in(setPorts)}, jump(chainOutputPorts)),
+		newRule("the same for IPv6", protocol(icmp6.number), repliesFrom(), []expr.Any{in(setPorts)}, jump(chainOutputPorts)),
 	}
 }
 

@@ -32,6 +32,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -207,7 +208,8 @@ func Present() (bool, error) {
 }
 
 // Guards reports whether our chains at the hooks have rules: somebody may have emptied
-// the table. Those for what this machine itself sends need not be there.
+// the table. Those for what LANs send to Tor, and for what this machine itself sends, need
+// not be there.
 func Guards() (bool, error) {
 	conn, err := nftables.New()
 	if err != nil {
@@ -217,14 +219,19 @@ func Guards() (bool, error) {
 	if err != nil || t == nil {
 		return false, err
 	}
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("list chains: %w", err)
+	}
 	for _, name := range []string{chainForward, chainInput, chainDivert, chainClientClassify, chainClientGuard} {
-		rules, err := conn.GetRules(t, &nftables.Chain{Name: name})
-		if errors.Is(err, unix.ENOENT) && (name == chainClientClassify || name == chainClientGuard) {
-			continue
-		}
-		if errors.Is(err, unix.ENOENT) {
+		there := slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == t.Name && c.Name == name })
+		if !there && (name == chainForward || name == chainInput) {
 			return false, nil
 		}
+		if !there {
+			continue
+		}
+		rules, err := conn.GetRules(t, &nftables.Chain{Name: name})
 		if err != nil {
 			return false, fmt.Errorf("list rules of chain %s: %w", name, err)
 		}

@@ -48,7 +48,10 @@ func (b *builder) classifyChains() []chain {
 		newRule("from outside and of no connection: it may be a peer that was cut off",
 			ctStateIn(notEstablished), notFromLAN(), jump(chainCutPeers)),
 	}
-	if b.Inbound {
+	if !b.hasLANs() {
+		return nil
+	}
+	if b.forwardsInbound() {
 		rules = append(rules, newRule("of a connection that began outside", b.isInbound(), goTo(chainInbound)))
 	}
 	chains := []chain{
@@ -58,11 +61,14 @@ func (b *builder) classifyChains() []chain {
 				cutTuple(ipv4), []expr.Any{in(setCut4)}, drop(DroppedCutPeer)),
 			newRule("the same for IPv6", cutTuple(ipv6), []expr.Any{in(setCut6)}, drop(DroppedCutPeer))),
 	}
-	if b.Inbound {
+	if b.forwardsInbound() {
 		chains = append(chains, b.inboundChains()...)
 	}
 	return chains
 }
+
+// forwardsInbound tells whether connections from outside may reach a LAN.
+func (b *builder) forwardsInbound() bool { return b.Inbound && b.hasLANs() }
 
 // cutTuple loads what cutKey lays out.
 func cutTuple(f family) []expr.Any {
@@ -176,18 +182,20 @@ func (b *builder) divertChains() []chain {
 	for _, p := range b.onionPrefixes() {
 		unjudged = append(unjudged, newRule(".onion without a class", toPrefix(p), tcp, redirect(b.Ports.Trans)))
 	}
-	chains := []chain{
-		baseChain(chainDivert, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, plan.PriorityRedirect,
+	var chains []chain
+	if b.hasLANs() {
+		chains = append(chains, baseChain(chainDivert, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, plan.PriorityRedirect,
 			newRule("only what a LAN sends", notFromLAN(), leave()),
-			newRule("by class; direct, local and inbound go their way", lookUpClass(b.Mark.ClassMask(), mapDivert))),
+			newRule("by class; direct, local and inbound go their way", lookUpClass(b.Mark.ClassMask(), mapDivert))))
+	}
+	chains = append(chains,
 		subChain(chainDivertTrans, newRule("to tor's TransPort", tcp, redirect(b.Ports.Trans))),
 		subChain(chainDivertDNS, b.dnsRules()...),
 		subChain(chainDivertResolver,
 			newRule("to the sentry, for what DNSPort cannot answer", tcp, redirect(b.Ports.Resolver)),
 			newRule("to the sentry, for what DNSPort cannot answer", udp, redirect(b.Ports.Resolver))),
 		subChain(chainDivertUnjudged, unjudged...),
-		lateRefusal(),
-	}
+		lateRefusal())
 	if b.TimeServer {
 		chains = append(chains, subChain(chainDivertTime, newRule("to the router's time server, whomever it was sent to", udp, redirect(portNTP))))
 	}

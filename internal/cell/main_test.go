@@ -30,6 +30,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	restoreSignals()
 	if len(os.Args) < 2 {
 		os.Exit(m.Run())
 	}
@@ -43,6 +44,16 @@ func TestMain(m *testing.M) {
 		}
 	default:
 		os.Exit(m.Run())
+	}
+}
+
+// restoreSignals has children take signals that this process was started to ignore, as by
+// nohup or in the background of a script: they would ignore them as well.
+func restoreSignals() {
+	for _, s := range []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
 	}
 }
 
