@@ -27,12 +27,18 @@ func (w leakWatch) ownLeaks(t testing.TB) []string {
 	return slices.Compact(out)
 }
 
-// allowPings lets users have ping sockets in a lab of the test's own.
+// allowPings lets users have ping sockets for the test.
 func allowPings(t testing.TB, lab *testnet.Lab) {
 	t.Helper()
-	if err := lab.Router.Sysctl("net.ipv4.ping_group_range=0 2147483647"); err != nil {
+	const setting = "net.ipv4.ping_group_range="
+	if err := lab.Router.Sysctl(setting + "0 2147483647"); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := lab.Router.Sysctl(setting + "1 0"); err != nil { // as in every new namespace
+			t.Error(err)
+		}
+	})
 }
 
 // TestNothingOfTheMachineItselfLeaks: whatever root or a user of it sends, and by whichever

@@ -102,10 +102,15 @@ func lookups(n *testnet.Node) []func() error {
 		zone := strconv.Itoa(link.Attrs().Index)
 		servers = append(servers, netip.MustParseAddr("fe80::ff:fe00:5001").WithZone(zone))
 	}
+	return lookupsAt(n, n.Name, servers)
+}
+
+// lookupsAt asks servers for names that begin with a label.
+func lookupsAt(n *testnet.Node, label string, servers []netip.Addr) []func() error {
 	var out []func() error
 	for i, server := range servers {
 		for _, proto := range []string{"udp", "tcp"} {
-			name := fmt.Sprintf("%s-%d-%s.%s", n.Name, i, proto, testnet.Zone)
+			name := fmt.Sprintf("%s-%d-%s.%s", label, i, proto, testnet.Zone)
 			for _, q := range []struct{ name, qtype, want string }{
 				{name, "A", testnet.Web4.String()},
 				{name, "AAAA", testnet.Web6.String()},

@@ -37,6 +37,10 @@ func TestMain(m *testing.M) {
 }
 
 func testMain(m *testing.M) int {
+	if os.Getenv(envSpeak) != "" {
+		speak()
+		return 0
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "end-to-end tests need root for network namespaces: run them with sudo")
 		return 1
@@ -52,7 +56,8 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if err := build(program); err != nil {
+	speakerFile = filepath.Join(dir, "speaker")
+	if err := errors.Join(build(program), copySpeaker(speakerFile)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"io"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// portOwn is of an echo server on the router itself, at its WAN addresses.
+const portOwn = 2222
+
+var ownAddrs = []netip.Addr{testnet.WANRouter4, testnet.WANRouter6}
+
+// serveOwn has the router echo, as an ssh server of it would answer.
+func serveOwn(t testing.TB, lab *testnet.Lab) {
+	t.Helper()
+	server := startSpeaker(t, lab, someone, "")
+	for _, addr := range ownAddrs {
+		server.must(t, "serve tcp %v", at(addr, portOwn))
+		server.must(t, "serve udp %v", at(addr, portOwn))
+	}
+}
+
+// comeIn opens connections from outside to the router itself.
+func comeIn(t testing.TB, lab *testnet.Lab, networks ...string) []*flow {
+	t.Helper()
+	var flows []*flow
+	for _, addr := range ownAddrs {
+		for _, network := range networks {
+			flows = append(flows, openFlow(t, lab.Internet, network, at(addr, portOwn)))
+		}
+	}
+	return flows
+}
+
+// checkGoOn wants connections answered.
+func checkGoOn(t testing.TB, when string, flows []*flow) {
+	t.Helper()
+	for _, f := range flows {
+		if err := f.echoSoon(); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+}
+
+// ofOwnServer tells whether a packet is an answer of serveOwn's.
+func ofOwnServer(p testnet.Packet) bool {
+	return p.Src.Port() == portOwn && (p.Proto == "tcp" || p.Proto == "udp")
+}
+
+// TestOldFlowsOfTheMachineEnd: what it has open in clear when client mode comes ends there
+// and then, without a packet more; what has come in goes on, and new ones come in.
+func TestOldFlowsOfTheMachineEnd(t *testing.T) {
+	t.Run("tracked", func(t *testing.T) {
+		lab := plainLab(t, testnet.Options{})
+		userRules(t, lab, "ip6", `chain postrouting { type nat hook postrouting priority srcnat; policy accept; oifname "eth0" masquerade; }`)
+		checkOwnFlowsEnd(t, lab)
+	})
+	t.Run("IPv6 that nobody tracked", func(t *testing.T) {
+		checkOwnFlowsEnd(t, plainLab(t, testnet.Options{}))
+	})
+}
+
+func checkOwnFlowsEnd(t *testing.T, lab *testnet.Lab) {
+	peers := newTalkers(t, lab)
+	serveFlows(t, lab, testnet.Web4, testnet.Web6)
+	serveOwn(t, lab)
+	user := lab.Router.As(someone)
+	var flows []*flow
+	for _, n := range []*testnet.Node{lab.Router, user} {
+		for _, server := range []netip.Addr{testnet.Web4, testnet.Web6} {
+			flows = append(flows,
+				openFlow(t, n, "tcp", at(server, portFlows)),
+				openFlow(t, n, "udp", at(server, testnet.PortEcho)))
+		}
+	}
+	heard := []*flow{peers.greet(t, lab.Router, testnet.Other4), peers.greet(t, user, testnet.Other6)}
+	downloads := []io.Reader{startDownload(t, lab.Router, largePage(testnet.Web4)), startDownload(t, user, largePage(testnet.Web6))}
+	inbound := comeIn(t, lab, "tcp")
+
+	attach(t, lab, "--client", "--no-wait", "--torrc", loneTorrc(t, lab))
+	forget(lab)
+	capture := captureWAN(t, lab)
+	checkGoOn(t, "open before attach", inbound)
+	var checks []func() error
+	for _, f := range flows {
+		checks = append(checks, f.ends)
+	}
+	for _, d := range downloads {
+		checks = append(checks, func() error { return cutOff(d) })
+	}
+	inParallel(t, checks)
+	for _, f := range heard {
+		for range 20 {
+			_ = f.send([]byte("this must not pass")) // refused, as it should be
+		}
+		f.conn.Close() // what comes from then on meets a closed port
+	}
+	for _, f := range flows {
+		f.conn.Close()
+	}
+	peers.awaitMore(t, capture)
+	checkGoOn(t, "new", comeIn(t, lab, "tcp", "udp"))
+	checkGoOn(t, "open before attach", inbound)
+	for _, p := range stopped(t, capture) {
+		if !ofOwnServer(p) {
+			t.Errorf("on the WAN: %v", p)
+		}
+	}
+}
+
+// TestInboundGoesOnWithoutNftables: who has come in keeps his connection, and may begin
+// another, when nftables is flushed and nothing of torbpf's is alive; nothing else leaves.
+func TestInboundGoesOnWithoutNftables(t *testing.T) {
+	lab := plainLab(t, testnet.Options{SecondLAN: true})
+	allowPings(t, lab)
+	serveOwn(t, lab)
+	old := comeIn(t, lab, "tcp")
+	attach(t, lab, "--client", "--no-wait", "--torrc", loneTorrc(t, lab))
+	inbound := append(old, comeIn(t, lab, "tcp")...)
+	run(t, lab.Router, "nft", "flush", "ruleset")
+	kill(t, unix.SIGKILL, ourProcesses(t, lab)...)
+	checkGoOn(t, "without nftables", inbound)
+	checkGoOn(t, "new without nftables", comeIn(t, lab, "tcp"))
+	w := watchLeaks(t, lab)
+	for _, l := range w.ownLeaks(t) {
+		t.Error(l)
+	}
+	checkGoOn(t, "without nftables", inbound)
+}
