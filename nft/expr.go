@@ -110,8 +110,6 @@ func fromSomewhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), notEq
 func fromLoopback() []expr.Any { return isLoopback(expr.MetaKeyIIFNAME) }
 func toLoopback() []expr.Any   { return isLoopback(expr.MetaKeyOIFNAME) }
 
-func notToLoopback() []expr.Any {
-	return []expr.Any{meta(expr.MetaKeyOIFNAME), notEqual(paddedName("lo"))}
 }
 
 func isLoopback(key expr.MetaKey) []expr.Any { return isInterface(key, "lo") }

@@ -225,19 +225,20 @@ func Guards() (bool, error) {
 	}
 	for _, name := range []string{chainForward, chainInput, chainDivert, chainClientClassify, chainClientGuard} {
 		there := slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == t.Name && c.Name == name })
-		if !there && (name == chainForward || name == chainInput) {
-			return false, nil
-		}
-		if !there {
+		if !there && name != chainForward && name != chainInput {
 			continue
 		}
-		rules, err := conn.GetRules(t, &nftables.Chain{Name: name})
-		if err != nil {
-			return false, fmt.Errorf("list rules of chain %s: %w", name, err)
-		}
-		if len(rules) == 0 {
-			return false, nil
+		if whole, err := hasRules(conn, t, name); err != nil || !whole {
+			return false, err
 		}
 	}
 	return true, nil
+}
+
+func hasRules(conn *nftables.Conn, t *nftables.Table, name string) (bool, error) {
+	rules, err := conn.GetRules(t, &nftables.Chain{Name: name})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return false, fmt.Errorf("list rules of chain %s: %w", name, err)
+	}
+	return len(rules) > 0, nil
 }
