@@ -109,9 +109,6 @@ func fromSomewhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), notEq
 
 func fromLoopback() []expr.Any { return isLoopback(expr.MetaKeyIIFNAME) }
 func toLoopback() []expr.Any   { return isLoopback(expr.MetaKeyOIFNAME) }
-
-}
-
 func isLoopback(key expr.MetaKey) []expr.Any { return isInterface(key, "lo") }
 
 // isInterface compares a name that ifname has found to fit.
