@@ -107,8 +107,8 @@ func fromNowhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), equal(n
 
 func fromSomewhere() []expr.Any { return []expr.Any{meta(expr.MetaKeyIIF), notEqual(native(0))} }
 
-func fromLoopback() []expr.Any { return isLoopback(expr.MetaKeyIIFNAME) }
-func toLoopback() []expr.Any   { return isLoopback(expr.MetaKeyOIFNAME) }
+func fromLoopback() []expr.Any               { return isLoopback(expr.MetaKeyIIFNAME) }
+func toLoopback() []expr.Any                 { return isLoopback(expr.MetaKeyOIFNAME) }
 func isLoopback(key expr.MetaKey) []expr.Any { return isInterface(key, "lo") }
 
 // isInterface compares a name that ifname has found to fit.
