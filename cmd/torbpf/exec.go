@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/torbpf/torbpf/internal/cell"
+	"github.com/torbpf/torbpf/internal/cgroup"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/router"
@@ -18,7 +20,7 @@ const stageCommand = "exec-stage"
 
 func newExec() *cobra.Command {
 	var direct, onTor bool
-	var user string
+	var user, file string
 	cmd := &cobra.Command{
 		Use:   "exec (--direct | --tor) [--user USER] -- COMMAND [ARG...]",
 		Short: "Run one program, and all it starts, outside Tor or through it",
@@ -59,19 +61,36 @@ resolved is what would answer. That is what the sign-in page of a hotel's networ
 			if direct {
 				policy = config.PolicyDirect
 			}
-			return execute(cmd, cell.Options{Policy: policy, User: user, Command: args, Stage: []string{stageCommand}})
+			return execute(cmd, file, cell.Options{Policy: policy, User: user, Command: args, Stage: []string{stageCommand}})
 		},
 	}
 	cmd.Flags().BoolVar(&direct, "direct", false, "outside Tor, while this machine is on it")
 	cmd.Flags().BoolVar(&onTor, "tor", false, "through Tor, while this machine is not on it")
 	cmd.Flags().StringVar(&user, "user", "", "whom to run it as, a name or number (default: who called sudo, else root)")
+	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file whose [tor] counts where nothing is attached")
 	cmd.Flags().SetInterspersed(false) // what follows the command is the command's
 	return cmd
 }
 
+// cellRouter is the router as cells see it.
+type cellRouter struct {
+	*router.Router
+	file string
+}
+
+// Begin lets the group's traffic go by the policy.
+func (r cellRouter) Begin(ctx context.Context, policy config.Policy, group cgroup.Group) error {
+	return r.BeginCell(ctx, r.file, policy, group)
+}
+
+// End forgets the group.
+func (r cellRouter) End(ctx context.Context, group cgroup.Group) error {
+	return r.EndCell(ctx, group)
+}
+
 // execute ends this process with the program's exit code; the table in exit.go is for
 // torbpf's own.
-func execute(cmd *cobra.Command, o cell.Options) error {
+func execute(cmd *cobra.Command, file string, o cell.Options) error {
 	if os.Geteuid() != 0 {
 		return router.ErrPrivilege
 	}
@@ -80,9 +99,11 @@ func execute(cmd *cobra.Command, o cell.Options) error {
 		return err
 	}
 	o.Namespace = ns.Name
-	if o.Router, err = newRouter(); err != nil {
+	r, err := newRouter()
+	if err != nil {
 		return err
 	}
+	o.Router = cellRouter{r, file}
 	code, err := cell.Run(cmd.Context(), o)
 	switch {
 	case errors.Is(err, router.ErrNotAttached):

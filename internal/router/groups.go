@@ -122,13 +122,19 @@ func (r *Router) removeGroups() error {
 	return errors.Join(errs...)
 }
 
-// Begin lets what a control group sends go by a policy, as cell.Router has it: direct while
-// this machine is on Tor, or by Tor while it is not.
-func (r *Router) Begin(ctx context.Context, policy config.Policy, group cgroup.Group) error {
+// BeginCell lets what a control group sends go by a policy: direct while this machine is on
+// Tor, or by Tor while it is not. Where nothing is attached, Tor is as the configuration
+// file has it, if there is one: it may name bridges.
+func (r *Router) BeginCell(ctx context.Context, file string, policy config.Policy, group cgroup.Group) error {
 	if err := r.sweep(ctx); err != nil {
 		return err
 	}
 	result, control, err := r.attach(ctx, func(s *State) error {
+		if s.unused() {
+			if err := s.takeTorOf(file); err != nil {
+				return err
+			}
+		}
 		if policy == config.PolicyDirect && !s.Config.Client.Enable {
 			return ErrNotAttached
 		}
@@ -143,8 +149,21 @@ func (r *Router) Begin(ctx context.Context, policy config.Policy, group cgroup.G
 	return r.waitReady(ctx, result.Plan, control, nil)
 }
 
-// End forgets a group, and all of torbpf with the last one if nothing else is on Tor.
-func (r *Router) End(ctx context.Context, group cgroup.Group) error {
+// takeTorOf takes over what a file says of tor, and of how packets are marked.
+func (s *State) takeTorOf(file string) error {
+	cfg, err := config.Load(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.Config.Tor, s.Config.MarkShift, s.Config.Uplinks = cfg.Tor, cfg.MarkShift, cfg.Uplinks
+	return nil
+}
+
+// EndCell forgets a group, and all of torbpf with the last one if nothing else is on Tor.
+func (r *Router) EndCell(ctx context.Context, group cgroup.Group) error {
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return err
@@ -172,5 +191,5 @@ func (r *Router) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return cell.Sweep(ctx, root, r.ns.Name, r.End)
+	return cell.Sweep(ctx, root, r.ns.Name, r.EndCell)
 }
