@@ -98,7 +98,7 @@ func (b *builder) clientSockets() []rule {
 // isRedirected matches what conntrack translates to TransPort. Whatever else somebody may
 // have translated to a port of that number is none of ours, and ends at the guard.
 func (b *builder) isRedirected() []expr.Any {
-	return slices.Concat(protocol(unix.IPPROTO_TCP), ctStateIn(expr.CtStateBitESTABLISHED), ctDNAT(), []expr.Any{
+	return slices.Concat(protocol(unix.IPPROTO_TCP), ctStateIn(expr.CtStateBitESTABLISHED), ctDNAT(), ctDirection(original), []expr.Any{
 		&expr.Ct{Key: expr.CtKeyPROTOSRC, Direction: reply, Register: reg1}, equal(portKey(b.Ports.Trans)[:2]),
 	})
 }
