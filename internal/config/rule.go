@@ -299,13 +299,6 @@ func (rs Rules) OfClient() Rules {
 	return slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool { return !r.Client })
 }
 
-// Everything says whether a prefix lets every address of its family out.
-func (rs Rules) Everything() bool {
-	return slices.ContainsFunc(rs.Layers(), func(r Rule) bool {
-		return r.Policy == PolicyDirect && (r.Kind == KindDestination || r.Kind == KindSource) && r.Prefix.Bits() == 0
-	})
-}
-
 // OpensAny says whether a rule lets anything go direct.
 func (rs Rules) OpensAny() bool {
 	return slices.ContainsFunc(rs, func(r Rule) bool { return r.Policy == PolicyDirect })

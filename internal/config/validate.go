@@ -209,6 +209,7 @@ func (v *validation) rules(c Config) {
 			v.problems = append(v.problems, &FieldError{Field: r.field(), Problem: problem})
 		}
 	}
+	v.everything(c)
 }
 
 // field is where a rule stands in a configuration: its origin, if that is known.
@@ -234,8 +235,6 @@ func (r Rule) problem(c Config) string {
 		return fmt.Sprintf("%s %s cannot be %q: for a %s there is %s", r.Kind, r.Entry, r.Policy, r.Kind, joinPolicies(r.Kind.policies()))
 	case r.Kind == KindInterface && slices.Contains(c.Interfaces, r.Interface):
 		return fmt.Sprintf("%s is to be torified, so nothing that leaves by it goes outside: name an interface that leads there, such as wg0", r.Interface)
-	case (Rules{r}).Everything() && !c.Everything:
-		return fmt.Sprintf("%s would let everything past Tor: torbpf detach switches Tor off; or insist with --force", r.Prefix)
 	}
 	return ""
 }

@@ -106,7 +106,8 @@ func (r *Router) change(ctx context.Context, closes bool, files listFiles, o Exc
 
 // insist notes that somebody wants to let everything out. That holds until it is taken
 // back, and for nothing else. Without it an interface that everything is routed to is
-// refused here; of prefixes the configuration judges.
+// refused here, and so are prefixes that are to hold again when others of their entry end;
+// those that hold now the configuration judges.
 func (r *Router) insist(s *State, force bool) error {
 	insisted := s.Config.Everything || force
 	exit, err := r.widestExit(s)
@@ -116,7 +117,17 @@ func (r *Router) insist(s *State, force bool) error {
 	if exit != "" && !insisted {
 		return fmt.Errorf("%s, so hardly anything would be Tor's: torbpf detach switches Tor off; or insist with --force: %w", exit, config.ErrInvalid)
 	}
-	s.Config.Everything = insisted && (exit != "" || s.Config.Rules.Everything())
+	active, _, err := s.activeRules()
+	if err != nil {
+		return err
+	}
+	all := active.Everything()
+	s.Config.Everything = insisted && (exit != "" || all)
+	if all && !insisted {
+		judged := s.Config
+		judged.Rules = active
+		return judged.Validate()
+	}
 	return nil
 }
 
