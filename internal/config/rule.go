@@ -124,7 +124,7 @@ func ParseEntry(kind Kind, s string) (Entry, error) {
 		e.Client = true
 		e.Program, err = parsePath(s, "a program")
 	default:
-		err = fmt.Errorf("read rule %q: kind %q is none of %v: %w", s, kind, Kinds, ErrInvalid)
+		err = Invalid("read rule %q: kind %q is none of %v", s, kind, Kinds)
 	}
 	if err != nil {
 		return Entry{}, err

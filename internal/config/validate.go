@@ -14,6 +14,15 @@ import (
 // host could make good.
 var ErrInvalid = errors.New("invalid configuration")
 
+// Invalid is an error that wraps ErrInvalid without ending in its words: what is wrong and
+// what to write instead has been said.
+func Invalid(format string, args ...any) error { return invalid{fmt.Errorf(format, args...)} }
+
+type invalid struct{ error }
+
+// Unwrap makes errors.Is find ErrInvalid, and what the text was made of.
+func (e invalid) Unwrap() []error { return []error{e.error, ErrInvalid} }
+
 // FieldError is one setting that cannot be used.
 type FieldError struct {
 	Field   string // as in the JSON of a Config, e.g. "tor.trans_port"

@@ -228,7 +228,7 @@ func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOpti
 	}
 	mac := entries[0].MAC
 	if entries[0].Kind != config.KindDevice {
-		return fmt.Errorf("no neighbour has the address %s now, so its hardware address is not known: name the device by that: %w", who, config.ErrInvalid)
+		return config.Invalid("no neighbour has the address %s now, so its hardware address is not known: name the device by that", who)
 	}
 	if name != "" {
 		if err := config.CheckDeviceName(name); err != nil {

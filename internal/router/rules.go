@@ -115,7 +115,7 @@ func (r *Router) insist(s *State, force bool) error {
 		return err
 	}
 	if exit != "" && !insisted {
-		return fmt.Errorf("%s, so hardly anything would be Tor's: torbpf detach switches Tor off; or insist with --force: %w", exit, config.ErrInvalid)
+		return config.Invalid("%s, so hardly anything would be Tor's: torbpf detach switches Tor off; or insist with --force", exit)
 	}
 	active, _, err := s.activeRules()
 	if err != nil {

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -40,7 +39,7 @@ func (x *explained) findSender() error {
 		return err
 	}
 	if from.named && x.MAC != (config.MAC{}) {
-		return fmt.Errorf("%s is a device already: leave --mac out: %w", x.Who, config.ErrInvalid)
+		return config.Invalid("%s is a device already: leave --mac out", x.Who)
 	}
 	if x.MAC == (config.MAC{}) {
 		x.MAC = from.mac
@@ -58,7 +57,7 @@ func (x *explained) findSender() error {
 	}
 	i := slices.IndexFunc(from.addrs, wanted)
 	if i < 0 {
-		return fmt.Errorf("the router does not know of %s address of %s now: give it with --from ADDRESS --mac %s: %w", version, x.Who, from.mac, config.ErrInvalid)
+		return config.Invalid("the router does not know of %s address of %s now: give it with --from ADDRESS --mac %s", version, x.Who, from.mac)
 	}
 	x.From = from.addrs[i]
 	return nil
