@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
@@ -65,7 +66,7 @@ interrupted.`,
 }
 
 func (f *explainFlags) run(cmd *cobra.Command) error {
-	parse := f.parse
+	parse := func() error { return f.parse(cmd) }
 	if f.watch {
 		parse = func() error { return f.parseWatch(cmd) }
 	}
@@ -90,7 +91,7 @@ func (f *explainFlags) run(cmd *cobra.Command) error {
 }
 
 // parse reads the flags into the question.
-func (f *explainFlags) parse() error {
+func (f *explainFlags) parse(cmd *cobra.Command) error {
 	q := &f.question
 	if q.Who == "" || f.to == "" {
 		return errors.New("which packet? give --from ADDRESS and --to ADDRESS")
@@ -101,6 +102,9 @@ func (f *explainFlags) parse() error {
 			return fmt.Errorf("--to %q is neither an address nor a name: write 1.1.1.1, or bank.example for its DNS query", f.to)
 		}
 		q.Name = f.to
+	}
+	if err := f.fits(cmd); err != nil {
+		return err
 	}
 	q.To = q.To.WithZone("").Unmap()
 	if q.Protocol, err = config.ParseProtocol(f.proto); err != nil {
@@ -120,6 +124,26 @@ func (f *explainFlags) parse() error {
 			return fmt.Errorf("--mark %q is no mark: write a number such as 0x100", f.mark)
 		}
 		q.Mark = uint32(mark)
+	}
+	return nil
+}
+
+// fits refuses flags that would be ignored: a name is asked for by one kind of packet.
+func (f *explainFlags) fits(cmd *cobra.Command) error {
+	asks := f.proto == "udp" && f.question.DstPort == config.PortDNS
+	if f.question.Name == "" && f.question.Type != "" && !asks {
+		return fmt.Errorf("--type is of a DNS query: ask for a name with --to bank.example, or add --proto udp --dport %d", config.PortDNS)
+	}
+	if f.question.Name == "" {
+		return nil
+	}
+	if strings.ContainsFunc(f.question.Name, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return fmt.Errorf("--to %s: devices ask for names as DNS has them (xn--...): write that", f.question.Name)
+	}
+	for _, name := range []string{"proto", "dport"} {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--to %s asks about the DNS query for that name: leave --%s out, or write an address instead of the name", f.question.Name, name)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -85,4 +86,19 @@ func (w *watched) has(addr netip.Addr, load func() (*State, error)) bool {
 		}
 	}
 	return slices.Contains(w.addrs, addr)
+}
+
+// watching says that somebody is watched, and where nothing can come of it.
+func (r *Router) watching(s *State, w watched) string {
+	text := fmt.Sprintf("watching what %s is refused; Ctrl-C ends it", w.who)
+	p, err := r.makePlan(s.clone())
+	if err != nil || w.named {
+		return text
+	}
+	for _, prefix := range p.LANPrefixes() {
+		if prefix.Contains(w.addrs[0]) {
+			return text
+		}
+	}
+	return text + fmt.Sprintf(" (no LAN has %s now, so nothing may come)", w.who)
 }
