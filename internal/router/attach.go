@@ -39,8 +39,9 @@ type Result struct {
 // direct, until Tor is there or the user detaches.
 func (r *Router) Attach(ctx context.Context, edit func(*config.Config), o AttachOptions) (*Result, error) {
 	return r.attachAndWait(ctx, func(s *State) error {
+		before := s.clone()
 		edit(&s.Config)
-		return nil
+		return refuseUnfit(before, s)
 	}, o)
 }
 
@@ -76,11 +77,7 @@ func (r *Router) attach(ctx context.Context, edit func(*State) error) (*Result, 
 	if before != nil {
 		s = before.clone()
 	}
-	err = edit(s)
-	if err == nil {
-		err = refuseUnfit(before, s)
-	}
-	if err != nil {
+	if err := edit(s); err != nil {
 		return nil, "", errors.Join(err, r.forgetIfUnused(before))
 	}
 	result, err := r.bringLists(ctx, before, s, true, listFiles{strict: listPaths(s.Config.Rules)})
@@ -91,9 +88,10 @@ func (r *Router) attach(ctx context.Context, edit func(*State) error) (*Result, 
 }
 
 // refuseUnfit refuses interfaces that are new and not fit, though the configuration
-// says to wait for its own: what somebody types is there, or mistyped.
+// says to wait for its own: what somebody types is there, or mistyped. What a file names
+// may come later.
 func refuseUnfit(before, s *State) error {
-	if !s.Config.Wait || before == nil {
+	if !s.Config.Wait {
 		return nil
 	}
 	strict := s.clone().Config
