@@ -229,10 +229,20 @@ func newExcludeList() *cobra.Command {
 		if err != nil {
 			return shown{}, err
 		}
+		resolver, err := r.Resolver()
+		if err != nil {
+			return shown{}, err
+		}
 		lists, err := r.Lists()
 		return shown{
-			json:  map[string]any{"schema": 2, "rules": append(config.Rules{}, rules...), "lists": lists},
-			print: func(w io.Writer) error { return listRules(w, rules, lists) },
+			json: map[string]any{"schema": 2, "rules": append(config.Rules{}, rules...), "lists": lists},
+			print: func(w io.Writer) error {
+				err := listRules(w, rules, lists)
+				if resolver.IsValid() {
+					fmt.Fprintf(w, "excluded names are asked of %s, in clear\n", resolver)
+				}
+				return err
+			},
 		}, err
 	})
 }

@@ -203,6 +203,15 @@ func (r *Router) Rules() (config.Rules, error) {
 	return active, err
 }
 
+// Resolver is who is asked for excluded names; invalid for nobody.
+func (r *Router) Resolver() (netip.Addr, error) {
+	s, err := r.attached()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return s.Config.Resolver, nil
+}
+
 func (s *State) activeRules() (active, ended config.Rules, err error) {
 	boot, err := kernel.BootTime()
 	if err != nil {
