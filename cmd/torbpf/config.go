@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -23,9 +25,9 @@ func newCheckConfig() *cobra.Command {
 		Long: `check-config reads a configuration file and the drop-ins beside it, and says what is
 wrong in which line of which file. It asks nothing of this host, needs no privilege but to
 read them and changes nothing: plan says what the configuration would do here.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(file)
+			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
 			}
@@ -50,12 +52,21 @@ func endedRules(rules config.Rules) config.Rules {
 	return slices.DeleteFunc(append(config.Rules{}, rules.Layers()...), func(r config.Rule) bool { return r.Until.IsZero() || r.Until.After(time.Now()) })
 }
 
+// loadConfig is config.Load that says what to do about a file that is not there.
+func loadConfig(file string) (config.Config, error) {
+	cfg, err := config.Load(file)
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: torbpf enable writes one of what is attached; or name another with --config FILE", err)
+	}
+	return cfg, err
+}
+
 func newPlan() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{Use: "plan", Short: "Show what a configuration file would do to this host, and change nothing"}
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
 	return newNoun(cmd, func(ctx context.Context, r *router.Router) (shown, error) {
-		cfg, err := config.Load(file)
+		cfg, err := loadConfig(file)
 		if err != nil {
 			return shown{}, err
 		}
@@ -100,9 +111,9 @@ What commands have added stays (--reset drops it), what they have taken out of t
 back, and lists whose files have changed are read again. It needs no daemon. Where
 ` + "`torbpf run`" + ` runs, SIGHUP puts files in force that have changed since: while they are the same
 it changes nothing, and lists are read by that daemon as soon as they change.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(file)
+			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
 			}
@@ -130,6 +141,7 @@ it changes nothing, and lists are read by that daemon as soon as they change.`,
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
 	cmd.Flags().BoolVar(&reset, "reset", false, "drop the rules, names and the resolver that commands have added")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return before Tor is ready")
-	cmd.Flags().DurationVar(&timeout, "timeout", config.Default().Tor.Timeout, "how long to wait for Tor")
+	timeout = config.Default().Tor.Timeout
+	cmd.Flags().Var(life{&timeout}, "timeout", "how long to wait for Tor")
 	return cmd
 }

@@ -15,6 +15,7 @@ func newDetach() *cobra.Command {
 		Short: "Let these interfaces' traffic, or this machine's, out directly again",
 		Long: `detach takes interfaces, and with --client this machine itself, off Tor. With the last, or with --all, everything of
 torbpf goes: programs, rules, marks, processes; the host is as it was before.`,
+		Args:              apartArgs,
 		ValidArgsFunction: completeInterfaces,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) > 0 || client) {

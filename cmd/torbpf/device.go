@@ -54,13 +54,13 @@ func newDevicePolicy(verb string, policy config.Policy, short string) *cobra.Com
 		Args:    usageArgs(someDevice),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("for") && o.Life <= 0 {
-				return usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 10m", o.Life), command: cmd.CommandPath()}
+				return usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 10m", shortTime(o.Life)), command: cmd.CommandPath()}
 			}
 			return changeDevices(cmd, args, policy, comment, o)
 		},
 	}
 	registerSave(cmd, &o)
-	cmd.Flags().DurationVar(&o.Life, "for", 0, "how long it holds, such as 10m; without this until `device tor`")
+	cmd.Flags().Var(life{&o.Life}, "for", "how long it holds, such as 10m or 2d; without this until torbpf device tor")
 	cmd.Flags().StringVar(&comment, "comment", "", "what it is for")
 	return cmd
 }
@@ -122,13 +122,20 @@ func commandName(cmd *cobra.Command) string {
 	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
 }
 
+func deviceAndName(_ *cobra.Command, args []string) error {
+	if len(args) < 1 || len(args) > 2 {
+		return errors.New("give the device, and what to call it: torbpf device name 02:00:5e:10:00:01 kitchen-tv")
+	}
+	return nil
+}
+
 func newDeviceName() *cobra.Command {
 	var o router.ExcludeOptions
 	cmd := &cobra.Command{
 		Use:     "name DEVICE [NAME]",
 		Short:   "Call a device something; without a name, nothing any more",
 		Example: "  sudo torbpf device name 02:00:5e:10:00:01 kitchen-tv --save",
-		Args:    usageArgs(cobra.RangeArgs(1, 2)),
+		Args:    usageArgs(deviceAndName),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := newRouter()
 			if err != nil {

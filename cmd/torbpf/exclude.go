@@ -105,7 +105,7 @@ absorbed.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, false, args) },
 	}
 	f.register(cmd)
-	cmd.Flags().DurationVar(&f.options.Life, "for", 0, "how long it holds, such as 30m or 12h; without this until it is removed")
+	cmd.Flags().Var(life{&f.options.Life}, "for", "how long it holds, such as 30m, 12h or 7d; without this until it is removed")
 	cmd.Flags().StringVar(&f.policy, "policy", string(config.PolicyDirect), "direct, tor or block")
 	cmd.Flags().StringVar(&f.comment, "comment", "", "what it is for")
 	cmd.Flags().StringVar(&f.resolver, "resolver", "", "the resolver that excluded names are asked of, in clear; it stays until another is named")
@@ -159,7 +159,7 @@ func (f *excludeFlags) kind() (config.Kind, error) {
 
 func (f *excludeFlags) rules(cmd *cobra.Command, args []string) (config.Rules, error) {
 	if cmd.Flags().Changed("for") && f.options.Life <= 0 {
-		return nil, usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 30m", f.options.Life), command: cmd.CommandPath()}
+		return nil, usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 30m", shortTime(f.options.Life)), command: cmd.CommandPath()}
 	}
 	if strings.ContainsAny(f.comment, "\n\r") {
 		return nil, usageError{err: errors.New("--comment is one line"), command: cmd.CommandPath()}
@@ -171,6 +171,9 @@ func (f *excludeFlags) rules(cmd *cobra.Command, args []string) (config.Rules, e
 	var rules config.Rules
 	for _, arg := range args {
 		entry, err := config.ParseEntry(kind, arg)
+		if err != nil && kind == config.KindDestination {
+			err = meant(err, arg)
+		}
 		if err != nil {
 			return nil, err
 		}

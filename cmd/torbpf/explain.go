@@ -47,7 +47,7 @@ interrupted.`,
   sudo torbpf explain --from 192.168.1.7 --to 10.8.0.1 --proto icmp
   sudo torbpf explain --from 192.168.1.7 --to bank.example --type HTTPS
   sudo torbpf explain --watch --from kitchen-tv`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	flags, q := cmd.Flags(), &f.question

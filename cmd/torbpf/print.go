@@ -34,7 +34,7 @@ type shown struct {
 // newNoun completes a command that reads and prints, as text or as JSON.
 func newNoun(cmd *cobra.Command, read func(context.Context, *router.Router) (shown, error)) *cobra.Command {
 	var asJSON bool
-	cmd.Args = usageArgs(cobra.NoArgs)
+	cmd.Args = noArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		r, err := newRouter()
 		if err != nil {

@@ -146,7 +146,7 @@ func explainTorRules(t *testing.T, lab *testnet.Lab) {
 	checkExplained(t, lab,
 		asked{words("--to 1.1.1.1"), []string{"once Tor is ready: tor, tcp", rule, "exclude del --source " + neverSeen}},
 		asked{words("--to bank.example"), []string{"once Tor is ready: dns, dns-udp", rule}},
-		asked{words("--to 104.16.1.1"), []string{"direct-list", "is in a list that is excluded (" + list, "exclude add 104.16.1.1 --policy tor"}},
+		asked{words("--to 104.16.1.1"), []string{"direct-list", "is in the list " + list + ", line 1", "exclude add 104.16.1.1 --policy tor"}},
 		asked{words("--to 10.193.1.1"), []string{"onion-tcp", "in the .onion range 10.192.0.0/10"}},
 		asked{words("--to 192.168.50.1"), []string{"router-address", "is an address of the router's"}},
 	)
