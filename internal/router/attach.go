@@ -82,6 +82,9 @@ func (r *Router) attach(ctx context.Context, edit func(*State) error) (*Result, 
 	}
 	result, err := r.bringLists(ctx, before, s, true, listFiles{strict: listPaths(s.Config.Rules)})
 	if err != nil {
+		if before != nil {
+			r.forgetCopies(before.Lists) // of lists that were read, and refused
+		}
 		return nil, "", errors.Join(err, r.forgetIfUnused(before))
 	}
 	return result, r.controlAddress(s), nil
@@ -150,7 +153,7 @@ func (r *Router) bringLists(ctx context.Context, before, s *State, acknowledges 
 		return nil, err
 	}
 	r.forgetCopies(s.Lists)
-	return &Result{Plan: p, Warnings: slices.Concat(r.warnings(s, p), timeWarnings(p), lists.warnings), lists: lists.warnings}, nil
+	return &Result{Plan: p, Warnings: slices.Concat(r.warnings(s, p), timeWarnings(before, p), lists.warnings), lists: lists.warnings}, nil
 }
 
 // checkPorts refuses ports that somebody else listens on. What torbpf itself

@@ -100,9 +100,11 @@ func wideWarning(words, name string, insisted bool, flags string) string {
 	return fmt.Sprintf("%s, so hardly anything would be Tor's, and nothing goes by it: insist with torbpf exclude add %s %s --force", words, flags, name)
 }
 
-// timeWarnings tells what devices miss where the router has no time for them.
-func timeWarnings(p *plan.Plan) []string {
-	if p.TimeServer || len(p.LANs) == 0 {
+// timeWarnings tells what devices miss where the router has no time for them, of LANs that
+// were not there before.
+func timeWarnings(before *State, p *plan.Plan) []string {
+	fresh := func(l plan.LAN) bool { return before == nil || before.Links[l.Name] != l.Index }
+	if p.TimeServer || !slices.ContainsFunc(p.LANs, fresh) {
 		return nil
 	}
 	return []string{"no time server runs here, so devices that ask for the time by NTP are refused, and a wrong clock breaks TLS: apt install chrony, and write `allow` into /etc/chrony/chrony.conf"}

@@ -62,7 +62,7 @@ func (r *Router) exclude(ctx context.Context, remove bool, rules config.Rules, o
 }
 
 // change edits the rules in force under the lock. closes says that nothing is opened by it.
-func (r *Router) change(ctx context.Context, closes bool, files listFiles, o ExcludeOptions, edit func(*State) ([]config.Change, error)) ([]config.Change, []string, error) {
+func (r *Router) change(ctx context.Context, closes bool, files listFiles, o ExcludeOptions, edit func(*State) ([]config.Change, error)) (_ []config.Change, _ []string, err error) {
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -72,6 +72,12 @@ func (r *Router) change(ctx context.Context, closes bool, files listFiles, o Exc
 	if err != nil {
 		return nil, nil, errors.Join(err, r.forgetIfUnused(before))
 	}
+	inForce := before.Lists
+	defer func() {
+		if err != nil && !errors.Is(err, errListsMoved) {
+			r.forgetCopies(inForce) // of lists that were read, and refused
+		}
+	}()
 	s := before.clone()
 	changes, err := edit(s)
 	if err != nil {
@@ -87,6 +93,7 @@ func (r *Router) change(ctx context.Context, closes bool, files listFiles, o Exc
 	if err != nil {
 		return nil, nil, err
 	}
+	inForce = s.Lists
 	r.auditChanges(changes, o.By)
 	if o.Save {
 		if err := r.save(s, o, changes); err != nil {
@@ -101,7 +108,25 @@ func (r *Router) change(ctx context.Context, closes bool, files listFiles, o Exc
 			return changes, nil, fmt.Errorf("the rules are in force, but forwarding is not: %w", err)
 		}
 	}
-	return changes, append(r.warnings(s, result.Plan), result.lists...), nil
+	return changes, append(r.changeWarnings(s, result.Plan, changes, o), result.lists...), nil
+}
+
+// changeWarnings are those about what a command has just let out.
+func (r *Router) changeWarnings(s *State, p *plan.Plan, changes []config.Change, o ExcludeOptions) []string {
+	var changed config.Rules
+	for _, c := range changes {
+		if c.Outcome == config.Added || c.Outcome == config.Changed {
+			changed = append(changed, c.Rule)
+		}
+	}
+	w := cautions(changed, p)
+	if o.Resolver.IsValid() && len(s.Config.Rules.Of(config.KindDomain)) == 0 {
+		w = append(w, fmt.Sprintf("the resolver %s is for excluded names, and none is excluded", o.Resolver))
+	}
+	if changed.OpensAny() || len(changed) == 0 {
+		w = append(w, r.warnings(s, p)...)
+	}
+	return w
 }
 
 // insist notes that somebody wants to let everything out. That holds until it is taken
