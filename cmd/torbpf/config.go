@@ -35,7 +35,7 @@ read them and changes nothing: plan says what the configuration would do here.`,
 			if asJSON {
 				return printJSON(out, map[string]any{"schema": 1, "config": cfg, "ended": ended})
 			}
-			fmt.Fprintf(out, "%s is good: %s, %d rules\n", file, strings.Join(cfg.Interfaces, ", "), len(cfg.Rules))
+			fmt.Fprintf(out, "%s is good: %s, %s\n", file, strings.Join(cfg.Interfaces, ", "), counted(len(cfg.Rules), "rule", "rules"))
 			for _, r := range ended {
 				fmt.Fprintf(out, "note: %s: %s has ended\n", r.Origin, r.Words())
 			}
@@ -131,7 +131,7 @@ it changes nothing, and lists are read by that daemon as soon as they change.`,
 				return err
 			}
 			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "%s is in force: %s, %d rules\n", file, strings.Join(cfg.Interfaces, ", "), len(cfg.Rules))
+			fmt.Fprintf(out, "%s is in force: %s, %s\n", file, strings.Join(cfg.Interfaces, ", "), counted(len(cfg.Rules), "rule", "rules"))
 			for _, what := range kept {
 				fmt.Fprintf(out, "kept, since a command has added it: %s (--reset drops it)\n", what)
 			}

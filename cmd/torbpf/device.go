@@ -141,7 +141,11 @@ func newDeviceName() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return r.NameDevice(cmd.Context(), args[0], strings.Join(args[1:], ""), o)
+			said, err := r.NameDevice(cmd.Context(), args[0], strings.Join(args[1:], ""), o)
+			if said != "" {
+				fmt.Fprintln(cmd.OutOrStdout(), said)
+			}
+			return err
 		},
 	}
 	registerSave(cmd, &o)
@@ -155,7 +159,7 @@ exempt mark would let out that your own rules set later counts as refused.`}
 	return newNoun(cmd, func(_ context.Context, r *router.Router) (shown, error) {
 		devices, err := r.Devices()
 		return shown{
-			json:  map[string]any{"schema": 2, "devices": append([]router.DeviceStatus{}, devices...)},
+			json:  map[string]any{"schema": 3, "devices": append([]router.DeviceStatus{}, devices...)},
 			print: func(w io.Writer) error { return listDevices(w, devices) },
 		}, err
 	})
@@ -177,7 +181,7 @@ func listDevices(w io.Writer, devices []router.DeviceStatus) error {
 		}
 		under := string(d.Policy)
 		if d.Until != nil {
-			under += " until " + d.Until.Local().Format(time.TimeOnly)
+			under += " until " + untilWords(*d.Until, time.Now())
 		}
 		var addrs []string
 		for _, a := range d.Addrs {
@@ -188,6 +192,15 @@ func listDevices(w io.Writer, devices []router.DeviceStatus) error {
 			silent, strings.Join(addrs, " "))
 	}
 	return t.Flush()
+}
+
+// untilWords tells a time, and its day where that is another.
+func untilWords(until, now time.Time) string {
+	layout := time.TimeOnly
+	if until.Sub(now) >= 24*time.Hour || until.Local().Day() != now.Local().Day() {
+		layout = time.DateTime
+	}
+	return until.Local().Format(layout)
 }
 
 // size writes bytes in the unit that people read best.

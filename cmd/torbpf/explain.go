@@ -161,12 +161,18 @@ func (f *explainFlags) parseWatch(cmd *cobra.Command) error {
 	return nil
 }
 
+// watchedLine is a refusal in JSON.
+type watchedLine struct {
+	Schema int `json:"schema"`
+	router.Refused
+}
+
 // printRefused prints a refusal a line, as they come.
 func (f *explainFlags) printRefused(w io.Writer) func(router.Refused) {
 	encoder := json.NewEncoder(w)
 	return func(r router.Refused) {
 		if f.asJSON {
-			_ = encoder.Encode(r) // a reader that is gone ends this by SIGPIPE
+			_ = encoder.Encode(watchedLine{1, r}) // a reader that is gone ends this by SIGPIPE
 			return
 		}
 		fmt.Fprintf(w, "%s %s > %s, %s, by %s: %s, %s\n", r.Time.Format(time.TimeOnly),
