@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,27 +64,36 @@ func loadConfig(file string) (config.Config, error) {
 
 func newPlan() *cobra.Command {
 	var file string
-	cmd := &cobra.Command{Use: "plan", Short: "Show what a configuration file would do to this host, and change nothing"}
+	var reset bool
+	cmd := &cobra.Command{Use: "plan", Short: "Show what a configuration file would do to this host, and change nothing",
+		Long: `plan shows what apply would do here: what changes, what commands have added and stays
+(--reset leaves it out), and all that would be put in place. What apply refuses it refuses.`}
+	cmd.Flags().BoolVar(&reset, "reset", false, "without what commands have added, as for apply --reset")
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
 	return newNoun(cmd, func(ctx context.Context, r *router.Router) (shown, error) {
 		cfg, err := loadConfig(file)
 		if err != nil {
 			return shown{}, err
 		}
-		p, err := r.Preview(ctx, cfg)
+		p, err := r.Preview(ctx, cfg, reset)
 		if err != nil {
 			return shown{}, err
 		}
 		return shown{
-			json:  map[string]any{"schema": 1, "plan": p.Plan, "nft": p.NFT, "ip_rules": p.Rules, "torrc": p.Torrc},
+			json: map[string]any{"schema": 1, "plan": p.Plan, "nft": p.NFT, "ip_rules": p.Rules, "torrc": p.Torrc,
+				"changes": p.Changes, "kept": append([]string{}, p.Kept...), "notes": append([]string{}, p.Notes...)},
 			print: func(w io.Writer) error { return printPlan(w, p) },
 		}, nil
 	})
 }
 
 func printPlan(w io.Writer, p *router.Preview) error {
+	changes := cmp.Or(strings.Join(p.Changes, "\n"), "none of interfaces and rules") + "\n"
+	for _, what := range p.Kept {
+		changes += fmt.Sprintf("kept, since a command has added it: %s (--reset drops it)\n", what)
+	}
 	for _, part := range []struct{ title, text string }{
-		{"the host, the marks and the maps", p.Plan.String()}, {"nftables", p.NFT}, {"ip rules", p.Rules}, {"torrc", p.Torrc},
+		{"changes", changes}, {"the host, the marks and the maps", p.Plan.String()}, {"nftables", p.NFT}, {"ip rules", p.Rules}, {"torrc", p.Torrc},
 	} {
 		if part.text == "" {
 			continue
@@ -92,8 +102,8 @@ func printPlan(w io.Writer, p *router.Preview) error {
 			return err
 		}
 	}
-	for _, why := range p.Plan.Unfit {
-		fmt.Fprintf(w, "note: waiting, since %s\n", why)
+	for _, note := range p.Notes {
+		fmt.Fprintf(w, "note: %s\n", note)
 	}
 	return nil
 }

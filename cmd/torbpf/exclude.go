@@ -252,14 +252,8 @@ is what a rule ends by.`}
 		}
 		lists, err := r.Lists()
 		return shown{
-			json: map[string]any{"schema": 2, "rules": append(config.Rules{}, rules...), "lists": lists},
-			print: func(w io.Writer) error {
-				err := listRules(w, rules, lists)
-				if resolver.IsValid() {
-					fmt.Fprintf(w, "excluded names are asked of %s, in clear\n", resolver)
-				}
-				return err
-			},
+			json:  map[string]any{"schema": 2, "rules": append(config.Rules{}, rules...), "lists": lists},
+			print: func(w io.Writer) error { return listRules(w, rules, lists, resolver) },
 		}, err
 	})
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -12,16 +13,16 @@ import (
 	"github.com/torbpf/torbpf/internal/router"
 )
 
-// listRules prints a rule a line: what it matches, its policy, what is in it, how long it
-// holds, why. What no rule has takes no column.
-func listRules(w io.Writer, rules config.Rules, lists []router.ListStatus) error {
+// listRules prints a rule a line: what it matches, its policy, what is in it or who is asked
+// for it, how long it holds, why. What no rule has takes no column.
+func listRules(w io.Writer, rules config.Rules, lists []router.ListStatus, resolver netip.Addr) error {
 	if len(rules) == 0 {
 		_, err := fmt.Fprintln(w, "nothing is excluded")
 		return err
 	}
 	var rows [][]string
 	for _, r := range rules {
-		rows = append(rows, ruleFields(r, lists, time.Now()))
+		rows = append(rows, ruleFields(r, lists, resolver, time.Now()))
 	}
 	var text strings.Builder
 	t := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
@@ -46,13 +47,16 @@ func listRules(w io.Writer, rules config.Rules, lists []router.ListStatus) error
 }
 
 // ruleFields are the columns of one rule, "" for what it has not.
-func ruleFields(r config.Rule, lists []router.ListStatus, now time.Time) []string {
-	var client, list, until, then string
+func ruleFields(r config.Rule, lists []router.ListStatus, resolver netip.Addr, now time.Time) []string {
+	var client, within, until, then string
 	if r.Client {
 		client = "for this machine"
 	}
-	if r.Kind == config.KindList {
-		list = listWords(lists, r.List)
+	switch r.Kind {
+	case config.KindList:
+		within = listWords(lists, r.List)
+	case config.KindDomain:
+		within = fmt.Sprintf("asked of %s, in clear", resolver)
 	}
 	if !r.Until.IsZero() {
 		until = fmt.Sprintf("until %s (%s)", r.Until.Local().Format(time.DateTime), shortTime(leftOf(r.Until.Sub(now))))
@@ -60,7 +64,7 @@ func ruleFields(r config.Rule, lists []router.ListStatus, now time.Time) []strin
 	if r.Beneath != nil {
 		then = fmt.Sprintf("then %s", r.Beneath.Policy)
 	}
-	return []string{string(r.Kind), r.String(), string(r.Policy), client, list, until, then, r.Comment}
+	return []string{string(r.Kind), r.String(), string(r.Policy), client, within, until, then, r.Comment}
 }
 
 // leftOf rounds what is left of a life: of days nobody wants the seconds.

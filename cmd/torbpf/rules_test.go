@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func TestRulesStandInColumns(t *testing.T) {
 	}
 	rules = append(rules, config.Direct(list))
 	var out strings.Builder
-	if err := listRules(&out, rules, []router.ListStatus{{Path: "/x", Entries: 1, Read: &now}}); err != nil {
+	if err := listRules(&out, rules, []router.ListStatus{{Path: "/x", Entries: 1, Read: &now}}, netip.Addr{}); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out.String(), "\n")

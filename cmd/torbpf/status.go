@@ -57,7 +57,7 @@ func printStatus(w io.Writer, s *router.Status) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	if err := listRules(w, s.Rules, s.Lists); err != nil {
+	if err := listRules(w, s.Rules, s.Lists, s.Resolver); err != nil {
 		return err
 	}
 	fmt.Fprintln(w)
