@@ -246,7 +246,7 @@ func (r *Router) waitGate(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the gate to open: %w; see %s", context.Cause(ctx), r.sentryLog())
+			return fmt.Errorf("wait for the gate to open: %w; see %s", tor.WaitOver(context.Cause(ctx)), r.sentryLog())
 		case <-tick.C:
 		}
 	}
