@@ -90,6 +90,11 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	flags.Var(life{&f.timeout}, "timeout", "how long to wait for Tor")
 	flags.BoolVar(&f.noWait, "no-wait", false, "return at once instead of when Tor is ready")
 	flags.BoolVar(&f.asJSON, "json", false, "print the result as JSON")
+	offer(cmd, "uplink", completeInterfaces)
+	completeFlags(cmd, map[string][]string{
+		"tor":   {string(config.TorManaged), string(config.TorSystem)},
+		"local": {string(config.LocalConnected), string(config.LocalReserved), string(config.LocalNone)},
+	})
 }
 
 func (f *attachFlags) run(cmd *cobra.Command, args []string) error {

@@ -16,7 +16,7 @@ func newDetach() *cobra.Command {
 		Long: `detach takes interfaces, and with --client this machine itself, off Tor. With the last, or with --all, everything of
 torbpf goes: programs, rules, marks, processes; the host is as it was before.`,
 		Args:              apartArgs,
-		ValidArgsFunction: completeInterfaces,
+		ValidArgsFunction: completeAttached,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) > 0 || client) {
 				return usageError{err: errors.New("name the interfaces, or --client, or --all"), command: cmd.CommandPath()}

@@ -52,6 +52,8 @@ func newDevicePolicy(verb string, policy config.Policy, short string) *cobra.Com
 		Short:   short,
 		Example: "  sudo torbpf device " + verb + " kitchen-tv --for 10m",
 		Args:    usageArgs(someDevice),
+
+		ValidArgsFunction: completeDevices,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("for") && o.Life <= 0 {
 				return usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 10m", shortTime(o.Life)), command: cmd.CommandPath()}
@@ -74,6 +76,8 @@ func newDeviceTor() *cobra.Command {
 A device that a rule for sources lets out, or would with another address, is taken out of
 that by a rule of its own.`,
 		Args: usageArgs(someDevice),
+
+		ValidArgsFunction: completeDevices,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := newRouter()
 			if err != nil {
@@ -136,6 +140,8 @@ func newDeviceName() *cobra.Command {
 		Short:   "Call a device something; without a name, nothing any more",
 		Example: "  sudo torbpf device name 02:00:5e:10:00:01 kitchen-tv --save",
 		Args:    usageArgs(deviceAndName),
+
+		ValidArgsFunction: completeDevices,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := newRouter()
 			if err != nil {

@@ -101,10 +101,13 @@ absorbed.`,
   sudo torbpf exclude add --list /etc/torbpf/lists/de.txt`,
 		Args: usageArgs(someEntry),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, false, args) },
+
+		ValidArgsFunction: f.complete(false),
 	}
 	f.register(cmd)
 	cmd.Flags().Var(life{&f.options.Life}, "for", "how long it holds, such as 30m, 12h or 7d; without this until it is removed")
 	cmd.Flags().StringVar(&f.policy, "policy", string(config.PolicyDirect), "direct, tor or block")
+	completeFlags(cmd, map[string][]string{"policy": {string(config.PolicyDirect), string(config.PolicyTor), string(config.PolicyBlock)}})
 	cmd.Flags().StringVar(&f.comment, "comment", "", "what it is for")
 	cmd.Flags().StringVar(&f.resolver, "resolver", "", "the resolver that excluded names are asked of, in clear; it stays until another is named")
 	cmd.Flags().BoolVar(&f.options.Force, "force", false, "allow an exclusion of everything")
@@ -119,6 +122,8 @@ func newExcludeDel() *cobra.Command {
 		Short: "Put them back on Tor; connections that were direct are cut",
 		Args:  usageArgs(someEntry),
 		RunE:  func(cmd *cobra.Command, args []string) error { return f.run(cmd, true, args) },
+
+		ValidArgsFunction: f.complete(true),
 	}
 	f.register(cmd)
 	return cmd

@@ -62,6 +62,9 @@ interrupted.`,
 	flags.StringVar(&q.LAN, "lan", "", "the interface it comes by, where the address does not say")
 	flags.BoolVar(&f.watch, "watch", false, "print what the device is refused from now on")
 	flags.BoolVar(&f.asJSON, "json", false, "print as JSON, with --watch a line for each")
+	offer(cmd, "from", completeDevices)
+	offer(cmd, "lan", completeAttached)
+	completeFlags(cmd, map[string][]string{"proto": {"tcp", "udp", "icmp", "gre"}, "type": {"A", "AAAA", "HTTPS", "PTR", "TXT", "MX"}})
 	return cmd
 }
 

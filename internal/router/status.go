@@ -148,6 +148,15 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	return status, nil
 }
 
+// AttachedNames lists the interfaces that are attached, or waited for.
+func (r *Router) AttachedNames() ([]string, error) {
+	s, err := r.attached()
+	if err != nil {
+		return nil, err
+	}
+	return s.Config.Interfaces, nil
+}
+
 func (s *Status) problem(format string, args ...any) {
 	s.Problems = append(s.Problems, fmt.Sprintf(format, args...))
 }
