@@ -47,6 +47,7 @@ func someDevice(_ *cobra.Command, args []string) error {
 func newDevicePolicy(verb string, policy config.Policy, short string) *cobra.Command {
 	var o router.ExcludeOptions
 	var comment string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     verb + " DEVICE...",
 		Short:   short,
@@ -58,17 +59,19 @@ func newDevicePolicy(verb string, policy config.Policy, short string) *cobra.Com
 			if cmd.Flags().Changed("for") && o.Life <= 0 {
 				return usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 10m", shortTime(o.Life)), command: cmd.CommandPath()}
 			}
-			return changeDevices(cmd, args, policy, comment, o)
+			return changeDevices(cmd, args, policy, comment, o, asJSON)
 		},
 	}
 	registerSave(cmd, &o)
 	cmd.Flags().Var(life{&o.Life}, "for", "how long it holds, such as 10m or 2d; without this until torbpf device tor")
 	cmd.Flags().StringVar(&comment, "comment", "", "what it is for")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the changes as JSON")
 	return cmd
 }
 
 func newDeviceTor() *cobra.Command {
 	var o router.ExcludeOptions
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "tor DEVICE...",
 		Short: "Put devices back on Tor; their connections that were direct are cut",
@@ -85,14 +88,15 @@ that by a rule of its own.`,
 			}
 			o.By = commandName(cmd)
 			changes, warnings, err := r.BackToTor(cmd.Context(), args, o)
-			return tellChanges(cmd.OutOrStdout(), changes, warnings, err)
+			return tellChanges(cmd.OutOrStdout(), changes, warnings, err, asJSON)
 		},
 	}
 	registerSave(cmd, &o)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the changes as JSON")
 	return cmd
 }
 
-func changeDevices(cmd *cobra.Command, who []string, policy config.Policy, comment string, o router.ExcludeOptions) error {
+func changeDevices(cmd *cobra.Command, who []string, policy config.Policy, comment string, o router.ExcludeOptions, asJSON bool) error {
 	r, err := newRouter()
 	if err != nil {
 		return err
@@ -107,18 +111,15 @@ func changeDevices(cmd *cobra.Command, who []string, policy config.Policy, comme
 	}
 	o.By = commandName(cmd)
 	changes, warnings, err := r.Exclude(cmd.Context(), false, rules, o)
-	return tellChanges(cmd.OutOrStdout(), changes, warnings, err)
+	return tellChanges(cmd.OutOrStdout(), changes, warnings, err, asJSON)
 }
 
-func tellChanges(w io.Writer, changes []config.Change, warnings []string, err error) error {
+func tellChanges(w io.Writer, changes []config.Change, warnings []string, err error, asJSON bool) error {
 	if err != nil {
 		return err
 	}
 	warn(warnings)
-	for _, c := range changes {
-		fmt.Fprintln(w, c)
-	}
-	return nil
+	return printChanges(w, changes, asJSON)
 }
 
 // commandName is a command as the audit has it.

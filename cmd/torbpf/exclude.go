@@ -219,11 +219,12 @@ func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error
 		return err
 	}
 	warn(warnings)
-	return f.print(cmd.OutOrStdout(), changes)
+	return printChanges(cmd.OutOrStdout(), changes, f.asJSON)
 }
 
-func (f *excludeFlags) print(w io.Writer, changes []config.Change) error {
-	if f.asJSON {
+// printChanges prints what has become of each rule.
+func printChanges(w io.Writer, changes []config.Change, asJSON bool) error {
+	if asJSON {
 		type change struct {
 			Kind    string `json:"kind"`
 			Entry   string `json:"entry"`

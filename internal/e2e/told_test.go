@@ -32,6 +32,8 @@ func TestWhatIsTypedIsAnswered(t *testing.T) {
 		{"__complete exclude add --policy d", 0, "direct\ntor\nblock\n:4"},
 		{"__complete explain --lan e", 0, "eth1\n:4"},
 		{"__complete attach --local c", 0, "connected\nreserved\nnone\n"},
+		{"device tor " + one + " --json", 0, `"outcome": "removed"`},
+		{"device block " + one + " --json", 0, `"outcome": "added"`},
 		{"exclude add 127.0.0.1", 0, "never on the wire"},
 		{"exclude add --port 53/udp", 0, "what devices look up"},
 		{"exclude add 9.9.9.0/24 --resolver 192.0.2.53", 0, "none is excluded"},
