@@ -282,7 +282,7 @@ func refuseDefaultRoute(l Link, r Route, fit []string) error {
 		next = "torbpf attach " + fit[0]
 	}
 	return refuse(ErrDefaultRoute, l.Name, fit,
-		"%s has %s %s (table %d), so it leads to the internet and is no LAN: %s; or insist with --force",
+		"%s has %s %s (table %d), so it leads to the internet and is no LAN: %s; or insist with --force of torbpf attach",
 		l.Name, what, r.Dst, r.Table, next)
 }
 
