@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 GO ?= go
 IFACE ?=
+ARGS ?=
 FUZZTIME ?= 60
 MINUTES ?= 30
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -17,12 +18,12 @@ export CGO_ENABLED := 0
 ##@ Use
 
 .PHONY: attach
-attach: deps-run build ## Put the devices behind IFACE on Tor: sudo make attach IFACE=eth1
+attach: deps-run build ## Put the devices behind IFACE on Tor: sudo make attach IFACE=eth1 ARGS="--torrc /etc/torbpf/bridges"
 	@test -n "$(IFACE)" || { echo "which interface? sudo make attach IFACE=eth1" >&2; exit 2; }
-	./torbpf attach $(IFACE)
+	./torbpf attach $(IFACE) $(ARGS)
 
 .PHONY: demo
-demo: deps-run build ## Show it all without a LAN: a private Tor network in network namespaces
+demo: deps-run build ## Show it without a LAN: attach, status and detach on a private Tor network in namespaces
 	$(GO) run ./testnet/cmd/demo ./torbpf
 
 .PHONY: install

@@ -22,7 +22,10 @@ type DeviceTraffic struct {
 }
 
 // Traffic is an amount of it.
-type Traffic struct{ Packets, Bytes uint64 }
+type Traffic struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
 
 // DeviceTraffic reads what devices have sent since the LANs were attached; the devices
 // that have been silent longest may have been forgotten. Without a pin there is none.

@@ -2,6 +2,7 @@ package tor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -105,7 +106,7 @@ func (w *waiter) wait(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return w.explain(context.Cause(ctx))
+			return w.explain(WaitOver(context.Cause(ctx)))
 		case <-tick.C:
 		}
 	}
@@ -136,6 +137,21 @@ func ended(ctx context.Context) bool {
 	return ctx.Err() != nil || ok && !time.Now().Before(d)
 }
 
+// WaitOver says why a wait ended, of a deadline in the words of who set it: --timeout.
+func WaitOver(cause error) error {
+	if errors.Is(cause, context.DeadlineExceeded) {
+		return waitOver{cause}
+	}
+	return cause
+}
+
+type waitOver struct{ cause error }
+
+func (waitOver) Error() string { return "the time to wait (--timeout) is over" }
+
+// Unwrap makes errors.Is find the cause.
+func (w waitOver) Unwrap() error { return w.cause }
+
 // explain says where the bootstrap stopped and what to look at.
 func (w *waiter) explain(cause error) error {
 	const next = "check the router's own connection and its clock; if the network blocks Tor, add bridges (--torrc FILE)"
@@ -145,5 +161,5 @@ func (w *waiter) explain(cause error) error {
 	case !w.seen:
 		return fmt.Errorf("wait for tor to bootstrap: %w: tor does not answer; if it hangs, stop and start it", cause)
 	}
-	return fmt.Errorf("wait for tor to bootstrap: %w at %s; %s", cause, w.last, next)
+	return fmt.Errorf("wait for tor to bootstrap: %w, and it is at %s; %s", cause, w.last, next)
 }

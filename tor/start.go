@@ -136,7 +136,10 @@ func (d *Daemon) waitReady(ctx context.Context, started *child) error {
 		}
 		select {
 		case <-started.gone:
-			return fmt.Errorf("it ended: %s", d.startupReason())
+			if says := d.startupReason(); says != "" {
+				return fmt.Errorf("it ended: %s", says)
+			}
+			return errors.New("it ended without a word: is that program tor? try it with --version")
 		case <-ctx.Done():
 			if says := d.startupReason(); says != "" {
 				err = fmt.Errorf("%w; tor says: %s", err, says)

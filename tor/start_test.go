@@ -164,6 +164,11 @@ func TestAStartThatDoesNotEndIsCutOff(t *testing.T) {
 	_, err = Start(deadline(t, 5*time.Second), o)
 	wantError(t, err, "it ended: Segmentation fault")
 	wantNothingLeft(t, o)
+
+	o.Binary = fakeProgram(t, o, "exit 0")
+	_, err = Start(deadline(t, 5*time.Second), o)
+	wantError(t, err, "it ended without a word: is that program tor?")
+	wantNothingLeft(t, o)
 }
 
 func TestDirectoriesThatOthersCouldTurnAreRefused(t *testing.T) {

@@ -53,6 +53,7 @@ Until Tor is ready, and whenever it is not, clients are refused at once.`,
   sudo torbpf attach --client
   sudo torbpf attach eth1 --tor system
   sudo torbpf attach eth1 --torrc /etc/torbpf/bridges`,
+		Args:              apartArgs,
 		ValidArgsFunction: completeInterfaces,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.run(cmd, args)
@@ -85,14 +86,20 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.excludes, "exclude", nil, "destination prefixes that go direct")
 	flags.StringSliceVar(&f.excludeSources, "exclude-source", nil, "source prefixes that go direct")
 	flags.StringSliceVar(&f.exMarks, "exclude-mark", nil, "fwmarks (0x100 or 0x100/0xff00) that go direct")
-	flags.DurationVar(&f.timeout, "timeout", d.Tor.Timeout, "how long to wait for Tor")
+	f.timeout = d.Tor.Timeout
+	flags.Var(life{&f.timeout}, "timeout", "how long to wait for Tor")
 	flags.BoolVar(&f.noWait, "no-wait", false, "return at once instead of when Tor is ready")
 	flags.BoolVar(&f.asJSON, "json", false, "print the result as JSON")
+	offer(cmd, "uplink", completeInterfaces)
+	completeFlags(cmd, map[string][]string{
+		"tor":   {string(config.TorManaged), string(config.TorSystem)},
+		"local": {string(config.LocalConnected), string(config.LocalReserved), string(config.LocalNone)},
+	})
 }
 
 func (f *attachFlags) run(cmd *cobra.Command, args []string) error {
 	if f.timeout <= 0 {
-		return usageError{err: fmt.Errorf("--timeout %v leaves no time: give some, such as 2m, or --no-wait", f.timeout), command: cmd.CommandPath()}
+		return usageError{err: fmt.Errorf("--timeout %s leaves no time: give some, such as 2m, or --no-wait", shortTime(f.timeout)), command: cmd.CommandPath()}
 	}
 	edit, err := f.edit(cmd, args)
 	if err != nil {
@@ -197,7 +204,7 @@ func (f *attachFlags) editTor(given func(string) bool) ([]func(*config.Config), 
 			return nil, err
 		}
 		if _, err := os.Stat(torrc); err != nil {
-			return nil, fmt.Errorf("read --torrc: %w", err)
+			return nil, fmt.Errorf("read --torrc: %w: name a file of lines for tor, such as bridges", err)
 		}
 	}
 	on("tor", func(t *config.Tor) {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -23,9 +26,9 @@ func newCheckConfig() *cobra.Command {
 		Long: `check-config reads a configuration file and the drop-ins beside it, and says what is
 wrong in which line of which file. It asks nothing of this host, needs no privilege but to
 read them and changes nothing: plan says what the configuration would do here.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(file)
+			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
 			}
@@ -33,7 +36,7 @@ read them and changes nothing: plan says what the configuration would do here.`,
 			if asJSON {
 				return printJSON(out, map[string]any{"schema": 1, "config": cfg, "ended": ended})
 			}
-			fmt.Fprintf(out, "%s is good: %s, %d rules\n", file, strings.Join(cfg.Interfaces, ", "), len(cfg.Rules))
+			fmt.Fprintf(out, "%s is good: %s, %s\n", file, strings.Join(cfg.Interfaces, ", "), counted(len(cfg.Rules), "rule", "rules"))
 			for _, r := range ended {
 				fmt.Fprintf(out, "note: %s: %s has ended\n", r.Origin, r.Words())
 			}
@@ -50,29 +53,47 @@ func endedRules(rules config.Rules) config.Rules {
 	return slices.DeleteFunc(append(config.Rules{}, rules.Layers()...), func(r config.Rule) bool { return r.Until.IsZero() || r.Until.After(time.Now()) })
 }
 
+// loadConfig is config.Load that says what to do about a file that is not there.
+func loadConfig(file string) (config.Config, error) {
+	cfg, err := config.Load(file)
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: torbpf enable writes one of what is attached; or name another with --config FILE", err)
+	}
+	return cfg, err
+}
+
 func newPlan() *cobra.Command {
 	var file string
-	cmd := &cobra.Command{Use: "plan", Short: "Show what a configuration file would do to this host, and change nothing"}
+	var reset bool
+	cmd := &cobra.Command{Use: "plan", Short: "Show what a configuration file would do to this host, and change nothing",
+		Long: `plan shows what apply would do here: what changes, what commands have added and stays
+(--reset leaves it out), and all that would be put in place. What apply refuses it refuses.`}
+	cmd.Flags().BoolVar(&reset, "reset", false, "without what commands have added, as for apply --reset")
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
 	return newNoun(cmd, func(ctx context.Context, r *router.Router) (shown, error) {
-		cfg, err := config.Load(file)
+		cfg, err := loadConfig(file)
 		if err != nil {
 			return shown{}, err
 		}
-		p, err := r.Preview(ctx, cfg)
+		p, err := r.Preview(ctx, cfg, reset)
 		if err != nil {
 			return shown{}, err
 		}
 		return shown{
-			json:  map[string]any{"schema": 1, "plan": p.Plan, "nft": p.NFT, "ip_rules": p.Rules, "torrc": p.Torrc},
+			json: map[string]any{"schema": 1, "plan": p.Plan, "nft": p.NFT, "ip_rules": p.Rules, "torrc": p.Torrc,
+				"changes": p.Changes, "kept": append([]string{}, p.Kept...), "notes": append([]string{}, p.Notes...)},
 			print: func(w io.Writer) error { return printPlan(w, p) },
 		}, nil
 	})
 }
 
 func printPlan(w io.Writer, p *router.Preview) error {
+	changes := cmp.Or(strings.Join(p.Changes, "\n"), "none of interfaces and rules") + "\n"
+	for _, what := range p.Kept {
+		changes += fmt.Sprintf("kept, since a command has added it: %s (--reset drops it)\n", what)
+	}
 	for _, part := range []struct{ title, text string }{
-		{"the host, the marks and the maps", p.Plan.String()}, {"nftables", p.NFT}, {"ip rules", p.Rules}, {"torrc", p.Torrc},
+		{"changes", changes}, {"the host, the marks and the maps", p.Plan.String()}, {"nftables", p.NFT}, {"ip rules", p.Rules}, {"torrc", p.Torrc},
 	} {
 		if part.text == "" {
 			continue
@@ -81,8 +102,8 @@ func printPlan(w io.Writer, p *router.Preview) error {
 			return err
 		}
 	}
-	for _, why := range p.Plan.Unfit {
-		fmt.Fprintf(w, "note: waiting, since %s\n", why)
+	for _, note := range p.Notes {
+		fmt.Fprintf(w, "note: %s\n", note)
 	}
 	return nil
 }
@@ -100,9 +121,9 @@ What commands have added stays (--reset drops it), what they have taken out of t
 back, and lists whose files have changed are read again. It needs no daemon. Where
 ` + "`torbpf run`" + ` runs, SIGHUP puts files in force that have changed since: while they are the same
 it changes nothing, and lists are read by that daemon as soon as they change.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(file)
+			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
 			}
@@ -120,7 +141,7 @@ it changes nothing, and lists are read by that daemon as soon as they change.`,
 				return err
 			}
 			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "%s is in force: %s, %d rules\n", file, strings.Join(cfg.Interfaces, ", "), len(cfg.Rules))
+			fmt.Fprintf(out, "%s is in force: %s, %s\n", file, strings.Join(cfg.Interfaces, ", "), counted(len(cfg.Rules), "rule", "rules"))
 			for _, what := range kept {
 				fmt.Fprintf(out, "kept, since a command has added it: %s (--reset drops it)\n", what)
 			}
@@ -130,6 +151,7 @@ it changes nothing, and lists are read by that daemon as soon as they change.`,
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
 	cmd.Flags().BoolVar(&reset, "reset", false, "drop the rules, names and the resolver that commands have added")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return before Tor is ready")
-	cmd.Flags().DurationVar(&timeout, "timeout", config.Default().Tor.Timeout, "how long to wait for Tor")
+	timeout = config.Default().Tor.Timeout
+	cmd.Flags().Var(life{&timeout}, "timeout", "how long to wait for Tor")
 	return cmd
 }

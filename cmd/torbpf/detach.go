@@ -15,7 +15,8 @@ func newDetach() *cobra.Command {
 		Short: "Let these interfaces' traffic, or this machine's, out directly again",
 		Long: `detach takes interfaces, and with --client this machine itself, off Tor. With the last, or with --all, everything of
 torbpf goes: programs, rules, marks, processes; the host is as it was before.`,
-		ValidArgsFunction: completeInterfaces,
+		Args:              apartArgs,
+		ValidArgsFunction: completeAttached,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) > 0 || client) {
 				return usageError{err: errors.New("name the interfaces, or --client, or --all"), command: cmd.CommandPath()}

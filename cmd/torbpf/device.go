@@ -47,26 +47,31 @@ func someDevice(_ *cobra.Command, args []string) error {
 func newDevicePolicy(verb string, policy config.Policy, short string) *cobra.Command {
 	var o router.ExcludeOptions
 	var comment string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     verb + " DEVICE...",
 		Short:   short,
 		Example: "  sudo torbpf device " + verb + " kitchen-tv --for 10m",
 		Args:    usageArgs(someDevice),
+
+		ValidArgsFunction: completeDevices,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("for") && o.Life <= 0 {
-				return usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 10m", o.Life), command: cmd.CommandPath()}
+				return usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 10m", shortTime(o.Life)), command: cmd.CommandPath()}
 			}
-			return changeDevices(cmd, args, policy, comment, o)
+			return changeDevices(cmd, args, policy, comment, o, asJSON)
 		},
 	}
 	registerSave(cmd, &o)
-	cmd.Flags().DurationVar(&o.Life, "for", 0, "how long it holds, such as 10m; without this until `device tor`")
+	cmd.Flags().Var(life{&o.Life}, "for", "how long it holds, such as 10m or 2d; without this until torbpf device tor")
 	cmd.Flags().StringVar(&comment, "comment", "", "what it is for")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the changes as JSON")
 	return cmd
 }
 
 func newDeviceTor() *cobra.Command {
 	var o router.ExcludeOptions
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "tor DEVICE...",
 		Short: "Put devices back on Tor; their connections that were direct are cut",
@@ -74,6 +79,8 @@ func newDeviceTor() *cobra.Command {
 A device that a rule for sources lets out, or would with another address, is taken out of
 that by a rule of its own.`,
 		Args: usageArgs(someDevice),
+
+		ValidArgsFunction: completeDevices,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := newRouter()
 			if err != nil {
@@ -81,14 +88,15 @@ that by a rule of its own.`,
 			}
 			o.By = commandName(cmd)
 			changes, warnings, err := r.BackToTor(cmd.Context(), args, o)
-			return tellChanges(cmd.OutOrStdout(), changes, warnings, err)
+			return tellChanges(cmd.OutOrStdout(), changes, warnings, err, asJSON)
 		},
 	}
 	registerSave(cmd, &o)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the changes as JSON")
 	return cmd
 }
 
-func changeDevices(cmd *cobra.Command, who []string, policy config.Policy, comment string, o router.ExcludeOptions) error {
+func changeDevices(cmd *cobra.Command, who []string, policy config.Policy, comment string, o router.ExcludeOptions, asJSON bool) error {
 	r, err := newRouter()
 	if err != nil {
 		return err
@@ -103,23 +111,27 @@ func changeDevices(cmd *cobra.Command, who []string, policy config.Policy, comme
 	}
 	o.By = commandName(cmd)
 	changes, warnings, err := r.Exclude(cmd.Context(), false, rules, o)
-	return tellChanges(cmd.OutOrStdout(), changes, warnings, err)
+	return tellChanges(cmd.OutOrStdout(), changes, warnings, err, asJSON)
 }
 
-func tellChanges(w io.Writer, changes []config.Change, warnings []string, err error) error {
+func tellChanges(w io.Writer, changes []config.Change, warnings []string, err error, asJSON bool) error {
 	if err != nil {
 		return err
 	}
 	warn(warnings)
-	for _, c := range changes {
-		fmt.Fprintln(w, c)
-	}
-	return nil
+	return printChanges(w, changes, asJSON)
 }
 
 // commandName is a command as the audit has it.
 func commandName(cmd *cobra.Command) string {
 	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+}
+
+func deviceAndName(_ *cobra.Command, args []string) error {
+	if len(args) < 1 || len(args) > 2 {
+		return errors.New("give the device, and what to call it: torbpf device name 02:00:5e:10:00:01 kitchen-tv")
+	}
+	return nil
 }
 
 func newDeviceName() *cobra.Command {
@@ -128,13 +140,19 @@ func newDeviceName() *cobra.Command {
 		Use:     "name DEVICE [NAME]",
 		Short:   "Call a device something; without a name, nothing any more",
 		Example: "  sudo torbpf device name 02:00:5e:10:00:01 kitchen-tv --save",
-		Args:    usageArgs(cobra.RangeArgs(1, 2)),
+		Args:    usageArgs(deviceAndName),
+
+		ValidArgsFunction: completeDevices,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := newRouter()
 			if err != nil {
 				return err
 			}
-			return r.NameDevice(cmd.Context(), args[0], strings.Join(args[1:], ""), o)
+			said, err := r.NameDevice(cmd.Context(), args[0], strings.Join(args[1:], ""), o)
+			if said != "" {
+				fmt.Fprintln(cmd.OutOrStdout(), said)
+			}
+			return err
 		},
 	}
 	registerSave(cmd, &o)
@@ -148,7 +166,7 @@ exempt mark would let out that your own rules set later counts as refused.`}
 	return newNoun(cmd, func(_ context.Context, r *router.Router) (shown, error) {
 		devices, err := r.Devices()
 		return shown{
-			json:  map[string]any{"schema": 2, "devices": append([]router.DeviceStatus{}, devices...)},
+			json:  map[string]any{"schema": 3, "devices": append([]router.DeviceStatus{}, devices...)},
 			print: func(w io.Writer) error { return listDevices(w, devices) },
 		}, err
 	})
@@ -170,7 +188,7 @@ func listDevices(w io.Writer, devices []router.DeviceStatus) error {
 		}
 		under := string(d.Policy)
 		if d.Until != nil {
-			under += " until " + d.Until.Local().Format(time.TimeOnly)
+			under += " until " + untilWords(*d.Until, time.Now())
 		}
 		var addrs []string
 		for _, a := range d.Addrs {
@@ -181,6 +199,15 @@ func listDevices(w io.Writer, devices []router.DeviceStatus) error {
 			silent, strings.Join(addrs, " "))
 	}
 	return t.Flush()
+}
+
+// untilWords tells a time, and its day where that is another.
+func untilWords(until, now time.Time) string {
+	layout := time.TimeOnly
+	if until.Sub(now) >= 24*time.Hour || until.Local().Day() != now.Local().Day() {
+		layout = time.DateTime
+	}
+	return until.Local().Format(layout)
 }
 
 // size writes bytes in the unit that people read best.

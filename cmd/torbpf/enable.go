@@ -18,7 +18,7 @@ func newEnable() *cobra.Command {
 		Long: `enable writes what is attached to the configuration file, if there is none yet,
 and has the service manager start ` + "`torbpf run`" + ` now and at every boot, before the
 network comes up.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := newRouter()
 			if err != nil {
@@ -53,7 +53,7 @@ func newDisable() *cobra.Command {
 	return &cobra.Command{
 		Use:   "disable",
 		Short: "No longer start at boot; what is attached stays until detach",
-		Args:  usageArgs(cobra.NoArgs),
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := service.Find(cmd.Context()); err != nil {
 				return err

@@ -7,8 +7,6 @@ import (
 	"io"
 	"net/netip"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,7 +36,7 @@ var kindFlags = []struct {
 	{"source", config.KindSource, "the arguments are prefixes of sources"},
 	{"mark", config.KindMark, "the arguments are fwmarks: VALUE or VALUE/MASK"},
 	{"port", config.KindPort, "the arguments are destination ports or protocols: 22/tcp, icmp, 53/udp@10.8.0.1"},
-	{"device", config.KindDevice, "the arguments are hardware addresses of devices"},
+	{"device", config.KindDevice, "the arguments are devices, by their names or hardware addresses"},
 	{"domain", config.KindDomain, "the arguments are names: bank.example, or *.bank.example for all below it"},
 	{"interface", config.KindInterface, "the arguments are interfaces that packets leave by, such as wg0"},
 	{"list", config.KindList, "the arguments are files of destinations, such as a country's: absolute paths"},
@@ -103,10 +101,13 @@ absorbed.`,
   sudo torbpf exclude add --list /etc/torbpf/lists/de.txt`,
 		Args: usageArgs(someEntry),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, false, args) },
+
+		ValidArgsFunction: f.complete(false),
 	}
 	f.register(cmd)
-	cmd.Flags().DurationVar(&f.options.Life, "for", 0, "how long it holds, such as 30m or 12h; without this until it is removed")
+	cmd.Flags().Var(life{&f.options.Life}, "for", "how long it holds, such as 30m, 12h or 7d; without this until it is removed")
 	cmd.Flags().StringVar(&f.policy, "policy", string(config.PolicyDirect), "direct, tor or block")
+	completeFlags(cmd, map[string][]string{"policy": {string(config.PolicyDirect), string(config.PolicyTor), string(config.PolicyBlock)}})
 	cmd.Flags().StringVar(&f.comment, "comment", "", "what it is for")
 	cmd.Flags().StringVar(&f.resolver, "resolver", "", "the resolver that excluded names are asked of, in clear; it stays until another is named")
 	cmd.Flags().BoolVar(&f.options.Force, "force", false, "allow an exclusion of everything")
@@ -121,6 +122,8 @@ func newExcludeDel() *cobra.Command {
 		Short: "Put them back on Tor; connections that were direct are cut",
 		Args:  usageArgs(someEntry),
 		RunE:  func(cmd *cobra.Command, args []string) error { return f.run(cmd, true, args) },
+
+		ValidArgsFunction: f.complete(true),
 	}
 	f.register(cmd)
 	return cmd
@@ -157,9 +160,9 @@ func (f *excludeFlags) kind() (config.Kind, error) {
 	return kind, nil
 }
 
-func (f *excludeFlags) rules(cmd *cobra.Command, args []string) (config.Rules, error) {
+func (f *excludeFlags) rules(cmd *cobra.Command, r *router.Router, args []string) (config.Rules, error) {
 	if cmd.Flags().Changed("for") && f.options.Life <= 0 {
-		return nil, usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 30m", f.options.Life), command: cmd.CommandPath()}
+		return nil, usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 30m", shortTime(f.options.Life)), command: cmd.CommandPath()}
 	}
 	if strings.ContainsAny(f.comment, "\n\r") {
 		return nil, usageError{err: errors.New("--comment is one line"), command: cmd.CommandPath()}
@@ -170,7 +173,7 @@ func (f *excludeFlags) rules(cmd *cobra.Command, args []string) (config.Rules, e
 	}
 	var rules config.Rules
 	for _, arg := range args {
-		entry, err := config.ParseEntry(kind, arg)
+		entry, err := entryOf(r, kind, arg)
 		if err != nil {
 			return nil, err
 		}
@@ -180,12 +183,28 @@ func (f *excludeFlags) rules(cmd *cobra.Command, args []string) (config.Rules, e
 	return rules, nil
 }
 
+// entryOf reads one argument. A device may be named as well.
+func entryOf(r *router.Router, kind config.Kind, arg string) (config.Entry, error) {
+	if kind == config.KindDevice && config.CheckDeviceName(arg) == nil {
+		entries, err := r.WhoIs([]string{arg})
+		if err != nil {
+			return config.Entry{}, err
+		}
+		return entries[0], nil
+	}
+	entry, err := config.ParseEntry(kind, arg)
+	if err != nil && kind == config.KindDestination {
+		err = meant(err, arg)
+	}
+	return entry, err
+}
+
 func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error {
-	rules, err := f.rules(cmd, args)
+	r, err := newRouter()
 	if err != nil {
 		return err
 	}
-	r, err := newRouter()
+	rules, err := f.rules(cmd, r, args)
 	if err != nil {
 		return err
 	}
@@ -200,11 +219,12 @@ func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error
 		return err
 	}
 	warn(warnings)
-	return f.print(cmd.OutOrStdout(), changes)
+	return printChanges(cmd.OutOrStdout(), changes, f.asJSON)
 }
 
-func (f *excludeFlags) print(w io.Writer, changes []config.Change) error {
-	if f.asJSON {
+// printChanges prints what has become of each rule.
+func printChanges(w io.Writer, changes []config.Change, asJSON bool) error {
+	if asJSON {
 		type change struct {
 			Kind    string `json:"kind"`
 			Entry   string `json:"entry"`
@@ -223,56 +243,23 @@ func (f *excludeFlags) print(w io.Writer, changes []config.Change) error {
 }
 
 func newExcludeList() *cobra.Command {
-	cmd := &cobra.Command{Use: "list", Short: "List the rules: what goes direct, and until when"}
+	cmd := &cobra.Command{Use: "list", Short: "List the rules: what goes direct, and until when",
+		Long: `list shows the rules, what is in lists, and who is asked for excluded names. In its JSON
+until is by the time of day, ends_ns by the kernel's clock since boot (CLOCK_BOOTTIME), which
+is what a rule ends by.`}
 	return newNoun(cmd, func(_ context.Context, r *router.Router) (shown, error) {
 		rules, err := r.Rules()
+		if err != nil {
+			return shown{}, err
+		}
+		resolver, err := r.Resolver()
 		if err != nil {
 			return shown{}, err
 		}
 		lists, err := r.Lists()
 		return shown{
 			json:  map[string]any{"schema": 2, "rules": append(config.Rules{}, rules...), "lists": lists},
-			print: func(w io.Writer) error { return listRules(w, rules, lists) },
+			print: func(w io.Writer) error { return listRules(w, rules, lists, resolver) },
 		}, err
 	})
-}
-
-// listRules prints a rule a line: what it matches, its policy, what is in it, how long it
-// holds, why.
-func listRules(w io.Writer, rules config.Rules, lists []router.ListStatus) error {
-	if len(rules) == 0 {
-		_, err := fmt.Fprintln(w, "nothing is excluded")
-		return err
-	}
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	for _, r := range rules {
-		fields := []string{string(r.Kind), r.String(), string(r.Policy)}
-		if r.Client {
-			fields = append(fields, "for this machine")
-		}
-		if r.Kind == config.KindList {
-			fields = append(fields, listWords(lists, r.List))
-		}
-		if !r.Until.IsZero() {
-			fields = append(fields, fmt.Sprintf("until %s (%s)", r.Until.Local().Format(time.DateTime), time.Until(r.Until).Round(time.Second)))
-		}
-		if r.Beneath != nil {
-			fields = append(fields, fmt.Sprintf("then %s", r.Beneath.Policy))
-		}
-		if r.Comment != "" {
-			fields = append(fields, r.Comment)
-		}
-		fmt.Fprintln(t, strings.Join(fields, "\t"))
-	}
-	return t.Flush()
-}
-
-// listWords says what is in force of a list.
-func listWords(lists []router.ListStatus, path string) string {
-	for _, l := range lists {
-		if l.Path == path && l.Read != nil {
-			return fmt.Sprintf("%d entries, read %s", l.Entries, l.Read.Local().Format(time.DateTime))
-		}
-	}
-	return "not in force: what is in it is Tor's"
 }

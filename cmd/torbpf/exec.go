@@ -123,7 +123,7 @@ func newExecStage() *cobra.Command {
 		Use:    stageCommand,
 		Short:  "Become the program that exec runs (started by exec)",
 		Hidden: true,
-		Args:   usageArgs(cobra.NoArgs),
+		Args:   noArgs,
 		RunE:   func(*cobra.Command, []string) error { return cell.Stage() },
 	}
 }

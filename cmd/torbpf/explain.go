@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
@@ -46,7 +47,7 @@ interrupted.`,
   sudo torbpf explain --from 192.168.1.7 --to 10.8.0.1 --proto icmp
   sudo torbpf explain --from 192.168.1.7 --to bank.example --type HTTPS
   sudo torbpf explain --watch --from kitchen-tv`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	flags, q := cmd.Flags(), &f.question
@@ -61,11 +62,14 @@ interrupted.`,
 	flags.StringVar(&q.LAN, "lan", "", "the interface it comes by, where the address does not say")
 	flags.BoolVar(&f.watch, "watch", false, "print what the device is refused from now on")
 	flags.BoolVar(&f.asJSON, "json", false, "print as JSON, with --watch a line for each")
+	offer(cmd, "from", completeDevices)
+	offer(cmd, "lan", completeAttached)
+	completeFlags(cmd, map[string][]string{"proto": {"tcp", "udp", "icmp", "gre"}, "type": {"A", "AAAA", "HTTPS", "PTR", "TXT", "MX"}})
 	return cmd
 }
 
 func (f *explainFlags) run(cmd *cobra.Command) error {
-	parse := f.parse
+	parse := func() error { return f.parse(cmd) }
 	if f.watch {
 		parse = func() error { return f.parseWatch(cmd) }
 	}
@@ -90,7 +94,7 @@ func (f *explainFlags) run(cmd *cobra.Command) error {
 }
 
 // parse reads the flags into the question.
-func (f *explainFlags) parse() error {
+func (f *explainFlags) parse(cmd *cobra.Command) error {
 	q := &f.question
 	if q.Who == "" || f.to == "" {
 		return errors.New("which packet? give --from ADDRESS and --to ADDRESS")
@@ -101,6 +105,9 @@ func (f *explainFlags) parse() error {
 			return fmt.Errorf("--to %q is neither an address nor a name: write 1.1.1.1, or bank.example for its DNS query", f.to)
 		}
 		q.Name = f.to
+	}
+	if err := f.fits(cmd); err != nil {
+		return err
 	}
 	q.To = q.To.WithZone("").Unmap()
 	if q.Protocol, err = config.ParseProtocol(f.proto); err != nil {
@@ -124,6 +131,26 @@ func (f *explainFlags) parse() error {
 	return nil
 }
 
+// fits refuses flags that would be ignored: a name is asked for by one kind of packet.
+func (f *explainFlags) fits(cmd *cobra.Command) error {
+	asks := f.proto == "udp" && f.question.DstPort == config.PortDNS
+	if f.question.Name == "" && f.question.Type != "" && !asks {
+		return fmt.Errorf("--type is of a DNS query: ask for a name with --to bank.example, or add --proto udp --dport %d", config.PortDNS)
+	}
+	if f.question.Name == "" {
+		return nil
+	}
+	if strings.ContainsFunc(f.question.Name, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return fmt.Errorf("--to %s: devices ask for names as DNS has them (xn--...): write that", f.question.Name)
+	}
+	for _, name := range []string{"proto", "dport"} {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--to %s asks about the DNS query for that name: leave --%s out, or write an address instead of the name", f.question.Name, name)
+		}
+	}
+	return nil
+}
+
 // parseWatch is parse with --watch, which is about whatever the device sends.
 func (f *explainFlags) parseWatch(cmd *cobra.Command) error {
 	if f.question.Who == "" {
@@ -137,12 +164,18 @@ func (f *explainFlags) parseWatch(cmd *cobra.Command) error {
 	return nil
 }
 
+// watchedLine is a refusal in JSON.
+type watchedLine struct {
+	Schema int `json:"schema"`
+	router.Refused
+}
+
 // printRefused prints a refusal a line, as they come.
 func (f *explainFlags) printRefused(w io.Writer) func(router.Refused) {
 	encoder := json.NewEncoder(w)
 	return func(r router.Refused) {
 		if f.asJSON {
-			_ = encoder.Encode(r) // a reader that is gone ends this by SIGPIPE
+			_ = encoder.Encode(watchedLine{1, r}) // a reader that is gone ends this by SIGPIPE
 			return
 		}
 		fmt.Fprintf(w, "%s %s > %s, %s, by %s: %s, %s\n", r.Time.Format(time.TimeOnly),

@@ -45,8 +45,7 @@ Tor's, and everything that Tor cannot carry is refused, never let out.
 		},
 	}
 	root.AddCommand(newAttach(), newDetach(), newStatus(), newCheck(), newExplain(), newExclude(), newExec(), newDevice(), newCheckConfig(), newPlan(), newApply(), newRun(), newEnable(), newDisable(), newVersion(), newSentry(), newProxy(), newExecStage())
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{err: err, command: cmd.CommandPath()}
-	})
+	root.SetFlagErrorFunc(flagError)
+	strictHelp(root)
 	return root
 }

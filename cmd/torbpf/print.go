@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/router"
 )
 
@@ -34,7 +33,7 @@ type shown struct {
 // newNoun completes a command that reads and prints, as text or as JSON.
 func newNoun(cmd *cobra.Command, read func(context.Context, *router.Router) (shown, error)) *cobra.Command {
 	var asJSON bool
-	cmd.Args = usageArgs(cobra.NoArgs)
+	cmd.Args = noArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		r, err := newRouter()
 		if err != nil {
@@ -55,18 +54,3 @@ func newNoun(cmd *cobra.Command, read func(context.Context, *router.Router) (sho
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
-
-// completeInterfaces offers the interfaces of this namespace to the shell.
-func completeInterfaces(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	facts, err := host.Read()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, l := range facts.Links {
-		if !l.Loopback {
-			names = append(names, l.Name)
-		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}

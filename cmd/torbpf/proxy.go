@@ -12,7 +12,7 @@ func newProxy() *cobra.Command {
 		Use:    "proxy",
 		Short:  "Take what is to go around Tor, on loopback (started by attach)",
 		Hidden: true,
-		Args:   usageArgs(cobra.NoArgs),
+		Args:   noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return proxy.RunChild(cmd.Context())
 		},

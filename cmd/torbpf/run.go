@@ -23,7 +23,7 @@ follows addresses and routes, and starts a tor anew that is gone or hangs.
 Without a configuration file it keeps what is attached. SIGHUP reads the file
 again; what commands have changed stays until the file does. Told to stop, it leaves everything as it is: ` + "`torbpf detach --all`" + `
 lets traffic out directly.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := newRouter()
 			if err != nil {

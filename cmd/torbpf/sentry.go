@@ -16,7 +16,7 @@ func newSentry() *cobra.Command {
 		Use:    "sentry",
 		Short:  "Watch tor and answer DNS that it cannot (started by attach)",
 		Hidden: true,
-		Args:   usageArgs(cobra.NoArgs),
+		Args:   noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return sentry.RunChild(cmd.Context(), dialTor)
 		},

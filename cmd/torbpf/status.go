@@ -44,9 +44,12 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, i := range s.Uplinks {
 		fmt.Fprintf(t, "uplink\t%s\tguarded: %s\n", i.Name, attachedBy(i))
 	}
-	fmt.Fprintf(t, "Tor\t%s\t%s\n", s.Tor.Mode, torLine(s.Tor))
+	fmt.Fprintf(t, "Tor\t%s\t%s\n", s.Tor.Mode, torLine(s))
 	fmt.Fprintf(t, ".onion\t%s\t%s\n", s.Tor.Onion4, s.Tor.Onion6)
 	fmt.Fprintf(t, "last guards\tstopped\t%d packets\n", s.Stopped)
+	if s.Resolver.IsValid() {
+		fmt.Fprintf(t, "resolver\t%s\tis asked for excluded names, in clear\n", s.Resolver)
+	}
 	if s.OwnDNS > 0 {
 		fmt.Fprintf(t, "own DNS\tsent\t%d packets of the router itself, not by Tor\n", s.OwnDNS)
 	}
@@ -54,7 +57,7 @@ func printStatus(w io.Writer, s *router.Status) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	if err := listRules(w, s.Rules, s.Lists); err != nil {
+	if err := listRules(w, s.Rules, s.Lists, s.Resolver); err != nil {
 		return err
 	}
 	fmt.Fprintln(w)
@@ -70,17 +73,18 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, l := range s.Lacks {
 		fmt.Fprintf(w, "note: this kernel has %s\n", l)
 	}
-	printProblems(w, s)
+	printProblems(w, s, "torbpf check shows those of which the headers were kept")
 	return nil
 }
 
-// printProblems says what is wrong and what to type.
-func printProblems(w io.Writer, s *router.Status) {
+// printProblems says what is wrong and what to type; headers is where those of what was
+// stopped are to be found.
+func printProblems(w io.Writer, s *router.Status, headers string) {
 	for _, p := range s.Problems {
 		fmt.Fprintf(w, "! %s\n", p)
 	}
 	if s.Stopped > 0 {
-		fmt.Fprintf(w, "! %d packets got as far as the last guards, which stopped them: something bypasses the tc programs or nftables (torbpf check shows them)\n", s.Stopped)
+		fmt.Fprintf(w, "! %d packets got as far as the last guards, which stopped them: something bypasses the tc programs or nftables (%s)\n", s.Stopped, headers)
 	}
 	if len(s.Problems) > 0 {
 		fmt.Fprintln(w, "to repair: `sudo torbpf attach` once more, or let `torbpf run` do it")
@@ -108,9 +112,14 @@ func attachedBy(i router.InterfaceStatus) string {
 	return i.AttachedBy
 }
 
-func torLine(t router.TorStatus) string {
+func torLine(s *router.Status) string {
+	t := s.Tor
 	if !t.Alive {
 		return "no answer: " + t.Summary
 	}
-	return fmt.Sprintf("%s, %d%% (%s)", t.Version, t.Percent, t.Summary)
+	text := fmt.Sprintf("%s, %d%% (%s)", t.Version, t.Percent, t.Summary)
+	if !s.Ready {
+		text += ": not ready, so clients are refused"
+	}
+	return text
 }

@@ -15,14 +15,14 @@ var deviceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 
 // CheckDeviceName refuses what a device cannot be called.
 func CheckDeviceName(name string) error {
-	if !deviceName.MatchString(name) {
+	if _, err := ParseMAC(name); err == nil || !deviceName.MatchString(name) {
 		return &ParseError{Input: name, Kind: ErrSyntax, message: "no name for a device: letters, digits, - and _, such as kitchen-tv"}
 	}
 	return nil
 }
 
 func (v *validation) devices(c Config) {
-	called := make(map[MAC]string)
+	called, spelled := make(map[MAC]string), make(map[string]string)
 	for _, name := range slices.Sorted(maps.Keys(c.Devices)) {
 		if err := CheckDeviceName(name); err != nil {
 			v.add("devices."+name, "%v", err)
@@ -32,7 +32,21 @@ func (v *validation) devices(c Config) {
 			v.add("devices."+name, "%s is called %s as well: which of the two is meant?", mac, other)
 		}
 		called[mac] = name
+		if other, twice := spelled[strings.ToLower(name)]; twice {
+			v.add("devices."+name, "%s is the same name to commands, and %s has it: call one of them something else", other, c.Devices[other])
+		}
+		spelled[strings.ToLower(name)] = name
 	}
+}
+
+// Named returns the device of a name, whatever letters of it are capital.
+func (c Config) Named(name string) (mac MAC, known bool) {
+	for n, of := range c.Devices {
+		if strings.EqualFold(n, name) {
+			return of, true
+		}
+	}
+	return MAC{}, false
 }
 
 // DeviceName returns what a device is called, "" for nothing.
@@ -48,7 +62,7 @@ func (c Config) DeviceName(mac MAC) string {
 // WhoIs reads whom somebody means: a device by its name or its hardware address, or an
 // address, which is a device's if the neighbours tell whose.
 func (c Config) WhoIs(who string, neighbours map[netip.Addr]MAC) (Entry, error) {
-	if mac, named := c.Devices[who]; named {
+	if mac, named := c.Named(who); named {
 		return Entry{Kind: KindDevice, MAC: mac}, nil
 	}
 	if addr, err := netip.ParseAddr(who); err == nil {
@@ -56,6 +70,9 @@ func (c Config) WhoIs(who string, neighbours map[netip.Addr]MAC) (Entry, error) 
 			return Entry{Kind: KindDevice, MAC: mac}, nil
 		}
 		return ParseEntry(KindSource, who)
+	}
+	if entry, err := ParseEntry(KindDevice, who); err == nil {
+		return entry, nil
 	}
 	if deviceName.MatchString(who) {
 		return Entry{}, &ParseError{Input: who, Kind: ErrSyntax,

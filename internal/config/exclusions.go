@@ -28,6 +28,9 @@ type Change struct {
 	CoveredBy []Rule // wider rules that say the same still
 	Absorbed  []Rule // Added: narrower rules that this one replaced
 	Near      []Rule // Absent: the rules most like it, closest first, at most three
+	// Longer says, of Present and Covered, that what is there stays longer than was asked for.
+	Longer bool
+	Before *Rule // Changed: what it was
 }
 
 // String tells the change in one line, with the next step where there is one.
@@ -41,11 +44,11 @@ func (c Change) String() string {
 		}
 		return text
 	case Changed:
-		return "changed to " + r.Words()
+		return fmt.Sprintf("changed %s: it is %s, and was %s", r.Of(), r.state(), c.Before.state())
 	case Present:
-		return fmt.Sprintf("%s is %s already", r.Of(), r.Policy.state())
+		return fmt.Sprintf("%s is %s already%s", r.Of(), r.Policy.state(), c.stays(r, "it"))
 	case Covered:
-		return fmt.Sprintf("%s is %s already, covered by %s", r.Of(), r.Policy.state(), list(c.CoveredBy))
+		return fmt.Sprintf("%s is %s already, covered by %s%s", r.Of(), r.Policy.state(), list(c.CoveredBy), c.stays(c.CoveredBy[0], "that"))
 	case Removed:
 		return "removed " + r.Of()
 	}
@@ -57,6 +60,29 @@ func (c Change) String() string {
 		return text + ": nearest are " + list(c.Near)
 	}
 	return text + fmt.Sprintf(", which has no %s", r.Kind)
+}
+
+// stays says how long a rule holds that outlasts what was asked for.
+func (c Change) stays(r Rule, what string) string {
+	switch {
+	case !c.Longer:
+		return ""
+	case r.Until.IsZero():
+		return fmt.Sprintf(", for good, and stays so: remove %s first if it is to end", what)
+	}
+	return ", until " + r.Until.Local().Format(time.DateTime)
+}
+
+// state is what becomes of what a rule matches, and until when.
+func (r Rule) state() string {
+	text := r.Policy.state() + " for good"
+	if !r.Until.IsZero() {
+		text = r.Policy.state() + " until " + r.Until.Local().Format(time.DateTime)
+	}
+	if r.Beneath != nil {
+		text += ", then " + string(r.Beneath.Policy) + " again"
+	}
+	return text
 }
 
 // Words tells a rule without what put it there.
@@ -98,14 +124,14 @@ func (rs *Rules) Add(r Rule) Change {
 	if i := rs.index(r.Entry); i >= 0 {
 		old := (*rs)[i]
 		if old.Policy == r.Policy && (old.Until.IsZero() || old.Until.Equal(r.Until)) {
-			return Change{Rule: old, Outcome: Present}
+			return Change{Rule: old, Outcome: Present, Longer: old.longer(r)}
 		}
 		*rs = slices.Clone(*rs)
 		(*rs)[i] = r.over(old)
-		return Change{Rule: (*rs)[i], Outcome: Changed}
+		return Change{Rule: (*rs)[i], Outcome: Changed, Before: &old}
 	}
 	if narrowest, ok := rs.narrowest(r.Entry); ok && narrowest.Policy == r.Policy && narrowest.outlasts(r) {
-		c.Outcome, c.CoveredBy = Covered, []Rule{narrowest}
+		c.Outcome, c.CoveredBy, c.Longer = Covered, []Rule{narrowest}, narrowest.longer(r)
 		return c
 	}
 	var kept Rules

@@ -62,13 +62,13 @@ func TestAddTellsWhatHappened(t *testing.T) {
 		{"10.1.0.0/16=tor 10.1.2.0/24", "add", "destination 10.0.0.0/8", Added,
 			"added destination 10.0.0.0/8", "10.0.0.0/8 10.1.0.0/16=tor 10.1.2.0/24"},
 		{"10.0.0.0/8", "add", "destination 10.0.0.0/8=tor", Changed,
-			"changed to destination 10.0.0.0/8 (tor)", "10.0.0.0/8=tor"},
+			"changed destination 10.0.0.0/8: it is Tor's for good, and was excluded for good", "10.0.0.0/8=tor"},
 		{"port:22/tcp", "add", "port 22/tcp@10.0.0.0/8", Covered,
 			"port 22/tcp@10.0.0.0/8 is excluded already, covered by 22/tcp", "port:22/tcp"},
 		{"port:22/tcp@10.0.0.0/8 port:23/tcp", "add", "port 22/tcp", Added,
 			"added port 22/tcp, which absorbed 22/tcp@10.0.0.0/8", "port:22/tcp port:23/tcp"},
 		{"mac:02:00:00:00:00:01", "add", "device 02-00-00-00-00-01=block", Changed,
-			"changed to device 02:00:00:00:00:01 (block)", "mac:02:00:00:00:00:01=block"},
+			"changed device 02:00:00:00:00:01: it is blocked for good, and was excluded for good", "mac:02:00:00:00:00:01=block"},
 		{"by:wg0", "add", "interface wg0", Present, "interface wg0 is excluded already", "by:wg0"},
 	} {
 		c.check(t)
@@ -268,6 +268,23 @@ func TestRulesThatHoldForAWhile(t *testing.T) {
 		r.Until = c.adds
 		if got := rs.Add(r); got.Outcome != c.outcome || words(rs) != c.after {
 			t.Errorf("%s: %s, and then %s; want %s, %s", c.name, got.Outcome, words(rs), c.outcome, c.after)
+		}
+	}
+}
+
+// TestALifeThatIsNotTakenIsTold: whoever asks for an end must not believe in it where what
+// is there stays.
+func TestALifeThatIsNotTakenIsTold(t *testing.T) {
+	soon := time.Now().Add(time.Hour)
+	for add, want := range map[string]string{
+		"10.0.0.0/8":  "destination 10.0.0.0/8 is excluded already, for good, and stays so: remove it first if it is to end",
+		"10.1.0.0/16": "destination 10.1.0.0/16 is excluded already, covered by 10.0.0.0/8, for good, and stays so: remove that first if it is to end",
+	} {
+		rs := rulesOf(t, "10.0.0.0/8")
+		r := rulesOf(t, add)[0]
+		r.Until = soon
+		if got := rs.Add(r).String(); got != want {
+			t.Errorf("%s\nwant %s", got, want)
 		}
 	}
 }

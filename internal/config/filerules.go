@@ -42,7 +42,7 @@ type fileRule struct {
 	Program     *text[programText]     `toml:"program,omitempty"`
 	Client      bool                   `toml:"client,omitempty"`
 	Policy      *policyText            `toml:"policy,omitempty"`
-	Until       *time.Time             `toml:"until,omitempty"`
+	Until       time.Time              `toml:"until,omitempty"` // no pointer, which would be written as a text
 	Comment     string                 `toml:"comment,omitempty"`
 }
 
@@ -195,9 +195,7 @@ func (f fileRule) rule() Rule {
 	if f.Policy != nil {
 		r.Policy = f.Policy.Policy
 	}
-	if f.Until != nil {
-		r.Until = *f.Until
-	}
+	r.Until = f.Until
 	return r
 }
 
@@ -217,9 +215,7 @@ func (f *file) setRules(rules Rules) {
 
 func fileRuleOf(r Rule) fileRule {
 	out := fileRule{Policy: &policyText{r.Policy}, Comment: r.Comment, Client: r.Client}
-	if !r.Until.IsZero() {
-		out.Until = &r.Until
-	}
+	out.Until = r.Until
 	fileKindOf(r.Kind).name(&out, r.Entry)
 	return out
 }

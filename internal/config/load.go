@@ -134,29 +134,6 @@ func (s source) decode() (file, error) {
 	return f, nil
 }
 
-// fileError says in which line of a file an error is.
-func (s source) fileError(err error) error {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) {
-		var problems []error
-		for _, e := range strict.Errors {
-			row, _ := e.Position()
-			problems = append(problems, fmt.Errorf("%s: unknown key %s: packaging/torbpf.toml lists those there are (installed below share/doc/torbpf): %w", s.at(row), strings.Join(e.Key(), "."), ErrInvalid))
-		}
-		return errors.Join(problems...)
-	}
-	var decode *toml.DecodeError
-	if !errors.As(err, &decode) {
-		return fmt.Errorf("%s: %w: %w", s.name, err, ErrInvalid)
-	}
-	row, _ := decode.Position()
-	where := s.at(row)
-	if key := strings.Join(decode.Key(), "."); key != "" {
-		where += ", " + key
-	}
-	return fmt.Errorf("%s: %s: %w", where, strings.TrimPrefix(decode.Error(), "toml: "), ErrInvalid)
-}
-
 // placed says of each setting that cannot be used in which line of which file it is.
 func placed(err error, where map[string]string) error {
 	var joined interface{ Unwrap() []error }
@@ -199,7 +176,7 @@ func (s source) walk(visit func(table string, e *unstable.Node, line func(*unsta
 		visit(table, e, line)
 	}
 	if err := p.Error(); err != nil {
-		return fmt.Errorf("%s: %w: %w", s.name, err, ErrInvalid)
+		return Invalid("%s: %w", s.name, err)
 	}
 	return nil
 }

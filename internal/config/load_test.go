@@ -151,3 +151,22 @@ func TestWhatIsSavedIsToldLast(t *testing.T) {
 		t.Errorf("without a saved name: asked of %s, %v", cfg.Resolver, err)
 	}
 }
+
+// TestSavedTimesAreTimes: they are written as TOML has them, and the texts that an older
+// torbpf wrote are read.
+func TestSavedTimesAreTimes(t *testing.T) {
+	path := SavedFile(filepath.Join(t.TempDir(), "torbpf.toml"))
+	until := time.Date(2030, 1, 31, 18, 0, 0, 0, time.UTC)
+	err := Save(path, func(s *Saved) {
+		s.Rules = rulesOf(t, "10.0.0.0/8 11.0.0.0/8")
+		s.Rules[0].Until = until
+	})
+	text, readErr := os.ReadFile(path)
+	if err != nil || readErr != nil || !strings.Contains(string(text), "\nuntil = 2030-01-31T18:00:00Z\n") || strings.Count(string(text), "until") != 1 {
+		t.Errorf("saved as %s, %v, %v", text, err, readErr)
+	}
+	cfg, err := Parse([]byte("interfaces = [\"eth1\"]\n[[rules]]\ndestination = \"10.0.0.0/8\"\nuntil = '2030-01-31T18:00:00Z'\n"))
+	if err != nil || !cfg.Rules[0].Until.Equal(until) {
+		t.Errorf("read as %v, %v", cfg.Rules, err)
+	}
+}

@@ -72,6 +72,19 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// LooksLike guesses of what is no prefix what kind of entry was meant.
+func LooksLike(s string) (Kind, bool) {
+	if _, err := ParsePrefix(s); !errors.Is(err, ErrSyntax) {
+		return "", false
+	}
+	for _, kind := range []Kind{KindList, KindDevice, KindPort, KindMark, KindDomain, KindInterface} {
+		if _, err := ParseEntry(kind, s); err == nil {
+			return kind, true
+		}
+	}
+	return "", false
+}
+
 // parseBare reads an address or a prefix and judges only its syntax.
 func parseBare(s string) (netip.Prefix, error) {
 	if strings.Contains(s, "/") {

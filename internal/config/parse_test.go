@@ -206,3 +206,11 @@ func TestParseDomain(t *testing.T) {
 		}
 	}
 }
+
+// TestARangeOfPortsIsAnswered: with what to write instead.
+func TestARangeOfPortsIsAnswered(t *testing.T) {
+	_, _, err := ParsePort("6000-6010/udp")
+	if err == nil || !strings.Contains(err.Error(), "there are no ranges: write one for each, such as 6000/udp 6010/udp") {
+		t.Errorf("a range: %v", err)
+	}
+}

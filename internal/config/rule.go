@@ -124,7 +124,7 @@ func ParseEntry(kind Kind, s string) (Entry, error) {
 		e.Client = true
 		e.Program, err = parsePath(s, "a program")
 	default:
-		err = fmt.Errorf("read rule %q: kind %q is none of %v: %w", s, kind, Kinds, ErrInvalid)
+		err = Invalid("read rule %q: kind %q is none of %v", s, kind, Kinds)
 	}
 	if err != nil {
 		return Entry{}, err
@@ -297,13 +297,6 @@ func (rs Rules) OfLANs() Rules {
 // OfClient returns those that are about what this machine itself sends.
 func (rs Rules) OfClient() Rules {
 	return slices.DeleteFunc(slices.Clone(rs), func(r Rule) bool { return !r.Client })
-}
-
-// Everything says whether a prefix lets every address of its family out.
-func (rs Rules) Everything() bool {
-	return slices.ContainsFunc(rs.Layers(), func(r Rule) bool {
-		return r.Policy == PolicyDirect && (r.Kind == KindDestination || r.Kind == KindSource) && r.Prefix.Bits() == 0
-	})
 }
 
 // OpensAny says whether a rule lets anything go direct.

@@ -84,6 +84,9 @@ func ParsePort(s string) (Service, netip.Prefix, error) {
 		return service, prefix, nil
 	}
 	port, err := strconv.ParseUint(number, 10, 16)
+	if from, to, ranged := strings.Cut(number, "-"); ranged {
+		return refuse(fmt.Sprintf("a rule is about one port, and there are no ranges: write one for each, such as %[1]s/%[3]s %[2]s/%[3]s", from, to, name))
+	}
 	if err != nil || port == 0 {
 		return refuse(fmt.Sprintf("%q is no port: 1 to 65535", number))
 	}

@@ -14,6 +14,15 @@ import (
 // host could make good.
 var ErrInvalid = errors.New("invalid configuration")
 
+// Invalid is an error that wraps ErrInvalid without ending in its words: what is wrong and
+// what to write instead has been said.
+func Invalid(format string, args ...any) error { return invalid{fmt.Errorf(format, args...)} }
+
+type invalid struct{ error }
+
+// Unwrap makes errors.Is find ErrInvalid, and what the text was made of.
+func (e invalid) Unwrap() []error { return []error{e.error, ErrInvalid} }
+
 // FieldError is one setting that cannot be used.
 type FieldError struct {
 	Field   string // as in the JSON of a Config, e.g. "tor.trans_port"
@@ -209,6 +218,7 @@ func (v *validation) rules(c Config) {
 			v.problems = append(v.problems, &FieldError{Field: r.field(), Problem: problem})
 		}
 	}
+	v.everything(c)
 }
 
 // field is where a rule stands in a configuration: its origin, if that is known.
@@ -234,8 +244,6 @@ func (r Rule) problem(c Config) string {
 		return fmt.Sprintf("%s %s cannot be %q: for a %s there is %s", r.Kind, r.Entry, r.Policy, r.Kind, joinPolicies(r.Kind.policies()))
 	case r.Kind == KindInterface && slices.Contains(c.Interfaces, r.Interface):
 		return fmt.Sprintf("%s is to be torified, so nothing that leaves by it goes outside: name an interface that leads there, such as wg0", r.Interface)
-	case (Rules{r}).Everything() && !c.Everything:
-		return fmt.Sprintf("%s would let everything past Tor: torbpf detach switches Tor off; or insist with --force", r.Prefix)
 	}
 	return ""
 }

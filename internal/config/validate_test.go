@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,23 @@ func TestValidateRefuses(t *testing.T) {
 		{"tor.onion6", "private space", func(c *Config) { c.Tor.Onion6 = prefix("fe80::/10") }},
 		{"rules.destination", "--force", func(c *Config) { c.Rules = DirectPrefixes(KindDestination, prefix("::/0")) }},
 		{"rules.source", "--force", func(c *Config) { c.Rules = DirectPrefixes(KindSource, prefix("0.0.0.0/0")) }},
+		{"rules.destination", "0.0.0.0/1, 128.0.0.0/1 together would let everything past Tor", func(c *Config) {
+			c.Rules = DirectPrefixes(KindDestination, prefix("0.0.0.0/1"), prefix("128.0.0.0/1"))
+		}},
+		{"rules.source", "--force", func(c *Config) {
+			c.Rules = DirectPrefixes(KindSource, prefix("::/1"), prefix("8000::/1"))
+		}},
+		{"rules.destination", "--force", func(c *Config) { // what it leaves is nobody's
+			c.Rules = DirectPrefixes(KindDestination, prefix("2000::/3"))
+		}},
+		{"rules.destination", "--force", func(c *Config) {
+			c.Rules = DirectPrefixes(KindDestination, prefix("0.0.0.0/1"), prefix("128.0.0.0/2"), prefix("192.0.0.0/3"))
+			c.Rules[0].Until = time.Unix(1<<32, 0)
+		}},
+		{"torbpf.toml:7", "no file may ask for that", func(c *Config) {
+			c.Rules = DirectPrefixes(KindDestination, prefix("0.0.0.0/0"))
+			c.Rules[0].Origin = "torbpf.toml:7"
+		}},
 		{"rules.destination", "invalid", func(c *Config) { c.Rules = DirectPrefixes(KindDestination, netip.Prefix{}) }},
 		{"rules.source", "IPv4-mapped", func(c *Config) { c.Rules = DirectPrefixes(KindSource, prefix("::ffff:10.0.0.0/104")) }},
 		{"rules.mark", "zero mask", func(c *Config) { c.Rules = DirectMarks(Mark{Value: 1}) }},
@@ -117,6 +135,24 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 	for _, field := range []string{"local:", "mark_shift:", "tor.dns_port:"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%v does not mention %s", err, field)
+		}
+	}
+}
+
+// TestPartsAreNotEverything: halves of different families, of different kinds or of what
+// different senders mean, and what rules say otherwise, leave something to Tor.
+func TestPartsAreNotEverything(t *testing.T) {
+	lower, upper := netip.MustParsePrefix("0.0.0.0/1"), netip.MustParsePrefix("128.0.0.0/1")
+	ofClient := DirectPrefixes(KindDestination, upper)
+	ofClient[0].Client = true
+	tors := DirectPrefixes(KindDestination, upper)
+	tors[0].Policy = PolicyTor
+	for name, more := range map[string]Rules{
+		"other family": DirectPrefixes(KindDestination, netip.MustParsePrefix("8000::/1")), "another kind": DirectPrefixes(KindSource, upper),
+		"of this machine": ofClient, "Tor's": tors, "less": DirectPrefixes(KindDestination, netip.MustParsePrefix("128.0.0.0/2")),
+	} {
+		if rules := slices.Concat(DirectPrefixes(KindDestination, lower), more); rules.Everything() {
+			t.Errorf("%s: %v are taken for everything", name, rules.Widest())
 		}
 	}
 }

@@ -20,7 +20,7 @@ func TestAPlantedLeakIsAnAlarm(t *testing.T) {
 	detachLater(t, lab)
 	d := startRun(t, lab, writeConfig(t, lab, `interfaces = ["eth1"]`))
 	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
-	if r := runTorbpf(t, lab, "check"); r.code != 0 || !strings.Contains(r.stdout, "stopped: 0 packets") {
+	if r := runTorbpf(t, lab, "check", "--layers"); r.code != 0 || !strings.Contains(r.stdout, "stopped: 0 packets") {
 		t.Errorf("check of a sound router: %v", r)
 	}
 	if _, err := testnet.DNSQuery(lab.Router, at(testnet.Resolver4, testnet.PortDNS), "own."+testnet.Zone, "A", "udp", patience); err != nil {
@@ -76,7 +76,7 @@ func TestAPlantedLeakIsAnAlarm(t *testing.T) {
 		t.Errorf("the file of alarms: %v, %v", info, err)
 	}
 	mustTorbpf(t, lab, "attach", lan, "--no-wait")
-	if r := runTorbpf(t, lab, "check"); r.code != 0 || strings.Contains(r.stdout, "uplink-guard") {
+	if r := runTorbpf(t, lab, "check", "--layers"); r.code != 0 || strings.Contains(r.stdout, "uplink-guard") {
 		t.Errorf("check after attach: %v", r)
 	}
 }

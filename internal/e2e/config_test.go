@@ -184,7 +184,7 @@ func TestSavingNeverBreaksTheConfiguration(t *testing.T) {
 		if r := add(strings.Fields(args)...); r.code != 0 {
 			t.Errorf("%s: %v", args, r)
 		}
-		for _, command := range [][]string{{"check-config", "--config", path}, {"check"}} { // with what is in force nothing is wrong either
+		for _, command := range [][]string{{"check-config", "--config", path}, {"check", "--layers"}} { // with what is in force nothing is wrong either
 			if r := runTorbpf(t, lab, command...); r.code != 0 {
 				t.Errorf("after %s: %v", args, r)
 			}

@@ -74,6 +74,8 @@ func explainDefaults(t *testing.T, lab *testnet.Lab) {
 		asked{words("--to 1.1.1.1 --proto 41"), []string{"protocol", "--port ip-41@1.1.1.1"}},
 		asked{words("--to 10.1.1.1"), []string{"private", "in the reserved space 10.0.0.0/8", "--local reserved"}},
 		asked{words("--to 192.168.50.1"), []string{"verdict    local", "router-address", "is an address of the router's", "never forwarded"}},
+		asked{words("--to 192.168.50.1 --dport 9040"), []string{"router-address", "drops it in silence (closed_port): port 9040"}},
+		asked{words("--to 192.168.50.1 --proto udp --dport 9053"), []string{"drops it in silence (closed_port)"}},
 		asked{words("--to 192.168.50.12"), []string{"local-subnet", "192.168.50.0/24 of eth1", "it stays behind eth1"}},
 		asked{words("--to 192.168.60.11"), []string{"192.168.60.0/24 of eth2", "forwarded by eth2", "routes it by eth2 now"}},
 		asked{words("--to 10.193.1.1"), []string{"once Tor is ready: onion, onion-tcp", "in the .onion range 10.192.0.0/10"}},
@@ -92,7 +94,7 @@ func explainDefaults(t *testing.T, lab *testnet.Lab) {
 func explainNames(t *testing.T, lab *testnet.Lab) {
 	checkExplained(t, lab,
 		asked{words("--to bank.example"), []string{
-			"192.168.50.1:53, udp", "DNS query bank.example A", "once Tor is ready: dns, dns-udp", "DNS with SERVFAIL", "DNSPort, 9053", "Name one: --to ADDRESS"}},
+			"192.168.50.1:53, udp", "DNS query bank.example A", "once Tor is ready: dns, dns-udp", "DNS with SERVFAIL", "DNSPort, 9053", "Name one: --to ADDRESS", "exclude add --domain bank.example --resolver ADDRESS"}},
 		asked{words("--to bank.example --type HTTPS"), []string{"once Tor is ready: refused, dns-no-data"}},
 		asked{words("--to printer.lan --type AAAA"), []string{"verdict    resolver", "dns-local", "sentry, port 9054"}},
 		asked{words("--to 9.9.9.9 --dport 53"), []string{"resolver, dns-tcp", "sentry, port 9054", "--port 53/tcp@9.9.9.9"}},
@@ -117,6 +119,7 @@ func explainRules(t *testing.T, lab *testnet.Lab) {
 		asked{words("--to 9.9.9.9 --proto udp --dport 53"), []string{"direct-port", "the rule port 53/udp@9.9.9.9/32", "exclude del --port 53/udp@9.9.9.9/32"}},
 		asked{[]string{"--from", "192.168.50.65", "--to", "1.1.1.1", "--proto", "udp", "--dport", "9"}, []string{
 			"direct-source", "the rule source 192.168.50.64/29", "exclude add --source 192.168.50.65 --policy tor"}},
+		asked{[]string{"--from", "192.168.50.65", "--to", "192.168.50.1"}, []string{"direct-source", "it is delivered to the router"}},
 		asked{[]string{"--from", "fd50::41", "--to", "2606:4700::1111"}, []string{"direct-source", "the rule source fd50::40/125", "routes it by eth0 to "}},
 		asked{[]string{"--from", "192.168.50.65", "--to", "10.193.1.1"}, []string{"onion-from-direct", "the rule source 192.168.50.64/29"}},
 		asked{[]string{"--from", "192.168.50.80", "--to", "1.1.1.1"}, []string{"blocked-source", "exclude del --source 192.168.50.80/32"}},
@@ -128,6 +131,9 @@ func explainRules(t *testing.T, lab *testnet.Lab) {
 	mustTorbpf(t, lab, "exclude", "del", "--port", "22/tcp", "53/udp@9.9.9.9")
 	mustTorbpf(t, lab, "exclude", "del", "--source", "192.168.50.64/29", "fd50::40/125", "192.168.50.80")
 	mustTorbpf(t, lab, "exclude", "del", "--device", testnet.MACClient2)
+	mustTorbpf(t, lab, "device", "block", testnet.MACClient2)
+	checkExplained(t, lab, asked{append(onDevice, "--to", "1.1.1.1"), []string{"blocked-device", "device tor " + testnet.MACClient2}})
+	mustTorbpf(t, lab, "device", "tor", testnet.MACClient2)
 }
 
 // explainTorRules: what a rule keeps with Tor follows from it, but not what a list or the
@@ -140,7 +146,7 @@ func explainTorRules(t *testing.T, lab *testnet.Lab) {
 	checkExplained(t, lab,
 		asked{words("--to 1.1.1.1"), []string{"once Tor is ready: tor, tcp", rule, "exclude del --source " + neverSeen}},
 		asked{words("--to bank.example"), []string{"once Tor is ready: dns, dns-udp", rule}},
-		asked{words("--to 104.16.1.1"), []string{"direct-list", "is in a list that is excluded (" + list, "exclude add 104.16.1.1 --policy tor"}},
+		asked{words("--to 104.16.1.1"), []string{"direct-list", "is in the list " + list + ", line 1", "exclude add 104.16.1.1 --policy tor"}},
 		asked{words("--to 10.193.1.1"), []string{"onion-tcp", "in the .onion range 10.192.0.0/10"}},
 		asked{words("--to 192.168.50.1"), []string{"router-address", "is an address of the router's"}},
 	)
@@ -177,7 +183,7 @@ func explainDomains(t *testing.T, lab *testnet.Lab) {
 		asked{words("--to " + testnet.Other4.String()), []string{"once Tor is ready: tor, tcp", "no rule is about it", "the names that are excluded"}},
 		asked{words("--to another." + testnet.Zone), []string{"dns-udp", "sudo torbpf exclude add --domain another." + testnet.Zone}},
 	)
-	keptWithTor(t, lab, testnet.Other4.String(), asked{append(device, testnet.Other4.String()), []string{"verdict    direct", "direct-domain"}})
+	keptWithTor(t, lab, testnet.Other4.String(), asked{append(device, testnet.Other4.String()), []string{"once Tor is ready: tor, tcp", "the rule destination " + testnet.Other4.String() + "/32 (tor)"}})
 }
 
 // explainLists: those that have the address, by what is in force of them.
@@ -330,6 +336,10 @@ func explainBadInput(t *testing.T, lab *testnet.Lab) {
 		{name: "no record", args: words("--to bank.example --type NOPE"), says: []string{"--type NOPE: no DNS record"}},
 		{name: "no hardware address", args: words("--to 1.1.1.1 --mac 1"), says: []string{"not a hardware address"}},
 		{name: "no mark", args: words("--to 1.1.1.1 --mark x"), says: []string{`--mark "x" is no mark`}},
+		{name: "a type of what asks nothing", args: words("--to 1.1.1.1 --type AAAA"), says: []string{"--type is of a DNS query"}},
+		{name: "a port with a name", args: words("--to bank.example --dport 443"), says: []string{"leave --dport out"}},
+		{name: "a protocol with a name", args: words("--to bank.example --proto tcp"), says: []string{"leave --proto out"}},
+		{name: "a name that no device asks for", args: words("--to m\u00fcnchen.de"), says: []string{"xn--"}},
 		{name: "no LAN has it", args: []string{"--from", "1.2.3.4", "--to", "1.1.1.1"}, says: []string{"no LAN has the source 1.2.3.4", "eth1, eth2", "--lan"}},
 		{name: "any LAN may have it", args: []string{"--from", "fe80::7", "--to", "fd50::1"}, says: []string{"may come by any of eth1, eth2", "--lan"}},
 		{name: "no LAN is called so", args: words("--to 1.1.1.1 --lan eth0"), says: []string{"--lan eth0", "which are eth1, eth2"}},

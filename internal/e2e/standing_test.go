@@ -63,7 +63,7 @@ func TestAStandingRuleOutlivesALifeOverIt(t *testing.T) {
 	if got := reasonFor(t, lab, n); got != blocked {
 		t.Errorf("after a life and apply the device is judged by %s, want %s", got, blocked)
 	}
-	if r := runTorbpf(t, lab, "check"); r.code != 0 {
+	if r := runTorbpf(t, lab, "check", "--layers"); r.code != 0 {
 		t.Errorf("check: %v", r)
 	}
 

@@ -158,7 +158,7 @@ func (m *machine) show(t *testing.T, property, unit string) string {
 func (m *machine) awaitTor(t *testing.T, restarts string) {
 	t.Helper()
 	eventually(t, time.Minute, "attach", func() error {
-		if r := m.try(t, "torbpf", "check"); r.code != 0 {
+		if r := m.try(t, "torbpf", "check", "--layers"); r.code != 0 {
 			return fmt.Errorf("check: %v", r)
 		}
 		shown := m.run(t, "systemctl", "show", "-p", "ActiveState,StatusText,NRestarts", "torbpf")
@@ -230,7 +230,7 @@ func TestTheUnitUnderSystemd(t *testing.T) {
 		{"hangs", func(t *testing.T) { m.signal(t, "STOP") }, "2", true},
 		{"stopped", func(t *testing.T) {
 			m.run(t, "systemctl", "stop", "torbpf")
-			m.run(t, "torbpf", "check")
+			m.run(t, "torbpf", "check", "--layers")
 			m.run(t, "systemctl", "start", "torbpf")
 		}, "0", true},
 		{"reboot", func(t *testing.T) { m.reboot(t) }, "0", false},
@@ -252,7 +252,7 @@ func TestTheUnitUnderSystemd(t *testing.T) {
 		})
 	}
 	m.run(t, "torbpf", "disable")
-	m.run(t, "torbpf", "check")
+	m.run(t, "torbpf", "check", "--layers")
 	m.run(t, "torbpf", "detach", "--all")
 	if r := m.try(t, "systemctl", "is-enabled", "torbpf"); r.code == 0 {
 		t.Errorf("disable: %v", r)

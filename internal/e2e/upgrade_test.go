@@ -89,7 +89,7 @@ func TestRunGivesWayToAnotherVersion(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(log.String(), "another version of torbpf has taken over") {
 		t.Errorf("it ended with %v: %s", err, log)
 	}
-	run(t, lab.Router, other, "check")
+	run(t, lab.Router, other, "check", "--layers")
 	startRun(t, lab, file)
 	eventually(t, patience, "to be of this version", func() error { return sound(t, lab, lan) })
 }

@@ -36,7 +36,7 @@ func chooseLANs(cfg config.Config, h Host) (chosen, error) {
 			continue
 		}
 		l, ok := h.LinkByName(name)
-		err := unknownInterface(h, name)
+		err := unknownInterface(h, name, candidates(cfg, h))
 		if ok {
 			err = h.attachable(cfg, l)
 		}
@@ -140,11 +140,16 @@ func noMatch(h Host, patterns []string) error {
 		"no interface that could be torified is called %s here: name one of %s", strings.Join(patterns, " or "), orElse(names(h.Links), "those that ip link lists"))
 }
 
-func unknownInterface(h Host, name string) error {
+// unknownInterface names those that may be meant: the near ones, else those that fit, else all.
+func unknownInterface(h Host, name string, fit []string) error {
 	existing := names(h.Links)
 	if near := nearNames(name, existing); len(near) > 0 {
 		return refuse(ErrUnknownInterface, name, near,
 			"there is no interface %s here: did you mean %s?", name, strings.Join(near, " or "))
+	}
+	if len(fit) > 0 {
+		return refuse(ErrUnknownInterface, name, fit,
+			"there is no interface %s here: name the one your devices are behind (these fit: %s)", name, strings.Join(fit, ", "))
 	}
 	return refuse(ErrUnknownInterface, name, nil,
 		"there is no interface %s here: name one of %s", name, orElse(existing, "those that ip link lists"))
@@ -277,7 +282,7 @@ func refuseDefaultRoute(l Link, r Route, fit []string) error {
 		next = "torbpf attach " + fit[0]
 	}
 	return refuse(ErrDefaultRoute, l.Name, fit,
-		"%s has %s %s (table %d), so it leads to the internet and is no LAN: %s; or insist with --force",
+		"%s has %s %s (table %d), so it leads to the internet and is no LAN: %s; or insist with --force of torbpf attach",
 		l.Name, what, r.Dst, r.Table, next)
 }
 

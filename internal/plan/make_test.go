@@ -104,7 +104,7 @@ func TestOnionRangesMissRoutesAddressesAndExclusions(t *testing.T) {
 		{"10/8 routed", func(b *builder) *builder { return b.route("10.0.0.0/8", "eth1") }, nil, "172.16.0.0/12", "fd74:6f72:f00::/40"},
 		{"10/8 excluded", nil, []string{"10.0.0.0/8"}, "172.16.0.0/12", "fd74:6f72:f00::/40"},
 		{"all private space excluded", nil, []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"}, "198.18.0.0/15", "2001:2::/48"},
-		{"all candidates excluded", nil, []string{"10.0.0.0/8", "172.16.0.0/12", "198.18.0.0/15", "100.64.0.0/10", "2000::/3", "fc00::/7"},
+		{"all candidates excluded", nil, []string{"10.0.0.0/8", "172.16.0.0/12", "198.18.0.0/15", "100.64.0.0/10", "2001::/16", "fc00::/7"},
 			"10.192.0.0/10", "fd74:6f72:f00::/40"},
 		{"all ULA routed", func(b *builder) *builder { return b.route("fc00::/7", "eth1") }, nil, "10.192.0.0/10", "2001:2::/48"},
 		{"default routes touch nothing", func(b *builder) *builder { return b.route("8.0.0.0/5", "eth0").route("::/0", "eth0") }, nil,

@@ -39,7 +39,7 @@ func refuseMarkInUse(cfg config.Config, h Host) error {
 	for shift := 24; shift >= 0; shift -= 4 {
 		if clashing(Mark{Shift: uint8(shift)}, cfg, h) == "" {
 			return refuse(ErrMarkInUse, bits, []string{fmt.Sprint(shift)},
-				"mark bits %s are used by %s as well: take free ones with --mark-shift %d", bits, by, shift)
+				"mark bits %s are used by %s as well: take free ones with --mark-shift %[3]d of torbpf attach, or mark_shift = %[3]d in a configuration file", bits, by, shift)
 		}
 	}
 	return refuse(ErrMarkInUse, bits, nil,

@@ -27,7 +27,7 @@ func uplinks(cfg config.Config, h Host, lans []Link) ([]Uplink, error) {
 			continue
 		}
 		if !ok {
-			return nil, unknownInterface(h, name)
+			return nil, unknownInterface(h, name, nil)
 		}
 		if l.Loopback {
 			return nil, refuse(ErrLoopback, name, nil,

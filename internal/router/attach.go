@@ -39,8 +39,9 @@ type Result struct {
 // direct, until Tor is there or the user detaches.
 func (r *Router) Attach(ctx context.Context, edit func(*config.Config), o AttachOptions) (*Result, error) {
 	return r.attachAndWait(ctx, func(s *State) error {
+		before := s.clone()
 		edit(&s.Config)
-		return nil
+		return refuseUnfit(before, s)
 	}, o)
 }
 
@@ -76,24 +77,24 @@ func (r *Router) attach(ctx context.Context, edit func(*State) error) (*Result, 
 	if before != nil {
 		s = before.clone()
 	}
-	err = edit(s)
-	if err == nil {
-		err = refuseUnfit(before, s)
-	}
-	if err != nil {
+	if err := edit(s); err != nil {
 		return nil, "", errors.Join(err, r.forgetIfUnused(before))
 	}
 	result, err := r.bringLists(ctx, before, s, true, listFiles{strict: listPaths(s.Config.Rules)})
 	if err != nil {
+		if before != nil {
+			r.forgetCopies(before.Lists) // of lists that were read, and refused
+		}
 		return nil, "", errors.Join(err, r.forgetIfUnused(before))
 	}
 	return result, r.controlAddress(s), nil
 }
 
 // refuseUnfit refuses interfaces that are new and not fit, though the configuration
-// says to wait for its own: what somebody types is there, or mistyped.
+// says to wait for its own: what somebody types is there, or mistyped. What a file names
+// may come later.
 func refuseUnfit(before, s *State) error {
-	if !s.Config.Wait || before == nil {
+	if !s.Config.Wait {
 		return nil
 	}
 	strict := s.clone().Config
@@ -152,7 +153,7 @@ func (r *Router) bringLists(ctx context.Context, before, s *State, acknowledges 
 		return nil, err
 	}
 	r.forgetCopies(s.Lists)
-	return &Result{Plan: p, Warnings: slices.Concat(r.warnings(s, p), timeWarnings(p), lists.warnings), lists: lists.warnings}, nil
+	return &Result{Plan: p, Warnings: slices.Concat(r.warnings(s, p), timeWarnings(before, p), lists.warnings), lists: lists.warnings}, nil
 }
 
 // checkPorts refuses ports that somebody else listens on. What torbpf itself
@@ -245,7 +246,7 @@ func (r *Router) waitGate(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the gate to open: %w; see %s", context.Cause(ctx), r.sentryLog())
+			return fmt.Errorf("wait for the gate to open: %w; see %s", tor.WaitOver(context.Cause(ctx)), r.sentryLog())
 		case <-tick.C:
 		}
 	}

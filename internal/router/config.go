@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // ApplyConfig puts a configuration in force as Attach does what commands say: all of it
@@ -24,7 +25,11 @@ func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool,
 			return err
 		}
 		s.Origin = origin
+		before := s.clone()
 		if err := s.follow(cfg, reset); err != nil {
+			return err
+		}
+		if err := refuseSwapped(before, s); err != nil {
 			return err
 		}
 		kept, other = s.kept(), s.otherResolver(cfg)
@@ -33,6 +38,10 @@ func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool,
 	if result != nil && other != "" {
 		result.Warnings = append(result.Warnings, other)
 	}
+	if result != nil {
+		result.Warnings = append(result.Warnings, waitingWarnings(result.Plan)...)
+		result.Warnings = append(result.Warnings, cautions(result.Plan.Rules, result.Plan)...)
+	}
 	if err != nil {
 		return result, kept, err
 	}
@@ -40,6 +49,25 @@ func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool,
 		result.Warnings = append(result.Warnings, fmt.Sprintf("should the configuration file break, nothing would be blocked at boot: %v", err))
 	}
 	return result, kept, nil
+}
+
+// refuseSwapped refuses interfaces that are not fit where others would be let out for them:
+// one of their names may be mistyped.
+func refuseSwapped(before, s *State) error {
+	gone := slices.ContainsFunc(before.Config.Interfaces, func(name string) bool { return !slices.Contains(s.Config.Interfaces, name) })
+	if !gone {
+		return nil
+	}
+	return refuseUnfit(before, s)
+}
+
+// waitingWarnings tells what a file names that cannot be attached yet.
+func waitingWarnings(p *plan.Plan) []string {
+	var w []string
+	for _, why := range p.Unfit {
+		w = append(w, why+"; until `torbpf run`, or another apply, can attach it, it is blocked")
+	}
+	return w
 }
 
 // save writes what a command has changed into the drop-in for that, so that a reboot

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/abi"
@@ -220,30 +221,31 @@ func letOut(rules config.Rules, e config.Entry) bool {
 }
 
 // NameDevice calls a device something, or nothing any more for the name "". A name that
-// another device had is this one's from now on.
-func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOptions) error {
+// another device had is this one's from now on, which the result says.
+func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOptions) (string, error) {
 	entries, err := r.WhoIs([]string{who})
 	if err != nil {
-		return err
+		return "", err
 	}
 	mac := entries[0].MAC
 	if entries[0].Kind != config.KindDevice {
-		return fmt.Errorf("no neighbour has the address %s now, so its hardware address is not known: name the device by that: %w", who, config.ErrInvalid)
+		return "", config.Invalid("no neighbour has the address %s now, so its hardware address is not known: name the device by that", who)
 	}
 	if name != "" {
 		if err := config.CheckDeviceName(name); err != nil {
-			return err
+			return "", err
 		}
 	}
 	unlock, err := r.lock(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer unlock()
 	s, err := r.attached()
 	if err != nil {
-		return err
+		return "", err
 	}
+	said := s.naming(mac, name)
 	s.Config.Devices, s.Given.Devices = renamed(s.Config.Devices, mac, name), renamed(s.Given.Devices, mac, name)
 	var saveErr error
 	if o.Save {
@@ -254,14 +256,33 @@ func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOpti
 			saveErr = fmt.Errorf("the name is in force, but not saved: %w", saveErr)
 		}
 	}
-	return errors.Join(saveErr, r.saveState(s))
+	return said, errors.Join(saveErr, r.saveState(s))
+}
+
+// naming says what it means to call a device something from now on.
+func (s *State) naming(mac config.MAC, name string) string {
+	was := s.Config.DeviceName(mac)
+	if name == "" && was == "" {
+		return fmt.Sprintf("%s has no name", mac)
+	}
+	if name == "" {
+		return fmt.Sprintf("%s is not called %s any more", mac, was)
+	}
+	text := fmt.Sprintf("%s is called %s", mac, name)
+	if was != "" && was != name {
+		text += ", and was called " + was
+	}
+	if other, taken := s.Config.Named(name); taken && other != mac {
+		text += fmt.Sprintf("; %s, which had that name, has none now", other)
+	}
+	return text
 }
 
 // renamed is the names with another for one device.
 func renamed(names map[string]config.MAC, mac config.MAC, name string) map[string]config.MAC {
 	out := make(map[string]config.MAC)
 	for n, m := range names {
-		if m != mac && n != name {
+		if m != mac && !strings.EqualFold(n, name) {
 			out[n] = m
 		}
 	}

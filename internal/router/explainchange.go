@@ -1,8 +1,8 @@
 package router
 
 import (
+	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/torbpf/torbpf/internal/abi"
@@ -42,7 +42,7 @@ func (x *explained) changeReason() []Advice {
 		server := Advice{"apt install chrony", "with `allow` in its configuration the router answers NTP itself"}
 		return append([]Advice{server}, append(x.openPort(), x.openWider()...)...)
 	case abi.ReasonDNSUDP, abi.ReasonDNSTCP, abi.ReasonDNSNoData, abi.ReasonDNSLocal:
-		if slices.Contains(x.plan.LocalAddrs, x.To) { // no rule for a port is about the router
+		if x.toRouter() { // no rule for a port is about the router
 			return append(x.openName(), x.openSource()...)
 		}
 		return append(x.openPort(), x.openSource()...)
@@ -68,6 +68,9 @@ func (x *explained) changeRule(r config.Rule) []Advice {
 		effect += fmt.Sprintf("; for good only by taking it out of %s", r.Origin)
 	}
 	remove := Advice{"sudo torbpf exclude del " + kindFlag(r.Kind) + r.String(), effect}
+	if r.Kind == config.KindDevice && r.Policy == config.PolicyBlock {
+		remove = Advice{"sudo torbpf device tor " + x.deviceWords(r.MAC), "puts the device back on Tor" + strings.TrimPrefix(effect, "without it the next wider rule counts, or none")}
+	}
 	if r.Policy == config.PolicyTor {
 		return []Advice{remove}
 	}
@@ -83,6 +86,11 @@ func (x *explained) changeRule(r config.Rule) []Advice {
 		return []Advice{kept("--source " + x.From.String()), remove}
 	}
 	return []Advice{remove}
+}
+
+// deviceWords is what commands call a device.
+func (x *explained) deviceWords(mac config.MAC) string {
+	return cmp.Or(x.state.Config.DeviceName(mac), mac.String())
 }
 
 // port is a rule's entry for this port, or protocol, of this destination.
@@ -104,7 +112,11 @@ func (x *explained) openName() []Advice {
 	if err != nil || x.reason != abi.ReasonDNSUDP {
 		return nil
 	}
-	return []Advice{{"sudo torbpf exclude add --domain " + name, "lets a device reach the addresses that it is told for this name, which is then asked for in clear"}}
+	command, effect := "sudo torbpf exclude add --domain "+name, "lets a device reach the addresses that it is told for this name, which is then asked for in clear"
+	if !x.state.Config.Resolver.IsValid() {
+		command, effect = command+" --resolver ADDRESS", effect+", of a resolver of your choice, such as your provider's"
+	}
+	return []Advice{{command, effect}}
 }
 
 func (x *explained) openSource() []Advice {

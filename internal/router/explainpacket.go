@@ -3,7 +3,6 @@ package router
 import (
 	"cmp"
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -40,15 +39,15 @@ func (x *explained) chooseLAN() (plan.LAN, error) {
 	}
 	switch {
 	case x.LAN != "":
-		return plan.LAN{}, fmt.Errorf("--lan %s: that is no interface that torbpf is attached to, which are %s: %w", x.LAN, strings.Join(names, ", "), config.ErrInvalid)
+		return plan.LAN{}, config.Invalid("--lan %s: that is no interface that torbpf is attached to, which are %s", x.LAN, strings.Join(names, ", "))
 	case len(behind) == 1:
 		return behind[0], nil
 	case len(x.plan.LANs) == 1:
 		return x.plan.LANs[0], nil // which knows the source or not
 	case len(behind) > 1:
-		return plan.LAN{}, fmt.Errorf("%s may come by any of %s: name one with --lan: %w", x.From, strings.Join(names, ", "), config.ErrInvalid)
+		return plan.LAN{}, config.Invalid("%s may come by any of %s: name one with --lan", x.From, strings.Join(names, ", "))
 	default:
-		return plan.LAN{}, fmt.Errorf("no LAN has the source %s: name the one that it comes by (%s) with --lan: %w", x.From, strings.Join(names, ", "), config.ErrInvalid)
+		return plan.LAN{}, config.Invalid("no LAN has the source %s: name the one that it comes by (%s) with --lan", x.From, strings.Join(names, ", "))
 	}
 }
 
@@ -60,11 +59,11 @@ func (x *explained) complete() error {
 			x.To = x.lan.Addr6
 		}
 		if !x.To.IsValid() {
-			return fmt.Errorf("%s has no address of the family of %s, so nobody asks it for %s there: %w", x.lan.Name, x.From, x.Name, config.ErrInvalid)
+			return config.Invalid("%s has no address of the family of %s, so nobody asks it for %s there", x.lan.Name, x.From, x.Name)
 		}
 	}
 	if x.From.Is4() != x.To.Is4() {
-		return fmt.Errorf("%s and %s are not of one family: no packet has both: %w", x.From, x.To, config.ErrInvalid)
+		return config.Invalid("%s and %s are not of one family: no packet has both", x.From, x.To)
 	}
 	if x.Protocol == config.ProtocolICMP && x.To.Is6() {
 		x.Protocol = unix.IPPROTO_ICMPV6
@@ -72,14 +71,14 @@ func (x *explained) complete() error {
 	service := config.Service{Protocol: x.Protocol}
 	switch {
 	case service.HasPorts() && x.DstPort == 0:
-		return fmt.Errorf("which port? name it with --dport: %w", config.ErrInvalid)
+		return config.Invalid("which port? name it with --dport")
 	case !service.HasPorts() && (x.DstPort != 0 || x.SrcPort != 0):
-		return fmt.Errorf("protocol %s has no ports that are looked at: %w", x.protocolName(), config.ErrInvalid)
+		return config.Invalid("protocol %s has no ports that are looked at", x.protocolName())
 	case service.HasPorts():
 		x.SrcPort = cmp.Or(x.SrcPort, anySourcePort)
 	}
 	if _, known := dns.StringToType[cmp.Or(x.Type, "A")]; !known {
-		return fmt.Errorf("--type %s: no DNS record is called so, such as A, AAAA or HTTPS: %w", x.Type, config.ErrInvalid)
+		return config.Invalid("--type %s: no DNS record is called so, such as A, AAAA or HTTPS", x.Type)
 	}
 	x.findMAC()
 	return nil
@@ -181,7 +180,7 @@ func (x *explained) segment() ([]byte, error) {
 			query := new(dns.Msg).SetQuestion(dns.Fqdn(x.asksFor()), dns.StringToType[cmp.Or(x.Type, "A")])
 			var err error
 			if message, err = query.Pack(); err != nil {
-				return nil, fmt.Errorf("ask for %s: %w: %w", x.Name, err, config.ErrInvalid)
+				return nil, config.Invalid("ask for %s: %w", x.Name, err)
 			}
 		}
 		const header = 8

@@ -14,6 +14,7 @@ import (
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/nft"
 )
 
 // then says what nftables and routing make of the verdict.
@@ -30,6 +31,9 @@ func (x *explained) fate(v abi.Verdict) string {
 	case abi.VerdictLocal:
 		return x.localFate()
 	case abi.VerdictDirect:
+		if x.toRouter() {
+			return "it is delivered to the router, whose own services and firewall decide, as if torbpf were not there"
+		}
 		return "it is forwarded as if torbpf were not there, by the rules and the NAT of this host: " + x.way()
 	case abi.VerdictVia:
 		return "it is forwarded, by an excluded interface and by no other: " + x.way()
@@ -59,6 +63,9 @@ func (x *explained) fate(v abi.Verdict) string {
 func (x *explained) localFate() string {
 	switch x.reason {
 	case abi.ReasonRouterAddress:
+		if x.toListener() {
+			return fmt.Sprintf("nftables drops it in silence (%s): port %d is for what is redirected there, and for nobody who asks for it", nft.DroppedPort, x.DstPort)
+		}
 		return "it is delivered to the router, whose own services and firewall decide; it is never forwarded"
 	case abi.ReasonLocalSubnet:
 		_, name := x.localInterface()
@@ -70,6 +77,22 @@ func (x *explained) localFate() string {
 		return fmt.Sprintf("it stays on the link of %s: no router forwards it", x.lan.Name)
 	}
 }
+
+// toListener tells whether the packet is for a port of tor's or of the sentry's; see setPorts
+// of package nft.
+func (x *explained) toListener() bool {
+	ports := x.plan.Ports
+	switch x.Protocol {
+	case unix.IPPROTO_TCP:
+		return x.DstPort == ports.Trans || x.DstPort == ports.Resolver
+	case unix.IPPROTO_UDP:
+		return x.DstPort == ports.DNS || x.DstPort == ports.Resolver
+	}
+	return false
+}
+
+// toRouter tells whether the packet is delivered to this host whatever its class is.
+func (x *explained) toRouter() bool { return slices.Contains(x.plan.LocalAddrs, x.To) }
 
 // way says where the kernel routes the packet now.
 func (x *explained) way() string {
@@ -137,7 +160,7 @@ func (x *explained) notes() []string {
 	if x.assumed && len(x.plan.Rules.Of(config.KindDevice)) > 0 {
 		out = append(out, fmt.Sprintf("the hardware address of %s is not known, so rules for devices were left out: name it with --mac", x.From))
 	}
-	if v := x.said.ReadyVerdict; v == abi.VerdictDirect || v == abi.VerdictVia || x.reason == abi.ReasonLocalSubnet {
+	if v := x.said.ReadyVerdict; !x.toRouter() && (v == abi.VerdictDirect || v == abi.VerdictVia || x.reason == abi.ReasonLocalSubnet) {
 		v4, v6, err := host.ForwardingEnabled()
 		if on := v4 && x.To.Is4() || v6 && x.To.Is6(); err == nil && !on {
 			out = append(out, "this kernel does not forward: turn it on yourself, or with `torbpf exclude add --enable-forwarding` until detach")

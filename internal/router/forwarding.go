@@ -71,8 +71,12 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 	case len(p.Uplinks) == 0:
 		w = append(w, "no interface has a default route now: attach again once there is an uplink, so that its guard can be put in place")
 	}
-	if wide := widest(p); wide != "" {
-		w = append(w, wide+" is excluded, so hardly anything is Tor's")
+	rules := p.Rules
+	if p.Client != nil {
+		rules = slices.Concat(rules, p.Client.Rules)
+	}
+	if wide := rules.Widest(); len(wide) > 0 {
+		w = append(w, fmt.Sprintf("%s %s is excluded, so hardly anything is Tor's", wide[0].Kind, wide.Together()))
 	}
 	w = append(w, exitWarnings(s, p)...)
 	w = append(w, clientWarnings(p, s.Config.Everything)...)
@@ -96,19 +100,11 @@ func wideWarning(words, name string, insisted bool, flags string) string {
 	return fmt.Sprintf("%s, so hardly anything would be Tor's, and nothing goes by it: insist with torbpf exclude add %s %s --force", words, flags, name)
 }
 
-// widest names a rule that lets out about everything, which somebody insisted on.
-func widest(p *plan.Plan) string {
-	for _, rule := range p.Rules {
-		if (config.Rules{rule}).Everything() {
-			return fmt.Sprintf("%s %s", rule.Kind, rule.Entry)
-		}
-	}
-	return ""
-}
-
-// timeWarnings tells what devices miss where the router has no time for them.
-func timeWarnings(p *plan.Plan) []string {
-	if p.TimeServer || len(p.LANs) == 0 {
+// timeWarnings tells what devices miss where the router has no time for them, of LANs that
+// were not there before.
+func timeWarnings(before *State, p *plan.Plan) []string {
+	fresh := func(l plan.LAN) bool { return before == nil || before.Links[l.Name] != l.Index }
+	if p.TimeServer || !slices.ContainsFunc(p.LANs, fresh) {
 		return nil
 	}
 	return []string{"no time server runs here, so devices that ask for the time by NTP are refused, and a wrong clock breaks TLS: apt install chrony, and write `allow` into /etc/chrony/chrony.conf"}

@@ -358,7 +358,7 @@ func refuseEverything(rules config.Rules, maps *loader.Lists) error {
 			return err
 		}
 		if covered {
-			return fmt.Errorf("the lists and the destinations that are excluded cover all of %s together, so nothing would be Tor's: leave one of them out: %w", all, config.ErrInvalid)
+			return config.Invalid("the lists and the destinations that are excluded cover all of %s together, so nothing would be Tor's: leave one of them out", all)
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -21,25 +22,39 @@ type Preview struct {
 	NFT   string // the table as nft lists it
 	Rules string // the ip rules of both families as ip lists them
 	Torrc string // of a managed tor; "" for the system's
+
+	Changes []string // of interfaces and rules, "+ " or "- " before each
+	Kept    []string // what commands have added, which stays
+	Notes   []string // what apply would warn of
 }
 
 // Preview plans for this host as it is now and changes nothing of it: the table and the
-// rules are made in a network namespace of their own, which goes with the call.
-func (r *Router) Preview(ctx context.Context, cfg config.Config) (*Preview, error) {
+// rules are made in a network namespace of their own, which goes with the call. What commands
+// have added is part of it as it is for ApplyConfig, and what that refuses is refused.
+func (r *Router) Preview(ctx context.Context, cfg config.Config, reset bool) (*Preview, error) {
 	if err := requireRoot(); err != nil {
 		return nil, err
 	}
-	rules, err := last(cfg.Rules)
+	loaded, err := r.loadState()
 	if err != nil {
 		return nil, err
 	}
-	cfg.Rules = rules
-	s := &State{Config: cfg}
+	before := &State{Config: config.Default()}
+	if loaded != nil && !loaded.Blocked {
+		before = loaded
+	}
+	s := before.clone()
+	if err := errors.Join(s.follow(cfg, reset), refuseSwapped(before, s)); err != nil {
+		return nil, err
+	}
 	p, err := r.makePlan(s)
 	if err != nil {
 		return nil, err
 	}
-	out := &Preview{Plan: p}
+	if err := r.checkPorts(loaded, s, p); err != nil {
+		return nil, err
+	}
+	out := &Preview{Plan: p, Kept: s.kept(), Notes: slices.Concat(waitingWarnings(p), cautions(p.Rules, p)), Changes: changesOf(before, s)}
 	if cfg.Tor.Mode == config.TorManaged {
 		if out.Torrc, err = r.torOptions(s, p).Text(); err != nil {
 			return nil, err
@@ -55,6 +70,38 @@ func (r *Router) Preview(ctx context.Context, cfg config.Config) (*Preview, erro
 		return nil
 	})
 	return out, err
+}
+
+// changesOf tells interfaces and rules that come and go, with + and - before them.
+func changesOf(before, after *State) []string {
+	was, is := before.told(), after.told()
+	out := []string{}
+	for _, line := range was {
+		if !slices.Contains(is, line) {
+			out = append(out, "- "+line)
+		}
+	}
+	for _, line := range is {
+		if !slices.Contains(was, line) {
+			out = append(out, "+ "+line)
+		}
+	}
+	return out
+}
+
+// told lists the interfaces and the rules of a state.
+func (s *State) told() []string {
+	var out []string
+	for _, name := range s.Config.Interfaces {
+		out = append(out, "interface "+name)
+	}
+	if s.Config.Client.Enable {
+		out = append(out, clientWords)
+	}
+	for _, rule := range s.Config.Rules {
+		out = append(out, "rule "+rule.Words())
+	}
+	return out
 }
 
 // listed is what a command prints, or why it does not.

@@ -62,7 +62,7 @@ func (r *Router) exclude(ctx context.Context, remove bool, rules config.Rules, o
 }
 
 // change edits the rules in force under the lock. closes says that nothing is opened by it.
-func (r *Router) change(ctx context.Context, closes bool, files listFiles, o ExcludeOptions, edit func(*State) ([]config.Change, error)) ([]config.Change, []string, error) {
+func (r *Router) change(ctx context.Context, closes bool, files listFiles, o ExcludeOptions, edit func(*State) ([]config.Change, error)) (_ []config.Change, _ []string, err error) {
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -72,6 +72,12 @@ func (r *Router) change(ctx context.Context, closes bool, files listFiles, o Exc
 	if err != nil {
 		return nil, nil, errors.Join(err, r.forgetIfUnused(before))
 	}
+	inForce := before.Lists
+	defer func() {
+		if err != nil && !errors.Is(err, errListsMoved) {
+			r.forgetCopies(inForce) // of lists that were read, and refused
+		}
+	}()
 	s := before.clone()
 	changes, err := edit(s)
 	if err != nil {
@@ -87,6 +93,7 @@ func (r *Router) change(ctx context.Context, closes bool, files listFiles, o Exc
 	if err != nil {
 		return nil, nil, err
 	}
+	inForce = s.Lists
 	r.auditChanges(changes, o.By)
 	if o.Save {
 		if err := r.save(s, o, changes); err != nil {
@@ -101,12 +108,31 @@ func (r *Router) change(ctx context.Context, closes bool, files listFiles, o Exc
 			return changes, nil, fmt.Errorf("the rules are in force, but forwarding is not: %w", err)
 		}
 	}
-	return changes, append(r.warnings(s, result.Plan), result.lists...), nil
+	return changes, append(r.changeWarnings(s, result.Plan, changes, o), result.lists...), nil
+}
+
+// changeWarnings are those about what a command has just let out.
+func (r *Router) changeWarnings(s *State, p *plan.Plan, changes []config.Change, o ExcludeOptions) []string {
+	var changed config.Rules
+	for _, c := range changes {
+		if c.Outcome == config.Added || c.Outcome == config.Changed {
+			changed = append(changed, c.Rule)
+		}
+	}
+	w := cautions(changed, p)
+	if o.Resolver.IsValid() && len(s.Config.Rules.Of(config.KindDomain)) == 0 {
+		w = append(w, fmt.Sprintf("the resolver %s is for excluded names, and none is excluded", o.Resolver))
+	}
+	if changed.OpensAny() || len(changed) == 0 {
+		w = append(w, r.warnings(s, p)...)
+	}
+	return w
 }
 
 // insist notes that somebody wants to let everything out. That holds until it is taken
 // back, and for nothing else. Without it an interface that everything is routed to is
-// refused here; of prefixes the configuration judges.
+// refused here, and so are prefixes that are to hold again when others of their entry end;
+// those that hold now the configuration judges.
 func (r *Router) insist(s *State, force bool) error {
 	insisted := s.Config.Everything || force
 	exit, err := r.widestExit(s)
@@ -114,9 +140,19 @@ func (r *Router) insist(s *State, force bool) error {
 		return err
 	}
 	if exit != "" && !insisted {
-		return fmt.Errorf("%s, so hardly anything would be Tor's: torbpf detach switches Tor off; or insist with --force: %w", exit, config.ErrInvalid)
+		return config.Invalid("%s, so hardly anything would be Tor's: torbpf detach switches Tor off; or insist with --force", exit)
 	}
-	s.Config.Everything = insisted && (exit != "" || s.Config.Rules.Everything())
+	active, _, err := s.activeRules()
+	if err != nil {
+		return err
+	}
+	all := active.Everything()
+	s.Config.Everything = insisted && (exit != "" || all)
+	if all && !insisted {
+		judged := s.Config
+		judged.Rules = active
+		return judged.Validate()
+	}
 	return nil
 }
 
@@ -190,6 +226,15 @@ func (r *Router) Rules() (config.Rules, error) {
 	}
 	active, _, err := s.activeRules()
 	return active, err
+}
+
+// Resolver is who is asked for excluded names; invalid for nobody.
+func (r *Router) Resolver() (netip.Addr, error) {
+	s, err := r.attached()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return s.Config.Resolver, nil
 }
 
 func (s *State) activeRules() (active, ended config.Rules, err error) {

@@ -40,7 +40,7 @@ func (x *explained) findSender() error {
 		return err
 	}
 	if from.named && x.MAC != (config.MAC{}) {
-		return fmt.Errorf("%s is a device already: leave --mac out: %w", x.Who, config.ErrInvalid)
+		return config.Invalid("%s is a device already: leave --mac out", x.Who)
 	}
 	if x.MAC == (config.MAC{}) {
 		x.MAC = from.mac
@@ -58,7 +58,7 @@ func (x *explained) findSender() error {
 	}
 	i := slices.IndexFunc(from.addrs, wanted)
 	if i < 0 {
-		return fmt.Errorf("the router does not know of %s address of %s now: give it with --from ADDRESS --mac %s: %w", version, x.Who, from.mac, config.ErrInvalid)
+		return config.Invalid("the router does not know of %s address of %s now: give it with --from ADDRESS --mac %s", version, x.Who, from.mac)
 	}
 	x.From = from.addrs[i]
 	return nil
@@ -86,4 +86,19 @@ func (w *watched) has(addr netip.Addr, load func() (*State, error)) bool {
 		}
 	}
 	return slices.Contains(w.addrs, addr)
+}
+
+// watching says that somebody is watched, and where nothing can come of it.
+func (r *Router) watching(s *State, w watched) string {
+	text := fmt.Sprintf("watching what %s is refused; Ctrl-C ends it", w.who)
+	p, err := r.makePlan(s.clone())
+	if err != nil || w.named {
+		return text
+	}
+	for _, prefix := range p.LANPrefixes() {
+		if prefix.Contains(w.addrs[0]) {
+			return text
+		}
+	}
+	return text + fmt.Sprintf(" (no LAN has %s now, so nothing may come)", w.who)
 }

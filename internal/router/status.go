@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -38,9 +39,11 @@ type Status struct {
 	Uplinks    []InterfaceStatus `json:"uplinks"`
 	Client     bool              `json:"client"` // what this machine itself sends is on Tor
 	Tor        TorStatus         `json:"tor"`
+	Ready      bool              `json:"ready"`  // Tor is, and the gate is open: else clients are refused
 	Sentry     bool              `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
 	Rules      config.Rules      `json:"rules"`
-	Lists      []ListStatus      `json:"lists"` // that rules name
+	Resolver   netip.Addr        `json:"resolver"` // asked for excluded names, in clear; "" for none
+	Lists      []ListStatus      `json:"lists"`    // that rules name
 	Counters   []CounterStatus   `json:"counters"`
 	Guards     []nft.Drop        `json:"guards"`  // what the nftables guards dropped
 	Stopped    uint64            `json:"stopped"` // packets that only the last guards stopped since the last change; 0 is how it should be
@@ -104,6 +107,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		Namespace: r.ns.Name,
 		Pins:      r.PinDir(),
 		Rules:     append(config.Rules{}, rules...),
+		Resolver:  s.Config.Resolver,
 		Client:    s.Config.Client.Enable,
 		Sentry:    sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
 		Lacks:     append([]string{}, s.Lacks...),
@@ -138,9 +142,19 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	status.Problems = append(status.Problems, found.texts()...)
+	status.Ready, _ = d.GateOpen(0) // one that cannot be read is a problem that was found
 	status.Warnings = append(status.Warnings, r.warnings(s, p)...)
 	status.judge(s)
 	return status, nil
+}
+
+// AttachedNames lists the interfaces that are attached, or waited for.
+func (r *Router) AttachedNames() ([]string, error) {
+	s, err := r.attached()
+	if err != nil {
+		return nil, err
+	}
+	return s.Config.Interfaces, nil
 }
 
 func (s *Status) problem(format string, args ...any) {

@@ -187,6 +187,7 @@ func (r *Router) WatchRefusals(ctx context.Context, who string, told func(Refuse
 	if from.sender, err = s.sender(who); err != nil {
 		return err
 	}
+	r.notify(r.watching(s, from))
 	begin, busy := time.Now(), 0
 	mine := func(f Refused) {
 		if !f.Time.Before(begin) && from.has(f.Src.Addr(), r.attached) { // older ones may lie there unread
