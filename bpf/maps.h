@@ -75,6 +75,21 @@ struct {
 	__type(value, struct exempt_mark);
 } exempt_marks SEC(".maps");
 
+/* The same for what the router itself sends; a LAN's packets go by the two above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LANS);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct rule);
+} own_exits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_EXEMPT_MARKS);
+	__type(key, __u32);
+	__type(value, struct exempt_mark);
+} own_marks SEC(".maps");
+
 /*
  * Shared by all generations, as lans: is Tor there. Memory-mapped by the
  * sentry, which has no privilege to call bpf(2).
