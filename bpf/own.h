@@ -11,9 +11,6 @@
 #include "parse.h"
 #include "plan.h"
 
-/* The interface that the kernel gives this number in every network namespace. */
-#define LOOPBACK_IFINDEX 1
-
 /* A byte of what follows the network header; 0 where there is none. */
 static __always_inline __u8 layer4_byte(struct __sk_buff *skb, const struct packet *p, __u32 offset)
 {

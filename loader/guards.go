@@ -23,16 +23,21 @@ func (d *Datapath) Missing(p *plan.Plan) ([]string, error) {
 	if !here {
 		missing = append(missing, GuardDNS)
 	}
-	for _, pin := range slices.Sorted(maps.Keys(deliveryPins)) {
-		l, err := openLink(d.linkPin(pin))
-		if err != nil {
-			return nil, err
-		}
-		if l == nil {
-			missing = append(missing, pin)
+	for _, n := range netfilterGuards {
+		if !n.of(p) {
 			continue
 		}
-		l.Close()
+		for _, pin := range slices.Sorted(maps.Keys(n.pins)) {
+			l, err := openLink(d.linkPin(pin))
+			if err != nil {
+				return nil, err
+			}
+			if l == nil {
+				missing = append(missing, pin)
+				continue
+			}
+			l.Close()
+		}
 	}
 	if p.Client == nil {
 		return missing, nil

@@ -94,8 +94,8 @@ func (d *Datapath) Present() bool {
 // and returns all of them: what could not be removed still blocks.
 func (d *Datapath) Remove() error {
 	errs := []error{d.removeHooks(nil), removeLink(d.linkPin(GuardDNS))}
-	for pin := range deliveryPins {
-		errs = append(errs, removeLink(d.linkPin(pin)))
+	for _, n := range netfilterGuards {
+		errs = append(errs, n.detach(d)...)
 	}
 	errs = append(errs, d.detachClient())
 	if err := os.RemoveAll(d.dir); err != nil {

@@ -86,9 +86,7 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		Domains:     setting(len(p.Rules.Of(config.KindDomain)) > 0),
 		Lists:       setting(len(p.Lists) > 0),
 		Client:      clientMode(p),
-	}
-	if p.Client != nil {
-		s.OwnMarks = uint32(len(p.Client.Rules.Of(config.KindMark)))
+		OwnMarks:    ownMarks(p),
 	}
 	if p.Onion4.IsValid() {
 		addr := p.Onion4.Masked().Addr().As4()

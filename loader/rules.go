@@ -70,6 +70,14 @@ func fillOwn(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	return fillExits(maps[abi.DatapathMapOwnExits], p.Client.Exits, p.Client.Rules)
 }
 
+// ownMarks is how many marks exempt what this machine itself sends.
+func ownMarks(p *plan.Plan) uint32 {
+	if p.Client == nil {
+		return 0
+	}
+	return uint32(len(p.Client.Rules.Of(config.KindMark)))
+}
+
 // fillExits writes the interfaces that are there; for the others nothing leaves.
 func fillExits(table *ebpf.Map, exits []plan.Exit, rules config.Rules) error {
 	for _, e := range exits {
