@@ -299,6 +299,7 @@ struct settings {
 	__u32 lists;	    /* 1: the list prefix maps are in use */
 	__u32 time_server;  /* 1: the router answers NTP, to whomever it was sent */
 	enum client_mode client;
+	__u32 own_marks; /* entries in use of the map of that name */
 };
 
 /* A torified interface; the addresses are those its ICMP errors come from. */

@@ -15,6 +15,10 @@
  * the user's that redirects DNS elsewhere would take it.
  *
  * Of what comes from outside it stops the far ends of connections that were cut.
+ *
+ * In client mode another program is the third guard of what the router itself sends,
+ * with torbpf_uplink and nftables both gone: what has no class stays here. It goes by
+ * the class and not by uplinks, so one that has just appeared is no way out either.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
@@ -39,11 +43,22 @@ struct net_device {
 
 struct nf_hook_state {
 	struct net_device *in;
+	struct net_device *out;
+} __attribute__((preserve_access_index));
+
+struct sock_common {
+	volatile unsigned char skc_state;
+} __attribute__((preserve_access_index));
+
+struct sock {
+	struct sock_common __sk_common;
 } __attribute__((preserve_access_index));
 
 struct sk_buff {
+	struct sock *sk;
 	__u32 len;
 	__u32 mark;
+	int skb_iif;
 	unsigned long _nfct; /* absent from a kernel without conntrack */
 } __attribute__((preserve_access_index));
 
@@ -51,6 +66,9 @@ struct bpf_nf_ctx {
 	const struct nf_hook_state *state;
 	struct sk_buff *skb;
 } __attribute__((preserve_access_index));
+
+/* How many entries of own_marks are in use. */
+const volatile __u32 own_mark_count = 0;
 
 extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
 
@@ -225,4 +243,72 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	if (!blocked && broadcast_dns(&p, reading))
 		return drop(skb, ifindex, &p, REASON_DNS_GUARD);
 	return NF_ACCEPT;
+}
+
+/* As answers_opening() of own.h: by a socket that a connection was begun to, or a cookie. */
+static __always_inline int answers_opening(const struct sk_buff *skb, const struct bpf_dynptr *data,
+					   const struct packet *p)
+{
+	const __u8 answer = TCP_SYN | TCP_ACK;
+	struct sock *sk = skb->sk;
+	__u8 flags = 0, state;
+
+	if (p->protocol != IPPROTO_TCP)
+		return 0;
+	bpf_dynptr_read(&flags, sizeof(flags), data, p->l4_offset + TCP_FLAGS_OFFSET, 0);
+	if ((flags & answer) != answer)
+		return 0;
+	if (!sk)
+		return 1;
+	state = sk->__sk_common.skc_state;
+	return state == BPF_TCP_LISTEN || state == BPF_TCP_NEW_SYN_RECV ||
+	       state == BPF_TCP_SYN_RECV;
+}
+
+/* As keeps_network4() and 6 of own.h. */
+static __always_inline int keeps_network(const struct packet *p)
+{
+	__u16 sport = bpf_ntohs(p->sport_be), dport = bpf_ntohs(p->dport_be);
+
+	switch (p->protocol) {
+	case IPPROTO_IGMP:
+		return p->layer3 == LAYER3_IPV4 && group_destination(p);
+	case IPPROTO_UDP:
+		if (p->layer3 == LAYER3_IPV4)
+			return sport == PORT_DHCP_CLIENT && dport == PORT_DHCP;
+		return sport == PORT_DHCPV6_CLIENT && dport == PORT_DHCPV6 &&
+		       (group_destination(p) || link_local(p, &p->daddr));
+	case IPPROTO_ICMPV6:
+		return (p->icmp_type >= ICMPV6_GROUP_QUERY &&
+			p->icmp_type <= ICMPV6_ROUTER_SOLICITATION) ||
+		       p->icmp_type == ICMPV6_NEIGHBOUR_SOLICITATION ||
+		       p->icmp_type == ICMPV6_NEIGHBOUR_ADVERTISEMENT ||
+		       p->icmp_type == ICMPV6_GROUP_REPORT2;
+	default:
+		return 0;
+	}
+}
+
+SEC("netfilter")
+int torbpf_departure(struct bpf_nf_ctx *ctx)
+{
+	__u32 ifindex = ctx->state->out->ifindex;
+	struct sk_buff *skb = ctx->skb;
+	enum verdict class = mark_class(skb->mark);
+	struct packet p = {};
+	struct bpf_dynptr data;
+
+	if (skb->skb_iif || ifindex == LOOPBACK_IFINDEX || bpf_map_lookup_elem(&lans, &ifindex))
+		return NF_ACCEPT;
+	if (class != VERDICT_NONE && !(class & VERDICT_BLOCKED_BIT))
+		return NF_ACCEPT;
+	if (class == VERDICT_NONE && own_mark_count &&
+	    matches_mark(&own_marks, skb->mark, own_mark_count))
+		return NF_ACCEPT;
+	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data))
+		return drop(skb, ifindex, &p, REASON_CLIENT_GUARD);
+	if (read_packet(&data, &p) == READING_DONE && class == VERDICT_NONE &&
+	    (keeps_network(&p) || answers_opening(skb, &data, &p)))
+		return NF_ACCEPT;
+	return drop(skb, ifindex, &p, REASON_CLIENT_GUARD);
 }

@@ -15,7 +15,6 @@
 #include "shared.h"
 
 #define MAX_POLICY_PREFIXES 16384
-#define MAX_EXEMPT_MARKS    16
 #define MAX_INSTANCES	    16
 #define MAX_INBOUND_FLOWS   16384
 
@@ -74,6 +73,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct exempt_mark);
 } exempt_marks SEC(".maps");
+
+/* The same for what the router itself sends; own_marks are in shared.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LANS);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct rule);
+} own_exits SEC(".maps");
 
 /*
  * Shared by all generations, as lans: is Tor there. Memory-mapped by the

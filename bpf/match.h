@@ -182,21 +182,10 @@ static __always_inline int is_exit(__u32 ifindex)
 	return r && in_force(r);
 }
 
-/* Whether a mark, without our own bits, is exempt. */
+/* Whether a mark exempts packets of LANs. */
 static __always_inline int exempt_mark(__u32 mark, __u32 count)
 {
-	struct exempt_mark *entry;
-	__u32 i, key;
-
-	for (i = 0; i < MAX_EXEMPT_MARKS; i++) {
-		if (i >= count)
-			return 0;
-		key = i;
-		entry = bpf_map_lookup_elem(&exempt_marks, &key);
-		if (entry && (mark & entry->mask) == entry->value && in_force(&entry->rule))
-			return 1;
-	}
-	return 0;
+	return matches_mark(&exempt_marks, mark, count);
 }
 
 static __always_inline int inbound_reply(const struct packet *p)

@@ -11,9 +11,6 @@
 #include "parse.h"
 #include "plan.h"
 
-/* The interface that the kernel gives this number in every network namespace. */
-#define LOOPBACK_IFINDEX 1
-
 /* A byte of what follows the network header; 0 where there is none. */
 static __always_inline __u8 layer4_byte(struct __sk_buff *skb, const struct packet *p, __u32 offset)
 {
@@ -106,6 +103,14 @@ static __always_inline int near_destination(const struct packet *p)
 	return subnet && subnet->reserved;
 }
 
+/* Whether an interface is one that the router's own packets may leave by. */
+static __always_inline int own_exit(__u32 ifindex)
+{
+	struct rule *r = bpf_map_lookup_elem(&own_exits, &ifindex);
+
+	return r && in_force(r);
+}
+
 /* Whether its class lets a packet of the router's own leave by an uplink. */
 static __always_inline int class_leaves(struct __sk_buff *skb, const struct packet *p,
 					const struct settings *s)
@@ -117,9 +122,9 @@ static __always_inline int class_leaves(struct __sk_buff *skb, const struct pack
 	case VERDICT_LOCAL:
 		return near_destination(p);
 	case VERDICT_VIA:
-		return is_exit(skb->ifindex);
+		return own_exit(skb->ifindex);
 	case VERDICT_NONE:
-		return s->exempt_marks && exempt_mark(skb->mark, s->exempt_marks);
+		return s->own_marks && matches_mark(&own_marks, skb->mark, s->own_marks);
 	default:
 		return 0;
 	}

@@ -103,7 +103,10 @@ static __always_inline int tcp_begins(const struct packet *p)
 }
 
 /* Where the flags are in a TCP header, and what precedes the packet in an ICMP error. */
-#define TCP_FLAGS_OFFSET  13
+#define TCP_FLAGS_OFFSET 13
+
+/* The interface that the kernel gives this number in every network namespace. */
+#define LOOPBACK_IFINDEX  1
 #define ICMP_HEADER_BYTES 8
 
 static __always_inline void set_ipv4(union inet_address *a, __be32 addr_be)

@@ -16,6 +16,7 @@
 #define MAX_LOCAL_ADDRS	   1024
 #define MAX_COUNTERS	   4096
 #define MAX_CUT_FLOWS	   65536
+#define MAX_EXEMPT_MARKS   16
 #define MAX_DEVICES	   4096
 #define REFUSALS_BYTES	   (256 * 1024)
 
@@ -82,6 +83,14 @@ struct {
 	__type(key, struct flow);
 	__type(value, struct deadline);
 } cut_flows SEC(".maps");
+
+/* Marks that exempt what the router itself sends; those of LANs are in maps.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_EXEMPT_MARKS);
+	__type(key, __u32);
+	__type(value, struct exempt_mark);
+} own_marks SEC(".maps");
 
 /* Looks an address up in the map of its family; NULL where no prefix covers it. */
 static __always_inline void *lookup_prefix(const struct packet *p, const union inet_address *a,
@@ -162,6 +171,23 @@ static __always_inline int still(const struct deadline *d)
 static __always_inline int in_force(const struct rule *r)
 {
 	return !r->until_ns || r->until_ns > bpf_ktime_get_boot_ns();
+}
+
+/* Whether a mark, without our own bits, matches one of the first entries of a map. */
+static __always_inline int matches_mark(void *marks, __u32 mark, __u32 count)
+{
+	struct exempt_mark *entry;
+	__u32 i, key;
+
+	for (i = 0; i < MAX_EXEMPT_MARKS; i++) {
+		if (i >= count)
+			return 0;
+		key = i;
+		entry = bpf_map_lookup_elem(marks, &key);
+		if (entry && (mark & entry->mask) == entry->value && in_force(&entry->rule))
+			return 1;
+	}
+	return 0;
 }
 
 static __always_inline int was_cut(const struct flow *flow)

@@ -3,6 +3,9 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -14,56 +17,85 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// deliveryPins are the links of the guard of bpf/delivery.bpf.c, by family.
-var deliveryPins = map[string]link.NetfilterProtocolFamily{
-	"delivery4": link.NetfilterProtoIPv4,
-	"delivery6": link.NetfilterProtoIPv6,
+// netfilterGuard is a program of bpf/delivery.bpf.c, which is attached for each family.
+type netfilterGuard struct {
+	program string
+	hook    link.NetfilterInetHook
+	pins    map[string]link.NetfilterProtocolFamily // names of its links
+	what    string                                  // in words, where the kernel cannot have it
+	client  bool                                    // only of client mode
 }
 
-// attachDelivery attaches the guard of what is delivered, where the kernel can
-// have it. Where it cannot, why is in Unsupported: the other layers are there,
-// and it takes a device that asks DNS by broadcast on purpose while two of them
-// have failed, or a redirect of the user's own while ours is gone, to notice.
+var netfilterGuards = []netfilterGuard{
+	{
+		program: abi.DeliveryProgTorbpfDelivery, hook: link.NetfilterInetLocalIn, what: "second guard of local delivery",
+		pins: map[string]link.NetfilterProtocolFamily{"delivery4": link.NetfilterProtoIPv4, "delivery6": link.NetfilterProtoIPv6},
+	},
+	{
+		program: abi.DeliveryProgTorbpfDeparture, hook: link.NetfilterInetPostRouting, what: "third guard of what this machine sends", client: true,
+		pins: map[string]link.NetfilterProtocolFamily{"departure4": link.NetfilterProtoIPv4, "departure6": link.NetfilterProtoIPv6},
+	},
+}
+
+// of tells whether a plan has a guard.
+func (n netfilterGuard) of(p *plan.Plan) bool {
+	if n.client {
+		return p.Client != nil && p.Client.All
+	}
+	// Without a LAN it would only be asked about this machine's own.
+	return len(p.LANs)+len(p.Waiting)+len(p.Patterns) > 0
+}
+
+// attachDelivery attaches the guards of what is delivered, and in client mode of what this
+// machine sends, where the kernel can have them. Where it cannot, why is in Unsupported:
+// the other layers are there, and it takes a device that asks DNS by broadcast on purpose
+// while two of them have failed, a redirect of the user's own while ours is gone, or the
+// loss of both guards of this machine's own packets to notice.
 func (g *Generation) attachDelivery() error {
-	if !deliversToLANs(g.plan) {
-		return nil // detached by AttachLANs
-	}
 	collection, err := g.loadDelivery()
-	if notSupported(err) {
-		g.unsupported = append(g.unsupported, "no second guard of local delivery (delivery4, delivery6): it takes Linux 6.4 with CONFIG_NETFILTER_BPF_LINK and BTF")
-		return nil
-	}
-	if err != nil {
+	if err != nil && !notSupported(err) {
 		return err
 	}
-	defer collection.Close()
-	program := collection.Programs[abi.DeliveryProgTorbpfDelivery]
-	for pin, family := range deliveryPins {
-		err := attachNetfilter(g.datapath.linkPin(pin), family, program)
-		if notSupported(err) {
-			g.unsupported = append(g.unsupported, fmt.Sprintf("no second guard of local delivery (%s)", pin))
-			continue
+	if err == nil {
+		defer collection.Close()
+	}
+	for _, n := range netfilterGuards {
+		switch {
+		case !n.of(g.plan):
+			err = errors.Join(n.detach(g.datapath)...)
+		case collection == nil:
+			g.unsupported = append(g.unsupported, fmt.Sprintf("no %s (%s): it takes Linux 6.4 with CONFIG_NETFILTER_BPF_LINK and BTF", n.what, strings.Join(slices.Sorted(maps.Keys(n.pins)), ", ")))
+			err = nil
+		default:
+			err = g.attachGuard(n, collection.Programs[n.program])
 		}
 		if err != nil {
-			return fmt.Errorf("attach %s: %w", abi.DeliveryProgTorbpfDelivery, err)
+			return err
 		}
 	}
 	return nil
 }
 
-// deliversToLANs tells whether there is any LAN whose packets could be delivered wrongly.
-// Without one the guard would only be asked about this machine's own.
-func deliversToLANs(p *plan.Plan) bool {
-	return len(p.LANs)+len(p.Waiting)+len(p.Patterns) > 0
+func (g *Generation) attachGuard(n netfilterGuard, program *ebpf.Program) error {
+	for pin, family := range n.pins {
+		err := attachNetfilter(g.datapath.linkPin(pin), family, n.hook, program)
+		if notSupported(err) {
+			g.unsupported = append(g.unsupported, fmt.Sprintf("no %s (%s)", n.what, pin))
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("attach %s: %w", n.program, err)
+		}
+	}
+	return nil
 }
 
-// detachDelivery detaches the guard, if it is there.
-func (d *Datapath) detachDelivery() error {
+func (n netfilterGuard) detach(d *Datapath) []error {
 	var errs []error
-	for pin := range deliveryPins {
+	for pin := range n.pins {
 		errs = append(errs, removeLink(d.linkPin(pin)))
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
@@ -73,6 +105,9 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 	}
 	if err := setVariables(spec, g.plan); err != nil {
 		return nil, err
+	}
+	if err := spec.Variables[abi.DeliveryVarOwnMarkCount].Set(ownMarks(g.plan)); err != nil {
+		return nil, fmt.Errorf("set variables: %w", err)
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, g.share(spec))
 	if err != nil {
@@ -84,22 +119,22 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 // commonMaps are those of bpf/shared.h, which every object has.
 var commonMaps = []string{
 	abi.DatapathMapLans, abi.DatapathMapLocalAddrs, abi.DatapathMapLocal4Prefixes, abi.DatapathMapLocal6Prefixes,
-	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapCutFlows,
+	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapCutFlows, abi.DatapathMapOwnMarks,
 }
 
 // share has another object use the generation's maps.
 func (g *Generation) share(spec *ebpf.CollectionSpec) ebpf.CollectionOptions {
-	maps := make(map[string]*ebpf.Map)
+	common := make(map[string]*ebpf.Map)
 	for _, name := range commonMaps {
-		maps[name] = g.collection.Maps[name]
-		spec.Maps[name].MaxEntries = maps[name].MaxEntries() // that of a plan with many addresses has grown
+		common[name] = g.collection.Maps[name]
+		spec.Maps[name].MaxEntries = common[name].MaxEntries() // that of a plan with many addresses has grown
 	}
-	return ebpf.CollectionOptions{MapReplacements: maps}
+	return ebpf.CollectionOptions{MapReplacements: common}
 }
 
 // attachNetfilter puts the program beside the one that is there, then takes
 // that away.
-func attachNetfilter(pin string, family link.NetfilterProtocolFamily, program *ebpf.Program) error {
+func attachNetfilter(pin string, family link.NetfilterProtocolFamily, hook link.NetfilterInetHook, program *ebpf.Program) error {
 	if err := removeLink(newPin(pin)); err != nil { // a killed process left it in our place
 		return err
 	}
@@ -110,7 +145,7 @@ func attachNetfilter(pin string, family link.NetfilterProtocolFamily, program *e
 	if old != nil {
 		defer old.Close()
 	}
-	l, err := attachAtFreePriority(family, program)
+	l, err := attachAtFreePriority(family, hook, program)
 	if err != nil {
 		return err
 	}
@@ -121,10 +156,10 @@ func attachNetfilter(pin string, family link.NetfilterProtocolFamily, program *e
 // attachAtFreePriority finds the place: no two programs share one. Whoever has
 // unmounted our bpffs may have left links in the copies that other mount namespaces
 // have of it; they guard on, as their generation did, until those end.
-func attachAtFreePriority(family link.NetfilterProtocolFamily, program *ebpf.Program) (link.Link, error) {
+func attachAtFreePriority(family link.NetfilterProtocolFamily, hook link.NetfilterInetHook, program *ebpf.Program) (link.Link, error) {
 	for priority := int32(plan.PriorityDelivery); ; priority++ {
 		l, err := link.AttachNetfilter(link.NetfilterOptions{
-			Program: program, ProtocolFamily: family, Hook: link.NetfilterInetLocalIn, Priority: priority,
+			Program: program, ProtocolFamily: family, Hook: hook, Priority: priority,
 		})
 		if !errors.Is(err, unix.EBUSY) || priority == plan.PriorityDeliveryLast {
 			return l, err

@@ -82,7 +82,7 @@ func TestDNSGuardStandsBehindTheLANProgram(t *testing.T) {
 	echo(t, "53")
 	d := l.open(t, false)
 	apply(t, d, l.plan())
-	for pin := range deliveryPins { // it would drop the packet before, and in silence
+	for pin := range netfilterGuards[0].pins { // it would drop the packet before, and in silence
 		must(t, removeLink(d.linkPin(pin)))
 	}
 	l.expectReachable(t, l.client, routerAddr+":53", false)

@@ -11,9 +11,9 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// Missing names the guards of local delivery that are not attached to this network
-// namespace, and the programs of client mode, as far as the plan has either. Those that
-// this kernel cannot have are among them; see Generation.Unsupported.
+// Missing names the guards of local delivery that are not attached to this
+// network namespace, and the programs of client mode if the plan has it. Those that this kernel cannot have are among them; see
+// Generation.Unsupported.
 func (d *Datapath) Missing(p *plan.Plan) ([]string, error) {
 	var missing []string
 	here, err := d.dnsGuarded()
@@ -23,34 +23,27 @@ func (d *Datapath) Missing(p *plan.Plan) ([]string, error) {
 	if !here {
 		missing = append(missing, GuardDNS)
 	}
-	if deliversToLANs(p) {
-		unguarded, err := d.missingDelivery()
-		if err != nil {
-			return nil, err
+	for _, n := range netfilterGuards {
+		if !n.of(p) {
+			continue
 		}
-		missing = append(missing, unguarded...)
+		for _, pin := range slices.Sorted(maps.Keys(n.pins)) {
+			l, err := openLink(d.linkPin(pin))
+			if err != nil {
+				return nil, err
+			}
+			if l == nil {
+				missing = append(missing, pin)
+				continue
+			}
+			l.Close()
+		}
 	}
 	if p.Client == nil {
 		return missing, nil
 	}
 	absent, err := d.missingClient()
 	return append(missing, absent...), err
-}
-
-func (d *Datapath) missingDelivery() ([]string, error) {
-	var missing []string
-	for _, pin := range slices.Sorted(maps.Keys(deliveryPins)) {
-		l, err := openLink(d.linkPin(pin))
-		if err != nil {
-			return nil, err
-		}
-		if l == nil {
-			missing = append(missing, pin)
-			continue
-		}
-		l.Close()
-	}
-	return missing, nil
 }
 
 // UnknownLANs names the LANs of a plan that the programs do not take for such, since

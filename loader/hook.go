@@ -85,11 +85,6 @@ func (g *Generation) AttachLANs() error {
 			return err
 		}
 	}
-	if !deliversToLANs(g.plan) {
-		if err := g.datapath.detachDelivery(); err != nil {
-			return err
-		}
-	}
 	if err := forgetLANs(g.collection.Maps[abi.DatapathMapLans], g.plan); err != nil {
 		return err
 	}

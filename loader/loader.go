@@ -19,6 +19,7 @@
 package loader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -32,6 +33,7 @@ import (
 // Datapath is the BPF side of torbpf in one network namespace.
 type Datapath struct {
 	dir    string // of its pins
+	mount  string // see Options.Mount
 	clsact bool   // attach by clsact even where tcx is there
 	lists  *Lists // see UseLists
 }
@@ -39,13 +41,14 @@ type Datapath struct {
 // Options say where a Datapath lives.
 type Options struct {
 	Root      string // a mounted bpffs, see Mount
+	Mount     string // its path in the mount namespace of the first process; "": Root
 	Namespace string // name of the network namespace: "host", "ns-4026532211"
 	Clsact    bool   // attach by clsact even where tcx is there
 }
 
 // Open names a Datapath; nothing is touched before ApplyGuards.
 func Open(o Options) *Datapath {
-	return &Datapath{dir: filepath.Join(o.Root, o.Namespace), clsact: o.Clsact}
+	return &Datapath{dir: filepath.Join(o.Root, o.Namespace), mount: cmp.Or(o.Mount, o.Root), clsact: o.Clsact}
 }
 
 // Dir returns where the pins are.
@@ -90,7 +93,11 @@ func (d *Datapath) Present() bool {
 // Remove detaches all programs and removes all pins. It goes on after an error
 // and returns all of them: what could not be removed still blocks.
 func (d *Datapath) Remove() error {
-	errs := []error{d.removeHooks(nil), removeLink(d.linkPin(GuardDNS)), d.detachDelivery(), d.detachClient()}
+	errs := []error{d.removeHooks(nil), removeLink(d.linkPin(GuardDNS))}
+	for _, n := range netfilterGuards {
+		errs = append(errs, n.detach(d)...)
+	}
+	errs = append(errs, d.detachClient())
 	if err := os.RemoveAll(d.dir); err != nil {
 		errs = append(errs, fmt.Errorf("remove pins: %w", err))
 	}

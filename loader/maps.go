@@ -62,7 +62,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 // but the shared one of the LANs, from which nothing is taken here.
 func fillMaps(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	steps := []func(map[string]*ebpf.Map, *plan.Plan) error{
-		fillSettings, fillRules, fillLocal, fillAddrs, fillLANs,
+		fillSettings, fillRules, fillOwn, fillLocal, fillAddrs, fillLANs,
 	}
 	for _, step := range steps {
 		if err := step(maps, p); err != nil {
@@ -87,6 +87,7 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		Domains:     setting(len(p.Rules.Of(config.KindDomain)) > 0),
 		Lists:       setting(len(p.Lists) > 0),
 		Client:      clientMode(p),
+		OwnMarks:    ownMarks(p),
 	}
 	if p.Onion4.IsValid() {
 		addr := p.Onion4.Masked().Addr().As4()

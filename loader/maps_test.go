@@ -148,7 +148,7 @@ func TestCountersOfNothingAreNone(t *testing.T) {
 }
 
 // pinnedMaps is how many maps bpf/maps.h and bpf/shared.h declare.
-const pinnedMaps = 32
+const pinnedMaps = 34
 
 // Pins of maps and programs that this version has no more would only mislead.
 func TestPinsOfAnOlderVersionGo(t *testing.T) {
@@ -264,23 +264,32 @@ func TestBpftoolReadsThePins(t *testing.T) {
 	}
 }
 
-// TestFragmentsAreToldOfPortsThatAreTors: only rules that keep a port say so to them.
-func TestFragmentsAreToldOfPortsThatAreTors(t *testing.T) {
+// TestUplinksKnowTheRulesOfTheMachineItself apart from those of LANs: its exempt marks, and
+// the interfaces that it may leave by.
+func TestUplinksKnowTheRulesOfTheMachineItself(t *testing.T) {
 	l := newLab(t)
 	d := l.open(t, false)
-	for match, c := range map[string]struct {
-		policy config.Policy
-		want   uint32
-	}{"5060/udp": {config.PolicyTor, 1}, "25/tcp": {config.PolicyDirect, 0}, "gre": {config.PolicyTor, 0}} {
-		service, _, err := config.ParsePort(match)
-		must(t, err)
-		p := l.plan()
-		p.Rules = append(p.Rules, config.Rule{Entry: config.Entry{Kind: config.KindPort, Service: service}, Policy: c.policy})
-		g := guards(t, d, p)
-		var s abi.DatapathSettings
-		must(t, g.collection.Maps[abi.DatapathMapSettings].Lookup(uint32(0), &s))
-		if s.TorPorts != c.want {
-			t.Errorf("%s, which is %s: fragments are told %d, want %d", match, c.policy, s.TorPorts, c.want)
-		}
+	p := l.plan()
+	p.Client = &plan.Client{All: true, Rules: config.Rules{
+		config.Direct(config.Entry{Kind: config.KindPort, Service: config.Service{Protocol: 17, Port: 123}}),
+		config.Direct(config.Entry{Kind: config.KindMark, Mark: config.Mark{Value: 0x100, Mask: 0xff00}}),
+		config.Direct(config.Entry{Kind: config.KindInterface, Interface: "vpn0"}),
+	}}
+	p.Client.Exits = []plan.Exit{{Name: "vpn0", Index: 77, Rule: 2}, {Name: "vpn1", Rule: 2}}
+	g := guards(t, d, p)
+	var s abi.DatapathSettings
+	must(t, g.collection.Maps[abi.DatapathMapSettings].Lookup(uint32(0), &s))
+	var mark abi.DatapathExemptMark
+	must(t, g.collection.Maps[abi.DatapathMapOwnMarks].Lookup(uint32(0), &mark))
+	if s.OwnMarks != 1 || s.ExemptMarks != uint32(len(p.ExemptMarks())) || mark.Value != 0x100 || mark.Mask != 0xff00 || mark.Rule.Id != 1 {
+		t.Errorf("%d own marks, %d of LANs, the first %+v", s.OwnMarks, s.ExemptMarks, mark)
+	}
+	var exit abi.DatapathRule
+	must(t, g.collection.Maps[abi.DatapathMapOwnExits].Lookup(uint32(77), &exit))
+	if exit.Id != 2 || exit.Policy != abi.PolicyDirect {
+		t.Errorf("the exit is %+v", exit)
+	}
+	if err := g.collection.Maps[abi.DatapathMapExits].Lookup(uint32(77), &exit); err == nil {
+		t.Error("LANs may leave by it, too")
 	}
 }

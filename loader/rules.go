@@ -31,7 +31,7 @@ func fillRules(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		case config.KindDevice:
 			err = maps[abi.DatapathMapDevices].Put(abi.DatapathMac{Addr: r.MAC}, value)
 		case config.KindMark:
-			err = putMark(maps, marks, r.Mark, value)
+			err = putMark(maps[abi.DatapathMapExemptMarks], marks, r.Mark, value)
 			marks++
 		case config.KindDomain:
 			err = maps[abi.DatapathMapDomains].Put(abi.DomainKey(r.Domain), value)
@@ -44,18 +44,49 @@ func fillRules(maps map[string]*ebpf.Map, p *plan.Plan) error {
 			return fmt.Errorf("write rule %s %s: %w", r.Kind, r.Entry, err)
 		}
 	}
-	return fillExits(maps, p)
+	return fillExits(maps[abi.DatapathMapExits], p.Exits, p.Rules)
+}
+
+// fillOwn writes what the uplinks have to know of the rules for what this machine itself
+// sends; all else of them is in its packets' classes.
+func fillOwn(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	if p.Client == nil {
+		return nil
+	}
+	marks := uint32(0)
+	for i, r := range p.Client.Rules {
+		if r.Kind != config.KindMark {
+			continue
+		}
+		value, err := ruleValue(i, r)
+		if err == nil {
+			err = putMark(maps[abi.DatapathMapOwnMarks], marks, r.Mark, value)
+		}
+		if err != nil {
+			return fmt.Errorf("write rule %s %s: %w", r.Kind, r.Entry, err)
+		}
+		marks++
+	}
+	return fillExits(maps[abi.DatapathMapOwnExits], p.Client.Exits, p.Client.Rules)
+}
+
+// ownMarks is how many marks exempt what this machine itself sends.
+func ownMarks(p *plan.Plan) uint32 {
+	if p.Client == nil {
+		return 0
+	}
+	return uint32(len(p.Client.Rules.Of(config.KindMark)))
 }
 
 // fillExits writes the interfaces that are there; for the others nothing leaves.
-func fillExits(maps map[string]*ebpf.Map, p *plan.Plan) error {
-	for _, e := range p.Exits {
+func fillExits(table *ebpf.Map, exits []plan.Exit, rules config.Rules) error {
+	for _, e := range exits {
 		if e.Index == 0 {
 			continue
 		}
-		value, err := ruleValue(e.Rule, p.Rules[e.Rule])
+		value, err := ruleValue(e.Rule, rules[e.Rule])
 		if err == nil {
-			err = maps[abi.DatapathMapExits].Put(uint32(e.Index), value)
+			err = table.Put(uint32(e.Index), value)
 		}
 		if err != nil {
 			return fmt.Errorf("write rule interface %s: %w", e.Name, err)
@@ -120,8 +151,7 @@ func packetServiceKey(s config.Service, prefix netip.Prefix) (string, any) {
 	return portPrefixes[1], abi.DatapathService6{Prefixlen: bits, Protocol: s.Protocol, PortBe: port, Addr: prefix.Addr().As16()}
 }
 
-func putMark(maps map[string]*ebpf.Map, i uint32, m config.Mark, value abi.DatapathRule) error {
-	table := maps[abi.DatapathMapExemptMarks]
+func putMark(table *ebpf.Map, i uint32, m config.Mark, value abi.DatapathRule) error {
 	if i >= table.MaxEntries() {
 		return fmt.Errorf("it is one more than the %d that each packet is compared with: merge some by their mask", table.MaxEntries())
 	}

@@ -34,6 +34,7 @@ const (
 	ClientMapLocal4Prefixes   = "local4_prefixes"
 	ClientMapLocal6Prefixes   = "local6_prefixes"
 	ClientMapLocalAddrs       = "local_addrs"
+	ClientMapOwnMarks         = "own_marks"
 	ClientMapRefusals         = "refusals"
 	ClientProgTorbpfConnect4  = "torbpf_connect4"
 	ClientProgTorbpfConnect4B = "torbpf_connect4_b"
@@ -117,6 +118,7 @@ type ClientMapSpecs struct {
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	OwnMarks       *ebpf.MapSpec `ebpf:"own_marks"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 }
 
@@ -164,6 +166,7 @@ type ClientMaps struct {
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	OwnMarks       *ebpf.Map `ebpf:"own_marks"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
 }
 
@@ -179,6 +182,7 @@ func (m *ClientMaps) Close() error {
 		m.Local4Prefixes,
 		m.Local6Prefixes,
 		m.LocalAddrs,
+		m.OwnMarks,
 		m.Refusals,
 	)
 }

@@ -359,6 +359,7 @@ type DatapathSettings struct {
 	Lists           uint32
 	TimeServer      uint32
 	Client          DatapathClientMode
+	OwnMarks        uint32
 }
 
 type DatapathVerdict uint32
@@ -410,6 +411,8 @@ const (
 	DatapathMapLocal4Prefixes  = "local4_prefixes"
 	DatapathMapLocal6Prefixes  = "local6_prefixes"
 	DatapathMapLocalAddrs      = "local_addrs"
+	DatapathMapOwnExits        = "own_exits"
+	DatapathMapOwnMarks        = "own_marks"
 	DatapathMapPackets         = "packets"
 	DatapathMapPast4Prefixes   = "past4_prefixes"
 	DatapathMapPast6Prefixes   = "past6_prefixes"
@@ -520,6 +523,8 @@ type DatapathMapSpecs struct {
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	OwnExits       *ebpf.MapSpec `ebpf:"own_exits"`
+	OwnMarks       *ebpf.MapSpec `ebpf:"own_marks"`
 	Packets        *ebpf.MapSpec `ebpf:"packets"`
 	Past4Prefixes  *ebpf.MapSpec `ebpf:"past4_prefixes"`
 	Past6Prefixes  *ebpf.MapSpec `ebpf:"past6_prefixes"`
@@ -594,6 +599,8 @@ type DatapathMaps struct {
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	OwnExits       *ebpf.Map `ebpf:"own_exits"`
+	OwnMarks       *ebpf.Map `ebpf:"own_marks"`
 	Packets        *ebpf.Map `ebpf:"packets"`
 	Past4Prefixes  *ebpf.Map `ebpf:"past4_prefixes"`
 	Past6Prefixes  *ebpf.Map `ebpf:"past6_prefixes"`
@@ -630,6 +637,8 @@ func (m *DatapathMaps) Close() error {
 		m.Local4Prefixes,
 		m.Local6Prefixes,
 		m.LocalAddrs,
+		m.OwnExits,
+		m.OwnMarks,
 		m.Packets,
 		m.Past4Prefixes,
 		m.Past6Prefixes,

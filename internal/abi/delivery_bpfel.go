@@ -16,20 +16,23 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DeliveryMapAllowances      = "allowances"
-	DeliveryMapCounters        = "counters"
-	DeliveryMapCutFlows        = "cut_flows"
-	DeliveryMapLans            = "lans"
-	DeliveryMapLocal4Prefixes  = "local4_prefixes"
-	DeliveryMapLocal6Prefixes  = "local6_prefixes"
-	DeliveryMapLocalAddrs      = "local_addrs"
-	DeliveryMapRefusals        = "refusals"
-	DeliveryProgTorbpfDelivery = "torbpf_delivery"
-	DeliveryVarDnsPort         = "dns_port"
-	DeliveryVarExplaining      = "explaining"
-	DeliveryVarMarkShift       = "mark_shift"
-	DeliveryVarResolverPort    = "resolver_port"
-	DeliveryVarTransPort       = "trans_port"
+	DeliveryMapAllowances       = "allowances"
+	DeliveryMapCounters         = "counters"
+	DeliveryMapCutFlows         = "cut_flows"
+	DeliveryMapLans             = "lans"
+	DeliveryMapLocal4Prefixes   = "local4_prefixes"
+	DeliveryMapLocal6Prefixes   = "local6_prefixes"
+	DeliveryMapLocalAddrs       = "local_addrs"
+	DeliveryMapOwnMarks         = "own_marks"
+	DeliveryMapRefusals         = "refusals"
+	DeliveryProgTorbpfDelivery  = "torbpf_delivery"
+	DeliveryProgTorbpfDeparture = "torbpf_departure"
+	DeliveryVarDnsPort          = "dns_port"
+	DeliveryVarExplaining       = "explaining"
+	DeliveryVarMarkShift        = "mark_shift"
+	DeliveryVarOwnMarkCount     = "own_mark_count"
+	DeliveryVarResolverPort     = "resolver_port"
+	DeliveryVarTransPort        = "trans_port"
 )
 
 // LoadDelivery returns the embedded CollectionSpec for Delivery.
@@ -74,7 +77,8 @@ type DeliverySpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryProgramSpecs struct {
-	TorbpfDelivery *ebpf.ProgramSpec `ebpf:"torbpf_delivery"`
+	TorbpfDelivery  *ebpf.ProgramSpec `ebpf:"torbpf_delivery"`
+	TorbpfDeparture *ebpf.ProgramSpec `ebpf:"torbpf_departure"`
 }
 
 // DeliveryMapSpecs contains maps before they are loaded into the kernel.
@@ -88,6 +92,7 @@ type DeliveryMapSpecs struct {
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	OwnMarks       *ebpf.MapSpec `ebpf:"own_marks"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 }
 
@@ -98,6 +103,7 @@ type DeliveryVariableSpecs struct {
 	DnsPort      *ebpf.VariableSpec `ebpf:"dns_port"`
 	Explaining   *ebpf.VariableSpec `ebpf:"explaining"`
 	MarkShift    *ebpf.VariableSpec `ebpf:"mark_shift"`
+	OwnMarkCount *ebpf.VariableSpec `ebpf:"own_mark_count"`
 	ResolverPort *ebpf.VariableSpec `ebpf:"resolver_port"`
 	TransPort    *ebpf.VariableSpec `ebpf:"trans_port"`
 }
@@ -129,6 +135,7 @@ type DeliveryMaps struct {
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	OwnMarks       *ebpf.Map `ebpf:"own_marks"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
 }
 
@@ -141,6 +148,7 @@ func (m *DeliveryMaps) Close() error {
 		m.Local4Prefixes,
 		m.Local6Prefixes,
 		m.LocalAddrs,
+		m.OwnMarks,
 		m.Refusals,
 	)
 }
@@ -152,6 +160,7 @@ type DeliveryVariables struct {
 	DnsPort      *ebpf.Variable `ebpf:"dns_port"`
 	Explaining   *ebpf.Variable `ebpf:"explaining"`
 	MarkShift    *ebpf.Variable `ebpf:"mark_shift"`
+	OwnMarkCount *ebpf.Variable `ebpf:"own_mark_count"`
 	ResolverPort *ebpf.Variable `ebpf:"resolver_port"`
 	TransPort    *ebpf.Variable `ebpf:"trans_port"`
 }
@@ -160,12 +169,14 @@ type DeliveryVariables struct {
 //
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryPrograms struct {
-	TorbpfDelivery *ebpf.Program `ebpf:"torbpf_delivery"`
+	TorbpfDelivery  *ebpf.Program `ebpf:"torbpf_delivery"`
+	TorbpfDeparture *ebpf.Program `ebpf:"torbpf_departure"`
 }
 
 func (p *DeliveryPrograms) Close() error {
 	return _DeliveryClose(
 		p.TorbpfDelivery,
+		p.TorbpfDeparture,
 	)
 }
 

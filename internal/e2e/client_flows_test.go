@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
 	"net/netip"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -114,21 +116,44 @@ func checkOwnFlowsEnd(t *testing.T, lab *testnet.Lab) {
 }
 
 // TestInboundGoesOnWithoutNftables: who has come in keeps his connection, and may begin
-// another, when nftables is flushed and nothing of torbpf's is alive; nothing else leaves.
+// another, when nftables is flushed and nothing of torbpf's is alive; an excluded user goes
+// on, too, and nothing else leaves. Behind the guard at the uplink there is another.
 func TestInboundGoesOnWithoutNftables(t *testing.T) {
+	t.Run("flushed", func(t *testing.T) {
+		checkWithoutNftables(t, func(*testnet.Lab) {})
+	})
+	t.Run("flushed, and no guard at the uplink", func(t *testing.T) {
+		checkWithoutNftables(t, func(lab *testnet.Lab) {
+			removeAll(t, filepath.Join(pinDir(t, lab), "links", "uplink-*"))
+		})
+	})
+}
+
+func checkWithoutNftables(t *testing.T, takeAway func(*testnet.Lab)) {
 	lab := plainLab(t, testnet.Options{SecondLAN: true})
-	allowPings(t, lab)
 	serveOwn(t, lab)
 	old := comeIn(t, lab, "tcp")
 	attach(t, lab, "--client", "--no-wait", "--torrc", loneTorrc(t, lab))
+	mustTorbpf(t, lab, "exclude", "add", "--user", fmt.Sprint(excludedUser))
+	mustTorbpf(t, lab, "exclude", "add", "--client", "--mark", "0x200/0xff00")
 	inbound := append(old, comeIn(t, lab, "tcp")...)
 	run(t, lab.Router, "nft", "flush", "ruleset")
+	takeAway(lab)
 	kill(t, unix.SIGKILL, ourProcesses(t, lab)...)
+	capture := captureWAN(t, lab)
+	s := startSpeaker(t, lab, someone, "")
+	if err := both(s.refused); err != nil {
+		t.Errorf("a user: %v", err)
+	}
+	checkNoLeaks(t, capture)
 	checkGoOn(t, "without nftables", inbound)
 	checkGoOn(t, "new without nftables", comeIn(t, lab, "tcp"))
-	w := watchLeaks(t, lab)
-	for _, l := range w.ownLeaks(t) {
-		t.Error(l)
+	if err := both(startSpeaker(t, lab, excludedUser, "").direct); err != nil {
+		t.Errorf("an excluded user: %v", err)
+	}
+	userRules(t, lab, "inet", `chain marks { type route hook output priority -150; ip daddr 51.20.0.80 meta mark set 0x200; ip6 daddr 2a0e:20::80 meta mark set 0x200; }`)
+	if err := both(s.direct); err != nil {
+		t.Errorf("by an excluded mark: %v", err)
 	}
 	checkGoOn(t, "without nftables", inbound)
 }

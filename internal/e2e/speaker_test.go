@@ -22,6 +22,9 @@ import (
 // envSpeak makes the test binary a speaker instead.
 const envSpeak = "TORBPF_E2E_SPEAK"
 
+// speakerPatience is how long a speaker waits for what may be dropped in silence.
+const speakerPatience = 5 * time.Second
+
 // speakerFile is a copy of the test binary that every user may run.
 var speakerFile string
 
@@ -137,20 +140,20 @@ func obey(open map[string]net.Conn, words []string) (string, error) {
 	case "serve":
 		return "serving", serveEcho(words[1], words[2])
 	case "open":
-		conn, err := net.DialTimeout(words[2], words[3], patience)
+		conn, err := net.DialTimeout(words[2], words[3], speakerPatience)
 		open[words[1]] = conn
 		return "open", err
 	case "echo":
 		return "echo", echoOn(open[words[1]])
 	case "try":
-		conn, err := net.DialTimeout(words[1], words[2], patience)
+		conn, err := net.DialTimeout(words[1], words[2], speakerPatience)
 		if err != nil {
 			return "", err
 		}
 		defer conn.Close()
 		return "echo", echoOn(conn)
 	case "get":
-		client := http.Client{Timeout: torPatience, Transport: &http.Transport{DisableKeepAlives: true}}
+		client := http.Client{Timeout: speakerPatience, Transport: &http.Transport{DisableKeepAlives: true}}
 		response, err := client.Get(page(netip.MustParseAddr(words[1])))
 		if err != nil {
 			return "", err

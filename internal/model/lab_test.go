@@ -183,6 +183,7 @@ func (o *objects) set(p *Policy) {
 	for i, m := range p.Exempt {
 		o.put("exempt_marks", uint32(i), abi.DatapathExemptMark{Value: m.Value, Mask: m.Mask})
 	}
+	o.put("own_marks", uint32(0), abi.DatapathExemptMark{Value: ownMark, Mask: ownMark})
 	for f := range p.Flows {
 		o.put("inbound_flows", inboundKey(f), abi.DatapathInboundSeen{TimeNs: 1})
 	}
@@ -254,6 +255,7 @@ func (o *objects) setSettings(p *Policy) {
 		Devices:     flag(len(p.Devices) > 0),
 		Lists:       flag(p.Lists != nil),
 		Client:      p.Client,
+		OwnMarks:    flag(p.Client != abi.ClientNone),
 	}
 	if p.Onion4.IsValid() {
 		mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Onion4.Bits()))

@@ -32,6 +32,7 @@ func (r ownRow) reason() abi.Reason {
 
 const (
 	own6       = "2600:9::1" // the router's, at the uplink
+	ownMark    = 0x8400      // exempts what the router itself sends
 	near4      = "192.168.178.20"
 	near6      = "fd99::20"
 	neighbour6 = "fe80::77"
@@ -79,10 +80,11 @@ func ownClassRows() []ownRow {
 	packet := ip(wan4, web4, udp(40000, 7))
 	plain := ether(packet)
 	return append(rows,
-		ownRow{name: "own: exempt mark", frame: plain, other: exemptMark | 0x35, all: true, exec: true},
+		ownRow{name: "own: exempt mark", frame: plain, other: ownMark | 0x35, all: true, exec: true},
+		ownRow{name: "own: a mark that is exempt for LANs", frame: plain, other: exemptMark, exec: true},
 		ownRow{name: "own: a mark that is not exempt", frame: plain, other: 0x35, exec: true},
-		ownRow{name: "own: tor with an exempt mark", frame: plain, other: exemptMark, class: abi.VerdictTor},
-		ownRow{name: "own: exempt mark to an onion", frame: ether(ip(wan4, onion4, udp(40000, 7))), other: exemptMark, exec: true},
+		ownRow{name: "own: tor with an exempt mark", frame: plain, other: ownMark, class: abi.VerdictTor},
+		ownRow{name: "own: exempt mark to an onion", frame: ether(ip(wan4, onion4, udp(40000, 7))), other: ownMark, exec: true},
 		ownRow{name: "own: local to a public subnet of another interface", frame: ether(ip(wan4, "51.7.0.9", udp(40000, 7))), class: abi.VerdictLocal},
 		ownRow{name: "own: ARP", frame: etherRaw(0x0806, make([]byte, 46)...), all: true, exec: true},
 		ownRow{name: "own: ARP, direct", frame: etherRaw(0x0806, make([]byte, 46)...), class: abi.VerdictDirect, all: true, exec: true},
@@ -199,8 +201,8 @@ func TestOwnPacketsLeaveByTheirExitOnly(t *testing.T) {
 		{"an exit", lanIndex, 0, actNext},
 		{"an exit that was", lanIndex, 1, actShot},
 	} {
-		clear[uint32](o, "exits")
-		o.put("exits", c.index, abi.DatapathRule{Policy: abi.PolicyDirect, UntilNs: c.until})
+		clear[uint32](o, "own_exits")
+		o.put("own_exits", c.index, abi.DatapathRule{Policy: abi.PolicyDirect, UntilNs: c.until})
 		if out := o.watch(t, "torbpf_uplink", frame, at); out.action != c.want {
 			t.Errorf("%s: the program returns %#x, want %#x", c.name, out.action, c.want)
 		}

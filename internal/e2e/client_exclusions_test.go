@@ -1,0 +1,247 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// excludedUser has a rule of its own.
+const excludedUser = 4712
+
+// clientLab is a router in client mode whose Tor never gets ready: what is Tor's is refused.
+func clientLab(t *testing.T) *testnet.Lab {
+	t.Helper()
+	lab := plainLab(t, testnet.Options{})
+	serveFlows(t, lab, testnet.Web4, testnet.Web6)
+	attach(t, lab, "--client", "--no-wait", "--torrc", loneTorrc(t, lab))
+	return lab
+}
+
+// both runs a check for the web server's addresses of both families.
+func both(check func(netip.Addr) error) error {
+	return errors.Join(check(testnet.Web4), check(testnet.Web6))
+}
+
+// checkExclusion wants the web server refused to a process, but direct while a rule is in
+// force; when that goes its connections end at once, without a packet more.
+func checkExclusion(t *testing.T, lab *testnet.Lab, s *speaker, rule ...string) {
+	t.Helper()
+	if err := both(s.refused); err != nil {
+		t.Errorf("before: %v", err)
+	}
+	mustTorbpf(t, lab, append([]string{"exclude", "add"}, rule...)...)
+	if err := both(s.direct); err != nil {
+		t.Errorf("in force: %v", err)
+	}
+	names := openMany(t, s)
+	mustTorbpf(t, lab, append([]string{"exclude", "del"}, rule...)...)
+	capture := captureWAN(t, lab)
+	for _, name := range names {
+		if _, err := s.say("echo %s", name); err == nil {
+			t.Errorf("%s is still answered", name)
+		}
+	}
+	if err := both(s.refused); err != nil {
+		t.Errorf("after: %v", err)
+	}
+	checkNoLeaks(t, capture)
+}
+
+// openMany has a process open connections to the web server, by both protocols and families.
+func openMany(t testing.TB, s *speaker) []string {
+	t.Helper()
+	var names []string
+	for _, addr := range []netip.Addr{testnet.Web4, testnet.Web6} {
+		for network, port := range map[string]uint16{"tcp": portFlows, "udp": testnet.PortEcho} {
+			name := fmt.Sprintf("%s-%v", network, addr)
+			s.must(t, "open %s %s %v", name, network, at(addr, port))
+			s.must(t, "echo %s", name)
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// TestClientExclusionsOfDestinations are for whoever sends.
+func TestClientExclusionsOfDestinations(t *testing.T) {
+	lab := clientLab(t)
+	s := startSpeaker(t, lab, someone, "")
+	t.Run("prefix", func(t *testing.T) { checkExclusion(t, lab, s, "--client", "51.20.0.0/16", "2a0e:20::/32") })
+	t.Run("mark", func(t *testing.T) {
+		userRules(t, lab, "inet", `chain marks { type route hook output priority -150;
+			ip daddr 51.20.0.80 meta mark set meta mark and 0xffff00ff or 0x200
+			ip6 daddr 2a0e:20::80 meta mark set meta mark and 0xffff00ff or 0x200
+		}`)
+		checkExclusion(t, lab, s, "--client", "--mark", "0x200/0xff00")
+	})
+	t.Run("port", func(t *testing.T) {
+		mustTorbpf(t, lab, "exclude", "add", "--client", "--port", "7/udp")
+		for _, addr := range []netip.Addr{testnet.Web4, testnet.Other6} {
+			if _, err := s.say("try udp %v", at(addr, testnet.PortEcho)); err != nil {
+				t.Errorf("%v: %v", addr, err)
+			}
+			if _, err := s.say("try udp %v", at(addr, testnet.PortHTTPS)); err == nil {
+				t.Errorf("%v answers datagrams at another port", addr)
+			}
+		}
+		mustTorbpf(t, lab, "exclude", "del", "--client", "--port", "7/udp")
+		if err := both(s.refused); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestClientExclusionOfAnInterface: what is routed to a VPN takes it.
+func TestClientExclusionOfAnInterface(t *testing.T) {
+	lab := clientLab(t)
+	const vpn4 = "62.10.1.2"
+	err := lab.Link(
+		testnet.Iface{Node: lab.ISP, Name: "wan1", Addrs: []string{"62.10.1.1/24"}},
+		testnet.Iface{Node: lab.Router, Name: "vpn0", Addrs: []string{vpn4 + "/24"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, lab.Router, "ip", "route", "add", "51.20.0.0/16", "via", "62.10.1.1", "dev", "vpn0")
+	capture, err := lab.Capture(t.Context(), lab.ISP, "wan1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startSpeaker(t, lab, someone, "")
+	if err := s.refused(testnet.Web4); err != nil {
+		t.Errorf("before: %v", err)
+	}
+	for _, p := range capture.NonTor() {
+		t.Errorf("by the interface before: %v", p)
+	}
+	wanCapture := captureWAN(t, lab)
+	mustTorbpf(t, lab, "exclude", "add", "--client", "--interface", "vpn0")
+	if saw, err := s.say("get %v", testnet.Web4); err != nil || saw != vpn4 {
+		t.Errorf("by the interface the server saw %q, %v", saw, err)
+	}
+	for _, addr := range []netip.Addr{testnet.Other4, testnet.Web6} {
+		if err := s.refused(addr); err != nil {
+			t.Errorf("by the uplink: %v", err)
+		}
+	}
+	// The tunnel goes down, and its routes with it: the uplink is no way out instead.
+	s.must(t, "open vpn tcp %v", at(testnet.Web4, portFlows))
+	s.must(t, "echo vpn")
+	run(t, lab.Router, "ip", "link", "set", "vpn0", "down")
+	if _, err := s.say("echo vpn"); err == nil {
+		t.Error("a connection goes on without its interface")
+	}
+	if err := s.refused(testnet.Web4); err != nil {
+		t.Errorf("without the interface: %v", err)
+	}
+	checkNoLeaks(t, wanCapture)
+}
+
+// TestClientExclusionsOfSenders are for one user, program or control group.
+func TestClientExclusionsOfSenders(t *testing.T) {
+	lab := clientLab(t)
+	other := startSpeaker(t, lab, someone, "")
+	t.Run("user", func(t *testing.T) {
+		checkExclusion(t, lab, startSpeaker(t, lab, excludedUser, ""), "--user", fmt.Sprint(excludedUser))
+	})
+	t.Run("program", func(t *testing.T) {
+		file := speakerIn(t, lab, "excluded-speaker")
+		checkExclusion(t, lab, startSpeaker(t, lab, someone, file), "--program", file)
+	})
+	t.Run("control group", func(t *testing.T) {
+		s := startSpeaker(t, lab, someone, "")
+		group := joinGroup(t, s)
+		checkExclusion(t, lab, s, "--cgroup", group)
+	})
+	t.Run("others", func(t *testing.T) {
+		mustTorbpf(t, lab, "exclude", "add", "--user", fmt.Sprint(excludedUser))
+		if err := both(other.refused); err != nil {
+			t.Errorf("another user: %v", err)
+		}
+	})
+}
+
+// joinGroup puts a process into a control group of its own and returns its path.
+func joinGroup(t *testing.T, s *speaker) string {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		words := strings.Fields(line)
+		if len(words) < 3 || words[2] != "cgroup2" {
+			continue
+		}
+		group := fmt.Sprintf("/e2e-%d", time.Now().UnixNano())
+		dir := filepath.Join(words[1], group)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_, _ = s.cmd.Process.Kill(), s.cmd.Wait()
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(fmt.Sprint(s.cmd.Process.Pid)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return group
+	}
+	t.Fatal("there are no control groups of version 2")
+	return ""
+}
+
+// TestClientExclusionsEndWithAllDead: a rule's time is over though nothing of torbpf's is
+// alive to see it.
+func TestClientExclusionsEndWithAllDead(t *testing.T) {
+	const life = 4 * time.Second
+	for _, test := range []struct {
+		name string
+		rule []string
+	}{
+		{"destination", []string{"--client", "51.20.0.0/16", "2a0e:20::/32"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			lab := clientLab(t)
+			s := startSpeaker(t, lab, excludedUser, "")
+			begin := time.Now()
+			mustTorbpf(t, lab, append([]string{"exclude", "add", "--for", life.String()}, test.rule...)...)
+			ends := time.Now().Add(life) // at the latest
+			names := openMany(t, s)
+			kill(t, unix.SIGKILL, ourProcesses(t, lab)...)
+			for _, name := range names {
+				s.must(t, "echo %s", name)
+			}
+			if time.Since(begin) > life {
+				t.Fatal("this machine is too slow for this test")
+			}
+			eventually(t, patience, "the end of the rule", func() error {
+				if time.Now().Before(ends) {
+					return errors.New("its time is not over")
+				}
+				return nil
+			})
+			capture := captureWAN(t, lab)
+			for _, name := range names {
+				if _, err := s.say("echo %s", name); err == nil {
+					t.Errorf("%s is still answered", name)
+				}
+			}
+			if err := both(s.refused); err != nil {
+				t.Error(err)
+			}
+			checkNoLeaks(t, capture)
+		})
+	}
+}
