@@ -239,13 +239,17 @@ struct device_traffic {
 	__u64 seen_ns; /* CLOCK_BOOTTIME, of the last packet */
 };
 
-/* What the user wants of some packets; the key of its map says of which. */
+/*
+ * What the user wants of some packets; the key of its map says of which. When it has
+ * ended, what was beneath it counts for the same key: it may only close.
+ */
 struct rule {
-	__u64 until_ns; /* CLOCK_BOOTTIME; 0: for ever */
+	__u64 until_ns;	     /* CLOCK_BOOTTIME; 0: for ever */
+	__u64 then_until_ns; /* of what is beneath; 0: nothing is; the highest: for ever */
 	enum policy policy;
+	enum policy then;
 	__u32 prefixlen; /* of the key, where that is a prefix */
 	__u32 id;	 /* its place in the plan */
-	__u32 pad;
 };
 
 /* A prefix of a list of destinations. There may be millions: nothing else is in it. */

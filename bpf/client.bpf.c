@@ -94,45 +94,41 @@ static __always_inline struct mm_struct *memory_of_task(void)
 	return BPF_CORE_READ(task, mm);
 }
 
-/* The rule of the task's control group, or else of the nearest around it. */
-static __always_inline struct rule *cgroup_rule(void)
+/* What is said of the task's control group, or else of the nearest around it. */
+static __always_inline int cgroup_policy(void)
 {
 	__u64 id = bpf_get_current_cgroup_id();
-	struct rule *r = bpf_map_lookup_elem(&client_cgroups, &id);
-	struct rule *nearest = NULL;
-	int level;
+	int nearest = policy_of(&client_cgroups, &id);
+	int level, policy;
 
-	if (r && in_force(r))
-		return r;
+	if (nearest != NO_POLICY)
+		return nearest;
 	for (level = 0; level < MAX_CGROUP_LEVELS; level++) {
 		id = bpf_get_current_ancestor_cgroup_id(level);
 		if (!id)
 			break;
-		r = bpf_map_lookup_elem(&client_cgroups, &id);
-		if (r && in_force(r))
-			nearest = r;
+		policy = policy_of(&client_cgroups, &id);
+		if (policy != NO_POLICY)
+			nearest = policy;
 	}
 	return nearest;
 }
 
-static __always_inline struct rule *program_rule(struct mm_struct *mm)
+static __always_inline int program_policy(struct mm_struct *mm)
 {
 	struct inode *inode = BPF_CORE_READ(mm, exe_file, f_inode);
 	struct program_key key = {};
-	struct rule *r;
 
 	key.inode = BPF_CORE_READ(inode, i_ino);
 	key.dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	r = bpf_map_lookup_elem(&client_programs, &key);
-	return r && in_force(r) ? r : NULL;
+	return policy_of(&client_programs, &key);
 }
 
-static __always_inline struct rule *user_rule(void)
+static __always_inline int user_policy(void)
 {
 	__u32 user = (__u32)bpf_get_current_uid_gid();
-	struct rule *r = bpf_map_lookup_elem(&client_users, &user);
 
-	return r && in_force(r) ? r : NULL;
+	return policy_of(&client_users, &user);
 }
 
 /*
@@ -143,21 +139,21 @@ static __always_inline struct rule *user_rule(void)
 static __always_inline enum verdict class_of_task(enum sight sight)
 {
 	struct mm_struct *mm = NULL;
-	struct rule *r;
+	int policy;
 
 	if (sight == SIGHT_FULL) {
 		mm = memory_of_task();
 		if (!mm)
 			return VERDICT_NONE;
 	}
-	r = cgroup_rule();
-	if (!r && sight == SIGHT_FULL)
-		r = program_rule(mm);
-	if (!r)
-		r = user_rule();
-	if (!r)
+	policy = cgroup_policy();
+	if (policy == NO_POLICY && sight == SIGHT_FULL)
+		policy = program_policy(mm);
+	if (policy == NO_POLICY)
+		policy = user_policy();
+	if (policy == NO_POLICY)
 		return VERDICT_NONE;
-	return r->policy == POLICY_DIRECT ? VERDICT_DIRECT : VERDICT_TOR;
+	return policy == POLICY_DIRECT ? VERDICT_DIRECT : VERDICT_TOR;
 }
 
 static __always_inline __u32 mark_with(__u32 mark, enum verdict class)

@@ -190,6 +190,9 @@ func identityMaps(identities []plan.Identity) (map[string]map[any]abi.DatapathRu
 			return nil, err
 		}
 		rule := abi.DatapathRule{UntilNs: uint64(i.Ends), Policy: abi.PolicyOf(i.Policy), Id: uint32(i.Rule)}
+		if i.ThenTor {
+			rule.Then, rule.ThenUntilNs = abi.PolicyTor, cmp.Or(uint64(i.ThenEnds), abi.ForEver)
+		}
 		if old, known := maps[name][key]; !known || comesBefore(rule, old) {
 			maps[name][key] = rule
 		}

@@ -107,8 +107,11 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	return nil
 }
 
-// keepsPort says whether a rule keeps a port with Tor; a fragment might hide that one.
-func keepsPort(r config.Rule) bool { return r.Policy == config.PolicyTor && r.Service.HasPorts() }
+// keepsPort says whether a rule keeps a port with Tor, now or when it has ended; a fragment
+// might hide that one.
+func keepsPort(r config.Rule) bool {
+	return r.Service.HasPorts() && (r.Policy == config.PolicyTor || r.Beneath != nil)
+}
 
 // fillLocal writes the least important first, since of two entries for the
 // same prefix the later one stays: reserved space, then the local subnets from the

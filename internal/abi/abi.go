@@ -4,7 +4,11 @@
 // modes, and nothing else of torbpf; all others may import it.
 package abi
 
-import "github.com/torbpf/torbpf/internal/config"
+import (
+	"math"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
 
 // Verdict is what becomes of a packet, and the class in its mark.
 type Verdict = DatapathVerdict
@@ -34,6 +38,9 @@ const MaxLANs = uint32(DatapathLimitMAX_LANS)
 // MaxNested is how many rules that have ended the programs look behind. What is behind
 // them, if anything, counts as "tor"; of a source as "block".
 const MaxNested = int(DatapathLimitMAX_NESTED)
+
+// ForEver is until when something holds that does not end, where 0 says that it is not there.
+const ForEver = uint64(math.MaxUint64)
 
 // The words of a context in which a program that explains hands back its decision.
 const (

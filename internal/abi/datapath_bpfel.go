@@ -314,12 +314,13 @@ type DatapathRefusal struct {
 }
 
 type DatapathRule struct {
-	_         structs.HostLayout
-	UntilNs   uint64
-	Policy    DatapathPolicy
-	Prefixlen uint32
-	Id        uint32
-	Pad       uint32
+	_           structs.HostLayout
+	UntilNs     uint64
+	ThenUntilNs uint64
+	Policy      DatapathPolicy
+	Then        DatapathPolicy
+	Prefixlen   uint32
+	Id          uint32
 }
 
 type DatapathService4 struct {

@@ -3,7 +3,6 @@ package router
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -108,13 +107,12 @@ func (m *marker) class(s *sockets.Socket) abi.Verdict {
 // nearest one first, then its program, then its user.
 func (m *marker) identity(p *sockets.Process) (config.Policy, bool) {
 	matches := func(match func(plan.Identity) bool) (config.Policy, bool) {
-		at := slices.IndexFunc(m.plan.Client.Identities, func(id plan.Identity) bool {
-			return (id.Ends == 0 || id.Ends > m.now) && match(id)
-		})
-		if at < 0 {
-			return "", false
+		for _, id := range m.plan.Client.Identities {
+			if policy, holds := id.At(m.now); holds && match(id) {
+				return policy, true
+			}
 		}
-		return m.plan.Client.Identities[at].Policy, true
+		return "", false
 	}
 	for _, group := range p.Cgroups {
 		if policy, found := matches(func(id plan.Identity) bool { return id.Kind == config.KindCgroup && id.Cgroup == group }); found {
