@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -69,10 +70,10 @@ var commonMaps = []string{
 	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapCutFlows,
 }
 
-// share has another object use the generation's maps.
-func (g *Generation) share(spec *ebpf.CollectionSpec) ebpf.CollectionOptions {
+// share has another object use the generation's maps: those that all have, and others.
+func (g *Generation) share(spec *ebpf.CollectionSpec, others ...string) ebpf.CollectionOptions {
 	maps := make(map[string]*ebpf.Map)
-	for _, name := range commonMaps {
+	for _, name := range slices.Concat(commonMaps, others) {
 		maps[name] = g.collection.Maps[name]
 		spec.Maps[name].MaxEntries = maps[name].MaxEntries() // that of a plan with many addresses has grown
 	}

@@ -61,6 +61,13 @@ const (
 	ClientAll  = DatapathClientModeCLIENT_ALL
 )
 
+// The kinds of whom a rule of client mode is about.
+const (
+	IdentityUser    = DatapathIdentityKindIDENTITY_USER
+	IdentityCgroup  = DatapathIdentityKindIDENTITY_CGROUP
+	IdentityProgram = DatapathIdentityKindIDENTITY_PROGRAM
+)
+
 // Reason is why a packet got its verdict.
 type Reason = DatapathReason
 
@@ -114,6 +121,7 @@ const (
 	ReasonDNSDomain         = DatapathReasonREASON_DNS_DOMAIN
 	ReasonDirectList        = DatapathReasonREASON_DIRECT_LIST
 	ReasonClientGuard       = DatapathReasonREASON_CLIENT_GUARD
+	ReasonClientEnded       = DatapathReasonREASON_CLIENT_ENDED
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

@@ -27,6 +27,7 @@ const (
 	ClientMapAllowances       = "allowances"
 	ClientMapClientCgroups    = "client_cgroups"
 	ClientMapClientPrograms   = "client_programs"
+	ClientMapClientSockets    = "client_sockets"
 	ClientMapClientUsers      = "client_users"
 	ClientMapCounters         = "counters"
 	ClientMapCutFlows         = "cut_flows"
@@ -110,6 +111,7 @@ type ClientMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	ClientCgroups  *ebpf.MapSpec `ebpf:"client_cgroups"`
 	ClientPrograms *ebpf.MapSpec `ebpf:"client_programs"`
+	ClientSockets  *ebpf.MapSpec `ebpf:"client_sockets"`
 	ClientUsers    *ebpf.MapSpec `ebpf:"client_users"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
@@ -157,6 +159,7 @@ type ClientMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	ClientCgroups  *ebpf.Map `ebpf:"client_cgroups"`
 	ClientPrograms *ebpf.Map `ebpf:"client_programs"`
+	ClientSockets  *ebpf.Map `ebpf:"client_sockets"`
 	ClientUsers    *ebpf.Map `ebpf:"client_users"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
@@ -172,6 +175,7 @@ func (m *ClientMaps) Close() error {
 		m.Allowances,
 		m.ClientCgroups,
 		m.ClientPrograms,
+		m.ClientSockets,
 		m.ClientUsers,
 		m.Counters,
 		m.CutFlows,
