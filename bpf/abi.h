@@ -106,6 +106,8 @@ enum reason {
 	REASON_DIRECT_LIST,	 /* direct: the destination is in a list */
 
 	REASON_CLIENT_GUARD, /* refused: the router's own, and nobody has let it go */
+	REASON_CLIENT_ENDED, /* refused: the router's own, and no rule lets its socket out any more
+			      */
 
 	REASON_MAX,
 };
@@ -241,11 +243,12 @@ struct device_traffic {
 
 /* What the user wants of some packets; the key of its map says of which. */
 struct rule {
-	__u64 until_ns; /* CLOCK_BOOTTIME; 0: for ever */
+	__u64 until_ns;	     /* CLOCK_BOOTTIME; 0: for ever */
+	__u64 then_until_ns; /* of what is beneath; 0: nothing is; the highest: for ever */
 	enum policy policy;
-	__u32 prefixlen; /* of the key, where that is a prefix */
-	__u32 id;	 /* its place in the plan */
-	__u32 pad;
+	enum policy then; /* what was beneath it, for the same key: it only closes */
+	__u32 prefixlen;  /* of the key, where that is a prefix */
+	__u32 id;	  /* its place in the plan */
 };
 
 /* A prefix of a list of destinations. There may be millions: nothing else is in it. */
@@ -265,6 +268,21 @@ struct program_key {
 	__u64 inode;
 	__u32 dev;
 	__u32 pad;
+};
+
+/* Whom a rule of client mode is about. */
+enum identity_kind {
+	IDENTITY_NONE = 0,
+	IDENTITY_USER = 1,
+	IDENTITY_CGROUP = 2,
+	IDENTITY_PROGRAM = 3,
+};
+
+/* By which rule a socket is direct: its key, in the map of its kind. */
+struct identity {
+	__u64 number; /* of the user, or the control group; the program's inode */
+	__u32 dev;    /* the program's */
+	enum identity_kind kind;
 };
 
 /* A local subnet and the interface it was learned on; 0: reserved space. */

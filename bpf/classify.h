@@ -69,12 +69,10 @@ static __always_inline struct decision classify_unforwarded(const struct packet 
 static __always_inline struct decision classify_source(const struct packet *p,
 						       const struct settings *s)
 {
-	struct rule *device = s->devices ? lookup_device(p) : NULL;
-	int policy = NO_POLICY;
+	int policy = s->devices ? device_policy(p) : NO_POLICY;
+	int device = policy != NO_POLICY;
 
-	if (device)
-		policy = device->policy;
-	else if (s->sources)
+	if (!device && s->sources)
 		policy = source_policy(p);
 	if (policy == NO_POLICY || policy == POLICY_TOR)
 		return undecided();

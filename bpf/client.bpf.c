@@ -8,6 +8,7 @@
  *   connect() ─ torbpf_connect4, 6 ─┼─▶ the class in the socket's mark
  *   accept() ── torbpf_sockops ─────┘
  *
+ * What is direct has the rule that says so beside it (identity.h), for the uplink guard.
  * The programs are attached to the root of the control groups and see every socket
  * of the machine; they leave alone what is not of their network namespace.
  */
@@ -18,6 +19,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "identity.h"
 #include "packet.h"
 #include "plan.h"
 #include "shared.h"
@@ -42,22 +44,8 @@ const volatile __u32 client_all = 0;
 /* A program always lets the system call go on. */
 #define ALLOW 1
 
-#define MAX_IDENTITIES 4096
-
 /* Deeper control groups have no ancestors beyond; their own rules count all the same. */
 #define MAX_CGROUP_LEVELS 32
-
-#define IDENTITY_MAP(name, key_type)                                                               \
-	struct {                                                                                   \
-		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
-		__uint(max_entries, MAX_IDENTITIES);                                               \
-		__type(key, key_type);                                                             \
-		__type(value, struct rule);                                                        \
-	} name SEC(".maps")
-
-IDENTITY_MAP(client_users, __u32);   /* in the first user namespace */
-IDENTITY_MAP(client_cgroups, __u64); /* by their ids */
-IDENTITY_MAP(client_programs, struct program_key);
 
 /* The kernel's own, as far as we read them; the loader finds the offsets. */
 struct super_block {
@@ -94,70 +82,84 @@ static __always_inline struct mm_struct *memory_of_task(void)
 	return BPF_CORE_READ(task, mm);
 }
 
-/* The rule of the task's control group, or else of the nearest around it. */
-static __always_inline struct rule *cgroup_rule(void)
+/* What is said of the task's control group, or else of the nearest around it. */
+static __always_inline int cgroup_policy(struct identity *who)
 {
 	__u64 id = bpf_get_current_cgroup_id();
-	struct rule *r = bpf_map_lookup_elem(&client_cgroups, &id);
-	struct rule *nearest = NULL;
-	int level;
+	int nearest = policy_of(&client_cgroups, &id);
+	int level, policy;
 
-	if (r && in_force(r))
-		return r;
+	who->kind = IDENTITY_CGROUP;
+	who->number = id;
+	if (nearest != NO_POLICY)
+		return nearest;
 	for (level = 0; level < MAX_CGROUP_LEVELS; level++) {
 		id = bpf_get_current_ancestor_cgroup_id(level);
 		if (!id)
 			break;
-		r = bpf_map_lookup_elem(&client_cgroups, &id);
-		if (r && in_force(r))
-			nearest = r;
+		policy = policy_of(&client_cgroups, &id);
+		if (policy == NO_POLICY)
+			continue;
+		nearest = policy;
+		who->number = id;
 	}
 	return nearest;
 }
 
-static __always_inline struct rule *program_rule(struct mm_struct *mm)
+static __always_inline int program_policy(struct mm_struct *mm, struct identity *who)
 {
 	struct inode *inode = BPF_CORE_READ(mm, exe_file, f_inode);
-	struct program_key key = {};
-	struct rule *r;
 
-	key.inode = BPF_CORE_READ(inode, i_ino);
-	key.dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	r = bpf_map_lookup_elem(&client_programs, &key);
-	return r && in_force(r) ? r : NULL;
+	who->kind = IDENTITY_PROGRAM;
+	who->number = BPF_CORE_READ(inode, i_ino);
+	who->dev = BPF_CORE_READ(inode, i_sb, s_dev);
+	return identity_policy(who);
 }
 
-static __always_inline struct rule *user_rule(void)
+static __always_inline int user_policy(struct identity *who)
 {
-	__u32 user = (__u32)bpf_get_current_uid_gid();
-	struct rule *r = bpf_map_lookup_elem(&client_users, &user);
-
-	return r && in_force(r) ? r : NULL;
+	who->kind = IDENTITY_USER;
+	who->number = (__u32)bpf_get_current_uid_gid();
+	who->dev = 0;
+	return identity_policy(who);
 }
 
 /*
- * What a task's sockets are to be. Control groups come first, so that what torbpf exec
- * runs is what it was told to be, whoever it is. A kernel thread connects for somebody
- * else (MPTCP's further subflows, a network file system): nobody knows for whom.
+ * What a task's sockets are to be, and by whose rule. Control groups come first, so that
+ * what torbpf exec runs is what it was told to be, whoever it is. A kernel thread connects
+ * for somebody else (MPTCP's further subflows, a network file system): nobody knows for
+ * whom.
  */
-static __always_inline enum verdict class_of_task(enum sight sight)
+static __always_inline enum verdict class_of_task(enum sight sight, struct identity *who)
 {
 	struct mm_struct *mm = NULL;
-	struct rule *r;
+	int policy;
 
 	if (sight == SIGHT_FULL) {
 		mm = memory_of_task();
 		if (!mm)
 			return VERDICT_NONE;
 	}
-	r = cgroup_rule();
-	if (!r && sight == SIGHT_FULL)
-		r = program_rule(mm);
-	if (!r)
-		r = user_rule();
-	if (!r)
+	policy = cgroup_policy(who);
+	if (policy == NO_POLICY && sight == SIGHT_FULL)
+		policy = program_policy(mm, who);
+	if (policy == NO_POLICY)
+		policy = user_policy(who);
+	if (policy == NO_POLICY)
 		return VERDICT_NONE;
-	return r->policy == POLICY_DIRECT ? VERDICT_DIRECT : VERDICT_TOR;
+	return policy == POLICY_DIRECT ? VERDICT_DIRECT : VERDICT_TOR;
+}
+
+/* Writes beside a socket by whose rule it is direct. */
+static __always_inline int note_identity(void *sk, const struct identity *who)
+{
+	struct identity *noted =
+		bpf_sk_storage_get(&client_sockets, sk, (void *)who, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!noted)
+		return 0;
+	*noted = *who;
+	return 1;
 }
 
 static __always_inline __u32 mark_with(__u32 mark, enum verdict class)
@@ -169,12 +171,15 @@ static __always_inline __u32 mark_with(__u32 mark, enum verdict class)
 
 static __always_inline int mark_new(struct bpf_sock *sk, enum sight sight)
 {
+	struct identity who = {};
 	enum verdict class;
 
 	if ((sk->family != AF_INET && sk->family != AF_INET6) ||
 	    bpf_get_netns_cookie(sk) != netns_cookie)
 		return ALLOW;
-	class = class_of_task(sight);
+	class = class_of_task(sight, &who);
+	if (class == VERDICT_DIRECT && !note_identity(sk, &who))
+		return ALLOW; /* no guard would know when that ends */
 	if (class != VERDICT_NONE)
 		sk->mark = mark_with(sk->mark, class);
 	return ALLOW;
@@ -183,18 +188,23 @@ static __always_inline int mark_new(struct bpf_sock *sk, enum sight sight)
 /*
  * Of a socket that is older than the programs, or was made by somebody else. A class
  * that is there stays, but that Tor's comes before direct. Who cannot tell a kernel
- * thread from root lets nothing out here.
+ * thread from root lets nothing out here. MPTCP has a socket beneath each, which it makes
+ * itself and gives the mark, so direct is noted once more.
  */
-static __always_inline enum verdict class_at_connect(enum verdict has, enum sight sight)
+static __always_inline enum verdict class_at_connect(struct bpf_sock *sk, enum verdict has,
+						     enum sight sight)
 {
+	struct identity who = {};
 	enum verdict class;
 
 	if (has != VERDICT_NONE && has != VERDICT_DIRECT)
 		return has;
-	class = class_of_task(sight);
+	class = class_of_task(sight, &who);
 	if (class == VERDICT_TOR)
 		return class;
-	return sight == SIGHT_FULL && class == VERDICT_DIRECT ? class : has;
+	if (sight == SIGHT_FULL && class == VERDICT_DIRECT && note_identity(sk, &who))
+		return class;
+	return has;
 }
 
 static __always_inline int mark_connecting(struct bpf_sock_addr *ctx, enum sight sight)
@@ -206,7 +216,7 @@ static __always_inline int mark_connecting(struct bpf_sock_addr *ctx, enum sight
 	if (!sk || bpf_get_netns_cookie(ctx) != netns_cookie)
 		return ALLOW;
 	has = mark_class(sk->mark);
-	class = class_at_connect(has, sight);
+	class = class_at_connect(sk, has, sight);
 	if (class == has)
 		return ALLOW;
 	mark = mark_with(sk->mark, class);
@@ -296,12 +306,16 @@ static __always_inline int is_of_lan(const struct packet *p)
 	return bpf_map_lookup_elem(&lans, &ifindex) != NULL;
 }
 
-/* What was begun outside goes on when nftables, which knows it by conntrack, is flushed. */
+/*
+ * What was begun outside goes on when nftables, which knows it by conntrack, is flushed, and
+ * when a rule for who listens has ended.
+ */
 SEC("sockops")
 int torbpf_sockops(struct bpf_sock_ops *ctx)
 {
 	struct packet p = {};
 	struct bpf_sock *sk;
+	enum verdict has;
 	__u32 mark, port;
 
 	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || !client_all ||
@@ -314,7 +328,10 @@ int torbpf_sockops(struct bpf_sock_ops *ctx)
 	if (is_self(&p) || is_of_lan(&p))
 		return ALLOW;
 	sk = ctx->sk;
-	if (!sk || mark_class(sk->mark) != VERDICT_NONE)
+	if (!sk)
+		return ALLOW;
+	has = mark_class(sk->mark);
+	if (has != VERDICT_NONE && has != VERDICT_DIRECT)
 		return ALLOW;
 	mark = mark_with(sk->mark, VERDICT_INBOUND);
 	bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));

@@ -39,26 +39,25 @@ static __always_inline int onion_destination(const struct packet *p, const struc
 
 #define NSEC_PER_SEC (1000ULL * 1000 * 1000)
 
-#define NO_POLICY (-1)
-
 /*
  * The policy of the rule of the longest prefix that covers a key, which it shortens;
- * NO_POLICY where there is none. One whose time is over is as good as not there: then the
- * next shorter one counts. Behind more of them than are looked behind there may be any
- * rule, so what holds then is up to the caller: never that there is none.
+ * NO_POLICY where there is none. One whose time is over, with nothing beneath it, is as good
+ * as not there: then the next shorter one counts. Behind more of them than are looked behind there
+ * may be any rule, so what holds then is up to the caller: never that there is none.
  */
 static __always_inline int longest_policy(void *map, const void *key, __u32 *prefixlen,
 					  enum policy beyond)
 {
 	struct rule *r;
-	int i;
+	int i, policy;
 
 	for (i = 0; i < MAX_NESTED; i++) {
 		r = bpf_map_lookup_elem(map, key);
 		if (!r)
 			return NO_POLICY;
-		if (in_force(r))
-			return r->policy;
+		policy = policy_now(r);
+		if (policy != NO_POLICY)
+			return policy;
 		if (!r->prefixlen)
 			return NO_POLICY;
 		*prefixlen = r->prefixlen - 1;
@@ -167,11 +166,10 @@ static __always_inline int policy_there(const struct packet *p, int service)
 	return service != NO_POLICY ? service : destination_policy(p);
 }
 
-static __always_inline struct rule *lookup_device(const struct packet *p)
+/* What the rule for the device itself says. */
+static __always_inline int device_policy(const struct packet *p)
 {
-	struct rule *r = bpf_map_lookup_elem(&devices, &p->smac);
-
-	return r && in_force(r) ? r : NULL;
+	return policy_of(&devices, &p->smac);
 }
 
 /* Whether an interface is one that packets may leave by. */

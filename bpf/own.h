@@ -7,6 +7,9 @@
 #ifndef TORBPF_OWN_H
 #define TORBPF_OWN_H
 
+#include <stddef.h>
+
+#include "identity.h"
 #include "match.h"
 #include "parse.h"
 #include "plan.h"
@@ -111,12 +114,46 @@ static __always_inline int own_exit(__u32 ifindex)
 	return r && in_force(r);
 }
 
+/* linux/net.h is not for programs. */
+#define SOCK_RAW 3
+
+/*
+ * Whether a socket is the kernel's own, by which it answers for others: what it sends for a
+ * connection that is closed has the mark of that, and no data.
+ */
+static __always_inline int answers_for_others(const struct bpf_sock *sk)
+{
+	return sk->type == SOCK_RAW && sk->protocol == IPPROTO_TCP;
+}
+
+/*
+ * Whether the rule by which a packet's socket is direct lets it out still: the mark stays
+ * when that has ended, and nobody may be there to take it back. A class that is not the
+ * socket's is by nftables, which looks at each packet.
+ */
+static __always_inline int still_direct(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct identity *who;
+
+	if (!sk)
+		return 1;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || mark_class(sk->mark) != VERDICT_DIRECT)
+		return 1;
+	who = bpf_sk_storage_get(&client_sockets, sk, NULL, 0);
+	if (!who)
+		return answers_for_others(sk);
+	return identity_policy(who) == POLICY_DIRECT;
+}
+
 /* Whether its class lets a packet of the router's own leave by an uplink. */
 static __always_inline int class_leaves(struct __sk_buff *skb, const struct packet *p,
 					const struct settings *s)
 {
 	switch (mark_class(skb->mark)) {
 	case VERDICT_DIRECT:
+		return still_direct(skb);
 	case VERDICT_INBOUND:
 		return 1;
 	case VERDICT_LOCAL:

@@ -190,6 +190,29 @@ static __always_inline int matches_mark(void *marks, __u32 mark, __u32 count)
 	return 0;
 }
 
+#define NO_POLICY (-1)
+
+/* What a rule says now: itself, or what was beneath it; NO_POLICY if both have ended. */
+static __always_inline int policy_now(const struct rule *r)
+{
+	__u64 now;
+
+	if (!r->until_ns)
+		return r->policy;
+	now = bpf_ktime_get_boot_ns();
+	if (r->until_ns > now)
+		return r->policy;
+	return r->then_until_ns > now ? (int)r->then : NO_POLICY;
+}
+
+/* What the rule of a key says now; NO_POLICY where there is none. */
+static __always_inline int policy_of(void *map, const void *key)
+{
+	struct rule *r = bpf_map_lookup_elem(map, key);
+
+	return r ? policy_now(r) : NO_POLICY;
+}
+
 static __always_inline int was_cut(const struct flow *flow)
 {
 	return still(bpf_map_lookup_elem(&cut_flows, flow));

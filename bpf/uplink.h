@@ -108,10 +108,15 @@ static __always_inline int answers_cut_peer(struct __sk_buff *skb, const struct 
 	return was_cut(&flow);
 }
 
-/* Drops and samples what the router itself sends and client mode does not let go. */
+/*
+ * Drops and samples what the router itself sends and client mode does not let go. That a
+ * rule has ended is no fault of nftables, which goes by the mark.
+ */
 static __always_inline int drop_own(struct __sk_buff *skb, const struct packet *p)
 {
-	struct decision d = decide(VERDICT_REFUSED, REASON_CLIENT_GUARD);
+	int ended = mark_class(skb->mark) == VERDICT_DIRECT && !still_direct(skb);
+	struct decision d =
+		decide(VERDICT_REFUSED, ended ? REASON_CLIENT_ENDED : REASON_CLIENT_GUARD);
 
 	if (may_tell(p))
 		report(skb->ifindex, skb->len, p, d.reason);

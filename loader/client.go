@@ -13,7 +13,6 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/cgroup"
-	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
@@ -93,30 +92,6 @@ func (g *Generation) clientSpec(cookie uint64) (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
-// loadClient loads programs with their maps filled.
-func (g *Generation) loadClient(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
-	identities, err := identityMaps(g.plan.Client.Identities)
-	if err != nil {
-		return nil, err
-	}
-	for name, entries := range identities {
-		spec.Maps[name].MaxEntries = max(spec.Maps[name].MaxEntries, uint32(len(entries)))
-	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, g.share(spec))
-	if err != nil {
-		return nil, err
-	}
-	for name, entries := range identities {
-		for key, rule := range entries {
-			if err := collection.Maps[name].Put(key, rule); err != nil {
-				collection.Close()
-				return nil, fmt.Errorf("write %v to map %s: %w", key, name, err)
-			}
-		}
-	}
-	return collection, nil
-}
-
 // attachClientPrograms attaches those that were loaded to the root of the control groups.
 func (g *Generation) attachClientPrograms(collection *ebpf.Collection) error {
 	root, err := cgroup.Tree()
@@ -167,62 +142,16 @@ func (g *Generation) loadFullOrBare(spec *ebpf.CollectionSpec) (*ebpf.Collection
 			delete(bare.Programs, c.full)
 		}
 	}
-	collection, err := g.loadClient(full)
+	collection, err := ebpf.NewCollectionWithOptions(full, g.share(full, identityMaps...))
 	var refused *ebpf.VerifierError
 	if !errors.As(err, &refused) && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, btf.ErrNotFound) {
 		return collection, err
 	}
-	collection, err = g.loadClient(bare)
+	collection, err = ebpf.NewCollectionWithOptions(bare, g.share(bare, identityMaps...))
 	if err == nil {
 		g.unsupported = append(g.unsupported, "no exemptions of programs of this machine's own, and none for sockets older than client mode: it takes BTF, and a kernel that is not locked down")
 	}
 	return collection, err
-}
-
-// identityMaps are the entries of the maps of client mode, by their names.
-func identityMaps(identities []plan.Identity) (map[string]map[any]abi.DatapathRule, error) {
-	maps := map[string]map[any]abi.DatapathRule{
-		abi.ClientMapClientUsers: {}, abi.ClientMapClientCgroups: {}, abi.ClientMapClientPrograms: {},
-	}
-	for _, i := range identities {
-		name, key, err := identityKey(i)
-		if err != nil {
-			return nil, err
-		}
-		rule := abi.DatapathRule{UntilNs: uint64(i.Ends), Policy: abi.PolicyOf(i.Policy), Id: uint32(i.Rule)}
-		if old, known := maps[name][key]; !known || comesBefore(rule, old) {
-			maps[name][key] = rule
-		}
-	}
-	return maps, nil
-}
-
-func identityKey(i plan.Identity) (name string, key any, err error) {
-	switch i.Kind {
-	case config.KindUser:
-		return abi.ClientMapClientUsers, i.User, nil
-	case config.KindCgroup:
-		return abi.ClientMapClientCgroups, i.Cgroup, nil
-	case config.KindProgram:
-		return abi.ClientMapClientPrograms, abi.ClientProgramKey{Inode: i.Program.Inode, Dev: kernelDevice(i.Program)}, nil
-	default:
-		return "", nil, fmt.Errorf("kind %q says nothing of who sends", i.Kind)
-	}
-}
-
-// kernelDevice is a device as the kernel numbers it inside (MKDEV), not as stat(2) does.
-func kernelDevice(f plan.FileID) uint32 {
-	const minorBits = 20
-	return f.Major<<minorBits | f.Minor
-}
-
-// comesBefore tells which of two rules for the same counts: what is Tor's, and then what
-// lasts longer.
-func comesBefore(a, b abi.DatapathRule) bool {
-	if tor := a.Policy == abi.PolicyTor; tor != (b.Policy == abi.PolicyTor) {
-		return tor
-	}
-	return a.UntilNs-1 > b.UntilNs-1 // 0 is for ever
 }
 
 // attachCgroup attaches a program to the root of the control groups, or exchanges it under the link

@@ -240,6 +240,22 @@ func TestAnIdentityEndsByTheBootClock(t *testing.T) {
 	}
 }
 
+// TestAnIdentityEndsIntoWhatIsBeneathIt: its sockets are Tor's, and no wider rule's.
+func TestAnIdentityEndsIntoWhatIsBeneathIt(t *testing.T) {
+	needCookie(t)
+	l := newLab(t)
+	d := l.open(t, false)
+	own, err := os.Readlink("/proc/self/exe")
+	must(t, err)
+	over := program(t, own, config.PolicyDirect)
+	over.Ends, over.ThenTor = 1, true
+	guards(t, d, l.clientPlan(user(0, config.PolicyDirect), over))
+	expectNew(t, "after its end", markTor)
+	over.ThenEnds = 1
+	guards(t, d, l.clientPlan(user(0, config.PolicyDirect), over))
+	expectNew(t, "after the end of both", markDirect)
+}
+
 // TestConnectMarksAnOlderSocket: one that is there before the programs.
 func TestConnectMarksAnOlderSocket(t *testing.T) {
 	needCookie(t)

@@ -163,6 +163,8 @@ func TestOfSeveralRulesForOneTheStrictestCounts(t *testing.T) {
 	tor, direct := user(7, config.PolicyTor), user(7, config.PolicyDirect)
 	soon, later := direct, direct
 	soon.Ends, later.Ends, direct.Rule = 10, 20, -1
+	over := soon
+	over.ThenTor = true
 	for _, c := range []struct {
 		rules  []plan.Identity
 		policy abi.Policy
@@ -174,10 +176,10 @@ func TestOfSeveralRulesForOneTheStrictestCounts(t *testing.T) {
 		{[]plan.Identity{later, soon}, abi.PolicyDirect, 20},
 		{[]plan.Identity{direct, soon}, abi.PolicyDirect, 0},
 		{[]plan.Identity{soon, direct}, abi.PolicyDirect, 0},
+		{[]plan.Identity{direct, over}, abi.PolicyDirect, 10},
+		{[]plan.Identity{over, direct}, abi.PolicyDirect, 10},
 	} {
-		maps, err := identityMaps(c.rules)
-		must(t, err)
-		if got := maps[abi.ClientMapClientUsers][uint32(7)]; got.Policy != c.policy || got.UntilNs != c.ends {
+		if got := identityRules(c.rules)[identityOf(tor)]; got.Policy != c.policy || got.UntilNs != c.ends {
 			t.Errorf("of %+v counts %+v", c.rules, got)
 		}
 	}

@@ -122,10 +122,10 @@ var commonMaps = []string{
 	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapCutFlows, abi.DatapathMapOwnMarks,
 }
 
-// share has another object use the generation's maps.
-func (g *Generation) share(spec *ebpf.CollectionSpec) ebpf.CollectionOptions {
+// share has another object use the generation's maps: those that all have, and others.
+func (g *Generation) share(spec *ebpf.CollectionSpec, others ...string) ebpf.CollectionOptions {
 	common := make(map[string]*ebpf.Map)
-	for _, name := range commonMaps {
+	for _, name := range slices.Concat(commonMaps, others) {
 		common[name] = g.collection.Maps[name]
 		spec.Maps[name].MaxEntries = common[name].MaxEntries() // that of a plan with many addresses has grown
 	}

@@ -86,7 +86,7 @@ func (d *Datapath) namesInForce() (map[uint64]bool, error) {
 	var rule abi.DatapathRule
 	entries := m.Iterate()
 	for entries.Next(&key, &rule) {
-		if out[key], err = inForce(rule); err != nil {
+		if _, out[key], err = match(rule, abi.DatapathMapDomains, key); err != nil {
 			return nil, err
 		}
 	}

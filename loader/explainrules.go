@@ -16,11 +16,12 @@ import (
 // Match is a rule that the programs find: an entry of a map in force. The look-ups are
 // those of bpf/match.h, on the same maps.
 type Match struct {
-	Policy abi.Policy
-	Ends   time.Duration // since boot; 0: never
-	Hidden bool          // there are more rules that have ended than the programs look behind
-	table  string
-	key    any
+	Policy  abi.Policy
+	Ends    time.Duration // since boot; 0: never
+	Beneath bool          // the rule itself has ended; this is what was beneath it
+	Hidden  bool          // there are more rules that have ended than the programs look behind
+	table   string
+	key     any
 }
 
 // Of returns the rule that was written there. One that is none of these has been
@@ -105,14 +106,10 @@ func (e *Explainer) longest(bits int, beyond abi.Policy, at func(bits int) (stri
 		if err != nil || !ok {
 			return Match{}, false, err
 		}
-		live, err := inForce(rule)
-		if err != nil {
-			return Match{}, false, err
-		}
 		bits = int(rule.Prefixlen)
-		if live {
-			table, key = at(bits)
-			return match(rule, table, key), true, nil
+		table, key = at(bits)
+		if m, live, err := match(rule, table, key); err != nil || live {
+			return m, live, err
 		}
 		if bits--; bits < shortest {
 			return Match{}, false, nil
@@ -138,8 +135,7 @@ func (e *Explainer) entry(table string, key any) (Match, bool, error) {
 	if err != nil || !ok {
 		return Match{}, false, err
 	}
-	live, err := inForce(rule)
-	return match(rule, table, key), live, err
+	return match(rule, table, key)
 }
 
 // Mark finds the first exemption of a mark, which is without our bits.
@@ -153,13 +149,12 @@ func (e *Explainer) Mark(mark uint32) (m Match, ok bool, err error) {
 		if err != nil {
 			return Match{}, false, err
 		}
-		live, err := inForce(exempt.Rule)
-		if err != nil {
-			return Match{}, false, err
+		if mark&exempt.Mask != exempt.Value {
+			continue
 		}
-		if live && mark&exempt.Mask == exempt.Value {
-			key := config.Mark{Value: exempt.Value, Mask: exempt.Mask}
-			return match(exempt.Rule, abi.DatapathMapExemptMarks, key), true, nil
+		key := config.Mark{Value: exempt.Value, Mask: exempt.Mask}
+		if m, live, err := match(exempt.Rule, abi.DatapathMapExemptMarks, key); err != nil || live {
+			return m, live, err
 		}
 	}
 	return Match{}, false, nil
@@ -185,17 +180,21 @@ func (e *Explainer) Local(addr netip.Addr) (prefix netip.Prefix, ifindex int, er
 	return prefix, ifindex, nil
 }
 
-func match(r abi.DatapathRule, table string, key any) Match {
-	return Match{Policy: r.Policy, Ends: time.Duration(r.UntilNs), table: table, key: key}
-}
-
-// inForce is in_force() of bpf/match.h.
-func inForce(r abi.DatapathRule) (bool, error) {
-	if r.UntilNs == 0 {
-		return true, nil
-	}
+// match is policy_now() of bpf/shared.h; ok is false when all that a rule says has ended.
+func match(r abi.DatapathRule, table string, key any) (m Match, ok bool, err error) {
 	now, err := kernel.BootTime()
-	return time.Duration(r.UntilNs) > now, err
+	m = Match{Policy: r.Policy, Ends: time.Duration(r.UntilNs), table: table, key: key}
+	if err != nil || r.UntilNs == 0 || r.UntilNs > uint64(now) {
+		return m, err == nil, err
+	}
+	if r.ThenUntilNs <= uint64(now) {
+		return Match{}, false, nil
+	}
+	m.Policy, m.Ends, m.Beneath = r.Then, 0, true
+	if r.ThenUntilNs != abi.ForEver {
+		m.Ends = time.Duration(r.ThenUntilNs)
+	}
+	return m, true, nil
 }
 
 // lookup reads an entry of a map in force; ok is false where there is none.

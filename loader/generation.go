@@ -35,6 +35,7 @@ type Generation struct {
 
 	unsupported []string
 	lostCut     bool // see LostCut
+	lostSockets bool // see LostSockets
 }
 
 // load loads the programs with maps filled for the plan; nothing is attached.
@@ -69,7 +70,7 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Generation{datapath: d, plan: p, collection: collection, lostCut: shared[abi.DatapathMapCutFlows] == nil}
+	g := &Generation{datapath: d, plan: p, collection: collection, lostCut: shared[abi.DatapathMapCutFlows] == nil, lostSockets: shared[abi.DatapathMapClientSockets] == nil}
 	err = d.rememberLANs(g.collection.Maps, p)
 	if err == nil {
 		err = fillMaps(g.collection.Maps, p)

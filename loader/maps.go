@@ -19,7 +19,7 @@ import (
 var sharedMaps = []string{
 	abi.DatapathMapLans, abi.DatapathMapGates,
 	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapInboundFlows,
-	abi.DatapathMapDomainSlots, abi.DatapathMapDomainFlows, abi.DatapathMapAskers, abi.DatapathMapDeviceTraffic, abi.DatapathMapDirectHosts, abi.DatapathMapCutFlows, abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes,
+	abi.DatapathMapDomainSlots, abi.DatapathMapDomainFlows, abi.DatapathMapAskers, abi.DatapathMapDeviceTraffic, abi.DatapathMapDirectHosts, abi.DatapathMapClientSockets, abi.DatapathMapCutFlows, abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes,
 }
 
 // A prefix map has a twin for the other family.
@@ -38,7 +38,7 @@ type twins [2]string
 // refuses to replace an entry when it is full.
 const trieSlack = 64
 
-// sizeMaps grows the prefix maps of a spec to what the plan needs.
+// sizeMaps grows the maps of a spec to what the plan needs.
 func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 	grow := func(name string, entries int) {
 		if want := uint32(entries + trieSlack); want > spec.Maps[name].MaxEntries {
@@ -56,13 +56,19 @@ func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 		grow(name, len(plan.Reserved())+len(p.Local)+len(p.LANs))
 	}
 	grow(abi.DatapathMapLocalAddrs, len(p.LocalAddrs))
+	if p.Client == nil {
+		return
+	}
+	for _, name := range []string{abi.DatapathMapClientUsers, abi.DatapathMapClientCgroups, abi.DatapathMapClientPrograms} {
+		grow(name, len(p.Client.Identities))
+	}
 }
 
 // fillMaps writes a plan into the maps of a generation. Nothing uses them yet
 // but the shared one of the LANs, from which nothing is taken here.
 func fillMaps(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	steps := []func(map[string]*ebpf.Map, *plan.Plan) error{
-		fillSettings, fillRules, fillOwn, fillLocal, fillAddrs, fillLANs,
+		fillSettings, fillRules, fillIdentities, fillOwn, fillLocal, fillAddrs, fillLANs,
 	}
 	for _, step := range steps {
 		if err := step(maps, p); err != nil {
@@ -108,8 +114,11 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	return nil
 }
 
-// keepsPort says whether a rule keeps a port with Tor; a fragment might hide that one.
-func keepsPort(r config.Rule) bool { return r.Policy == config.PolicyTor && r.Service.HasPorts() }
+// keepsPort says whether a rule keeps a port with Tor, now or when it has ended; a fragment
+// might hide that one.
+func keepsPort(r config.Rule) bool {
+	return r.Service.HasPorts() && (r.Policy == config.PolicyTor || r.Beneath != nil)
+}
 
 // fillLocal writes the least important first, since of two entries for the
 // same prefix the later one stays: reserved space, then the local subnets from the

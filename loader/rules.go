@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -98,10 +99,20 @@ func fillExits(table *ebpf.Map, exits []plan.Exit, rules config.Rules) error {
 // ruleValue is a rule as the programs have it; its id is its place in the plan. One that
 // ends must say when by the clock that the programs know, or it never would.
 func ruleValue(id int, r config.Rule) (abi.DatapathRule, error) {
-	if !r.Until.IsZero() && r.Ends <= 0 {
-		return abi.DatapathRule{}, fmt.Errorf("rule %s %s: when it ends is not known since boot", r.Kind, r.Entry)
+	value := abi.DatapathRule{UntilNs: uint64(r.Ends), Policy: abi.PolicyOf(r.Policy), Id: uint32(id)}
+	for layer := &r; layer != nil; layer = layer.Beneath {
+		if !layer.Until.IsZero() && layer.Ends <= 0 {
+			return abi.DatapathRule{}, fmt.Errorf("rule %s %s: when it ends is not known since boot", r.Kind, r.Entry)
+		}
 	}
-	return abi.DatapathRule{UntilNs: uint64(r.Ends), Policy: abi.PolicyOf(r.Policy), Id: uint32(id)}, nil
+	if r.Beneath == nil {
+		return value, nil
+	}
+	if r.Beneath.Policy == config.PolicyDirect || r.Beneath.Beneath != nil {
+		return abi.DatapathRule{}, fmt.Errorf("rule %s %s: what is beneath it is for user space to bring back", r.Kind, r.Entry)
+	}
+	value.Then, value.ThenUntilNs = abi.PolicyOf(r.Beneath.Policy), cmp.Or(uint64(r.Beneath.Ends), abi.ForEver)
+	return value, nil
 }
 
 func putRule(maps map[string]*ebpf.Map, names twins, prefix netip.Prefix, value abi.DatapathRule) error {

@@ -169,7 +169,7 @@ func (b *builder) linkRules(then []expr.Any) []rule {
 }
 
 // portRules are what the user says of ports, the most specific first: of that of DNS, or
-// of the others. What ends lets the next one speak.
+// of the others. What ends lets the next one speak, first what was beneath it.
 func (b *builder) portRules(dns bool) []rule {
 	of := b.Client.Rules.Of(config.KindPort)
 	slices.SortStableFunc(of, func(x, y config.Rule) int { return cmp.Compare(y.Prefix.Bits(), x.Prefix.Bits()) })
@@ -178,16 +178,24 @@ func (b *builder) portRules(dns bool) []rule {
 		if dns != (r.Service.HasPorts() && r.Service.Port == config.PortDNS) {
 			continue
 		}
-		then, comment := b.give(abi.VerdictDirect), "excluded: "+r.String()
-		if r.Policy != config.PolicyDirect {
-			then, comment = goTo(chainClientTor), "taken back: "+r.String()
-			if dns {
-				then = b.give(abi.VerdictResolver)
-			}
+		for _, layer := range slices.Backward(r.Layers()) {
+			rules = append(rules, b.portRule(layer, dns)...)
 		}
-		for _, service := range serviceMatches(r) {
-			rules = append(rules, newRule(comment, service, before(r.Until), then))
+	}
+	return rules
+}
+
+func (b *builder) portRule(r config.Rule, dns bool) []rule {
+	then, comment := b.give(abi.VerdictDirect), "excluded: "+r.String()
+	if r.Policy != config.PolicyDirect {
+		then, comment = goTo(chainClientTor), "taken back: "+r.String()
+		if dns {
+			then = b.give(abi.VerdictResolver)
 		}
+	}
+	var rules []rule
+	for _, service := range serviceMatches(r) {
+		rules = append(rules, newRule(comment, service, before(r.Until), then))
 	}
 	return rules
 }

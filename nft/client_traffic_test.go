@@ -138,9 +138,13 @@ func TestExclusionsEnd(t *testing.T) {
 	for i := range p.Client.Rules {
 		p.Client.Rules[i].Until = soon
 	}
+	over := config.Direct(config.Entry{Kind: config.KindPort, Client: true, Prefix: prefixOf(direct4), Service: config.Service{Protocol: 6, Port: 80}})
+	over.Until, over.Beneath = soon, &config.Rule{Policy: config.PolicyTor}
+	p.Client.Rules = append(p.Client.Rules, over)
 	p.Client.Direct = append(p.Client.Direct, plan.Opening{Prefix: prefixOf(lasting4), Ends: 1, Until: soon})
 	l.apply(p)
 	l.mustGet(want{0, "tcp", to(lasting4, "80"), "outside"},
+		want{0, "tcp", to(direct4, "80"), "outside"},
 		want{0, "tcp", to(site4, "22"), "outside"},
 		want{markUser, "tcp", to(site4, "80"), "outside"},
 		want{0, "tcp", to(vpn4, "80"), "dmz"})
@@ -148,6 +152,7 @@ func TestExclusionsEnd(t *testing.T) {
 	l.mustGet(want{0, "tcp", to(lasting4, "80"), "trans " + to(lasting4, "80")},
 		want{0, "tcp", to(site4, "22"), "trans " + to(site4, "22")},
 		want{0, "tcp", to(direct4, "22"), "outside"}, // what took it back has ended as well
+		want{0, "tcp", to(direct4, "80"), "trans " + to(direct4, "80")},
 		want{markUser, "tcp", to(site4, "80"), "trans " + to(site4, "80")},
 		want{0, "udp", to(resolver4, "53"), "sentry"},
 		want{0, "tcp", to(vpn4, "80"), "trans " + to(vpn4, "80")})

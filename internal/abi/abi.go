@@ -4,7 +4,11 @@
 // modes, and nothing else of torbpf; all others may import it.
 package abi
 
-import "github.com/torbpf/torbpf/internal/config"
+import (
+	"math"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
 
 // Verdict is what becomes of a packet, and the class in its mark.
 type Verdict = DatapathVerdict
@@ -35,6 +39,9 @@ const MaxLANs = uint32(DatapathLimitMAX_LANS)
 // them, if anything, counts as "tor"; of a source as "block".
 const MaxNested = int(DatapathLimitMAX_NESTED)
 
+// ForEver is until when something holds that does not end, where 0 says that it is not there.
+const ForEver = uint64(math.MaxUint64)
+
 // The words of a context in which a program that explains hands back its decision.
 const (
 	ExplainedVerdict      = DatapathExplainedEXPLAINED_VERDICT
@@ -52,6 +59,13 @@ const (
 	ClientNone = DatapathClientModeCLIENT_NONE
 	ClientExec = DatapathClientModeCLIENT_EXEC
 	ClientAll  = DatapathClientModeCLIENT_ALL
+)
+
+// The kinds of whom a rule of client mode is about.
+const (
+	IdentityUser    = DatapathIdentityKindIDENTITY_USER
+	IdentityCgroup  = DatapathIdentityKindIDENTITY_CGROUP
+	IdentityProgram = DatapathIdentityKindIDENTITY_PROGRAM
 )
 
 // Reason is why a packet got its verdict.
@@ -107,6 +121,7 @@ const (
 	ReasonDNSDomain         = DatapathReasonREASON_DNS_DOMAIN
 	ReasonDirectList        = DatapathReasonREASON_DIRECT_LIST
 	ReasonClientGuard       = DatapathReasonREASON_CLIENT_GUARD
+	ReasonClientEnded       = DatapathReasonREASON_CLIENT_ENDED
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

@@ -27,6 +27,7 @@ const (
 	ClientMapAllowances       = "allowances"
 	ClientMapClientCgroups    = "client_cgroups"
 	ClientMapClientPrograms   = "client_programs"
+	ClientMapClientSockets    = "client_sockets"
 	ClientMapClientUsers      = "client_users"
 	ClientMapCounters         = "counters"
 	ClientMapCutFlows         = "cut_flows"
@@ -111,6 +112,7 @@ type ClientMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	ClientCgroups  *ebpf.MapSpec `ebpf:"client_cgroups"`
 	ClientPrograms *ebpf.MapSpec `ebpf:"client_programs"`
+	ClientSockets  *ebpf.MapSpec `ebpf:"client_sockets"`
 	ClientUsers    *ebpf.MapSpec `ebpf:"client_users"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
@@ -159,6 +161,7 @@ type ClientMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	ClientCgroups  *ebpf.Map `ebpf:"client_cgroups"`
 	ClientPrograms *ebpf.Map `ebpf:"client_programs"`
+	ClientSockets  *ebpf.Map `ebpf:"client_sockets"`
 	ClientUsers    *ebpf.Map `ebpf:"client_users"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
@@ -175,6 +178,7 @@ func (m *ClientMaps) Close() error {
 		m.Allowances,
 		m.ClientCgroups,
 		m.ClientPrograms,
+		m.ClientSockets,
 		m.ClientUsers,
 		m.Counters,
 		m.CutFlows,

@@ -138,6 +138,22 @@ type DatapathGate struct {
 	Open uint32
 }
 
+type DatapathIdentity struct {
+	_      structs.HostLayout
+	Number uint64
+	Dev    uint32
+	Kind   DatapathIdentityKind
+}
+
+type DatapathIdentityKind uint32
+
+const (
+	DatapathIdentityKindIDENTITY_NONE    DatapathIdentityKind = 0
+	DatapathIdentityKindIDENTITY_USER    DatapathIdentityKind = 1
+	DatapathIdentityKindIDENTITY_CGROUP  DatapathIdentityKind = 2
+	DatapathIdentityKindIDENTITY_PROGRAM DatapathIdentityKind = 3
+)
+
 type DatapathInboundSeen struct {
 	_      structs.HostLayout
 	TimeNs uint64
@@ -234,6 +250,13 @@ type DatapathPrefix6 struct {
 	Addr      [16]uint8
 }
 
+type DatapathProgramKey struct {
+	_     structs.HostLayout
+	Inode uint64
+	Dev   uint32
+	Pad   uint32
+}
+
 type DatapathQuery struct {
 	_       structs.HostLayout
 	Bytes   [520]uint8
@@ -295,7 +318,8 @@ const (
 	DatapathReasonREASON_DNS_DOMAIN         DatapathReason = 45
 	DatapathReasonREASON_DIRECT_LIST        DatapathReason = 46
 	DatapathReasonREASON_CLIENT_GUARD       DatapathReason = 47
-	DatapathReasonREASON_MAX                DatapathReason = 48
+	DatapathReasonREASON_CLIENT_ENDED       DatapathReason = 48
+	DatapathReasonREASON_MAX                DatapathReason = 49
 )
 
 type DatapathRefusal struct {
@@ -314,12 +338,13 @@ type DatapathRefusal struct {
 }
 
 type DatapathRule struct {
-	_         structs.HostLayout
-	UntilNs   uint64
-	Policy    DatapathPolicy
-	Prefixlen uint32
-	Id        uint32
-	Pad       uint32
+	_           structs.HostLayout
+	UntilNs     uint64
+	ThenUntilNs uint64
+	Policy      DatapathPolicy
+	Then        DatapathPolicy
+	Prefixlen   uint32
+	Id          uint32
 }
 
 type DatapathService4 struct {
@@ -391,6 +416,10 @@ const (
 const (
 	DatapathMapAllowances      = "allowances"
 	DatapathMapAskers          = "askers"
+	DatapathMapClientCgroups   = "client_cgroups"
+	DatapathMapClientPrograms  = "client_programs"
+	DatapathMapClientSockets   = "client_sockets"
+	DatapathMapClientUsers     = "client_users"
 	DatapathMapCounters        = "counters"
 	DatapathMapCutFlows        = "cut_flows"
 	DatapathMapDeviceTraffic   = "device_traffic"
@@ -503,6 +532,10 @@ type DatapathProgramSpecs struct {
 type DatapathMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	Askers         *ebpf.MapSpec `ebpf:"askers"`
+	ClientCgroups  *ebpf.MapSpec `ebpf:"client_cgroups"`
+	ClientPrograms *ebpf.MapSpec `ebpf:"client_programs"`
+	ClientSockets  *ebpf.MapSpec `ebpf:"client_sockets"`
+	ClientUsers    *ebpf.MapSpec `ebpf:"client_users"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
 	DeviceTraffic  *ebpf.MapSpec `ebpf:"device_traffic"`
@@ -579,6 +612,10 @@ func (o *DatapathObjects) Close() error {
 type DatapathMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	Askers         *ebpf.Map `ebpf:"askers"`
+	ClientCgroups  *ebpf.Map `ebpf:"client_cgroups"`
+	ClientPrograms *ebpf.Map `ebpf:"client_programs"`
+	ClientSockets  *ebpf.Map `ebpf:"client_sockets"`
+	ClientUsers    *ebpf.Map `ebpf:"client_users"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
 	DeviceTraffic  *ebpf.Map `ebpf:"device_traffic"`
@@ -617,6 +654,10 @@ func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
 		m.Allowances,
 		m.Askers,
+		m.ClientCgroups,
+		m.ClientPrograms,
+		m.ClientSockets,
+		m.ClientUsers,
 		m.Counters,
 		m.CutFlows,
 		m.DeviceTraffic,

@@ -79,6 +79,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonMalformed:       {VerdictRefused, "malformed", "headers that cannot be read to their end"},
 
 	ReasonClientGuard: {VerdictRefused, "client-guard", "the router's own, stopped at an uplink: neither Tor's nor excluded, and nftables has not stopped it"},
+	ReasonClientEnded: {VerdictRefused, "client-ended", "the router's own: the rule that let its socket out has ended, or was removed"},
 	ReasonUplinkGuard: {VerdictRefused, "uplink-guard", "stopped at an uplink: an earlier guard is missing or was bypassed"},
 	ReasonDNSGuard:    {VerdictRefused, "dns-guard", "DNS that no redirect takes to Tor: the router's resolver would ask in clear"},
 

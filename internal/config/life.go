@@ -144,19 +144,40 @@ func (r Rule) ended(wall time.Time, boot time.Duration) bool {
 	return r.Ends != 0 && r.Ends <= boot || late
 }
 
-// Planned returns the rules as the programs get them, which know one of each entry: when
-// it has ended, a wider one counts for them, or none, until somebody puts what was beneath
-// it in its place. Where that could let out what neither of the two does, it does not end
-// by itself.
+// Planned returns the rules as the programs get them. Of an entry those know what holds now
+// and one policy that counts when that has ended, until somebody writes what is to be then:
+// beneath a rule is the strictest of what closes there, for as long as any of it holds.
+// What lets out never comes back by itself, and what is blocked stays so while anything
+// beneath it closes.
 func (rs Rules) Planned() Rules {
 	out := slices.Clone(rs)
 	for i, r := range out {
-		if r.closes() && r.Beneath != nil && slices.ContainsFunc(r.Beneath.Layers(), Rule.closes) {
+		then := r.closedBeneath()
+		if then != nil && r.Policy == PolicyBlock {
 			out[i].Until, out[i].Ends = time.Time{}, 0
+			then = nil
 		}
-		out[i].Beneath = nil
+		out[i].Beneath = then
 	}
 	return out
+}
+
+// closedBeneath sums up what closes beneath a rule; nil for nothing.
+func (r Rule) closedBeneath() *Rule {
+	var then *Rule
+	for b := r.Beneath; b != nil; b = b.Beneath { // each holds longer than the one before
+		if !b.closes() {
+			continue
+		}
+		layer := *b
+		if then != nil && then.Policy == PolicyBlock {
+			layer = *then
+			layer.Until, layer.Ends = b.Until, b.Ends
+		}
+		layer.Beneath = nil
+		then = &layer
+	}
+	return then
 }
 
 func (r Rule) closes() bool { return r.Policy != PolicyDirect }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"reflect"
 	"strings"
@@ -106,23 +107,50 @@ func TestWhatEndsLeavesWhatWasBefore(t *testing.T) {
 	}
 }
 
-// TestNothingEndsIntoMoreThanEither: the programs know no rule beneath, and a wider one
-// may let out what neither does.
+// TestNothingEndsIntoMoreThanEither: a wider rule may let out what neither the life nor
+// what is beneath it does, and what lets out comes back by nobody's being there.
 func TestNothingEndsIntoMoreThanEither(t *testing.T) {
 	wall := time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
+	type layer struct {
+		policy  Policy
+		minutes int
+	}
 	for _, c := range []struct {
-		beneath, over Policy
-		ends          bool
+		layers []layer // what was there first comes first
+		want   string
 	}{
-		{PolicyBlock, PolicyDirect, true}, {PolicyTor, PolicyDirect, true}, {PolicyDirect, PolicyBlock, true}, {PolicyDirect, PolicyTor, true},
-		{PolicyBlock, PolicyTor, false}, {PolicyTor, PolicyBlock, false},
+		{[]layer{{PolicyBlock, 0}, {PolicyDirect, 5}}, "direct 5, block"},
+		{[]layer{{PolicyTor, 0}, {PolicyDirect, 5}}, "direct 5, tor"},
+		{[]layer{{PolicyBlock, 0}, {PolicyTor, 5}}, "tor 5, block"},
+		{[]layer{{PolicyTor, 0}, {PolicyBlock, 5}}, "block"},
+		{[]layer{{PolicyDirect, 0}, {PolicyBlock, 5}}, "block 5"},
+		{[]layer{{PolicyDirect, 0}, {PolicyTor, 5}}, "tor 5"},
+		{[]layer{{PolicyTor, 15}, {PolicyDirect, 5}}, "direct 5, tor 15"},
+		{[]layer{{PolicyTor, 0}, {PolicyBlock, 15}, {PolicyDirect, 5}}, "direct 5, block"},
+		{[]layer{{PolicyBlock, 0}, {PolicyTor, 15}, {PolicyDirect, 5}}, "direct 5, block"},
+		{[]layer{{PolicyTor, 25}, {PolicyBlock, 15}, {PolicyDirect, 5}}, "direct 5, block 25"},
+		{[]layer{{PolicyDirect, 0}, {PolicyTor, 15}, {PolicyDirect, 5}}, "direct 5, tor 15"},
+		{[]layer{{PolicyTor, 0}, {PolicyDirect, 15}, {PolicyBlock, 5}}, "block"},
+		{[]layer{{PolicyTor, 0}, {PolicyDirect, 15}, {PolicyTor, 5}}, "tor 5, tor"},
+		{[]layer{{PolicyBlock, 0}, {PolicyDirect, 15}, {PolicyTor, 5}}, "tor 5, block"},
 	} {
 		var rules Rules
-		rules.Add(of(t, wall, c.beneath, 0))
-		rules.Add(of(t, wall, c.over, 5))
-		planned := rules.Last(wall, time.Hour).Planned()
-		if planned[0].Beneath != nil || planned[0].Policy != c.over || (planned[0].Ends != 0) != c.ends || planned[0].Until.IsZero() == c.ends {
-			t.Errorf("%s over %s is planned as %+v, want one that ends by itself: %v", c.over, c.beneath, planned[0], c.ends)
+		for _, l := range c.layers {
+			rules.Add(of(t, wall, l.policy, l.minutes))
+		}
+		var got []string
+		for r := &rules.Last(wall, time.Hour).Planned()[0]; r != nil; r = r.Beneath {
+			text := string(r.Policy)
+			if r.Ends != 0 {
+				text += fmt.Sprintf(" %d", int((r.Ends-time.Hour)/time.Minute))
+			}
+			if r.Until.IsZero() != (r.Ends == 0) {
+				t.Errorf("%v: until %v, which is %v after boot", c.layers, r.Until, r.Ends)
+			}
+			got = append(got, text)
+		}
+		if got := strings.Join(got, ", "); got != c.want {
+			t.Errorf("%v is planned as %s, want %s", c.layers, got, c.want)
 		}
 	}
 	if c := (Rules{of(t, wall, PolicyDirect, 5).over(of(t, wall, PolicyBlock, 0))}); c.absorbs(Direct(entry(t, "device 02:00:00:00:00:07")), c[0]) {

@@ -26,8 +26,8 @@ func reasonFor(t *testing.T, lab *testnet.Lab, n *testnet.Node) string {
 	return said.Reason
 }
 
-// TestAStandingRuleOutlivesALifeOverIt: with the daemon it holds again at once, without one
-// from the next command on, and what is saved holds at the next boot.
+// TestAStandingRuleOutlivesALifeOverIt: it holds again at once, whether or not the daemon is
+// there to write it, and what is saved holds at the next boot.
 func TestAStandingRuleOutlivesALifeOverIt(t *testing.T) {
 	lab := plainLab(t, testnet.Options{})
 	path := configFile(t, lab, "[[rules]]\ndevice = \""+testnet.MACClient1+"\"\npolicy = \"block\"\n")
@@ -56,6 +56,12 @@ func TestAStandingRuleOutlivesALifeOverIt(t *testing.T) {
 	allow()
 	eventually(t, 3*patience, "the life to end", listed("block"))
 	checkNoEcho(t, n, testnet.Web4)
+	if got := reasonFor(t, lab, n); got != blocked {
+		t.Errorf("after a life, with nobody there, the device is judged by %s, want %s", got, blocked)
+	}
+	if r := mustTorbpf(t, lab, "explain", "--from", testnet.MACClient1, "--to", testnet.Web4.String()); !strings.Contains(r.stdout, "the rule device "+testnet.MACClient1+" (block)") {
+		t.Errorf("explained as %s", r.stdout)
+	}
 	r := mustTorbpf(t, lab, "apply", "--no-wait", "--config", path)
 	if strings.Contains(r.stdout, "kept") {
 		t.Errorf("what has ended is kept: %v", r)

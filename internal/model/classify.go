@@ -133,8 +133,10 @@ func (p *Policy) reason(k Packet) abi.Reason {
 func (p *Policy) sourceReason(k Packet) abi.Reason {
 	policy, _ := findPolicy(p.Sources, k.Src, abi.PolicyBlock)
 	blocked, direct := abi.ReasonBlockedSource, abi.ReasonDirectSource
-	if d, ok := p.Devices[k.MAC]; ok && !d.Ended {
-		policy, blocked, direct = d.Policy, abi.ReasonBlockedDevice, abi.ReasonDirectDevice
+	if d, ok := p.Devices[k.MAC]; ok {
+		if now, found := policyNow(d.Policy, d.Ended, d.Then); found {
+			policy, blocked, direct = now, abi.ReasonBlockedDevice, abi.ReasonDirectDevice
+		}
 	}
 	switch {
 	case policy == abi.PolicyBlock:

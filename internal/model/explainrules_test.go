@@ -175,7 +175,7 @@ func sameAsLists(p *Policy, k Packet, source, destination, port found) error {
 			written[e.Prefix] = e
 		}
 		for prefix, e := range written {
-			if ok && !e.Ended && prefix.Contains(c.addr) && prefix.Bits() > c.got.rule.Prefix.Bits() {
+			if _, counts := policyNow(e.Policy, e.Ended, e.Then); ok && counts && prefix.Contains(c.addr) && prefix.Bits() > c.got.rule.Prefix.Bits() {
 				return fmt.Errorf("found %s %s, but %s is longer", c.what, c.got.rule.Entry, prefix)
 			}
 		}

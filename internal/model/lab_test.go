@@ -152,10 +152,10 @@ func (o *objects) set(p *Policy) {
 	clear[abi.DatapathFlow](o, "inbound_flows")
 	o.setSettings(p)
 	for _, e := range p.Destinations {
-		o.putPrefix("dst", e.Prefix, ruleOf(e.Policy, e.Ended, e.Prefix.Bits()))
+		o.putPrefix("dst", e.Prefix, ruleOf(e, e.Prefix.Bits()))
 	}
 	for _, e := range p.Sources {
-		o.putPrefix("src", e.Prefix, ruleOf(e.Policy, e.Ended, e.Prefix.Bits()))
+		o.putPrefix("src", e.Prefix, ruleOf(e, e.Prefix.Bits()))
 	}
 	for _, e := range p.Services {
 		o.putService(e)
@@ -168,7 +168,7 @@ func (o *objects) set(p *Policy) {
 		o.putPrefix("list", e.Prefix, value)
 	}
 	for mac, d := range p.Devices {
-		o.put("devices", abi.DatapathMac{Addr: mac}, ruleOf(d.Policy, d.Ended, 0))
+		o.put("devices", abi.DatapathMac{Addr: mac}, ruleOf(PrefixPolicy{Policy: d.Policy, Ended: d.Ended, Then: d.Then}, 0))
 	}
 	o.setDomains(p)
 	for _, l := range p.Local {
@@ -191,13 +191,23 @@ func (o *objects) set(p *Policy) {
 }
 
 // ruleOf is a rule of a map whose keys have that many bits, if they are prefixes. One
-// that has ended did so long ago; of the others every second one has still to end.
-func ruleOf(policy abi.Policy, ended bool, bits int) abi.DatapathRule {
-	r := abi.DatapathRule{Policy: policy, Prefixlen: uint32(bits)}
-	if ended {
-		r.UntilNs = 1
+// that has ended did so long ago; of the others every second one has still to end. So it is
+// with what is beneath it; where nothing is, every second one had something that has ended.
+func ruleOf(e PrefixPolicy, bits int) abi.DatapathRule {
+	r := abi.DatapathRule{Policy: e.Policy, Prefixlen: uint32(bits)}
+	const past, future = 1, 1 << 62
+	if e.Ended {
+		r.UntilNs = past
 	} else if bits%2 == 0 {
-		r.UntilNs = 1 << 62
+		r.UntilNs = future
+	}
+	switch odd := bits%2 == 1; {
+	case e.Then != nil && odd:
+		r.Then, r.ThenUntilNs = *e.Then, abi.ForEver
+	case e.Then != nil:
+		r.Then, r.ThenUntilNs = *e.Then, future
+	case odd:
+		r.Then, r.ThenUntilNs = abi.PolicyBlock, past
 	}
 	return r
 }
@@ -212,7 +222,7 @@ func (o *objects) setDomains(p *Policy) {
 	}
 	o.told = make(map[uint32]bool)
 	for _, domain := range p.Domains {
-		o.put("domains", abi.DomainKey(domain), ruleOf(abi.PolicyDirect, false, 0))
+		o.put("domains", abi.DomainKey(domain), ruleOf(PrefixPolicy{Policy: abi.PolicyDirect}, 0))
 	}
 	for a, domain := range p.Answers {
 		device := abi.DatapathDeviceKey{Mac: abi.DatapathMac{Addr: a.Device}}
@@ -232,7 +242,7 @@ func (o *objects) putService(e ServicePolicy) {
 	o.tb.Helper()
 	const before = 32 // bits of protocol and port
 	bits := before + e.Prefix.Bits()
-	rule := ruleOf(e.Policy, e.Ended, bits)
+	rule := ruleOf(e.PrefixPolicy, bits)
 	if e.Prefix.Addr().Is4() {
 		o.put("port4_prefixes", abi.DatapathService4{Prefixlen: uint32(bits), Protocol: e.Service.Protocol, PortBe: bePort(e.Service.Port), AddrBe: be4(e.Prefix.Addr())}, rule)
 		return

@@ -21,7 +21,19 @@ import (
 type PrefixPolicy struct {
 	Prefix netip.Prefix
 	Policy abi.Policy
-	Ended  bool // its time is over: it is as good as not there
+	Ended  bool        // its time is over: with nothing beneath it is as good as not there
+	Then   *abi.Policy // what was beneath it, which counts then; nil: nothing
+}
+
+// policyNow is what a rule says; found is false when it has ended, and nothing is beneath it.
+func policyNow(policy abi.Policy, ended bool, then *abi.Policy) (now abi.Policy, found bool) {
+	switch {
+	case !ended:
+		return policy, true
+	case then != nil:
+		return *then, true
+	}
+	return abi.PolicyTor, false
 }
 
 // ServicePolicy says what becomes of what goes to a port, or is of a protocol, of the
@@ -41,6 +53,7 @@ type Answer struct {
 type DevicePolicy struct {
 	Policy abi.Policy
 	Ended  bool
+	Then   *abi.Policy
 }
 
 // InboundFlow is a flow from outside to a LAN host. Protocols without ports
@@ -120,6 +133,10 @@ func FromPlan(p *plan.Plan) *Policy {
 // add takes in a rule of a plan.
 func (p *Policy) add(r config.Rule) {
 	policy := PrefixPolicy{Prefix: r.Prefix, Policy: abi.PolicyOf(r.Policy)}
+	if r.Beneath != nil {
+		then := abi.PolicyOf(r.Beneath.Policy)
+		policy.Then = &then
+	}
 	switch r.Kind {
 	case config.KindDestination:
 		p.Destinations = append(p.Destinations, policy)
@@ -129,7 +146,7 @@ func (p *Policy) add(r config.Rule) {
 		if p.Devices == nil {
 			p.Devices = make(map[config.MAC]DevicePolicy)
 		}
-		p.Devices[r.MAC] = DevicePolicy{Policy: policy.Policy}
+		p.Devices[r.MAC] = DevicePolicy{Policy: policy.Policy, Then: policy.Then}
 	case config.KindPort:
 		p.addService(r.Service, policy)
 	case config.KindDomain:
@@ -205,8 +222,9 @@ func findPolicy(list []PrefixPolicy, a netip.Addr, beyond abi.Policy) (policy ab
 		if len(lengths)-i > abi.MaxNested {
 			return beyond, true
 		}
-		if e := byLength[bits]; !e.Ended {
-			return e.Policy, true
+		e := byLength[bits]
+		if now, found := policyNow(e.Policy, e.Ended, e.Then); found {
+			return now, true
 		}
 	}
 	return abi.PolicyTor, false
@@ -233,9 +251,11 @@ func (p *Policy) service(k Packet) (policy abi.Policy, found bool) {
 	return findPolicy(list, k.Dst, abi.PolicyTor)
 }
 
-// torPorts says whether some port is Tor's, whatever its destination.
+// torPorts says whether some port is Tor's, whatever its destination, or may come to be.
 func (p *Policy) torPorts() bool {
-	return slices.ContainsFunc(p.Services, func(s ServicePolicy) bool { return s.Service.HasPorts() && s.Policy == abi.PolicyTor })
+	return slices.ContainsFunc(p.Services, func(s ServicePolicy) bool {
+		return s.Service.HasPorts() && (s.Policy == abi.PolicyTor || s.Then != nil)
+	})
 }
 
 // localSubnet returns the longest local or reserved prefix that covers the

@@ -154,11 +154,11 @@ func (d dice) policy() *Policy {
 	p.Flows = make(map[InboundFlow]bool)
 	for range d.IntN(12) {
 		policy := pick(d, abi.PolicyDirect, abi.PolicyDirect, abi.PolicyTor, abi.PolicyBlock)
-		p.Destinations = append(p.Destinations, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4)})
+		p.Destinations = append(p.Destinations, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4), Then: d.then()})
 	}
 	for range pick(d, 0, 0, 3) {
 		policy := pick(d, abi.PolicyDirect, abi.PolicyTor, abi.PolicyBlock)
-		p.Sources = append(p.Sources, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4)})
+		p.Sources = append(p.Sources, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4), Then: d.then()})
 	}
 	if d.one(4) {
 		p.Destinations = append(p.Destinations, d.nest(p, abi.PolicyTor)...)
@@ -170,7 +170,7 @@ func (d dice) policy() *Policy {
 			of.Port = 0
 		}
 		policy := pick(d, abi.PolicyDirect, abi.PolicyDirect, abi.PolicyTor)
-		p.Services = append(p.Services, ServicePolicy{of, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4)}})
+		p.Services = append(p.Services, ServicePolicy{of, PrefixPolicy{Prefix: d.prefix(p, d.one(2)), Policy: policy, Ended: d.one(4), Then: d.then()}})
 	}
 	if d.one(3) {
 		p.Domains = []string{"www.example.test", "*.test", "*.example.test", "x.y.test"}[:1+d.IntN(4)]
@@ -188,7 +188,7 @@ func (d dice) policy() *Policy {
 	}
 	if d.one(4) {
 		policy := pick(d, abi.PolicyDirect, abi.PolicyTor, abi.PolicyBlock)
-		p.Devices = map[config.MAC]DevicePolicy{hostMAC: {policy, d.one(4)}}
+		p.Devices = map[config.MAC]DevicePolicy{hostMAC: {policy, d.one(4), d.then()}}
 	}
 	if !d.one(4) { // or nearly all sources would be foreign
 		for _, prefix := range []string{"192.168.1.0/24", "fd00:1::/64", "8.0.0.0/16", "2600:0:86dd::/48"} {
@@ -230,6 +230,15 @@ func (d dice) nest(p *Policy, policy abi.Policy) []PrefixPolicy {
 		out = append(out, PrefixPolicy{Prefix: prefix, Policy: pick(d, abi.PolicyDirect, policy), Ended: !d.one(6)})
 	}
 	return out
+}
+
+// then returns what is beneath a rule, mostly nothing.
+func (d dice) then() *abi.Policy {
+	if !d.one(4) {
+		return nil
+	}
+	policy := pick(d, abi.PolicyTor, abi.PolicyBlock)
+	return &policy
 }
 
 // unmapped returns an address that is not IPv6 in the form of IPv4: no router

@@ -22,13 +22,13 @@ func service(match string, policy abi.Policy) ServicePolicy {
 
 // device says of the home what becomes of the sender of all test frames.
 func device(policy abi.Policy, ended bool) func(*Policy) {
-	return func(p *Policy) { p.Devices = map[config.MAC]DevicePolicy{hostMAC: {policy, ended}} }
+	return func(p *Policy) { p.Devices = map[config.MAC]DevicePolicy{hostMAC: {Policy: policy, Ended: ended}} }
 }
 
 // ended is a prefix whose time is over, and whether for a source or a destination.
 func endedSource(prefix string, policy abi.Policy) func(*Policy) {
 	return func(p *Policy) {
-		p.Sources = append(p.Sources, PrefixPolicy{netip.MustParsePrefix(prefix), policy, true})
+		p.Sources = append(p.Sources, PrefixPolicy{Prefix: netip.MustParsePrefix(prefix), Policy: policy, Ended: true})
 	}
 }
 
@@ -48,7 +48,7 @@ func kept(prefix string) func(*Policy) {
 func endedDestinations(prefixes ...string) func(*Policy) {
 	return func(p *Policy) {
 		for _, prefix := range prefixes {
-			p.Destinations = append(p.Destinations, PrefixPolicy{netip.MustParsePrefix(prefix), abi.PolicyTor, true})
+			p.Destinations = append(p.Destinations, PrefixPolicy{Prefix: netip.MustParsePrefix(prefix), Policy: abi.PolicyTor, Ended: true})
 		}
 	}
 }

@@ -21,7 +21,7 @@ func rows() []row {
 	return slices.Concat(
 		plainRows(), dnsRows(), noDataRows(), unreadRows(), localNameRows(), onionRows(), localRows(), exclusionRows(),
 		laterRows(), fragmentRows(), extensionRows(), vlanRows(), malformedRows(), gateRows(), foreignRows(), timeRows(),
-		serviceRows(), deviceRows(), listRows(), endedRows(), domainRows())
+		serviceRows(), deviceRows(), listRows(), endedRows(), lifeRows(), domainRows())
 }
 
 // Protocols that the rows name by number.

@@ -38,6 +38,7 @@ func TestEveryVerdictAndReason(t *testing.T) {
 	reasons[abi.ReasonOwnDNS] = true          // of the uplink: table_time_test.go
 	reasons[abi.ReasonDirectInterface] = true // exit_test.go
 	reasons[abi.ReasonCutPeer] = true         // of uplink and torbpf_lan_out: lasting_test.go
+	reasons[abi.ReasonClientEnded] = true     // of real sockets: loader/sockets_test.go
 	reasons[abi.ReasonDNSGuard] = true        // of torbpf_dns: delivery_test.go
 	reasons[abi.ReasonDeliveryGuard] = true   // of bpf/delivery.bpf.c: the kernel test-runs none of its kind
 	for r := abi.ReasonNone + 1; r < abi.ReasonMax; r++ {

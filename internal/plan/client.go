@@ -33,6 +33,20 @@ type Identity struct {
 	Policy  config.Policy
 	Ends    time.Duration // since boot; 0: never
 	Rule    int           // its place in Rules; -1: torbpf's own
+	// ThenTor says that its packets are Tor's when that has ended, until ThenEnds.
+	ThenTor  bool
+	ThenEnds time.Duration // since boot; 0: never
+}
+
+// At is the policy at a time since boot; found is false when all that was said has ended.
+func (id Identity) At(boot time.Duration) (policy config.Policy, found bool) {
+	switch {
+	case id.Ends == 0 || id.Ends > boot:
+		return id.Policy, true
+	case id.ThenTor && (id.ThenEnds == 0 || id.ThenEnds > boot):
+		return config.PolicyTor, true
+	}
+	return "", false
 }
 
 // FileID tells a file from all others, whatever its name.
@@ -82,6 +96,9 @@ func identities(known Identities, rules config.Rules) []Identity {
 	var out []Identity
 	for i, r := range rules {
 		id := Identity{Kind: r.Kind, Policy: r.Policy, Ends: r.Ends, Rule: i}
+		if r.Beneath != nil {
+			id.ThenTor, id.ThenEnds = true, r.Beneath.Ends
+		}
 		var found bool
 		switch r.Kind {
 		case config.KindUser:
@@ -121,7 +138,8 @@ func ownSubnets(h Host, mode config.LocalMode) []LocalSubnet {
 
 // openings returns what rules for destinations let out, as disjoint prefixes: of several
 // that cover an address the longest counts, and of equal ones the last. What lets out
-// within something that does so as well holds for as long as either.
+// within something that does so as well holds for as long as either, unless something
+// beneath it is Tor's then.
 func openings(rules []config.Rule) []Opening {
 	var out []Opening
 	for _, all := range []string{"0.0.0.0/0", "::/0"} {
@@ -157,6 +175,7 @@ func (o *Opening) under(r config.Rule) *Opening {
 	switch {
 	case r.Policy != config.PolicyDirect:
 		return nil
+	case r.Beneath != nil: // which takes it back from what is around it
 	case o != nil && (o.Ends == 0 || r.Ends != 0 && r.Ends <= o.Ends):
 		return o
 	}

@@ -65,6 +65,16 @@ func TestOpeningsAreDisjointAndTheMostSpecificRuleCounts(t *testing.T) {
 	}
 }
 
+// TestAnOpeningEndsOverWhatTakesItBack, though what is around it lasts.
+func TestAnOpeningEndsOverWhatTakesItBack(t *testing.T) {
+	rules := destinations(t, "51.0.0.0/30 direct", "51.0.0.0/31 direct 1h")
+	rules[1].Beneath = &config.Rule{Policy: config.PolicyTor}
+	got := openings(rules)
+	if len(got) != 2 || got[0].Prefix != rules[1].Prefix || got[0].Ends != time.Hour || got[1].Ends != 0 {
+		t.Errorf("let out %v, want the first half for an hour and the other for ever", got)
+	}
+}
+
 // TestOpeningsLetOutWhatTheNarrowestRuleSays compares each address of a small range with
 // the narrowest rule that covers it.
 func TestOpeningsLetOutWhatTheNarrowestRuleSays(t *testing.T) {

@@ -92,6 +92,9 @@ func ruleText(r config.Rule) string {
 	if !r.Until.IsZero() {
 		text += " until " + r.Until.UTC().Format(time.RFC3339)
 	}
+	if r.Beneath != nil {
+		text += fmt.Sprintf(", then %s", r.Beneath.Policy)
+	}
 	return text
 }
 

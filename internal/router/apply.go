@@ -244,6 +244,11 @@ func (j *job) applyGuards(context.Context) error {
 	if err := j.restoreCut(); err != nil {
 		return err
 	}
+	if j.only != nil && g.LostSockets() {
+		if err := j.markSockets(); err != nil {
+			return err
+		}
+	}
 	j.state.Lacks = g.Unsupported()
 	for _, lacking := range g.Unsupported() {
 		j.notify("note: this kernel has " + lacking)

@@ -109,6 +109,10 @@ func (x *explained) foundRule(kind config.Kind, m loader.Match) ruleSearch {
 			rule = x.plan.Rules[x.plan.Exits[i].Rule]
 		}
 	}
+	if known && m.Beneath && rule.Beneath != nil { // else somebody has brought it back meanwhile
+		beneath := *rule.Beneath
+		beneath.Entry, rule = rule.Entry, beneath
+	}
 	if known {
 		found.entry, found.rule = rule.Entry, &rule
 	}

@@ -3,7 +3,6 @@ package router
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +27,7 @@ func (j *job) markSockets() error {
 		return err
 	}
 	m := newMarker(j.plan, now, j.flows)
+	m.note = j.generation.NoteSocket
 	m.first = j.before == nil || !j.before.Config.Client.Enable
 	if err := sockets.Each(m.listen); err != nil {
 		return err
@@ -40,7 +40,7 @@ func (r *Router) forgetSockets(s *State) error {
 	if !s.usesClient() {
 		return nil
 	}
-	m := &marker{plan: &plan.Plan{Mark: plan.Mark{Shift: s.Config.MarkShift}}}
+	m := &marker{plan: &plan.Plan{Mark: plan.Mark{Shift: s.Config.MarkShift}}} // none is direct
 	return sockets.Each(m.mark)
 }
 
@@ -51,6 +51,7 @@ type marker struct {
 	first     bool             // nobody has watched connections come in yet
 	begun     map[tcpFlow]bool // what conntrack knows, by who has begun it
 	listening map[uint16]bool
+	note      func(descriptor int, by plan.Identity) error // writes down why a socket is direct
 }
 
 type tcpFlow struct{ from, to netip.AddrPort }
@@ -78,8 +79,14 @@ func (m *marker) listen(s *sockets.Socket) error {
 }
 
 func (m *marker) mark(s *sockets.Socket) error {
+	class, by := m.class(s)
+	if class == abi.VerdictDirect { // before it has the mark, and again: by another rule, perhaps
+		if err := m.note(s.Descriptor(), by); err != nil {
+			return fmt.Errorf("%w, one of process %d", err, s.Owner.PID)
+		}
+	}
 	mask := m.plan.Mark.ClassMask()
-	want := s.Mark&^mask | m.plan.Mark.Class(uint32(m.class(s)))
+	want := s.Mark&^mask | m.plan.Mark.Class(uint32(class))
 	if want == s.Mark {
 		return nil
 	}
@@ -89,42 +96,46 @@ func (m *marker) mark(s *sockets.Socket) error {
 	return nil
 }
 
-// class is that of bpf/client.bpf.c.
-func (m *marker) class(s *sockets.Socket) abi.Verdict {
+// class is that of bpf/client.bpf.c, and whose rule says so, if one does.
+func (m *marker) class(s *sockets.Socket) (abi.Verdict, plan.Identity) {
 	c := m.plan.Client
 	if c == nil {
-		return abi.VerdictNone
+		return abi.VerdictNone, plan.Identity{}
 	}
-	if policy, found := m.identity(s.Owner); found {
-		return map[config.Policy]abi.Verdict{config.PolicyDirect: abi.VerdictDirect, config.PolicyTor: abi.VerdictTor}[policy]
+	by, policy, found := m.identity(s.Owner)
+	switch {
+	case found && policy == config.PolicyTor:
+		return abi.VerdictTor, by
+	case c.All && m.begunOutside(s): // which lasts longer than a rule for who listens
+		return abi.VerdictInbound, plan.Identity{}
+	case found:
+		return abi.VerdictDirect, by
 	}
-	if c.All && m.begunOutside(s) {
-		return abi.VerdictInbound
-	}
-	return abi.VerdictNone
+	return abi.VerdictNone, plan.Identity{}
 }
 
-// identity returns what the most specific rule says of a process: its control group, the
-// nearest one first, then its program, then its user.
-func (m *marker) identity(p *sockets.Process) (config.Policy, bool) {
-	matches := func(match func(plan.Identity) bool) (config.Policy, bool) {
-		at := slices.IndexFunc(m.plan.Client.Identities, func(id plan.Identity) bool {
-			return (id.Ends == 0 || id.Ends > m.now) && match(id)
-		})
-		if at < 0 {
-			return "", false
-		}
-		return m.plan.Client.Identities[at].Policy, true
-	}
+// identity returns the most specific rule for a process, and what it says: that of its control
+// group, the nearest one first, then of its program, then of its user.
+func (m *marker) identity(p *sockets.Process) (plan.Identity, config.Policy, bool) {
 	for _, group := range p.Cgroups {
-		if policy, found := matches(func(id plan.Identity) bool { return id.Kind == config.KindCgroup && id.Cgroup == group }); found {
-			return policy, true
+		if by, policy, found := m.ruled(func(id plan.Identity) bool { return id.Kind == config.KindCgroup && id.Cgroup == group }); found {
+			return by, policy, true
 		}
 	}
-	if policy, found := matches(func(id plan.Identity) bool { return id.Kind == config.KindProgram && id.Program == p.Program }); found {
-		return policy, true
+	if by, policy, found := m.ruled(func(id plan.Identity) bool { return id.Kind == config.KindProgram && id.Program == p.Program }); found {
+		return by, policy, true
 	}
-	return matches(func(id plan.Identity) bool { return id.Kind == config.KindUser && id.User == p.User })
+	return m.ruled(func(id plan.Identity) bool { return id.Kind == config.KindUser && id.User == p.User })
+}
+
+// ruled finds the first rule in force that is about somebody.
+func (m *marker) ruled(about func(plan.Identity) bool) (plan.Identity, config.Policy, bool) {
+	for _, id := range m.plan.Client.Identities {
+		if policy, holds := id.At(m.now); holds && about(id) {
+			return id, policy, true
+		}
+	}
+	return plan.Identity{}, "", false
 }
 
 // begunOutside tells whether a connection came in. The programs mark those that do; of

@@ -61,7 +61,7 @@ func TestOlderSocketsGetTheClassOfNewOnes(t *testing.T) {
 		m := newMarker(p, now, flows)
 		m.first, m.listening[here.Port()] = !c.followed, c.listens
 		c.socket.Owner = &c.owner
-		if got := m.class(&c.socket); got != c.want {
+		if got, _ := m.class(&c.socket); got != c.want {
 			t.Errorf("%s: class %v, want %v", c.what, got, c.want)
 		}
 	}

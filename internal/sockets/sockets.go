@@ -144,6 +144,9 @@ func addrPort(a unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// Descriptor is a copy of its owner's, in this process, while it is visited.
+func (s *Socket) Descriptor() int { return s.fd }
+
 // SetMark gives it another mark.
 func (s *Socket) SetMark(mark uint32) error {
 	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
