@@ -151,20 +151,7 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) || w.closed(p) || w.own && w.allowed(p) {
 				continue
 			}
-			what := fmt.Sprintf("%s %v > %v", p.Proto, p.Src, p.Dst)
-			switch p.Proto {
-			case "tcp":
-				what += fmt.Sprintf(" flags %#x", p.TCPFlags)
-			case "icmp", "icmpv6":
-				what += fmt.Sprintf(" type %d code %d", p.ICMPType, p.ICMPCode)
-			}
-			if q, ok := p.Quoted(); ok {
-				what += fmt.Sprintf(" about %s %v > %v", q.Proto, q.Src, q.Dst)
-			}
-			if p.Fragment {
-				what += " fragment"
-			}
-			out = append(out, Leak{p.Time, "wan", what})
+			out = append(out, Leak{p.Time, "wan", words(p)})
 		}
 	}
 	for _, q := range w.lab.RouterDNS.Queries() {
@@ -180,6 +167,24 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 	}
 	slices.SortFunc(out, func(a, b Leak) int { return a.Time.Compare(b.Time) })
 	return out
+}
+
+// words tells what a packet is.
+func words(p testnet.Packet) string {
+	what := fmt.Sprintf("%s %v > %v", p.Proto, p.Src, p.Dst)
+	switch p.Proto {
+	case "tcp":
+		what += fmt.Sprintf(" flags %#x", p.TCPFlags)
+	case "icmp", "icmpv6":
+		what += fmt.Sprintf(" type %d code %d", p.ICMPType, p.ICMPCode)
+	}
+	if q, ok := p.Quoted(); ok {
+		what += fmt.Sprintf(" about %s %v > %v", q.Proto, q.Src, q.Dst)
+	}
+	if p.Fragment {
+		what += " fragment"
+	}
+	return what
 }
 
 // closed tells whether the router says to a far end what any closed port says.
