@@ -151,20 +151,7 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) || w.closed(p) || w.own && w.allowed(p) {
 				continue
 			}
-			what := fmt.Sprintf("%s %v > %v", p.Proto, p.Src, p.Dst)
-			switch p.Proto {
-			case "tcp":
-				what += fmt.Sprintf(" flags %#x", p.TCPFlags)
-			case "icmp", "icmpv6":
-				what += fmt.Sprintf(" type %d code %d", p.ICMPType, p.ICMPCode)
-			}
-			if q, ok := p.Quoted(); ok {
-				what += fmt.Sprintf(" about %s %v > %v", q.Proto, q.Src, q.Dst)
-			}
-			if p.Fragment {
-				what += " fragment"
-			}
-			out = append(out, Leak{p.Time, "wan", what})
+			out = append(out, Leak{p.Time, "wan", describe(p)})
 		}
 	}
 	for _, q := range w.lab.RouterDNS.Queries() {
@@ -209,4 +196,22 @@ func Summary(leaks []Leak) []string {
 		lines = append(lines[:most], fmt.Sprintf("and %d more kinds", len(lines)-most))
 	}
 	return lines
+}
+
+// describe tells one kind of packet from another.
+func describe(p testnet.Packet) string {
+	what := fmt.Sprintf("%s %v > %v", p.Proto, p.Src, p.Dst)
+	switch p.Proto {
+	case "tcp":
+		what += fmt.Sprintf(" flags %#x", p.TCPFlags)
+	case "icmp", "icmpv6":
+		what += fmt.Sprintf(" type %d code %d", p.ICMPType, p.ICMPCode)
+	}
+	if q, ok := p.Quoted(); ok {
+		what += fmt.Sprintf(" about %s %v > %v", q.Proto, q.Src, q.Dst)
+	}
+	if p.Fragment {
+		what += " fragment"
+	}
+	return what
 }
