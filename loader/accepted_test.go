@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"net"
 	"os"
 	"strings"
@@ -110,6 +111,7 @@ func TestKernelThreadsAreNobody(t *testing.T) {
 	marks.attachTCX(t, l.wan, ebpf.AttachTCXEgress)
 	d := l.open(t, false)
 	guards(t, d, l.clientPlan(user(0, config.PolicyDirect), user(65501, config.PolicyTor)))
+	must(t, errors.Join(netfilterGuards[1].detach(d)...)) // without nftables it lets nothing of Tor's out
 	var listener net.Listener
 	must(t, l.server.do(func() (err error) {
 		var c net.ListenConfig

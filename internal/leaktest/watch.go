@@ -151,7 +151,7 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) || w.closed(p) || w.own && w.allowed(p) {
 				continue
 			}
-			out = append(out, Leak{p.Time, "wan", words(p)})
+			out = append(out, Leak{p.Time, "wan", describe(p)})
 		}
 	}
 	for _, q := range w.lab.RouterDNS.Queries() {
@@ -167,24 +167,6 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 	}
 	slices.SortFunc(out, func(a, b Leak) int { return a.Time.Compare(b.Time) })
 	return out
-}
-
-// words tells what a packet is.
-func words(p testnet.Packet) string {
-	what := fmt.Sprintf("%s %v > %v", p.Proto, p.Src, p.Dst)
-	switch p.Proto {
-	case "tcp":
-		what += fmt.Sprintf(" flags %#x", p.TCPFlags)
-	case "icmp", "icmpv6":
-		what += fmt.Sprintf(" type %d code %d", p.ICMPType, p.ICMPCode)
-	}
-	if q, ok := p.Quoted(); ok {
-		what += fmt.Sprintf(" about %s %v > %v", q.Proto, q.Src, q.Dst)
-	}
-	if p.Fragment {
-		what += " fragment"
-	}
-	return what
 }
 
 // closed tells whether the router says to a far end what any closed port says.
@@ -214,4 +196,22 @@ func Summary(leaks []Leak) []string {
 		lines = append(lines[:most], fmt.Sprintf("and %d more kinds", len(lines)-most))
 	}
 	return lines
+}
+
+// describe tells one kind of packet from another.
+func describe(p testnet.Packet) string {
+	what := fmt.Sprintf("%s %v > %v", p.Proto, p.Src, p.Dst)
+	switch p.Proto {
+	case "tcp":
+		what += fmt.Sprintf(" flags %#x", p.TCPFlags)
+	case "icmp", "icmpv6":
+		what += fmt.Sprintf(" type %d code %d", p.ICMPType, p.ICMPCode)
+	}
+	if q, ok := p.Quoted(); ok {
+		what += fmt.Sprintf(" about %s %v > %v", q.Proto, q.Src, q.Dst)
+	}
+	if p.Fragment {
+		what += " fragment"
+	}
+	return what
 }
