@@ -40,7 +40,7 @@ func put[T any](into map[string]T, name string, find func(string) (T, error)) er
 	found, err := find(name)
 	var unknown user.UnknownUserError
 	switch {
-	case errors.As(err, &unknown) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, cgroup.ErrNoTree):
+	case errors.As(err, &unknown) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
 		return nil
 	case err != nil:
 		return err
@@ -62,7 +62,7 @@ func userID(name string) (uint32, error) {
 }
 
 func cgroupID(path string) (uint64, error) {
-	root, err := cgroup.Root()
+	root, err := cgroup.Tree()
 	if err != nil {
 		return 0, err
 	}

@@ -156,6 +156,11 @@ func (j *job) run(ctx context.Context) error {
 		return err
 	}
 	j.stopped = stoppedIn(counters)
+	if !j.state.usesClient() {
+		if err := endRedirected(j.before); err != nil {
+			return err
+		}
+	}
 	if j.flows, err = route.Flows(); err != nil {
 		return err
 	}

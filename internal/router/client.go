@@ -10,9 +10,14 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/cgroup"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/internal/sockets"
 )
 
 // clientWords stand for what this machine itself sends, among the names of interfaces.
@@ -115,4 +120,47 @@ func letsTime(rules config.Rules, account string) bool {
 	return slices.ContainsFunc(rules, func(r config.Rule) bool {
 		return r.Policy == config.PolicyDirect && (r.Kind == config.KindUser && r.User == account || r.Kind == config.KindPort && r.Service.Port == portNTP)
 	})
+}
+
+// endRedirected ends the connections of this machine's own that Tor carries, before what
+// redirects them goes: the kernel would send what is left of them to the site itself.
+func endRedirected(s *State) error {
+	if s == nil || !s.usesClient() {
+		return nil
+	}
+	flows, err := route.Flows()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range flows {
+		if f.Protocol == unix.IPPROTO_TCP && f.DNAT && f.ReplySrc.Port() == s.Config.Tor.TransPort && f.ReplySrc.Addr().Unmap().IsLoopback() {
+			errs = append(errs, sockets.Destroy(f.Src, f.Dst))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// endCells ends what exec runs by Tor, which must not go on in clear.
+func endCells(s *State, namespace string) error {
+	if s == nil || len(s.Cells) == 0 {
+		return nil
+	}
+	root, err := cgroup.Tree()
+	if err != nil {
+		return err
+	}
+	groups, err := cgroup.Groups(root, namespace)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, c := range s.Cells {
+		for _, g := range groups {
+			if g.ID == c.ID && c.Policy == config.PolicyTor {
+				errs = append(errs, g.Kill())
+			}
+		}
+	}
+	return errors.Join(errs...)
 }

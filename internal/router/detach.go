@@ -125,6 +125,8 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 		return err
 	}
 	errs := []error{
+		endCells(s, r.ns.Name),
+		endRedirected(s),
 		stopSentry(s),
 		stopProxy(s),
 		proxy.StopAll(),

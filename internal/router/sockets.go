@@ -154,5 +154,9 @@ func (m *marker) begunOutside(s *sockets.Socket) bool {
 	case m.begun[tcpFlow{s.Local, s.Remote}]:
 		return false
 	}
-	return m.listening[s.Local.Port()]
+	// Only root listens on such a port; of others whoever began the connection from it might.
+	return s.Local.Port() < privileged && m.listening[s.Local.Port()]
 }
+
+// privileged is the first port that anybody may listen on.
+const privileged = 1024

@@ -2,7 +2,6 @@ package sockets
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -66,12 +65,9 @@ func (p *Process) read() error {
 	return err
 }
 
-// cgroupsOf returns the groups that a process is in; none where no tree is mounted.
+// cgroupsOf returns the groups that a process is in.
 func cgroupsOf(pid int) ([]uint64, error) {
-	root, err := cgroup.Root()
-	if errors.Is(err, cgroup.ErrNoTree) {
-		return nil, nil
-	}
+	root, err := cgroup.Tree()
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,8 @@ func Each(visit func(*Socket) error) error {
 
 // ended tells that a process is no more, or a descriptor of it.
 func ended(err error) bool {
-	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBADF)
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBADF) ||
+		errors.Is(err, unix.ENOTSOCK) // another file has its number by now
 }
 
 func eachOf(pid int, seen map[string]bool, visit func(*Socket) error) error {
