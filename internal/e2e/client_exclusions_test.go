@@ -211,6 +211,7 @@ func TestClientExclusionsEndWithAllDead(t *testing.T) {
 		rule []string
 	}{
 		{"destination", []string{"--client", "51.20.0.0/16", "2a0e:20::/32"}},
+		{"user", []string{"--user", fmt.Sprint(excludedUser)}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			lab := clientLab(t)

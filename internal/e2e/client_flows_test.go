@@ -13,14 +13,14 @@ import (
 )
 
 // portOwn is of an echo server on the router itself, at its WAN addresses.
-const portOwn = 2222
+const portOwn = 222
 
 var ownAddrs = []netip.Addr{testnet.WANRouter4, testnet.WANRouter6}
 
 // serveOwn has the router echo, as an ssh server of it would answer.
 func serveOwn(t testing.TB, lab *testnet.Lab) {
 	t.Helper()
-	server := startSpeaker(t, lab, someone, "")
+	server := startSpeaker(t, lab, 0, "")
 	for _, addr := range ownAddrs {
 		server.must(t, "serve tcp %v", at(addr, portOwn))
 		server.must(t, "serve udp %v", at(addr, portOwn))

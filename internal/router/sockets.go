@@ -9,6 +9,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/sockets"
@@ -29,6 +30,9 @@ func (j *job) markSockets() error {
 	m := newMarker(j.plan, now, j.flows)
 	m.note = j.generation.NoteSocket
 	m.first = j.before == nil || !j.before.Config.Client.Enable
+	if m.unprivileged, err = firstUnprivileged(); err != nil {
+		return err
+	}
 	if err := sockets.Each(m.listen); err != nil {
 		return err
 	}
@@ -51,6 +55,8 @@ type marker struct {
 	first     bool             // nobody has watched connections come in yet
 	begun     map[tcpFlow]bool // what conntrack knows, by who has begun it
 	listening map[uint16]bool
+	// unprivileged is the first port that anybody may listen on.
+	unprivileged uint16
 	note      func(descriptor int, by plan.Identity) error // writes down why a socket is direct
 }
 
@@ -155,8 +161,18 @@ func (m *marker) begunOutside(s *sockets.Socket) bool {
 		return false
 	}
 	// Only root listens on such a port; of others whoever began the connection from it might.
-	return s.Local.Port() < privileged && m.listening[s.Local.Port()]
+	return s.Local.Port() < m.unprivileged && m.listening[s.Local.Port()]
 }
 
-// privileged is the first port that anybody may listen on.
-const privileged = 1024
+// firstUnprivileged reads the first port that anybody may listen on.
+func firstUnprivileged() (uint16, error) {
+	text, err := host.Sysctl("net.ipv4.ip_unprivileged_port_start")
+	if err != nil {
+		return 0, err
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return 0, fmt.Errorf("read the first unprivileged port: %w", err)
+	}
+	return uint16(port), nil
+}

@@ -45,6 +45,7 @@ func TestOlderSocketsGetTheClassOfNewOnes(t *testing.T) {
 		{what: "the group around", owner: sockets.Process{User: 117, Cgroups: []uint64{502, outer, 1}}, want: abi.VerdictTor},
 		{what: "nobody", owner: sockets.Process{User: 1000}, socket: connection, want: abi.VerdictNone},
 		{what: "where somebody listens", socket: connection, listens: true, want: abi.VerdictInbound},
+		{what: "where anybody could listen", socket: sockets.Socket{TCP: true, Local: at("62.10.0.2:6881"), Remote: there}, listens: true, want: abi.VerdictNone},
 		{what: "begun outside", socket: connection, known: &plan.Flow{Src: there, ReplySrc: here}, want: abi.VerdictInbound},
 		{what: "begun here, from a port that is listened on", socket: connection, listens: true, known: &plan.Flow{Src: here, ReplySrc: there}, want: abi.VerdictNone},
 		{what: "on this machine alone", socket: sockets.Socket{TCP: true, Local: at("127.0.0.1:22"), Remote: at("127.0.0.1:40000")}, listens: true, want: abi.VerdictNone},
@@ -59,7 +60,8 @@ func TestOlderSocketsGetTheClassOfNewOnes(t *testing.T) {
 			flows = append(flows, *c.known)
 		}
 		m := newMarker(p, now, flows)
-		m.first, m.listening[here.Port()] = !c.followed, c.listens
+		m.first, m.unprivileged, m.listening[here.Port()] = !c.followed, 1024, c.listens
+		m.listening[6881] = c.listens
 		c.socket.Owner = &c.owner
 		if got, _ := m.class(&c.socket); got != c.want {
 			t.Errorf("%s: class %v, want %v", c.what, got, c.want)
