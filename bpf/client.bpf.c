@@ -182,13 +182,16 @@ static __always_inline int mark_new(struct bpf_sock *sk, enum sight sight)
 
 /*
  * Of a socket that is older than the programs, or was made by somebody else. A class
- * that is there stays, but that Tor's comes before direct. Who cannot tell a kernel
- * thread from root lets nothing out here.
+ * that is there stays, but that Tor's comes before direct, and that who connects begins:
+ * a socket that was accepted can be disconnected and lead anywhere. Who cannot tell a
+ * kernel thread from root lets nothing out here.
  */
 static __always_inline enum verdict class_at_connect(enum verdict has, enum sight sight)
 {
 	enum verdict class;
 
+	if (has == VERDICT_INBOUND)
+		has = VERDICT_NONE;
 	if (has != VERDICT_NONE && has != VERDICT_DIRECT)
 		return has;
 	class = class_of_task(sight);
