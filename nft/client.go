@@ -103,17 +103,25 @@ func (b *builder) isRedirected() []expr.Any {
 	})
 }
 
-// clientLoopback leaves alone what stays here, but for queries of what runs by Tor: a
-// resolver of this machine may ask in clear for it. Its class would block the rest.
+// clientLoopback leaves alone what stays here, but for what would go on in clear for what
+// runs by Tor: a resolver of this machine, or the proxy past Tor. Its class would block the
+// rest.
 func (b *builder) clientLoopback() chain {
 	tor := b.isClass(abi.VerdictTor)
 	others := markIsNot(b.class(abi.VerdictTor), b.Mark.ClassMask())
 	why := "a resolver of this machine would ask in clear for what runs by Tor"
-	return subChain(chainClientLoopback,
+	rules := []rule{
 		newRule("of nobody who runs by Tor alone", others, accept()),
 		newRule(why, tor, protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
 		newRule(why, tor, protocol(unix.IPPROTO_TCP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
-		newRule("to a neighbour on this machine", tor, setMark(^b.Mark.Mask(), 0)))
+		newRule(why, tor, protocol(unix.IPPROTO_TCP), toPort(portDNSTLS), reject(RefusedClient, unix.NFT_REJECT_TCP_RST, 0)),
+		newRule(why, tor, protocol(unix.IPPROTO_UDP), toPort(portDNSTLS), drop(RefusedClient)),
+	}
+	if port := b.Client.ProxyPort; port != 0 {
+		rules = append(rules, newRule("the proxy past Tor is for others", tor, protocol(unix.IPPROTO_TCP), toPort(port),
+			reject(RefusedClient, unix.NFT_REJECT_TCP_RST, 0)))
+	}
+	return subChain(chainClientLoopback, append(rules, newRule("to a neighbour on this machine", tor, setMark(^b.Mark.Mask(), 0)))...)
 }
 
 // clientAnswers let out what answers a connection from outside, as conntrack knows it.
