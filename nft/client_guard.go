@@ -150,7 +150,7 @@ func (b *builder) clientGuardChains() []chain {
 		guard,
 		subChain(chainClientDiverted, append(diverted,
 			refuse("it was not redirected: its connection is older than what redirects it, or somebody else's rule was first", DroppedClientUndiverted)...)...),
-		subChain(chainClientLocal, append(b.localRules(accept()), b.linkRules(accept())...)...),
+		subChain(chainClientLocal, slices.Concat(b.localRules(accept()), housekeepingRules(accept()), b.linkRules(accept()))...),
 		subChain(chainClientVia, b.exitRules(accept())...),
 		b.clientEgress(),
 	}
