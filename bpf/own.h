@@ -41,11 +41,23 @@ static __always_inline int udp_between(const struct packet *p, __u16 source, __u
 	       p->sport_be == bpf_htons(source) && p->dport_be == bpf_htons(destination);
 }
 
+/* Whether a destination is none of the internet's, whichever link leads there. */
+static __always_inline int near_destination(const struct packet *p)
+{
+	struct local_subnet *subnet;
+
+	if (group_destination(p) || link_local(p, &p->daddr))
+		return 1;
+	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
+	return subnet && subnet->reserved;
+}
+
+/* A lease is renewed of a server nearby; any other is asked like all of them (RFC 2131, 4.4.5). */
 static __always_inline int keeps_network4(const struct packet *p)
 {
 	if (p->protocol == IPPROTO_IGMP)
 		return ipv4_under(p->daddr.word_be[3], 0xe0000000, 0xffffff00);
-	return udp_between(p, PORT_DHCP_CLIENT, PORT_DHCP);
+	return udp_between(p, PORT_DHCP_CLIENT, PORT_DHCP) && near_destination(p);
 }
 
 /* RFC 8415, 7.1: a client asks all servers and relays of its link. */
@@ -93,17 +105,6 @@ static __always_inline int answers_opening(struct __sk_buff *skb, const struct p
 	return p->protocol == IPPROTO_TCP && p->fragment != FRAGMENT_LATER &&
 	       (layer4_byte(skb, p, TCP_FLAGS_OFFSET) & answer) == answer &&
 	       is_being_opened(skb->sk);
-}
-
-/* Whether a destination is none of the internet's, whichever link leads there. */
-static __always_inline int near_destination(const struct packet *p)
-{
-	struct local_subnet *subnet;
-
-	if (group_destination(p) || link_local(p, &p->daddr))
-		return 1;
-	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
-	return subnet && subnet->reserved;
 }
 
 /* Whether its class lets a packet of the router's own leave by an uplink. */
