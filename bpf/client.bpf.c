@@ -59,6 +59,14 @@ IDENTITY_MAP(client_users, __u32);   /* in the first user namespace */
 IDENTITY_MAP(client_cgroups, __u64); /* by their ids */
 IDENTITY_MAP(client_programs, struct program_key);
 
+/* The sockets that have begun a connection themselves. What they accept is none of them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u8);
+} client_openers SEC(".maps");
+
 /* The kernel's own, as far as we read them; the loader finds the offsets. */
 struct super_block {
 	__u32 s_dev;
@@ -300,26 +308,41 @@ static __always_inline int is_of_lan(const struct packet *p)
 }
 
 /* What was begun outside goes on when nftables, which knows it by conntrack, is flushed. */
-SEC("sockops")
-int torbpf_sockops(struct bpf_sock_ops *ctx)
+static __always_inline void mark_accepted(struct bpf_sock_ops *ctx)
 {
 	struct packet p = {};
 	struct bpf_sock *sk;
 	__u32 mark, port;
 
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || !client_all ||
-	    bpf_get_netns_cookie(ctx) != netns_cookie)
-		return ALLOW;
 	port = ctx->local_port;
 	if (port == trans_port || port == dns_port || port == resolver_port)
-		return ALLOW;
+		return;
 	parse_accepted(ctx, &p);
 	if (is_self(&p) || is_of_lan(&p))
-		return ALLOW;
+		return;
 	sk = ctx->sk;
-	if (!sk || mark_class(sk->mark) != VERDICT_NONE)
-		return ALLOW;
+	if (!sk || mark_class(sk->mark) != VERDICT_NONE ||
+	    bpf_sk_storage_get(&client_openers, sk, NULL, 0))
+		return;
 	mark = mark_with(sk->mark, VERDICT_INBOUND);
 	bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+}
+
+/* A socket that has begun a connection, and meets a SYN of its peer's, is established like
+ * one that was accepted; whoever is asked could so become who asks. */
+SEC("sockops")
+int torbpf_sockops(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk;
+
+	if (!client_all || bpf_get_netns_cookie(ctx) != netns_cookie)
+		return ALLOW;
+	if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		mark_accepted(ctx);
+	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
+		return ALLOW;
+	sk = ctx->sk;
+	if (sk)
+		bpf_sk_storage_get(&client_openers, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	return ALLOW;
 }

@@ -85,13 +85,14 @@ static __always_inline int keeps_network6(struct __sk_buff *skb, const struct pa
 	}
 }
 
-/* Whether a socket is one that a connection was begun to; a SYN cookie is sent by none. */
+/*
+ * Whether a socket is one that a connection was begun to; a SYN cookie is sent by none. One
+ * in BPF_TCP_SYN_RECV may have begun itself, and met a SYN that was sent to catch it. That
+ * is also where TCP Fast Open answers from; it does so once more, for the request.
+ */
 static __always_inline int is_being_opened(struct bpf_sock *sk)
 {
-	if (!sk)
-		return 1;
-	return sk->state == BPF_TCP_LISTEN || sk->state == BPF_TCP_NEW_SYN_RECV ||
-	       sk->state == BPF_TCP_SYN_RECV;
+	return !sk || sk->state == BPF_TCP_LISTEN || sk->state == BPF_TCP_NEW_SYN_RECV;
 }
 
 /*

@@ -26,6 +26,7 @@ type ClientProgramKey struct {
 const (
 	ClientMapAllowances       = "allowances"
 	ClientMapClientCgroups    = "client_cgroups"
+	ClientMapClientOpeners    = "client_openers"
 	ClientMapClientPrograms   = "client_programs"
 	ClientMapClientUsers      = "client_users"
 	ClientMapCounters         = "counters"
@@ -109,6 +110,7 @@ type ClientProgramSpecs struct {
 type ClientMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	ClientCgroups  *ebpf.MapSpec `ebpf:"client_cgroups"`
+	ClientOpeners  *ebpf.MapSpec `ebpf:"client_openers"`
 	ClientPrograms *ebpf.MapSpec `ebpf:"client_programs"`
 	ClientUsers    *ebpf.MapSpec `ebpf:"client_users"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
@@ -156,6 +158,7 @@ func (o *ClientObjects) Close() error {
 type ClientMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	ClientCgroups  *ebpf.Map `ebpf:"client_cgroups"`
+	ClientOpeners  *ebpf.Map `ebpf:"client_openers"`
 	ClientPrograms *ebpf.Map `ebpf:"client_programs"`
 	ClientUsers    *ebpf.Map `ebpf:"client_users"`
 	Counters       *ebpf.Map `ebpf:"counters"`
@@ -171,6 +174,7 @@ func (m *ClientMaps) Close() error {
 	return _ClientClose(
 		m.Allowances,
 		m.ClientCgroups,
+		m.ClientOpeners,
 		m.ClientPrograms,
 		m.ClientUsers,
 		m.Counters,
