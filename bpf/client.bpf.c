@@ -47,6 +47,14 @@ const volatile __u32 client_all = 0;
 /* Deeper control groups have no ancestors beyond; their own rules count all the same. */
 #define MAX_CGROUP_LEVELS 32
 
+/* The sockets that have begun a connection themselves. What they accept is none of them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u8);
+} client_openers SEC(".maps");
+
 /* The kernel's own, as far as we read them; the loader finds the offsets. */
 struct super_block {
 	__u32 s_dev;
@@ -187,9 +195,10 @@ static __always_inline int mark_new(struct bpf_sock *sk, enum sight sight)
 
 /*
  * Of a socket that is older than the programs, or was made by somebody else. A class
- * that is there stays, but that Tor's comes before direct. Who cannot tell a kernel
- * thread from root lets nothing out here. MPTCP has a socket beneath each, which it makes
- * itself and gives the mark, so direct is noted once more.
+ * that is there stays, but that Tor's comes before direct, and that who connects begins:
+ * a socket that was accepted can be disconnected and lead anywhere. Who cannot tell a
+ * kernel thread from root lets nothing out here. MPTCP has a socket beneath each, which it
+ * makes itself and gives the mark, so direct is noted once more.
  */
 static __always_inline enum verdict class_at_connect(struct bpf_sock *sk, enum verdict has,
 						     enum sight sight)
@@ -197,6 +206,8 @@ static __always_inline enum verdict class_at_connect(struct bpf_sock *sk, enum v
 	struct identity who = {};
 	enum verdict class;
 
+	if (has == VERDICT_INBOUND)
+		has = VERDICT_NONE;
 	if (has != VERDICT_NONE && has != VERDICT_DIRECT)
 		return has;
 	class = class_of_task(sight, &who);
@@ -310,30 +321,44 @@ static __always_inline int is_of_lan(const struct packet *p)
  * What was begun outside goes on when nftables, which knows it by conntrack, is flushed, and
  * when a rule for who listens has ended.
  */
-SEC("sockops")
-int torbpf_sockops(struct bpf_sock_ops *ctx)
+static __always_inline void mark_accepted(struct bpf_sock_ops *ctx)
 {
 	struct packet p = {};
 	struct bpf_sock *sk;
 	enum verdict has;
 	__u32 mark, port;
 
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || !client_all ||
-	    bpf_get_netns_cookie(ctx) != netns_cookie)
-		return ALLOW;
 	port = ctx->local_port;
 	if (port == trans_port || port == dns_port || port == resolver_port)
-		return ALLOW;
+		return;
 	parse_accepted(ctx, &p);
 	if (is_self(&p) || is_of_lan(&p))
-		return ALLOW;
+		return;
 	sk = ctx->sk;
-	if (!sk)
-		return ALLOW;
+	if (!sk || bpf_sk_storage_get(&client_openers, sk, NULL, 0))
+		return;
 	has = mark_class(sk->mark);
 	if (has != VERDICT_NONE && has != VERDICT_DIRECT)
-		return ALLOW;
+		return;
 	mark = mark_with(sk->mark, VERDICT_INBOUND);
 	bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+}
+
+/* A socket that has begun a connection, and meets a SYN of its peer's, is established like
+ * one that was accepted; whoever is asked could so become who asks. */
+SEC("sockops")
+int torbpf_sockops(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk;
+
+	if (!client_all || bpf_get_netns_cookie(ctx) != netns_cookie)
+		return ALLOW;
+	if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		mark_accepted(ctx);
+	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
+		return ALLOW;
+	sk = ctx->sk;
+	if (sk)
+		bpf_sk_storage_get(&client_openers, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	return ALLOW;
 }

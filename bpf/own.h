@@ -41,11 +41,23 @@ static __always_inline int udp_between(const struct packet *p, __u16 source, __u
 	       p->sport_be == bpf_htons(source) && p->dport_be == bpf_htons(destination);
 }
 
+/* Whether a destination is none of the internet's, whichever link leads there. */
+static __always_inline int near_destination(const struct packet *p)
+{
+	struct local_subnet *subnet;
+
+	if (group_destination(p) || link_local(p, &p->daddr))
+		return 1;
+	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
+	return subnet && subnet->reserved;
+}
+
+/* A lease is renewed of a server nearby; any other is asked like all of them (RFC 2131, 4.4.5). */
 static __always_inline int keeps_network4(const struct packet *p)
 {
 	if (p->protocol == IPPROTO_IGMP)
 		return ipv4_under(p->daddr.word_be[3], 0xe0000000, 0xffffff00);
-	return udp_between(p, PORT_DHCP_CLIENT, PORT_DHCP);
+	return udp_between(p, PORT_DHCP_CLIENT, PORT_DHCP) && near_destination(p);
 }
 
 /* RFC 8415, 7.1: a client asks all servers and relays of its link. */
@@ -73,13 +85,14 @@ static __always_inline int keeps_network6(struct __sk_buff *skb, const struct pa
 	}
 }
 
-/* Whether a socket is one that a connection was begun to; a SYN cookie is sent by none. */
+/*
+ * Whether a socket is one that a connection was begun to; a SYN cookie is sent by none. One
+ * in BPF_TCP_SYN_RECV may have begun itself, and met a SYN that was sent to catch it. That
+ * is also where TCP Fast Open answers from; it does so once more, for the request.
+ */
 static __always_inline int is_being_opened(struct bpf_sock *sk)
 {
-	if (!sk)
-		return 1;
-	return sk->state == BPF_TCP_LISTEN || sk->state == BPF_TCP_NEW_SYN_RECV ||
-	       sk->state == BPF_TCP_SYN_RECV;
+	return !sk || sk->state == BPF_TCP_LISTEN || sk->state == BPF_TCP_NEW_SYN_RECV;
 }
 
 /*
@@ -93,17 +106,6 @@ static __always_inline int answers_opening(struct __sk_buff *skb, const struct p
 	return p->protocol == IPPROTO_TCP && p->fragment != FRAGMENT_LATER &&
 	       (layer4_byte(skb, p, TCP_FLAGS_OFFSET) & answer) == answer &&
 	       is_being_opened(skb->sk);
-}
-
-/* Whether a destination is none of the internet's, whichever link leads there. */
-static __always_inline int near_destination(const struct packet *p)
-{
-	struct local_subnet *subnet;
-
-	if (group_destination(p) || link_local(p, &p->daddr))
-		return 1;
-	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
-	return subnet && subnet->reserved;
 }
 
 /* Whether an interface is one that the router's own packets may leave by. */

@@ -5,8 +5,10 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -48,15 +50,15 @@ func TestAcceptedConnectionsAreInbound(t *testing.T) {
 			networks = append(networks, "tcp4")
 		}
 		for _, network := range networks {
-			if got := acceptedMark(t, network, c.from, c.to); got != c.want {
+			if got := markOf(t, acceptFrom(t, network, c.from, c.to)); got != c.want {
 				t.Errorf("%s: the accepted socket (%s) has mark %#x, want %#x", c.name, network, got, c.want)
 			}
 		}
 	}
 }
 
-// acceptedMark connects and returns the mark of the other end of it.
-func acceptedMark(t *testing.T, network string, from namespace, to string) uint32 {
+// acceptFrom connects and returns the other end of it.
+func acceptFrom(t *testing.T, network string, from namespace, to string) *net.TCPConn {
 	t.Helper()
 	_, port, err := net.SplitHostPort(to)
 	must(t, err)
@@ -72,8 +74,13 @@ func acceptedMark(t *testing.T, network string, from namespace, to string) uint3
 	}))
 	conn, err := listener.Accept()
 	must(t, err)
-	defer conn.Close()
-	control, err := conn.(*net.TCPConn).SyscallConn()
+	t.Cleanup(func() { conn.Close() })
+	return conn.(*net.TCPConn)
+}
+
+func markOf(t *testing.T, conn syscall.Conn) uint32 {
+	t.Helper()
+	control, err := conn.SyscallConn()
 	must(t, err)
 	mark := 0
 	must(t, control.Control(func(fd uintptr) {
@@ -81,6 +88,48 @@ func acceptedMark(t *testing.T, network string, from namespace, to string) uint3
 	}))
 	must(t, err)
 	return uint32(mark)
+}
+
+// TestAnAcceptedSocketThatConnectsIsNotInbound: disconnected, it leads anywhere.
+func TestAnAcceptedSocketThatConnectsIsNotInbound(t *testing.T) {
+	needCookie(t)
+	l := newLab(t)
+	d := l.open(t, false)
+	guards(t, d, l.clientPlan())
+	for _, c := range []struct {
+		network string
+		to      unix.Sockaddr
+	}{
+		{"tcp4", &unix.SockaddrInet4{Port: 9, Addr: [4]byte{62, 10, 0, 1}}},
+		{"tcp", &unix.SockaddrInet6{Port: 9, Addr: [16]byte{10: 0xff, 11: 0xff, 12: 62, 13: 10, 15: 1}}},
+	} {
+		conn := acceptFrom(t, c.network, l.server, net.JoinHostPort(wanAddr, "22"))
+		if got := markOf(t, conn); got != markInbound {
+			t.Fatalf("%s: the accepted socket has mark %#x, want %#x", c.network, got, markInbound)
+		}
+		control, err := conn.SyscallConn()
+		must(t, err)
+		var refused error
+		must(t, control.Control(func(fd uintptr) {
+			must(t, disconnect(fd))
+			refused = unix.Connect(int(fd), c.to)
+		}))
+		if refused != unix.EINPROGRESS && refused != unix.ECONNREFUSED {
+			t.Fatalf("%s: connect once more: %v", c.network, refused)
+		}
+		if got := markOf(t, conn); got != markNone {
+			t.Errorf("%s: it connects with mark %#x, want none", c.network, got)
+		}
+	}
+}
+
+// disconnect makes of a connected socket one that may connect once more.
+func disconnect(fd uintptr) error {
+	unspecified := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	if _, _, e := unix.Syscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&unspecified)), unsafe.Sizeof(unspecified)); e != 0 {
+		return e
+	}
+	return nil
 }
 
 // here is the network namespace of the test.

@@ -268,7 +268,9 @@ func TestConnectMarksAnOlderSocket(t *testing.T) {
 		{"none, tor", 0x35, 0x35 | markTor, config.PolicyTor},
 		{"tor, direct", markTor, markTor, config.PolicyDirect},
 		{"direct, tor", markDirect | 0x8000, markTor | 0x8000, config.PolicyTor},
-		{"inbound, tor", markInbound, markInbound, config.PolicyTor},
+		{"inbound, tor", markInbound, markTor, config.PolicyTor},
+		{"inbound, direct", markInbound | 0x35, markDirect | 0x35, config.PolicyDirect},
+		{"inbound, for a stranger", markInbound | 0x35, 0x35, ""},
 		{"direct, for a stranger", markDirect, markDirect, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -54,7 +54,7 @@ func (b *builder) clientClassifyChains() []chain {
 	chains := []chain{
 		baseChain(chainClientClassify, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityLateMarks, rules...),
 		b.clientLoopback(),
-		subChain(chainClientLink, b.linkRules(b.give(abi.VerdictLocal))...),
+		subChain(chainClientLink, slices.Concat(housekeepingRules(b.give(abi.VerdictLocal)), b.torLinkRules(), b.linkRules(b.give(abi.VerdictLocal)))...),
 		subChain(chainClientDNS, append(b.portRules(true),
 			newRule("DNS, whomever it asks: the sentry answers", b.give(abi.VerdictResolver)))...),
 		subChain(chainClientTor,
@@ -103,17 +103,25 @@ func (b *builder) isRedirected() []expr.Any {
 	})
 }
 
-// clientLoopback leaves alone what stays here, but for queries of what runs by Tor: a
-// resolver of this machine may ask in clear for it. Its class would block the rest.
+// clientLoopback leaves alone what stays here, but for what would go on in clear for what
+// runs by Tor: a resolver of this machine, or the proxy past Tor. Its class would block the
+// rest.
 func (b *builder) clientLoopback() chain {
 	tor := b.isClass(abi.VerdictTor)
 	others := markIsNot(b.class(abi.VerdictTor), b.Mark.ClassMask())
 	why := "a resolver of this machine would ask in clear for what runs by Tor"
-	return subChain(chainClientLoopback,
+	rules := []rule{
 		newRule("of nobody who runs by Tor alone", others, accept()),
 		newRule(why, tor, protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
 		newRule(why, tor, protocol(unix.IPPROTO_TCP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
-		newRule("to a neighbour on this machine", tor, setMark(^b.Mark.Mask(), 0)))
+		newRule(why, tor, protocol(unix.IPPROTO_TCP), toPort(portDNSTLS), reject(RefusedClient, unix.NFT_REJECT_TCP_RST, 0)),
+		newRule(why, tor, protocol(unix.IPPROTO_UDP), toPort(portDNSTLS), drop(RefusedClient)),
+	}
+	if port := b.Client.ProxyPort; port != 0 {
+		rules = append(rules, newRule("the proxy past Tor is for others", tor, protocol(unix.IPPROTO_TCP), toPort(port),
+			reject(RefusedClient, unix.NFT_REJECT_TCP_RST, 0)))
+	}
+	return subChain(chainClientLoopback, append(rules, newRule("to a neighbour on this machine", tor, setMark(^b.Mark.Mask(), 0)))...)
 }
 
 // clientAnswers let out what answers a connection from outside, as conntrack knows it.
@@ -143,16 +151,39 @@ func (b *builder) clientDNSRules() []rule {
 	}
 }
 
-// linkRules match what never gets further than a link, and what a machine needs to stay on
-// its network.
-func (b *builder) linkRules(then []expr.Any) []rule {
-	udp := protocol(unix.IPPROTO_UDP)
+// housekeepingRules match that by which the kernel stays on a link; no program's words.
+func housekeepingRules(then []expr.Any) []rule {
 	memberships := slices.Concat(protocol(icmp6.number), []expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1, reg1), equal([]byte{143})})
-	rules := []rule{
+	return []rule{
 		newRule("neighbour discovery and the like", linkHousekeeping(), then),
 		newRule("which groups it is in", memberships, toPrefix(netip.MustParsePrefix("ff02::/16")), then),
-		newRule("a DHCP client", udp, ports(68, 67), then),
-		newRule("a DHCPv6 client", udp, ports(546, 547), then),
+	}
+}
+
+// toMany are the destinations of all on a link, and of groups.
+var toMany = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("ff00::/8")}
+
+// torLinkRules keep what runs by Tor from telling the link what it looks for.
+func (b *builder) torLinkRules() []rule {
+	var rules []rule
+	for _, p := range toMany {
+		rules = append(rules, newRule("who runs by Tor tells nobody", b.isClass(abi.VerdictTor), toPrefix(p), b.give(abi.VerdictRefused)))
+	}
+	return append(rules, newRule("who runs by Tor keeps no network", b.isClass(abi.VerdictTor), leave()))
+}
+
+// linkRules match what never gets further than a link, and what a machine needs to stay on
+// its network. A lease is renewed of a server of the own subnets only; any other is asked
+// like all of them, when the lease is about to end (RFC 2131, 4.4.5).
+func (b *builder) linkRules(then []expr.Any) []rule {
+	udp := protocol(unix.IPPROTO_UDP)
+	client4, client6 := slices.Concat(udp, ports(68, 67)), slices.Concat(udp, ports(546, 547))
+	rules := []rule{
+		newRule("a DHCP client asks all", client4, toPrefix(netip.MustParsePrefix("255.255.255.255/32")), then),
+		newRule("a DHCP client asks its server", client4, outAndTo(ipv4), []expr.Any{in(setClientLocal4)}, then),
+		newRule("a DHCPv6 client asks all", client6, toPrefix(netip.MustParsePrefix("ff02::1:2/128")), then),
+		newRule("a DHCPv6 client asks its server", client6, toPrefix(netip.MustParsePrefix("fe80::/10")), then),
+		newRule("a DHCPv6 client asks its server", client6, outAndTo(ipv6), []expr.Any{in(setClientLocal6)}, then),
 	}
 	if b.hasLANs() {
 		rules = append(rules,
@@ -162,8 +193,8 @@ func (b *builder) linkRules(then []expr.Any) []rule {
 	if b.LocalMode == config.LocalNone {
 		return rules
 	}
-	for _, p := range []string{"224.0.0.0/4", "255.255.255.255/32", "ff00::/8"} {
-		rules = append(rules, newRule("to all, or to a group", toPrefix(netip.MustParsePrefix(p)), then))
+	for _, p := range toMany {
+		rules = append(rules, newRule("to all, or to a group", toPrefix(p), then))
 	}
 	return rules
 }
@@ -243,7 +274,9 @@ func (b *builder) exitRules(then []expr.Any) []rule {
 	return rules
 }
 
-// localRules match what goes to a neighbour by the interface that leads there.
+// localRules match what goes to a neighbour by the interface that leads there. 169.254/16 is
+// a subnet like others: where no interface has an address of it, it takes the default route,
+// and a cloud's metadata server there knows which machine this is.
 func (b *builder) localRules(then []expr.Any) []rule {
 	why := "a subnet behind the interface it was learned on"
 	rules := []rule{
@@ -253,10 +286,7 @@ func (b *builder) localRules(then []expr.Any) []rule {
 	if b.LocalMode == config.LocalNone {
 		return rules
 	}
-	for _, p := range []string{"169.254.0.0/16", "fe80::/10"} {
-		rules = append(rules, newRule("link-local", toPrefix(netip.MustParsePrefix(p)), then))
-	}
-	return rules
+	return append(rules, newRule("link-local", toPrefix(netip.MustParsePrefix("fe80::/10")), then))
 }
 
 // give sets the class and is done.

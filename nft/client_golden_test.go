@@ -13,7 +13,7 @@ func clientPlan() *plan.Plan {
 	p.LANs = nil
 	p.Onion4 = netip.MustParsePrefix("10.192.0.0/10")
 	p.Onion6 = netip.MustParsePrefix("fd7a:6f6e:696f::/48")
-	p.Client = &plan.Client{All: true}
+	p.Client = &plan.Client{All: true, ProxyPort: config.DefaultProxyPort}
 	for _, s := range []struct{ name, prefix string }{
 		{"wan0", "192.168.99.0/24"},
 		{"wan0", "fd99::/64"},
@@ -43,7 +43,7 @@ func clientPlan() *plan.Plan {
 // clientExecPlan is for `torbpf exec --tor` on a machine that is direct otherwise.
 func clientExecPlan() *plan.Plan {
 	p := clientPlan()
-	p.Client = &plan.Client{}
+	p.Client = &plan.Client{ProxyPort: config.DefaultProxyPort}
 	return p
 }
 

@@ -73,7 +73,9 @@ func (b *builder) clientDiversions() map[abi.Verdict]expr.Verdict {
 
 // clientOpenings remembers in the ct mark which connections to this machine began outside.
 // It is asked about first packets only, and not about those over lo, which have met the
-// same question at postrouting. Devices are answered by their LAN, without this.
+// same question at postrouting. Devices are answered by their LAN, without this. What is
+// remembered lets out whoever sends to that peer from that port later on: so it must be
+// nobody who begins, and the peer must be where the packet came from.
 func (b *builder) clientOpenings() []chain {
 	if !b.Client.All {
 		return nil
@@ -83,19 +85,25 @@ func (b *builder) clientOpenings() []chain {
 	if b.hasLANs() {
 		rules = append(rules, newRule("a LAN began it", fromLAN(), leave()))
 	}
-	old := "this machine may have begun it before anything was tracked"
+	back := newRule("an answer would take another way than back", comesFromElsewhere(), leave())
+	if b.strict {
+		back = newRule("this kernel cannot tell by which way an answer would go; by TCP who begins is told from who answers",
+			notProtocol(unix.IPPROTO_TCP), leave())
+	}
 	return []chain{baseChain(chainClientOpenings, nftables.ChainTypeNAT, nftables.ChainHookInput, plan.PriorityClassify, append(rules,
 		newRule("tc has classified it: it is from a LAN whose interface was renamed",
 			markIsNot(0, b.Mark.ClassMask()), leave()),
 		newRule("the middle of a connection that this machine may have begun", tcpFlagsAreNot(tcpSYN, handshake), leave()),
-		newRule(old, settling(), protocol(unix.IPPROTO_UDP), toPortFrom(ephemeral), leave()),
-		newRule(old, settling(), notProtocol(unix.IPPROTO_TCP), notProtocol(unix.IPPROTO_UDP),
+		newRule("the kernel gives such a port to who begins: a stranger could guess it, and open the way to itself",
+			protocol(unix.IPPROTO_UDP), toPortFrom(ephemeral), leave()),
+		newRule("this machine may have begun it before anything was tracked", settling(), notProtocol(unix.IPPROTO_TCP), notProtocol(unix.IPPROTO_UDP),
 			notProtocol(icmp4.number), notProtocol(icmp6.number), leave()),
+		back,
 		newRule("began outside", ctStateIn(expr.CtStateBitNEW),
 			setCtMark(^b.Mark.ClassMask(), b.class(abi.VerdictInbound))))...)}
 }
 
-// settling matches while flows may be older than our table: for most protocols nothing in a
+// settling matches while flows may be older than our table: of most protocols nothing in a
 // packet says who began.
 func settling() []expr.Any { return []expr.Any{meta(expr.MetaKeyNFPROTO), in(setClientSettle)} }
 
@@ -142,7 +150,7 @@ func (b *builder) clientGuardChains() []chain {
 		guard,
 		subChain(chainClientDiverted, append(diverted,
 			refuse("it was not redirected: its connection is older than what redirects it, or somebody else's rule was first", DroppedClientUndiverted)...)...),
-		subChain(chainClientLocal, append(b.localRules(accept()), b.linkRules(accept())...)...),
+		subChain(chainClientLocal, slices.Concat(b.localRules(accept()), housekeepingRules(accept()), b.linkRules(accept()))...),
 		subChain(chainClientVia, b.exitRules(accept())...),
 		b.clientEgress(),
 	}

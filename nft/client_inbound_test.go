@@ -150,11 +150,7 @@ func TestOldFlowsAreNotTakenForNewOnes(t *testing.T) {
 	if err := Apply(p); err != nil {
 		t.Fatal(err)
 	}
-	l.serve(nil, "udp", ":40000", "machine")
-	before := l.drops(RefusedClient)
 	heard := l.outside.countAll(t)
-	l.fromOutside(unix.IPPROTO_UDP, []byte{40000 >> 8, 40000 & 0xff, 40000 >> 8, 40000 & 0xff, 0, 8, 0, 0}) // an old peer
-	l.eventually("the answer is refused", func() bool { return l.drops(RefusedClient) > before })
 	answer := func() string {
 		l.fromOutside(odd, []byte("?"))
 		l.eventually("it is here", func() bool { return matches(l.conntrack("-L"), fmt.Sprintf(`unknown +%d`, odd)) })
@@ -180,10 +176,69 @@ func TestOldFlowsAreNotTakenForNewOnes(t *testing.T) {
 	if got := answer(); got != "sent" {
 		t.Errorf("later a peer by another protocol gets %s", got)
 	}
-	l.serve(nil, "udp", ":40001", "machine")
-	if got := l.askFromOutside("udp", "", to(wan4, "40001")); got != "machine" {
-		t.Errorf("later %s", got)
+}
+
+// TestAStrangersDatagramOpensNoPortOfWhoBegins: it need only reach it before the program that
+// gets the port asks the same stranger.
+func TestAStrangersDatagramOpensNoPortOfWhoBegins(t *testing.T) {
+	l := newClientLab(t)
+	l.apply(l.plan())
+	heard := l.outside.countAll(t)
+	for _, site := range []string{site4, site6} {
+		own := map[bool]string{true: wan4, false: wan6}[site == site4]
+		for _, port := range []string{"32768", "40000", "60999"} {
+			err := l.outside.do(func() error { return sendFrom(to(site, "443"), to(own, port)) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.eventually("it is known", func() bool {
+				return matches(l.conntrack("-L", "-f", map[bool]string{true: "ipv4", false: "ipv6"}[site == site4]), "sport=443 dport="+port)
+			})
+			if got := answerOr("sent", l.own.do(func() error { return sendFrom(to(own, port), to(site, "443")) })); got != refusedUDP {
+				t.Errorf("who begins from port %s to %s: %s, want %s", port, site, got, refusedUDP)
+			}
+		}
 	}
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d packets", n)
+	}
+	l.wantNothingInbound()
+	l.serve(nil, "udp", ":32767", "machine")
+	if got := l.askFromOutside("udp", "", to(wan4, "32767")); got != "machine" {
+		t.Errorf("who serves below gives %s", got)
+	}
+}
+
+// sendFrom sends a datagram from an address to another.
+func sendFrom(from, to string) error {
+	dialer := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.MustParseAddrPort(from))}
+	conn, err := dialer.Dial("udp", to)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte("?"))
+	return err
+}
+
+// TestAForgedSourceOpensNothing: a neighbour's datagram in the name of a site.
+func TestAForgedSourceOpensNothing(t *testing.T) {
+	l := newClientLab(t)
+	l.apply(l.plan())
+	l.serve(nil, "udp", ":500", "machine")
+	before := l.drops(RefusedClient)
+	heard := l.outside.countAll(t)
+	if err := bringUp(l.dmz.nl, "lo", []string{site4 + "/32"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.dmz.do(func() error { return sendFrom(to(site4, "500"), to(wan4, "500")) }); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the answer is refused", func() bool { return l.drops(RefusedClient) > before })
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d packets", n)
+	}
+	l.wantNothingInbound()
 }
 
 // odd is a protocol of which nobody knows anything.
@@ -209,12 +264,12 @@ func (l *clientLab) fromOutside(protocol int, packet []byte) {
 func TestAStrangersQueryOpensNoWayForQueries(t *testing.T) {
 	l := newClientLab(t)
 	l.apply(l.plan())
-	l.serve(nil, "udp", ":40000", "machine")
-	if got := l.askFromOutside("udp", site4+":53000", wan4+":40000"); got != "machine" {
+	l.serve(nil, "udp", ":4000", "machine")
+	if got := l.askFromOutside("udp", site4+":53000", wan4+":4000"); got != "machine" {
 		t.Errorf("who begins from another port gets %s", got)
 	}
 	before := l.drops(DroppedClientUndiverted)
-	l.fromOutside(unix.IPPROTO_UDP, []byte{0, 53, 40000 >> 8, 40000 & 0xff, 0, 8, 0, 0})
+	l.fromOutside(unix.IPPROTO_UDP, []byte{0, 53, 4000 >> 8, 4000 & 0xff, 0, 8, 0, 0})
 	l.eventually("the answer is refused", func() bool { return l.drops(DroppedClientUndiverted) > before })
 	l.mustDrop(DroppedClientUndiverted, "TCP", func(ctx context.Context) (string, error) {
 		return ask(ctx, l.outside, "tcp", holed4+":53", wan4+":22")

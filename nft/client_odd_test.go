@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/testnet"
 )
 
@@ -131,10 +132,14 @@ func TestWhatALinkNeedsGoesOut(t *testing.T) {
 			{"mDNS", group, unix.AF_INET, toDevice("wan0"), sockaddr("224.0.0.251", 5353)},
 			{"mDNS over IPv6", group, unix.AF_INET6, toDevice("wan0"), sockaddr("ff02::fb", 5353)},
 			{"a broadcast", group, unix.AF_INET, toDevice("wan0"), sockaddr("255.255.255.255", 9)},
-			{"link-local", group, unix.AF_INET, toDevice("wan0"), sockaddr("169.254.9.9", 9)},
+			{"link-local where no interface has such an address", refusedUDP, unix.AF_INET, toDevice("wan0"), sockaddr("169.254.9.9", 9)},
 			{"link-local over IPv6", group, unix.AF_INET6, toDevice("wan0"), sockaddr("fe80::9", 9)},
-			{"DHCP", "sent", unix.AF_INET, dhcp, sockaddr(outside4, 67)},
-			{"DHCPv6", "sent", unix.AF_INET6, bound(546), sockaddr(outside6, 547)},
+			{"DHCP", "sent", unix.AF_INET, both(dhcp, toDevice("wan0")), sockaddr("255.255.255.255", 67)},
+			{"DHCP, of a server of its subnet", group, unix.AF_INET, dhcp, sockaddr(near4, 67)},
+			{"DHCP, of a server elsewhere", refusedUDP, unix.AF_INET, dhcp, sockaddr(outside4, 67)},
+			{"DHCPv6", "sent", unix.AF_INET6, both(bound(546), toDevice("wan0")), sockaddr("ff02::1:2", 547)},
+			{"DHCPv6, of a server of its link", "sent", unix.AF_INET6, both(bound(546), toDevice("wan0")), sockaddr("fe80::9", 547)},
+			{"DHCPv6, of a server elsewhere", refusedUDP, unix.AF_INET6, bound(546), sockaddr(outside6, 547)},
 			{"another port than DHCP's", refusedUDP, unix.AF_INET, bound(69), sockaddr(outside4, 67)},
 			{"another port than DHCPv6's", refusedUDP, unix.AF_INET6, bound(546), sockaddr(outside6, 548)},
 		} {
@@ -148,6 +153,62 @@ func TestWhatALinkNeedsGoesOut(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestWhatRunsByTorTellsTheLinkNothing but what the kernel itself says there.
+func TestWhatRunsByTorTellsTheLinkNothing(t *testing.T) {
+	l := newClientLab(t)
+	for _, all := range []bool{true, false} {
+		p := l.plan()
+		p.Client.All, p.LocalMode = all, config.LocalReserved
+		p.Client.Direct = append(p.Client.Direct, plan.Opening{Prefix: toMany[0]}, plan.Opening{Prefix: toMany[2]})
+		l.apply(p)
+		for _, test := range []struct {
+			domain, port int
+			to           string
+			toPort       int
+		}{
+			{unix.AF_INET, 0, "224.0.0.251", 5353},
+			{unix.AF_INET, 0, "239.255.255.250", 1900},
+			{unix.AF_INET, 0, "255.255.255.255", 9},
+			{unix.AF_INET6, 0, "ff02::fb", 5353},
+			{unix.AF_INET, 68, "255.255.255.255", 67},
+			{unix.AF_INET6, 546, "ff02::1:2", 547},
+		} {
+			ready := func(fd int) error {
+				return errors.Join(toDevice("wan0")(fd), bound(test.port)(fd), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, markTor))
+			}
+			if got := l.send(test.domain, unix.SOCK_DGRAM, 0, ready, []byte("?"), sockaddr(test.to, test.toPort)); got != refusedUDP {
+				t.Errorf("all %v: to %s port %d: %s, want %s", all, test.to, test.toPort, got, refusedUDP)
+			}
+		}
+		ready := both(toDevice("wan0"), func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, markTor) })
+		if got := l.send(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6, ready, []byte{135, 0, 0, 0, 0, 0, 0, 0}, sockaddr("ff02::2", 0)); got != "sent" {
+			t.Errorf("neighbour discovery: %s", got)
+		}
+	}
+}
+
+// TestLinkLocalIsLocalWhereAnInterfaceIsOnSuchALink and nowhere else.
+func TestLinkLocalIsLocalWhereAnInterfaceIsOnSuchALink(t *testing.T) {
+	l := newClientLab(t)
+	if err := errors.Join(bringUp(l.outside.nl, "eth0", []string{"169.254.9.9/16"}), bringUp(l.router, "wan0", []string{"169.254.9.1/16"})); err != nil {
+		t.Fatal(err)
+	}
+	l.serve(l.outside, "udp", "169.254.9.9:80", "outside")
+	p := l.plan()
+	p.Client.Local = append(p.Client.Local, plan.LocalSubnet{Name: "wan0", Prefix: netip.MustParsePrefix("169.254.0.0/16")})
+	l.apply(p)
+	l.mustGet(want{0, "udp", "169.254.9.9:80", "outside"})
+	l.route("169.254.169.254", dmz4)
+	p.Client.Exits = nil
+	l.apply(p)
+	l.mustGet(want{0, "udp", "169.254.169.254:80", refusedUDP}, want{0, "tcp", "169.254.169.254:80", "trans 169.254.169.254:80"})
+}
+
+// both readies a socket in two ways.
+func both(first, second func(fd int) error) func(fd int) error {
+	return func(fd int) error { return errors.Join(first(fd), second(fd)) }
 }
 
 // toDevice binds a socket to an interface, and lets it send to all.

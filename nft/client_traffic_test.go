@@ -237,3 +237,36 @@ func TestOnlyWhatRunsByTorIsJudgedWithoutTheRest(t *testing.T) {
 		want{markTor, "udp", to(direct4, "80"), "outside"},
 		want{markTor, "tcp", to(dmz4, "80"), "dmz"})
 }
+
+// TestWhatRunsByTorReachesNobodyHereWhoGoesOnInClear: neither the proxy past Tor nor a
+// resolver of this machine that is asked over TLS or QUIC.
+func TestWhatRunsByTorReachesNobodyHereWhoGoesOnInClear(t *testing.T) {
+	l := newClientLab(t)
+	for _, host := range []string{"127.0.0.1", "::1", wan4} {
+		l.serve(nil, "tcp", to(host, "3128"), "proxy")
+		l.serve(nil, "tcp", to(host, "853"), "resolver")
+		l.serve(nil, "udp", to(host, "853"), "resolver")
+	}
+	for _, all := range []bool{true, false} {
+		p := l.plan()
+		p.Client.All, p.Client.ProxyPort = all, 3128
+		l.apply(p)
+		for _, host := range []string{"127.0.0.1", "::1", wan4} {
+			for _, mark := range []int{0, markDirect} {
+				l.mustGet(
+					want{mark, "tcp", to(host, "3128"), "proxy"},
+					want{mark, "tcp", to(host, "853"), "resolver"},
+					want{mark, "udp", to(host, "853"), "resolver"})
+			}
+			before := l.drops(RefusedClient)
+			l.mustGet(
+				want{markTor, "tcp", to(host, "3128"), refusedTCP},
+				want{markTor, "tcp", to(host, "853"), refusedTCP},
+				want{markTor, "udp", to(host, "853"), refusedUDP})
+			if n := l.drops(RefusedClient) - before; n < 3 {
+				t.Errorf("to %s: %d of 3 refusals are counted", host, n)
+			}
+			l.mustGet(want{markTor, "tcp", to(host, "22"), "machine"})
+		}
+	}
+}

@@ -26,6 +26,7 @@ type ClientProgramKey struct {
 const (
 	ClientMapAllowances       = "allowances"
 	ClientMapClientCgroups    = "client_cgroups"
+	ClientMapClientOpeners    = "client_openers"
 	ClientMapClientPrograms   = "client_programs"
 	ClientMapClientSockets    = "client_sockets"
 	ClientMapClientUsers      = "client_users"
@@ -111,6 +112,7 @@ type ClientProgramSpecs struct {
 type ClientMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	ClientCgroups  *ebpf.MapSpec `ebpf:"client_cgroups"`
+	ClientOpeners  *ebpf.MapSpec `ebpf:"client_openers"`
 	ClientPrograms *ebpf.MapSpec `ebpf:"client_programs"`
 	ClientSockets  *ebpf.MapSpec `ebpf:"client_sockets"`
 	ClientUsers    *ebpf.MapSpec `ebpf:"client_users"`
@@ -160,6 +162,7 @@ func (o *ClientObjects) Close() error {
 type ClientMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	ClientCgroups  *ebpf.Map `ebpf:"client_cgroups"`
+	ClientOpeners  *ebpf.Map `ebpf:"client_openers"`
 	ClientPrograms *ebpf.Map `ebpf:"client_programs"`
 	ClientSockets  *ebpf.Map `ebpf:"client_sockets"`
 	ClientUsers    *ebpf.Map `ebpf:"client_users"`
@@ -177,6 +180,7 @@ func (m *ClientMaps) Close() error {
 	return _ClientClose(
 		m.Allowances,
 		m.ClientCgroups,
+		m.ClientOpeners,
 		m.ClientPrograms,
 		m.ClientSockets,
 		m.ClientUsers,

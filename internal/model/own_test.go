@@ -106,7 +106,8 @@ func ownIPv4Rows() []ownRow {
 	}
 	return []ownRow{
 		row("DHCP", true, ip("0.0.0.0", "255.255.255.255", udp(68, 67))),
-		row("DHCP, renewal", true, ip(wan4, web4, udp(68, 67))),
+		row("DHCP, renewal", true, ip(wan4, near4, udp(68, 67))),
+		row("DHCP, renewal of a server elsewhere", false, ip(wan4, web4, udp(68, 67))),
 		row("DHCP by TCP", false, ip(wan4, web4, tcp(68, 67, tcpSYN))),
 		row("DHCP from another port", false, ip(wan4, web4, udp(69, 67))),
 		row("DHCP of a server", false, ip(wan4, web4, udp(67, 68))),
@@ -123,7 +124,8 @@ func ownIPv4Rows() []ownRow {
 		row("ping", false, ip(wan4, web4, ping())),
 		row("mDNS", false, ip(wan4, mdns4, udp(5353, 5353))),
 		{name: "own: SYN+ACK, tor", frame: ether(ip(wan4, web4, tcp(22, 40000, synAck))), class: abi.VerdictTor},
-		{name: "own: DHCP, local", frame: ether(ip(wan4, web4, udp(68, 67))), class: abi.VerdictLocal, all: true, exec: true},
+		{name: "own: DHCP, local", frame: ether(ip("0.0.0.0", "255.255.255.255", udp(68, 67))), class: abi.VerdictLocal, all: true, exec: true},
+		{name: "own: DHCP to a server elsewhere, local", frame: ether(ip(wan4, web4, udp(68, 67))), class: abi.VerdictLocal},
 	}
 }
 

@@ -136,3 +136,12 @@ func TestClientNeedsNoLAN(t *testing.T) {
 		t.Errorf("plan %+v, %v", p, err)
 	}
 }
+
+// TestThePlanSaysWhereTheProxyPastTorIs so that what runs by Tor is kept from it.
+func TestThePlanSaysWhereTheProxyPastTorIs(t *testing.T) {
+	var cfg config.Config
+	cfg.Client.Enable, cfg.Client.ProxyPort = true, config.DefaultProxyPort
+	if got := client(cfg, Host{}, nil).ProxyPort; got != config.DefaultProxyPort {
+		t.Errorf("it is at port %d, want %d", got, config.DefaultProxyPort)
+	}
+}

@@ -3,6 +3,7 @@ package router
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +58,7 @@ type marker struct {
 	listening map[uint16]bool
 	// unprivileged is the first port that anybody may listen on.
 	unprivileged uint16
-	note      func(descriptor int, by plan.Identity) error // writes down why a socket is direct
+	note         func(descriptor int, by plan.Identity) error // writes down why a socket is direct
 }
 
 type tcpFlow struct{ from, to netip.AddrPort }
