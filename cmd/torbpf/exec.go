@@ -38,7 +38,8 @@ DNS goes through Tor, whichever server it asks; the sockets of nscd, systemd-res
 and Avahi, which would ask in its place, are hidden from it. It gains no privilege:
 sudo, su and ping with file capabilities do not work in it. Root's programs (--user
 root) lose the capabilities that would lead around Tor. 32-bit x86 programs that use
-socketcall get no sockets.
+socketcall get no sockets. Variables that name proxies are taken from its environment, and
+to it /sys and /proc/sys are read-only.
 What it cannot hold back is a program that asks other programs to fetch things: over
 D-Bus, of a browser that is open already, of a container engine.
 

@@ -97,3 +97,14 @@ func (a account) environment(of []string) []string {
 	}
 	return env
 }
+
+// proxies are the variables by which programs are told of proxies, in either case. One of
+// this machine may lead past Tor.
+var proxies = []string{"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "socks_proxy", "no_proxy"}
+
+func withoutProxies(env []string) []string {
+	return slices.DeleteFunc(env, func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return slices.Contains(proxies, strings.ToLower(name))
+	})
+}

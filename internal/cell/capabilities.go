@@ -8,16 +8,16 @@ import (
 )
 
 // kept are the capabilities that root's programs keep with policy tor: they are about files
-// and processes. Every other could lead around Tor, by raw frames, marks, rules, other
+// and processes. Every other could lead around Tor, by raw frames, DHCP, marks, rules, other
 // processes' memory, devices or mounts; so could those that kernels to come will know.
 var kept = []uintptr{
 	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
-	unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SETPCAP, unix.CAP_NET_BIND_SERVICE,
+	unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SETPCAP,
 	unix.CAP_SYS_CHROOT, unix.CAP_SYS_NICE, unix.CAP_LEASE, unix.CAP_AUDIT_WRITE, unix.CAP_SETFCAP,
 }
 
 // confineThread takes from the calling thread, and from what it executes, every capability
-// but those kept, every way to get one back, and every kind of socket that Tor does not know.
+// but those kept, every way to get one back, and the system calls that lead around Tor.
 func confineThread() error {
 	var mask uint64
 	for _, capability := range kept {
@@ -46,7 +46,7 @@ func confineThread() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
-	return restrictSockets()
+	return restrictCalls(true)
 }
 
 // boundCapabilities drops all but the mask from the bounding set.

@@ -50,13 +50,13 @@ func TestPolicyTorTakesWhatLeadsAroundIt(t *testing.T) {
 	}
 }
 
-func TestPolicyDirectTakesNothing(t *testing.T) {
+func TestPolicyDirectTakesNoPrivilege(t *testing.T) {
 	own, err := os.ReadFile("/proc/self/status")
 	must(t, err)
 	b := newBench(t, config.PolicyDirect)
 	for field, value := range b.status() {
 		switch field {
-		case "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "Gid", "Groups":
+		case "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Uid", "Gid", "Groups":
 			if !strings.Contains(strings.Join(strings.Fields(string(own)), " "), strings.TrimSpace(field+": "+value)) {
 				t.Errorf("%s is %q, unlike ours", field, value)
 			}
@@ -84,7 +84,7 @@ func TestRootOnTorCannotLeaveItsGroup(t *testing.T) {
 	}
 }
 
-// probe is a static program that tries what kinds of sockets it gets.
+// probe is a static program that tries which calls it may make.
 const probe = `package main
 
 import (
@@ -107,10 +107,17 @@ func main() {
 	fmt.Println("mark", syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, 36, 0x1000000))
 	_, _, number := syscall.Syscall(425, 1, 0, 0)
 	fmt.Println("io_uring", number)
+	_, err = syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM, 262)
+	fmt.Println("mptcp", err)
+	_, _, number = syscall.Syscall(syscall.SYS_IOCTL, 0, 0xffffffff00005412, 0)
+	fmt.Println("typing", number)
+	_, _, number = syscall.Syscall(syscall.SYS_KEYCTL, 0, 0, 0)
+	fmt.Println("keys", number)
 }
 `
 
-func TestAStaticProgramOnTorGetsNoOtherSockets(t *testing.T) {
+func buildProbe(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "probe.go"), []byte(probe), 0o600))
 	build := exec.Command("go", "build", "-o", filepath.Join(dir, "probe"), filepath.Join(dir, "probe.go"))
@@ -118,6 +125,40 @@ func TestAStaticProgramOnTorGetsNoOtherSockets(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	return filepath.Join(dir, "probe")
+}
+
+// TestPolicyDirectKeepsTheTerminal: what is typed there the caller's shell would run.
+func TestPolicyDirectKeepsTheTerminal(t *testing.T) {
+	b := newBench(t, config.PolicyDirect)
+	if got := b.run(buildProbe(t)); !strings.Contains(got.out, "typing operation not permitted\n") || !strings.Contains(got.out, "mptcp <nil>\n") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestPolicyTorKnowsNoProxies(t *testing.T) {
+	b := newBench(t, config.PolicyTor)
+	b.env = []string{"http_proxy=http://127.0.0.1:3128", "ALL_PROXY=socks5://127.0.0.1:9", "kept=1"}
+	if got := b.run("env"); strings.Contains(strings.ToLower(got.out), "_proxy=") || !strings.Contains(got.out, "kept=1\n") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestRootOnTorChangesNothingOfTheKernels(t *testing.T) {
+	b := newBench(t, config.PolicyTor)
+	b.World = t.TempDir()
+	must(t, os.MkdirAll(b.World+"/run/torbpf/bpf", 0o755))
+	got := b.run("sh", "-c", `
+		ls /run/torbpf
+		echo 1 >/proc/sys/net/ipv4/ip_forward && echo forwarding
+		echo core >/proc/sys/kernel/core_pattern && echo cores
+		touch /sys/kernel/x`)
+	if got.out != "" || strings.Count(got.err, "Read-only file system") != 3 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestAStaticProgramOnTorGetsNoOtherSockets(t *testing.T) {
 	b := newBench(t, config.PolicyTor)
 	want := `true
 1 <nil>
@@ -130,8 +171,11 @@ func TestAStaticProgramOnTorGetsNoOtherSockets(t *testing.T) {
 raw operation not permitted
 mark operation not permitted
 io_uring function not implemented
+mptcp protocol not supported
+typing operation not permitted
+keys operation not permitted
 `
-	if got := b.run(filepath.Join(dir, "probe")); got.code != 0 || got.out != want {
+	if got := b.run(buildProbe(t)); got.code != 0 || got.out != want {
 		t.Errorf("%+v\nwant\n%s", got, want)
 	}
 }

@@ -22,6 +22,20 @@ var (
 	callers   = []string{"/run/avahi-daemon", "/var/run/avahi-daemon"}
 )
 
+// own has torbpf's state, and its programs' pins: whoever removes them opens the cell.
+const own = "/run/torbpf"
+
+// controls are where root's programs could have the kernel, or others, act for them.
+var controls = []string{"/sys", "/proc/sys"}
+
+// protect makes all that is mounted below a folder read-only (Linux 5.12).
+func protect(at string) error {
+	if err := unix.Mount(at, at, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	return unix.MountSetattr(-1, at, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+}
+
 // arrangeMounts makes the program's view of the file system, in the mount namespace of this
 // process.
 func (o order) arrangeMounts() error {
@@ -33,8 +47,13 @@ func (o order) arrangeMounts() error {
 		if err := protectGroups(); err != nil {
 			return err
 		}
-		if err := hide(callers); err != nil {
+		if err := hide(append(callers, own)); err != nil {
 			return err
+		}
+		for _, at := range controls {
+			if err := protect(at); err != nil {
+				return fmt.Errorf("protect %s: %w", at, err)
+			}
 		}
 	}
 	if err := hide(answerers); err != nil {

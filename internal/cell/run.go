@@ -173,6 +173,9 @@ func newStage(o order, stage []string, group *os.File) (*exec.Cmd, *pipes, error
 	cmd := exec.Command("/proc/self/exe", stage...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = o.Account.environment(os.Environ())
+	if o.Policy == config.PolicyTor {
+		cmd.Env = withoutProxies(cmd.Env)
+	}
 	cmd.ExtraFiles = []*os.File{p.orderRead, p.refusalWrite} // stageOrder, stageRefusal
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		UseCgroupFD: true,

@@ -63,10 +63,12 @@ func (o order) carryOut() error {
 	if err := o.arrangeMounts(); err != nil {
 		return err
 	}
+	restrict := func() error { return restrictCalls(false) }
 	if o.Policy == config.PolicyTor {
-		if err := confineThread(); err != nil {
-			return err
-		}
+		restrict = confineThread
+	}
+	if err := restrict(); err != nil {
+		return err
 	}
 	if err := o.Account.assume(); err != nil {
 		return err

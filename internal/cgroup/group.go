@@ -14,7 +14,7 @@ import (
 
 const (
 	family     = "torbpf" // the group that holds all of ours
-	permission = 0o755    // root alone moves processes into a group
+	permission = 0o700    // who opens a folder could hold its lock
 	attempts   = 16       // against others who remove an empty parent at the same time
 )
 

@@ -116,7 +116,7 @@ func TestGroupsAreMadeListedAndRemovedWithTheirParents(t *testing.T) {
 	}
 	info, err := os.Stat(one.file(""))
 	must(t, err)
-	if info.Mode().Perm() != 0o755 || info.Sys().(*syscall.Stat_t).Uid != 0 {
+	if info.Mode().Perm() != permission || info.Sys().(*syscall.Stat_t).Uid != 0 {
 		t.Errorf("mode %v", info.Mode())
 	}
 	groups, err := Groups(root, namespace)
