@@ -15,7 +15,6 @@
 #include <linux/bpf.h>
 #include <linux/in.h>
 #include <stddef.h>
-#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -35,6 +34,11 @@ const volatile __u64 netns_cookie = 0;
 /* 1: all that the router itself sends is judged, not only what torbpf exec runs. */
 const volatile __u32 client_all = 0;
 
+/* How many rules there are about control groups and programs. A generation's stay as they
+ * are, so what nobody says anything of need not be looked up for each socket. */
+const volatile __u32 cgroup_rules = 0;
+const volatile __u32 program_rules = 0;
+
 /* linux/socket.h drags in libc. */
 #define AF_INET	   2
 #define AF_INET6   10
@@ -47,7 +51,8 @@ const volatile __u32 client_all = 0;
 /* Deeper control groups have no ancestors beyond; their own rules count all the same. */
 #define MAX_CGROUP_LEVELS 32
 
-/* The sockets that have begun a connection themselves. What they accept is none of them. */
+/* The sockets that have begun a connection themselves, where nothing else tells. What they
+ * accept is none of them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -77,18 +82,29 @@ struct task_struct {
 	struct mm_struct *mm;
 } __attribute__((preserve_access_index));
 
+struct socket;
+
+struct sock {
+	struct socket *sk_socket;
+} __attribute__((preserve_access_index));
+
+struct inet_sock {
+	struct sock sk;
+} __attribute__((preserve_access_index));
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+} __attribute__((preserve_access_index));
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+} __attribute__((preserve_access_index));
+
 /* How much a variant knows of the task that asks. */
 enum sight {
 	SIGHT_BARE = 0, /* what there are helpers for */
 	SIGHT_FULL = 1, /* what takes reading the kernel's memory, too */
 };
-
-static __always_inline struct mm_struct *memory_of_task(void)
-{
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-
-	return BPF_CORE_READ(task, mm);
-}
 
 /* What is said of the task's control group, or else of the nearest around it. */
 static __always_inline int cgroup_policy(struct identity *who)
@@ -116,11 +132,22 @@ static __always_inline int cgroup_policy(struct identity *who)
 
 static __always_inline int program_policy(struct mm_struct *mm, struct identity *who)
 {
-	struct inode *inode = BPF_CORE_READ(mm, exe_file, f_inode);
+	struct super_block *filesystem;
+	struct inode *inode;
+	struct file *file;
 
+	file = mm->exe_file;
+	if (!file)
+		return NO_POLICY;
+	inode = file->f_inode;
+	if (!inode)
+		return NO_POLICY;
+	filesystem = inode->i_sb;
+	if (!filesystem)
+		return NO_POLICY;
 	who->kind = IDENTITY_PROGRAM;
-	who->number = BPF_CORE_READ(inode, i_ino);
-	who->dev = BPF_CORE_READ(inode, i_sb, s_dev);
+	who->number = inode->i_ino;
+	who->dev = filesystem->s_dev;
 	return identity_policy(who);
 }
 
@@ -141,15 +168,16 @@ static __always_inline int user_policy(struct identity *who)
 static __always_inline enum verdict class_of_task(enum sight sight, struct identity *who)
 {
 	struct mm_struct *mm = NULL;
-	int policy;
+	int policy = NO_POLICY;
 
 	if (sight == SIGHT_FULL) {
-		mm = memory_of_task();
+		mm = ((struct task_struct *)bpf_get_current_task_btf())->mm;
 		if (!mm)
 			return VERDICT_NONE;
 	}
-	policy = cgroup_policy(who);
-	if (policy == NO_POLICY && sight == SIGHT_FULL)
+	if (cgroup_rules)
+		policy = cgroup_policy(who);
+	if (policy == NO_POLICY && program_rules && sight == SIGHT_FULL)
 		policy = program_policy(mm, who);
 	if (policy == NO_POLICY)
 		policy = user_policy(who);
@@ -318,10 +346,26 @@ static __always_inline int is_of_lan(const struct packet *p)
 }
 
 /*
+ * Whether a socket that has just been established is one that was accepted. One that has
+ * begun a connection, and meets a SYN of its peer's, is established in the same way; whoever is
+ * asked could so become who asks. But it belongs to a program by then, and what nobody has
+ * accepted yet to none.
+ */
+static __always_inline int was_accepted(struct bpf_sock *sk, enum sight sight)
+{
+	struct tcp_sock *tcp;
+
+	if (sight == SIGHT_BARE)
+		return !bpf_sk_storage_get(&client_openers, sk, NULL, 0);
+	tcp = bpf_skc_to_tcp_sock(sk);
+	return tcp && !tcp->inet_conn.icsk_inet.sk.sk_socket;
+}
+
+/*
  * What was begun outside goes on when nftables, which knows it by conntrack, is flushed, and
  * when a rule for who listens has ended.
  */
-static __always_inline void mark_accepted(struct bpf_sock_ops *ctx)
+static __always_inline void mark_accepted(struct bpf_sock_ops *ctx, enum sight sight)
 {
 	struct packet p = {};
 	struct bpf_sock *sk;
@@ -335,7 +379,7 @@ static __always_inline void mark_accepted(struct bpf_sock_ops *ctx)
 	if (is_self(&p) || is_of_lan(&p))
 		return;
 	sk = ctx->sk;
-	if (!sk || bpf_sk_storage_get(&client_openers, sk, NULL, 0))
+	if (!sk || !was_accepted(sk, sight))
 		return;
 	has = mark_class(sk->mark);
 	if (has != VERDICT_NONE && has != VERDICT_DIRECT)
@@ -344,21 +388,34 @@ static __always_inline void mark_accepted(struct bpf_sock_ops *ctx)
 	bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
 }
 
-/* A socket that has begun a connection, and meets a SYN of its peer's, is established like
- * one that was accepted; whoever is asked could so become who asks. */
-SEC("sockops")
-int torbpf_sockops(struct bpf_sock_ops *ctx)
+static __always_inline int watch_established(struct bpf_sock_ops *ctx, enum sight sight)
 {
+	__u32 op = ctx->op;
 	struct bpf_sock *sk;
 
+	if (op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
+	    (op != BPF_SOCK_OPS_TCP_CONNECT_CB || sight == SIGHT_FULL))
+		return ALLOW;
 	if (!client_all || bpf_get_netns_cookie(ctx) != netns_cookie)
 		return ALLOW;
-	if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
-		mark_accepted(ctx);
-	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
+	if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+		mark_accepted(ctx, sight);
 		return ALLOW;
+	}
 	sk = ctx->sk;
 	if (sk)
 		bpf_sk_storage_get(&client_openers, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	return ALLOW;
+}
+
+SEC("sockops")
+int torbpf_sockops(struct bpf_sock_ops *ctx)
+{
+	return watch_established(ctx, SIGHT_FULL);
+}
+
+SEC("sockops")
+int torbpf_sockops_b(struct bpf_sock_ops *ctx)
+{
+	return watch_established(ctx, SIGHT_BARE);
 }

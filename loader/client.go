@@ -13,6 +13,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/cgroup"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
@@ -23,14 +24,14 @@ type clientProgram struct {
 	pin    string // of its link, and its name among what Missing returns
 	attach ebpf.AttachType
 	full   string
-	bare   string // for kernels whose memory cannot be read; "": the same
+	bare   string // for kernels whose memory cannot be read
 }
 
 var clientPrograms = []clientProgram{
 	{"client_sock", ebpf.AttachCGroupInetSockCreate, abi.ClientProgTorbpfSock, abi.ClientProgTorbpfSockB},
 	{"client_connect4", ebpf.AttachCGroupInet4Connect, abi.ClientProgTorbpfConnect4, abi.ClientProgTorbpfConnect4B},
 	{"client_connect6", ebpf.AttachCGroupInet6Connect, abi.ClientProgTorbpfConnect6, abi.ClientProgTorbpfConnect6B},
-	{"client_sockops", ebpf.AttachCGroupSockOps, abi.ClientProgTorbpfSockops, ""},
+	{"client_sockops", ebpf.AttachCGroupSockOps, abi.ClientProgTorbpfSockops, abi.ClientProgTorbpfSockopsB},
 }
 
 // clientMode is what a plan has the programs judge of what this machine itself sends.
@@ -85,11 +86,23 @@ func (g *Generation) clientSpec(cookie uint64) (*ebpf.CollectionSpec, error) {
 	}
 	err = errors.Join(
 		spec.Variables[abi.ClientVarNetnsCookie].Set(cookie),
-		spec.Variables[abi.ClientVarClientAll].Set(setting(g.plan.Client.All)))
+		spec.Variables[abi.ClientVarClientAll].Set(setting(g.plan.Client.All)),
+		spec.Variables[abi.ClientVarCgroupRules].Set(identitiesOf(g.plan, config.KindCgroup)),
+		spec.Variables[abi.ClientVarProgramRules].Set(identitiesOf(g.plan, config.KindProgram)))
 	if err != nil {
 		return nil, fmt.Errorf("set variables: %w", err)
 	}
 	return spec, nil
+}
+
+// identitiesOf counts the rules about senders of one kind.
+func identitiesOf(p *plan.Plan, kind config.Kind) (n uint32) {
+	for _, i := range p.Client.Identities {
+		if i.Kind == kind {
+			n++
+		}
+	}
+	return n
 }
 
 // attachClientPrograms attaches those that were loaded to the root of the control groups.
@@ -128,6 +141,7 @@ func (g *Generation) withoutSockops(spec *ebpf.CollectionSpec) error {
 		return fmt.Errorf("ask the kernel for a BPF helper: %w", err)
 	}
 	delete(spec.Programs, abi.ClientProgTorbpfSockops)
+	delete(spec.Programs, abi.ClientProgTorbpfSockopsB)
 	g.unsupported = append(g.unsupported, "no marks on accepted connections (client_sockops): it takes Linux 5.15; they last as long as torbpf's nftables table")
 	return nil
 }
@@ -137,10 +151,8 @@ func (g *Generation) withoutSockops(spec *ebpf.CollectionSpec) error {
 func (g *Generation) loadFullOrBare(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	full, bare := spec.Copy(), spec.Copy()
 	for _, c := range clientPrograms {
-		if c.bare != "" {
-			delete(full.Programs, c.bare)
-			delete(bare.Programs, c.full)
-		}
+		delete(full.Programs, c.bare)
+		delete(bare.Programs, c.full)
 	}
 	collection, err := ebpf.NewCollectionWithOptions(full, g.share(full, identityMaps...))
 	var refused *ebpf.VerifierError

@@ -45,12 +45,15 @@ const (
 	ClientProgTorbpfSock      = "torbpf_sock"
 	ClientProgTorbpfSockB     = "torbpf_sock_b"
 	ClientProgTorbpfSockops   = "torbpf_sockops"
+	ClientProgTorbpfSockopsB  = "torbpf_sockops_b"
+	ClientVarCgroupRules      = "cgroup_rules"
 	ClientVarClientAll        = "client_all"
 	ClientVarDnsPort          = "dns_port"
 	ClientVarExplaining       = "explaining"
 	ClientVarMarkShift        = "mark_shift"
 	ClientVarNetnsCookie      = "netns_cookie"
 	ClientVarProgramKeyType   = "program_key_type"
+	ClientVarProgramRules     = "program_rules"
 	ClientVarResolverPort     = "resolver_port"
 	ClientVarTransPort        = "trans_port"
 )
@@ -104,6 +107,7 @@ type ClientProgramSpecs struct {
 	TorbpfSock      *ebpf.ProgramSpec `ebpf:"torbpf_sock"`
 	TorbpfSockB     *ebpf.ProgramSpec `ebpf:"torbpf_sock_b"`
 	TorbpfSockops   *ebpf.ProgramSpec `ebpf:"torbpf_sockops"`
+	TorbpfSockopsB  *ebpf.ProgramSpec `ebpf:"torbpf_sockops_b"`
 }
 
 // ClientMapSpecs contains maps before they are loaded into the kernel.
@@ -130,12 +134,14 @@ type ClientMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ClientVariableSpecs struct {
+	CgroupRules    *ebpf.VariableSpec `ebpf:"cgroup_rules"`
 	ClientAll      *ebpf.VariableSpec `ebpf:"client_all"`
 	DnsPort        *ebpf.VariableSpec `ebpf:"dns_port"`
 	Explaining     *ebpf.VariableSpec `ebpf:"explaining"`
 	MarkShift      *ebpf.VariableSpec `ebpf:"mark_shift"`
 	NetnsCookie    *ebpf.VariableSpec `ebpf:"netns_cookie"`
 	ProgramKeyType *ebpf.VariableSpec `ebpf:"program_key_type"`
+	ProgramRules   *ebpf.VariableSpec `ebpf:"program_rules"`
 	ResolverPort   *ebpf.VariableSpec `ebpf:"resolver_port"`
 	TransPort      *ebpf.VariableSpec `ebpf:"trans_port"`
 }
@@ -199,12 +205,14 @@ func (m *ClientMaps) Close() error {
 //
 // It can be passed to LoadClientObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ClientVariables struct {
+	CgroupRules    *ebpf.Variable `ebpf:"cgroup_rules"`
 	ClientAll      *ebpf.Variable `ebpf:"client_all"`
 	DnsPort        *ebpf.Variable `ebpf:"dns_port"`
 	Explaining     *ebpf.Variable `ebpf:"explaining"`
 	MarkShift      *ebpf.Variable `ebpf:"mark_shift"`
 	NetnsCookie    *ebpf.Variable `ebpf:"netns_cookie"`
 	ProgramKeyType *ebpf.Variable `ebpf:"program_key_type"`
+	ProgramRules   *ebpf.Variable `ebpf:"program_rules"`
 	ResolverPort   *ebpf.Variable `ebpf:"resolver_port"`
 	TransPort      *ebpf.Variable `ebpf:"trans_port"`
 }
@@ -220,6 +228,7 @@ type ClientPrograms struct {
 	TorbpfSock      *ebpf.Program `ebpf:"torbpf_sock"`
 	TorbpfSockB     *ebpf.Program `ebpf:"torbpf_sock_b"`
 	TorbpfSockops   *ebpf.Program `ebpf:"torbpf_sockops"`
+	TorbpfSockopsB  *ebpf.Program `ebpf:"torbpf_sockops_b"`
 }
 
 func (p *ClientPrograms) Close() error {
@@ -231,6 +240,7 @@ func (p *ClientPrograms) Close() error {
 		p.TorbpfSock,
 		p.TorbpfSockB,
 		p.TorbpfSockops,
+		p.TorbpfSockopsB,
 	)
 }
 
