@@ -66,7 +66,10 @@ func entries(text io.Reader, out []netip.Prefix) ([]netip.Prefix, error) {
 		out = append(out, p)
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // each calls take with the prefix of each line that has one, and the number of the line.
