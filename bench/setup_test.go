@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -160,6 +161,9 @@ func (m *machine) connect() error {
 		if err != nil {
 			return err
 		}
+		if err := m.ask(accepted); err != nil {
+			return err
+		}
 		// A reset leaves nothing in TIME_WAIT, of which thousands would gather.
 		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 			return err
@@ -169,6 +173,22 @@ func (m *machine) connect() error {
 		}
 	}
 	m.samples = append(m.samples, time.Since(begin)/perRound)
+	return nil
+}
+
+// ask does what tor does with each connection: it finds out where that was to go.
+func (m *machine) ask(accepted int) error {
+	if m.to.IsLoopback() {
+		return nil
+	}
+	const original = 80 // SO_ORIGINAL_DST, of which the address is in place of the group
+	to, err := unix.GetsockoptIPv6Mreq(accepted, unix.SOL_IP, original)
+	if err != nil {
+		return fmt.Errorf("ask where a connection was to go: %w", err)
+	}
+	if addr := netip.AddrFrom4([4]byte(to.Multiaddr[4:8])); addr != m.to {
+		return fmt.Errorf("a connection to %v was taken for one to %v", m.to, addr)
+	}
 	return nil
 }
 
@@ -194,6 +214,9 @@ func attachClient(tb testing.TB) error {
 	}
 	cfg := config.Default()
 	cfg.Client.Enable = true
+	if facts.TorGroup, err = ownGroup(); err != nil {
+		return err
+	}
 	facts.Own = []plan.Identity{{Kind: config.KindUser, User: 65533, Policy: config.PolicyDirect, Rule: -1}}
 	p, err := plan.Make(cfg, facts)
 	if err != nil {
@@ -226,4 +249,18 @@ func attachClient(tb testing.TB) error {
 	}
 	defer gates.Close()
 	return gates.Put(uint32(0), abi.DatapathGate{Open: 1})
+}
+
+// ownGroup is the control group of this process, and of the listener.
+func ownGroup() (string, error) {
+	groups, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(groups)) {
+		if path, ok := strings.CutPrefix(line, "0::"); ok {
+			return strings.TrimSpace(path), nil
+		}
+	}
+	return "", errors.New("this process is in no control group of version 2")
 }

@@ -285,6 +285,13 @@ struct identity {
 	enum identity_kind kind;
 };
 
+/* Where a connection was to go that was led to TransPort; port 0: nowhere, it was not. */
+struct target {
+	__u8 addr[16];
+	__be16 port_be;
+	__u16 pad;
+};
+
 /* A local subnet and the interface it was learned on; 0: reserved space. */
 struct local_subnet {
 	__u32 ifindex;

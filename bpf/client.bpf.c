@@ -8,6 +8,8 @@
  *   connect() ─ torbpf_connect4, 6 ─┼─▶ the class in the socket's mark
  *   accept() ── torbpf_sockops ─────┘
  *
+ * TCP that is plainly Tor's is led there by the same connect() (shortcut.h).
+ *
  * What is direct has the rule that says so beside it (identity.h), for the uplink guard.
  * The programs are attached to the root of the control groups and see every socket
  * of the machine; they leave alone what is not of their network namespace.
@@ -22,6 +24,8 @@
 #include "packet.h"
 #include "plan.h"
 #include "shared.h"
+#include "shortcut.h"
+#include "socket.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
@@ -38,15 +42,6 @@ const volatile __u32 client_all = 0;
  * are, so what nobody says anything of need not be looked up for each socket. */
 const volatile __u32 cgroup_rules = 0;
 const volatile __u32 program_rules = 0;
-
-/* linux/socket.h drags in libc. */
-#define AF_INET	   2
-#define AF_INET6   10
-#define SOL_SOCKET 1
-#define SO_MARK	   36
-
-/* A program always lets the system call go on. */
-#define ALLOW 1
 
 /* Deeper control groups have no ancestors beyond; their own rules count all the same. */
 #define MAX_CGROUP_LEVELS 32
@@ -246,20 +241,31 @@ static __always_inline enum verdict class_at_connect(struct bpf_sock *sk, enum v
 	return has;
 }
 
-static __always_inline int mark_connecting(struct bpf_sock_addr *ctx, enum sight sight)
+/* Gives a socket that connects its class, and returns it. */
+static __always_inline enum verdict mark_connecting(struct bpf_sock_addr *ctx, enum sight sight)
 {
 	struct bpf_sock *sk = ctx->sk;
 	enum verdict has, class;
 	__u32 mark;
 
-	if (!sk || bpf_get_netns_cookie(ctx) != netns_cookie)
-		return ALLOW;
 	has = mark_class(sk->mark);
 	class = class_at_connect(sk, has, sight);
 	if (class == has)
-		return ALLOW;
+		return has;
 	mark = mark_with(sk->mark, class);
 	bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+	return class;
+}
+
+static __always_inline int connecting(struct bpf_sock_addr *ctx, int family, enum sight sight)
+{
+	enum verdict class;
+
+	if (!ctx->sk || bpf_get_netns_cookie(ctx) != netns_cookie)
+		return ALLOW;
+	class = mark_connecting(ctx, sight);
+	if (sight == SIGHT_FULL)
+		take_shortcut(ctx, family, class);
 	return ALLOW;
 }
 
@@ -272,13 +278,13 @@ int torbpf_sock(struct bpf_sock *ctx)
 SEC("cgroup/connect4")
 int torbpf_connect4(struct bpf_sock_addr *ctx)
 {
-	return mark_connecting(ctx, SIGHT_FULL);
+	return connecting(ctx, AF_INET, SIGHT_FULL);
 }
 
 SEC("cgroup/connect6")
 int torbpf_connect6(struct bpf_sock_addr *ctx)
 {
-	return mark_connecting(ctx, SIGHT_FULL);
+	return connecting(ctx, AF_INET6, SIGHT_FULL);
 }
 
 /* The same for kernels that have no BTF or are locked down: no programs. */
@@ -291,32 +297,31 @@ int torbpf_sock_b(struct bpf_sock *ctx)
 SEC("cgroup/connect4")
 int torbpf_connect4_b(struct bpf_sock_addr *ctx)
 {
-	return mark_connecting(ctx, SIGHT_BARE);
+	return connecting(ctx, AF_INET, SIGHT_BARE);
 }
 
 SEC("cgroup/connect6")
 int torbpf_connect6_b(struct bpf_sock_addr *ctx)
 {
-	return mark_connecting(ctx, SIGHT_BARE);
+	return connecting(ctx, AF_INET6, SIGHT_BARE);
 }
 
-/* The far end of an accepted connection, as a packet from it. A socket for both families
- * has an IPv4 address in the form that it has in our maps. */
-static __always_inline void parse_accepted(struct bpf_sock_ops *ctx, struct packet *p)
+/* The far end of a connection. A socket for both families has an IPv4 address in the form
+ * that it has in our maps. */
+static __always_inline void parse_peer(struct bpf_sock_ops *ctx, union inet_address *a,
+				       enum layer3 *layer3)
 {
-	p->layer3 = LAYER3_IPV6;
+	*layer3 = LAYER3_IPV4;
 	if (ctx->family == AF_INET) {
-		p->layer3 = LAYER3_IPV4;
-		set_ipv4(&p->saddr, ctx->remote_ip4);
+		set_ipv4(a, ctx->remote_ip4);
 		return;
 	}
-	p->saddr.word_be[0] = ctx->remote_ip6[0];
-	p->saddr.word_be[1] = ctx->remote_ip6[1];
-	p->saddr.word_be[2] = ctx->remote_ip6[2];
-	p->saddr.word_be[3] = ctx->remote_ip6[3];
-	if (!p->saddr.word_be[0] && !p->saddr.word_be[1] &&
-	    p->saddr.word_be[2] == bpf_htonl(0xffff))
-		p->layer3 = LAYER3_IPV4;
+	a->word_be[0] = ctx->remote_ip6[0];
+	a->word_be[1] = ctx->remote_ip6[1];
+	a->word_be[2] = ctx->remote_ip6[2];
+	a->word_be[3] = ctx->remote_ip6[3];
+	if (!is_mapped(a->word_be))
+		*layer3 = LAYER3_IPV6;
 }
 
 /* Whether a peer is this machine itself, by whichever of its addresses. */
@@ -375,7 +380,7 @@ static __always_inline void mark_accepted(struct bpf_sock_ops *ctx, enum sight s
 	port = ctx->local_port;
 	if (port == trans_port || port == dns_port || port == resolver_port)
 		return;
-	parse_accepted(ctx, &p);
+	parse_peer(ctx, &p.saddr, &p.layer3);
 	if (is_self(&p) || is_of_lan(&p))
 		return;
 	sk = ctx->sk;
@@ -388,34 +393,86 @@ static __always_inline void mark_accepted(struct bpf_sock_ops *ctx, enum sight s
 	bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
 }
 
-static __always_inline int watch_established(struct bpf_sock_ops *ctx, enum sight sight)
+/* A socket has its port, and its first packet is about to leave. */
+static __always_inline void watch_beginning(struct bpf_sock_ops *ctx, enum sight sight)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct packet p = {};
+
+	if (!sk)
+		return;
+	if (sight == SIGHT_BARE) {
+		bpf_sk_storage_get(&client_openers, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		return;
+	}
+	parse_peer(ctx, &p.daddr, &p.layer3);
+	if (is_loopback(&p))
+		note_target(ctx, &p);
+}
+
+static __always_inline int watch(struct bpf_sock_ops *ctx, enum sight sight)
 {
 	__u32 op = ctx->op;
-	struct bpf_sock *sk;
 
-	if (op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
-	    (op != BPF_SOCK_OPS_TCP_CONNECT_CB || sight == SIGHT_FULL))
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB && sight == SIGHT_FULL &&
+	    (!shortcut || bpf_ntohl(ctx->remote_port) != trans_port))
+		return ALLOW;
+	if (op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && op != BPF_SOCK_OPS_TCP_CONNECT_CB)
 		return ALLOW;
 	if (!client_all || bpf_get_netns_cookie(ctx) != netns_cookie)
 		return ALLOW;
-	if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+	if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		mark_accepted(ctx, sight);
-		return ALLOW;
-	}
-	sk = ctx->sk;
-	if (sk)
-		bpf_sk_storage_get(&client_openers, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	else
+		watch_beginning(ctx, sight);
 	return ALLOW;
 }
 
 SEC("sockops")
 int torbpf_sockops(struct bpf_sock_ops *ctx)
 {
-	return watch_established(ctx, SIGHT_FULL);
+	return watch(ctx, SIGHT_FULL);
 }
 
 SEC("sockops")
 int torbpf_sockops_b(struct bpf_sock_ops *ctx)
 {
-	return watch_established(ctx, SIGHT_BARE);
+	return watch(ctx, SIGHT_BARE);
+}
+
+SEC("cgroup/getsockopt")
+int torbpf_getsockopt(struct bpf_sockopt *ctx)
+{
+	return answer_original(ctx);
+}
+
+SEC("cgroup/getpeername4")
+int torbpf_peer4(struct bpf_sock_addr *ctx)
+{
+	const struct target *target = kept_target(ctx->sk);
+	__be32 addr_be[4];
+
+	if (!target)
+		return ALLOW;
+	__builtin_memcpy(addr_be, target->addr, sizeof(addr_be));
+	ctx->user_ip4 = addr_be[3];
+	ctx->user_port = target->port_be;
+	return ALLOW;
+}
+
+SEC("cgroup/getpeername6")
+int torbpf_peer6(struct bpf_sock_addr *ctx)
+{
+	const struct target *target = kept_target(ctx->sk);
+	__be32 addr_be[4];
+
+	if (!target)
+		return ALLOW;
+	__builtin_memcpy(addr_be, target->addr, sizeof(addr_be));
+	ctx->user_ip6[0] = addr_be[0];
+	ctx->user_ip6[1] = addr_be[1];
+	ctx->user_ip6[2] = addr_be[2];
+	ctx->user_ip6[3] = addr_be[3];
+	ctx->user_port = target->port_be;
+	return ALLOW;
 }

@@ -13,6 +13,7 @@
 #include "match.h"
 #include "parse.h"
 #include "plan.h"
+#include "socket.h"
 
 /* A byte of what follows the network header; 0 where there is none. */
 static __always_inline __u8 layer4_byte(struct __sk_buff *skb, const struct packet *p, __u32 offset)
@@ -115,9 +116,6 @@ static __always_inline int own_exit(__u32 ifindex)
 
 	return r && in_force(r);
 }
-
-/* linux/net.h is not for programs. */
-#define SOCK_RAW 3
 
 /*
  * Whether a socket is the kernel's own, by which it answers for others: what it sends for a

@@ -13,6 +13,7 @@
 #include "exit.h"
 #include "maps.h"
 #include "parse.h"
+#include "target.h"
 #include "uplink.h"
 #include "verdict.h"
 

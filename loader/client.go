@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -19,19 +22,34 @@ import (
 )
 
 // clientProgram is a program of bpf/client.bpf.c, which is attached to the root of the
-// control groups.
+// control groups, or to tor's.
 type clientProgram struct {
-	pin    string // of its link, and its name among what Missing returns
-	attach ebpf.AttachType
-	full   string
-	bare   string // for kernels whose memory cannot be read
+	pin      string // of its link, and its name among what Missing returns
+	attach   ebpf.AttachType
+	full     string
+	bare     string // for kernels whose memory cannot be read; "": none
+	shortcut bool   // only for the short way to Tor
+	ofTor    bool   // attached to tor's group
 }
 
+// clientPrograms in the order in which they are attached: who asks on the short way comes
+// before who leads there.
 var clientPrograms = []clientProgram{
-	{"client_sock", ebpf.AttachCGroupInetSockCreate, abi.ClientProgTorbpfSock, abi.ClientProgTorbpfSockB},
-	{"client_connect4", ebpf.AttachCGroupInet4Connect, abi.ClientProgTorbpfConnect4, abi.ClientProgTorbpfConnect4B},
-	{"client_connect6", ebpf.AttachCGroupInet6Connect, abi.ClientProgTorbpfConnect6, abi.ClientProgTorbpfConnect6B},
-	{"client_sockops", ebpf.AttachCGroupSockOps, abi.ClientProgTorbpfSockops, abi.ClientProgTorbpfSockopsB},
+	{pin: "tor_target", attach: ebpf.AttachCGroupGetsockopt, full: abi.ClientProgTorbpfGetsockopt, shortcut: true, ofTor: true},
+	{pin: "client_peer4", attach: ebpf.AttachCgroupInet4GetPeername, full: abi.ClientProgTorbpfPeer4, shortcut: true},
+	{pin: "client_peer6", attach: ebpf.AttachCgroupInet6GetPeername, full: abi.ClientProgTorbpfPeer6, shortcut: true},
+	{pin: "client_sock", attach: ebpf.AttachCGroupInetSockCreate, full: abi.ClientProgTorbpfSock, bare: abi.ClientProgTorbpfSockB},
+	{pin: "client_connect4", attach: ebpf.AttachCGroupInet4Connect, full: abi.ClientProgTorbpfConnect4, bare: abi.ClientProgTorbpfConnect4B},
+	{pin: "client_connect6", attach: ebpf.AttachCGroupInet6Connect, full: abi.ClientProgTorbpfConnect6, bare: abi.ClientProgTorbpfConnect6B},
+	{pin: "client_sockops", attach: ebpf.AttachCGroupSockOps, full: abi.ClientProgTorbpfSockops, bare: abi.ClientProgTorbpfSockopsB},
+}
+
+// group is the control group that a program is attached to.
+func (c clientProgram) group(root string, p *plan.Plan) string {
+	if c.ofTor {
+		return filepath.Join(root, p.Client.Shortcut.TorGroup)
+	}
+	return root
 }
 
 // clientMode is what a plan has the programs judge of what this machine itself sends.
@@ -72,6 +90,9 @@ func (g *Generation) attachClient() error {
 		return fmt.Errorf("load BPF programs of client mode: %w", explainLoad(err))
 	}
 	defer collection.Close()
+	if err := fillDetours(collection.Maps, g.plan); err != nil {
+		return err
+	}
 	return g.attachClientPrograms(collection)
 }
 
@@ -92,7 +113,7 @@ func (g *Generation) clientSpec(cookie uint64) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set variables: %w", err)
 	}
-	return spec, nil
+	return spec, prepareShortcut(spec, g.plan)
 }
 
 // identitiesOf counts the rules about senders of one kind.
@@ -121,13 +142,13 @@ func (g *Generation) attachClientPrograms(collection *ebpf.Collection) error {
 	for _, c := range clientPrograms {
 		program := cmp.Or(collection.Programs[c.full], collection.Programs[c.bare])
 		if program == nil {
-			continue // see withoutSockops
+			continue // see withoutSockops and prepareShortcut
 		}
-		if err := attachCgroup(g.datapath.linkPin(c.pin), root, c.attach, program); err != nil {
+		if err := attachCgroup(g.datapath.linkPin(c.pin), c.group(root, g.plan), c.attach, program); err != nil {
 			return fmt.Errorf("attach %s to control groups: %w", program, err)
 		}
 	}
-	return nil
+	return g.removeShortcut(collection)
 }
 
 // withoutSockops leaves out the program for accepted connections where the kernel does
@@ -142,8 +163,8 @@ func (g *Generation) withoutSockops(spec *ebpf.CollectionSpec) error {
 	}
 	delete(spec.Programs, abi.ClientProgTorbpfSockops)
 	delete(spec.Programs, abi.ClientProgTorbpfSockopsB)
-	g.unsupported = append(g.unsupported, "no marks on accepted connections (client_sockops): it takes Linux 5.15; they last as long as torbpf's nftables table")
-	return nil
+	g.unsupported = append(g.unsupported, "no marks on accepted connections (client_sockops): it takes Linux 5.15; they last as long as torbpf's nftables table", noShortcut)
+	return withoutShortcut(spec)
 }
 
 // loadFullOrBare tries the programs that read which executable a task runs, then those
@@ -154,28 +175,29 @@ func (g *Generation) loadFullOrBare(spec *ebpf.CollectionSpec) (*ebpf.Collection
 		delete(full.Programs, c.bare)
 		delete(bare.Programs, c.full)
 	}
-	collection, err := ebpf.NewCollectionWithOptions(full, g.share(full, identityMaps...))
+	others := slices.Concat(identityMaps, targetMaps)
+	collection, err := ebpf.NewCollectionWithOptions(full, g.share(full, others...))
 	var refused *ebpf.VerifierError
 	if !errors.As(err, &refused) && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, btf.ErrNotFound) {
 		return collection, err
 	}
-	collection, err = ebpf.NewCollectionWithOptions(bare, g.share(bare, identityMaps...))
+	collection, err = ebpf.NewCollectionWithOptions(bare, g.share(bare, others...))
 	if err == nil {
-		g.unsupported = append(g.unsupported, "no exemptions of programs of this machine's own, and none for sockets older than client mode: it takes BTF, and a kernel that is not locked down")
+		g.unsupported = append(g.unsupported, "no exemptions of programs of this machine's own, and none for sockets older than client mode: it takes BTF, and a kernel that is not locked down", noShortcut)
 	}
 	return collection, err
 }
 
-// attachCgroup attaches a program to the root of the control groups, or exchanges it under the link
-// that is there.
-func attachCgroup(pin, root string, attach ebpf.AttachType, program *ebpf.Program) error {
+// attachCgroup attaches a program to a control group, or exchanges it under the link that is
+// there.
+func attachCgroup(pin, group string, attach ebpf.AttachType, program *ebpf.Program) error {
 	old, err := openLink(pin)
 	if err != nil {
 		return err
 	}
 	if old != nil {
 		defer old.Close()
-		here, err := attachedToCgroup(old, root)
+		here, err := attachedToCgroup(old, group)
 		if err != nil {
 			return err
 		}
@@ -183,7 +205,7 @@ func attachCgroup(pin, root string, attach ebpf.AttachType, program *ebpf.Progra
 			return old.Update(program)
 		}
 	}
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: root, Attach: attach, Program: program})
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: group, Attach: attach, Program: program})
 	if err != nil {
 		return err
 	}
@@ -191,9 +213,12 @@ func attachCgroup(pin, root string, attach ebpf.AttachType, program *ebpf.Progra
 	return exchangeLink(pin, l, old)
 }
 
-// attachedToCgroup tells whether a link is to the root of the control groups, and has not been detached.
-func attachedToCgroup(l link.Link, root string) (bool, error) {
-	id, err := cgroup.ID(root, "/")
+// attachedToCgroup tells whether a link is to a control group, and has not been detached.
+func attachedToCgroup(l link.Link, group string) (bool, error) {
+	id, err := cgroup.ID(group, "/")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
@@ -205,13 +230,16 @@ func attachedToCgroup(l link.Link, root string) (bool, error) {
 }
 
 // missingClient names the programs of client mode that are not attached.
-func (d *Datapath) missingClient() ([]string, error) {
+func (d *Datapath) missingClient(p *plan.Plan) ([]string, error) {
 	root, err := cgroup.Tree()
 	if err != nil {
 		return nil, err
 	}
 	var missing []string
 	for _, c := range clientPrograms {
+		if c.shortcut && p.Client.Shortcut == nil {
+			continue
+		}
 		l, err := openLink(d.linkPin(c.pin))
 		if err != nil {
 			return nil, err
@@ -220,7 +248,7 @@ func (d *Datapath) missingClient() ([]string, error) {
 			missing = append(missing, c.pin)
 			continue
 		}
-		here, err := attachedToCgroup(l, root)
+		here, err := attachedToCgroup(l, c.group(root, p))
 		l.Close()
 		if err != nil {
 			return nil, err
@@ -235,7 +263,7 @@ func (d *Datapath) missingClient() ([]string, error) {
 // detachClient detaches the programs of client mode, if they are there.
 func (d *Datapath) detachClient() error {
 	var errs []error
-	for _, c := range clientPrograms {
+	for _, c := range slices.Backward(clientPrograms) {
 		errs = append(errs, removeLink(d.linkPin(c.pin)))
 	}
 	return errors.Join(errs...)

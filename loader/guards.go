@@ -42,7 +42,7 @@ func (d *Datapath) Missing(p *plan.Plan) ([]string, error) {
 	if p.Client == nil {
 		return missing, nil
 	}
-	absent, err := d.missingClient()
+	absent, err := d.missingClient(p)
 	return append(missing, absent...), err
 }
 

@@ -19,7 +19,7 @@ import (
 var sharedMaps = []string{
 	abi.DatapathMapLans, abi.DatapathMapGates,
 	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapInboundFlows,
-	abi.DatapathMapDomainSlots, abi.DatapathMapDomainFlows, abi.DatapathMapAskers, abi.DatapathMapDeviceTraffic, abi.DatapathMapDirectHosts, abi.DatapathMapClientSockets, abi.DatapathMapCutFlows, abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes,
+	abi.DatapathMapDomainSlots, abi.DatapathMapDomainFlows, abi.DatapathMapAskers, abi.DatapathMapDeviceTraffic, abi.DatapathMapDirectHosts, abi.DatapathMapClientSockets, abi.DatapathMapClientTargets, abi.DatapathMapTransTargets, abi.DatapathMapCutFlows, abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes,
 }
 
 // A prefix map has a twin for the other family.
@@ -56,6 +56,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 		grow(name, len(plan.Reserved())+len(p.Local)+len(p.LANs))
 	}
 	grow(abi.DatapathMapLocalAddrs, len(p.LocalAddrs))
+	sizeTargets(spec, p)
 	if p.Client == nil {
 		return
 	}

@@ -42,6 +42,10 @@ func Find(dir string) (*Daemon, error) {
 // PID returns the process id that tor has, or had when it ran.
 func (d *Daemon) PID() int { return d.rec.PID }
 
+// Cgroup returns the kernel's number of the control group that tor was started in, and so
+// all of its sockets are of; 0 if it is not known.
+func (d *Daemon) Cgroup() uint64 { return d.rec.Cgroup }
+
 // Socket returns the path of the control socket.
 func (d *Daemon) Socket() string { return SocketPath(d.dir) }
 

@@ -24,6 +24,7 @@ type record struct {
 	Binary  string `json:"binary"`
 	User    string `json:"user"`
 	DataDir string `json:"data_dir"`
+	Cgroup  uint64 `json:"cgroup,omitempty"` // see Daemon.Cgroup
 }
 
 func recordPath(dir string) string { return filepath.Join(dir, "process.json") }

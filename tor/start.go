@@ -60,6 +60,11 @@ func (o Options) start(ctx context.Context, binary string, acct Account) (*Daemo
 		return nil, err
 	}
 	d := &Daemon{dir: o.Dir, rec: record{PID: c.cmd.Process.Pid, Start: c.start, Binary: binary, User: acct.Name, DataDir: o.DataDir}}
+	if o.Cgroup != nil {
+		if d.rec.Cgroup, err = inode(o.Cgroup); err != nil {
+			return nil, errors.Join(fmt.Errorf("note which control group tor is in: %w", err), c.kill())
+		}
+	}
 	if err := d.rec.write(o.Dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("note which process tor is: %w", err), c.kill())
 	}
@@ -67,6 +72,13 @@ func (o Options) start(ctx context.Context, binary string, acct Account) (*Daemo
 		return nil, errors.Join(fmt.Errorf("start tor: %w", o.explainBind(err)), c.kill())
 	}
 	return d, nil
+}
+
+// inode is a file's number; a control group's is what the kernel calls it by.
+func inode(f *os.File) (uint64, error) {
+	var stat unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &stat)
+	return stat.Ino, err
 }
 
 // child is a tor that this process started and, while it lives, must reap.
@@ -90,6 +102,9 @@ func (o Options) launch(binary string, acct Account) (*child, error) {
 		// Not CommandContext: the end of a command's context must not end tor.
 		c.cmd = command(binary, acct, o.DataDir, args...)
 		c.cmd.Stdout, c.cmd.Stderr = out, out
+		if o.Cgroup != nil {
+			c.cmd.SysProcAttr.UseCgroupFD, c.cmd.SysProcAttr.CgroupFD = true, int(o.Cgroup.Fd())
+		}
 		return c.cmd, nil
 	})
 	proc, err := creator.New(context.Background(), torArgs(o.torrcPath())...)

@@ -50,6 +50,7 @@ type Options struct {
 	Onion4, Onion6 netip.Prefix   // where names under .onion are mapped
 	AllowFrom      []netip.Prefix // sources that TransPort and DNSPort answer
 	ExtraTorrc     string         // file of the user's own torrc lines; "" for none
+	Cgroup         *os.File       // the folder of the control group that tor is started in; nil for that of the caller
 }
 
 // SocketPath returns the control socket of the instance whose state is in dir.

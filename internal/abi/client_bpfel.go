@@ -24,38 +24,47 @@ type ClientProgramKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ClientMapAllowances       = "allowances"
-	ClientMapClientCgroups    = "client_cgroups"
-	ClientMapClientOpeners    = "client_openers"
-	ClientMapClientPrograms   = "client_programs"
-	ClientMapClientSockets    = "client_sockets"
-	ClientMapClientUsers      = "client_users"
-	ClientMapCounters         = "counters"
-	ClientMapCutFlows         = "cut_flows"
-	ClientMapLans             = "lans"
-	ClientMapLocal4Prefixes   = "local4_prefixes"
-	ClientMapLocal6Prefixes   = "local6_prefixes"
-	ClientMapLocalAddrs       = "local_addrs"
-	ClientMapOwnMarks         = "own_marks"
-	ClientMapRefusals         = "refusals"
-	ClientProgTorbpfConnect4  = "torbpf_connect4"
-	ClientProgTorbpfConnect4B = "torbpf_connect4_b"
-	ClientProgTorbpfConnect6  = "torbpf_connect6"
-	ClientProgTorbpfConnect6B = "torbpf_connect6_b"
-	ClientProgTorbpfSock      = "torbpf_sock"
-	ClientProgTorbpfSockB     = "torbpf_sock_b"
-	ClientProgTorbpfSockops   = "torbpf_sockops"
-	ClientProgTorbpfSockopsB  = "torbpf_sockops_b"
-	ClientVarCgroupRules      = "cgroup_rules"
-	ClientVarClientAll        = "client_all"
-	ClientVarDnsPort          = "dns_port"
-	ClientVarExplaining       = "explaining"
-	ClientVarMarkShift        = "mark_shift"
-	ClientVarNetnsCookie      = "netns_cookie"
-	ClientVarProgramKeyType   = "program_key_type"
-	ClientVarProgramRules     = "program_rules"
-	ClientVarResolverPort     = "resolver_port"
-	ClientVarTransPort        = "trans_port"
+	ClientMapAllowances        = "allowances"
+	ClientMapClientCgroups     = "client_cgroups"
+	ClientMapClientOpeners     = "client_openers"
+	ClientMapClientPrograms    = "client_programs"
+	ClientMapClientSockets     = "client_sockets"
+	ClientMapClientTargets     = "client_targets"
+	ClientMapClientUsers       = "client_users"
+	ClientMapCounters          = "counters"
+	ClientMapCutFlows          = "cut_flows"
+	ClientMapDetour4Prefixes   = "detour4_prefixes"
+	ClientMapDetour6Prefixes   = "detour6_prefixes"
+	ClientMapDetourPorts       = "detour_ports"
+	ClientMapLans              = "lans"
+	ClientMapLocal4Prefixes    = "local4_prefixes"
+	ClientMapLocal6Prefixes    = "local6_prefixes"
+	ClientMapLocalAddrs        = "local_addrs"
+	ClientMapOwnMarks          = "own_marks"
+	ClientMapRefusals          = "refusals"
+	ClientMapTransTargets      = "trans_targets"
+	ClientProgTorbpfConnect4   = "torbpf_connect4"
+	ClientProgTorbpfConnect4B  = "torbpf_connect4_b"
+	ClientProgTorbpfConnect6   = "torbpf_connect6"
+	ClientProgTorbpfConnect6B  = "torbpf_connect6_b"
+	ClientProgTorbpfGetsockopt = "torbpf_getsockopt"
+	ClientProgTorbpfPeer4      = "torbpf_peer4"
+	ClientProgTorbpfPeer6      = "torbpf_peer6"
+	ClientProgTorbpfSock       = "torbpf_sock"
+	ClientProgTorbpfSockB      = "torbpf_sock_b"
+	ClientProgTorbpfSockops    = "torbpf_sockops"
+	ClientProgTorbpfSockopsB   = "torbpf_sockops_b"
+	ClientVarCgroupRules       = "cgroup_rules"
+	ClientVarClientAll         = "client_all"
+	ClientVarDnsPort           = "dns_port"
+	ClientVarExplaining        = "explaining"
+	ClientVarMarkShift         = "mark_shift"
+	ClientVarNetnsCookie       = "netns_cookie"
+	ClientVarProgramKeyType    = "program_key_type"
+	ClientVarProgramRules      = "program_rules"
+	ClientVarResolverPort      = "resolver_port"
+	ClientVarShortcut          = "shortcut"
+	ClientVarTransPort         = "trans_port"
 )
 
 // LoadClient returns the embedded CollectionSpec for Client.
@@ -100,34 +109,42 @@ type ClientSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ClientProgramSpecs struct {
-	TorbpfConnect4  *ebpf.ProgramSpec `ebpf:"torbpf_connect4"`
-	TorbpfConnect4B *ebpf.ProgramSpec `ebpf:"torbpf_connect4_b"`
-	TorbpfConnect6  *ebpf.ProgramSpec `ebpf:"torbpf_connect6"`
-	TorbpfConnect6B *ebpf.ProgramSpec `ebpf:"torbpf_connect6_b"`
-	TorbpfSock      *ebpf.ProgramSpec `ebpf:"torbpf_sock"`
-	TorbpfSockB     *ebpf.ProgramSpec `ebpf:"torbpf_sock_b"`
-	TorbpfSockops   *ebpf.ProgramSpec `ebpf:"torbpf_sockops"`
-	TorbpfSockopsB  *ebpf.ProgramSpec `ebpf:"torbpf_sockops_b"`
+	TorbpfConnect4   *ebpf.ProgramSpec `ebpf:"torbpf_connect4"`
+	TorbpfConnect4B  *ebpf.ProgramSpec `ebpf:"torbpf_connect4_b"`
+	TorbpfConnect6   *ebpf.ProgramSpec `ebpf:"torbpf_connect6"`
+	TorbpfConnect6B  *ebpf.ProgramSpec `ebpf:"torbpf_connect6_b"`
+	TorbpfGetsockopt *ebpf.ProgramSpec `ebpf:"torbpf_getsockopt"`
+	TorbpfPeer4      *ebpf.ProgramSpec `ebpf:"torbpf_peer4"`
+	TorbpfPeer6      *ebpf.ProgramSpec `ebpf:"torbpf_peer6"`
+	TorbpfSock       *ebpf.ProgramSpec `ebpf:"torbpf_sock"`
+	TorbpfSockB      *ebpf.ProgramSpec `ebpf:"torbpf_sock_b"`
+	TorbpfSockops    *ebpf.ProgramSpec `ebpf:"torbpf_sockops"`
+	TorbpfSockopsB   *ebpf.ProgramSpec `ebpf:"torbpf_sockops_b"`
 }
 
 // ClientMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ClientMapSpecs struct {
-	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
-	ClientCgroups  *ebpf.MapSpec `ebpf:"client_cgroups"`
-	ClientOpeners  *ebpf.MapSpec `ebpf:"client_openers"`
-	ClientPrograms *ebpf.MapSpec `ebpf:"client_programs"`
-	ClientSockets  *ebpf.MapSpec `ebpf:"client_sockets"`
-	ClientUsers    *ebpf.MapSpec `ebpf:"client_users"`
-	Counters       *ebpf.MapSpec `ebpf:"counters"`
-	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
-	Lans           *ebpf.MapSpec `ebpf:"lans"`
-	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
-	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
-	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
-	OwnMarks       *ebpf.MapSpec `ebpf:"own_marks"`
-	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
+	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
+	ClientCgroups   *ebpf.MapSpec `ebpf:"client_cgroups"`
+	ClientOpeners   *ebpf.MapSpec `ebpf:"client_openers"`
+	ClientPrograms  *ebpf.MapSpec `ebpf:"client_programs"`
+	ClientSockets   *ebpf.MapSpec `ebpf:"client_sockets"`
+	ClientTargets   *ebpf.MapSpec `ebpf:"client_targets"`
+	ClientUsers     *ebpf.MapSpec `ebpf:"client_users"`
+	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	CutFlows        *ebpf.MapSpec `ebpf:"cut_flows"`
+	Detour4Prefixes *ebpf.MapSpec `ebpf:"detour4_prefixes"`
+	Detour6Prefixes *ebpf.MapSpec `ebpf:"detour6_prefixes"`
+	DetourPorts     *ebpf.MapSpec `ebpf:"detour_ports"`
+	Lans            *ebpf.MapSpec `ebpf:"lans"`
+	Local4Prefixes  *ebpf.MapSpec `ebpf:"local4_prefixes"`
+	Local6Prefixes  *ebpf.MapSpec `ebpf:"local6_prefixes"`
+	LocalAddrs      *ebpf.MapSpec `ebpf:"local_addrs"`
+	OwnMarks        *ebpf.MapSpec `ebpf:"own_marks"`
+	Refusals        *ebpf.MapSpec `ebpf:"refusals"`
+	TransTargets    *ebpf.MapSpec `ebpf:"trans_targets"`
 }
 
 // ClientVariableSpecs contains global variables before they are loaded into the kernel.
@@ -143,6 +160,7 @@ type ClientVariableSpecs struct {
 	ProgramKeyType *ebpf.VariableSpec `ebpf:"program_key_type"`
 	ProgramRules   *ebpf.VariableSpec `ebpf:"program_rules"`
 	ResolverPort   *ebpf.VariableSpec `ebpf:"resolver_port"`
+	Shortcut       *ebpf.VariableSpec `ebpf:"shortcut"`
 	TransPort      *ebpf.VariableSpec `ebpf:"trans_port"`
 }
 
@@ -166,20 +184,25 @@ func (o *ClientObjects) Close() error {
 //
 // It can be passed to LoadClientObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ClientMaps struct {
-	Allowances     *ebpf.Map `ebpf:"allowances"`
-	ClientCgroups  *ebpf.Map `ebpf:"client_cgroups"`
-	ClientOpeners  *ebpf.Map `ebpf:"client_openers"`
-	ClientPrograms *ebpf.Map `ebpf:"client_programs"`
-	ClientSockets  *ebpf.Map `ebpf:"client_sockets"`
-	ClientUsers    *ebpf.Map `ebpf:"client_users"`
-	Counters       *ebpf.Map `ebpf:"counters"`
-	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
-	Lans           *ebpf.Map `ebpf:"lans"`
-	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
-	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
-	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
-	OwnMarks       *ebpf.Map `ebpf:"own_marks"`
-	Refusals       *ebpf.Map `ebpf:"refusals"`
+	Allowances      *ebpf.Map `ebpf:"allowances"`
+	ClientCgroups   *ebpf.Map `ebpf:"client_cgroups"`
+	ClientOpeners   *ebpf.Map `ebpf:"client_openers"`
+	ClientPrograms  *ebpf.Map `ebpf:"client_programs"`
+	ClientSockets   *ebpf.Map `ebpf:"client_sockets"`
+	ClientTargets   *ebpf.Map `ebpf:"client_targets"`
+	ClientUsers     *ebpf.Map `ebpf:"client_users"`
+	Counters        *ebpf.Map `ebpf:"counters"`
+	CutFlows        *ebpf.Map `ebpf:"cut_flows"`
+	Detour4Prefixes *ebpf.Map `ebpf:"detour4_prefixes"`
+	Detour6Prefixes *ebpf.Map `ebpf:"detour6_prefixes"`
+	DetourPorts     *ebpf.Map `ebpf:"detour_ports"`
+	Lans            *ebpf.Map `ebpf:"lans"`
+	Local4Prefixes  *ebpf.Map `ebpf:"local4_prefixes"`
+	Local6Prefixes  *ebpf.Map `ebpf:"local6_prefixes"`
+	LocalAddrs      *ebpf.Map `ebpf:"local_addrs"`
+	OwnMarks        *ebpf.Map `ebpf:"own_marks"`
+	Refusals        *ebpf.Map `ebpf:"refusals"`
+	TransTargets    *ebpf.Map `ebpf:"trans_targets"`
 }
 
 func (m *ClientMaps) Close() error {
@@ -189,15 +212,20 @@ func (m *ClientMaps) Close() error {
 		m.ClientOpeners,
 		m.ClientPrograms,
 		m.ClientSockets,
+		m.ClientTargets,
 		m.ClientUsers,
 		m.Counters,
 		m.CutFlows,
+		m.Detour4Prefixes,
+		m.Detour6Prefixes,
+		m.DetourPorts,
 		m.Lans,
 		m.Local4Prefixes,
 		m.Local6Prefixes,
 		m.LocalAddrs,
 		m.OwnMarks,
 		m.Refusals,
+		m.TransTargets,
 	)
 }
 
@@ -214,6 +242,7 @@ type ClientVariables struct {
 	ProgramKeyType *ebpf.Variable `ebpf:"program_key_type"`
 	ProgramRules   *ebpf.Variable `ebpf:"program_rules"`
 	ResolverPort   *ebpf.Variable `ebpf:"resolver_port"`
+	Shortcut       *ebpf.Variable `ebpf:"shortcut"`
 	TransPort      *ebpf.Variable `ebpf:"trans_port"`
 }
 
@@ -221,14 +250,17 @@ type ClientVariables struct {
 //
 // It can be passed to LoadClientObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ClientPrograms struct {
-	TorbpfConnect4  *ebpf.Program `ebpf:"torbpf_connect4"`
-	TorbpfConnect4B *ebpf.Program `ebpf:"torbpf_connect4_b"`
-	TorbpfConnect6  *ebpf.Program `ebpf:"torbpf_connect6"`
-	TorbpfConnect6B *ebpf.Program `ebpf:"torbpf_connect6_b"`
-	TorbpfSock      *ebpf.Program `ebpf:"torbpf_sock"`
-	TorbpfSockB     *ebpf.Program `ebpf:"torbpf_sock_b"`
-	TorbpfSockops   *ebpf.Program `ebpf:"torbpf_sockops"`
-	TorbpfSockopsB  *ebpf.Program `ebpf:"torbpf_sockops_b"`
+	TorbpfConnect4   *ebpf.Program `ebpf:"torbpf_connect4"`
+	TorbpfConnect4B  *ebpf.Program `ebpf:"torbpf_connect4_b"`
+	TorbpfConnect6   *ebpf.Program `ebpf:"torbpf_connect6"`
+	TorbpfConnect6B  *ebpf.Program `ebpf:"torbpf_connect6_b"`
+	TorbpfGetsockopt *ebpf.Program `ebpf:"torbpf_getsockopt"`
+	TorbpfPeer4      *ebpf.Program `ebpf:"torbpf_peer4"`
+	TorbpfPeer6      *ebpf.Program `ebpf:"torbpf_peer6"`
+	TorbpfSock       *ebpf.Program `ebpf:"torbpf_sock"`
+	TorbpfSockB      *ebpf.Program `ebpf:"torbpf_sock_b"`
+	TorbpfSockops    *ebpf.Program `ebpf:"torbpf_sockops"`
+	TorbpfSockopsB   *ebpf.Program `ebpf:"torbpf_sockops_b"`
 }
 
 func (p *ClientPrograms) Close() error {
@@ -237,6 +269,9 @@ func (p *ClientPrograms) Close() error {
 		p.TorbpfConnect4B,
 		p.TorbpfConnect6,
 		p.TorbpfConnect6B,
+		p.TorbpfGetsockopt,
+		p.TorbpfPeer4,
+		p.TorbpfPeer6,
 		p.TorbpfSock,
 		p.TorbpfSockB,
 		p.TorbpfSockops,

@@ -387,6 +387,13 @@ type DatapathSettings struct {
 	OwnMarks        uint32
 }
 
+type DatapathTarget struct {
+	_      structs.HostLayout
+	Addr   [16]uint8
+	PortBe uint16
+	Pad    uint16
+}
+
 type DatapathVerdict uint32
 
 const (
@@ -419,6 +426,7 @@ const (
 	DatapathMapClientCgroups   = "client_cgroups"
 	DatapathMapClientPrograms  = "client_programs"
 	DatapathMapClientSockets   = "client_sockets"
+	DatapathMapClientTargets   = "client_targets"
 	DatapathMapClientUsers     = "client_users"
 	DatapathMapCounters        = "counters"
 	DatapathMapCutFlows        = "cut_flows"
@@ -452,6 +460,7 @@ const (
 	DatapathMapSettings        = "settings"
 	DatapathMapSrc4Prefixes    = "src4_prefixes"
 	DatapathMapSrc6Prefixes    = "src6_prefixes"
+	DatapathMapTransTargets    = "trans_targets"
 	DatapathProgTorbpfDns      = "torbpf_dns"
 	DatapathProgTorbpfDnsSrc   = "torbpf_dns_src"
 	DatapathProgTorbpfLan      = "torbpf_lan"
@@ -535,6 +544,7 @@ type DatapathMapSpecs struct {
 	ClientCgroups  *ebpf.MapSpec `ebpf:"client_cgroups"`
 	ClientPrograms *ebpf.MapSpec `ebpf:"client_programs"`
 	ClientSockets  *ebpf.MapSpec `ebpf:"client_sockets"`
+	ClientTargets  *ebpf.MapSpec `ebpf:"client_targets"`
 	ClientUsers    *ebpf.MapSpec `ebpf:"client_users"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
@@ -568,6 +578,7 @@ type DatapathMapSpecs struct {
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
 	Src4Prefixes   *ebpf.MapSpec `ebpf:"src4_prefixes"`
 	Src6Prefixes   *ebpf.MapSpec `ebpf:"src6_prefixes"`
+	TransTargets   *ebpf.MapSpec `ebpf:"trans_targets"`
 }
 
 // DatapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -615,6 +626,7 @@ type DatapathMaps struct {
 	ClientCgroups  *ebpf.Map `ebpf:"client_cgroups"`
 	ClientPrograms *ebpf.Map `ebpf:"client_programs"`
 	ClientSockets  *ebpf.Map `ebpf:"client_sockets"`
+	ClientTargets  *ebpf.Map `ebpf:"client_targets"`
 	ClientUsers    *ebpf.Map `ebpf:"client_users"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
@@ -648,6 +660,7 @@ type DatapathMaps struct {
 	Settings       *ebpf.Map `ebpf:"settings"`
 	Src4Prefixes   *ebpf.Map `ebpf:"src4_prefixes"`
 	Src6Prefixes   *ebpf.Map `ebpf:"src6_prefixes"`
+	TransTargets   *ebpf.Map `ebpf:"trans_targets"`
 }
 
 func (m *DatapathMaps) Close() error {
@@ -657,6 +670,7 @@ func (m *DatapathMaps) Close() error {
 		m.ClientCgroups,
 		m.ClientPrograms,
 		m.ClientSockets,
+		m.ClientTargets,
 		m.ClientUsers,
 		m.Counters,
 		m.CutFlows,
@@ -690,6 +704,7 @@ func (m *DatapathMaps) Close() error {
 		m.Settings,
 		m.Src4Prefixes,
 		m.Src6Prefixes,
+		m.TransTargets,
 	)
 }
 

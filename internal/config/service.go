@@ -15,10 +15,13 @@ type Service struct {
 }
 
 // ProtocolICMP stands for ICMP of both families: number 58 with IPv6.
-const ProtocolICMP = 1
+const (
+	ProtocolICMP = 1
+	ProtocolTCP  = 6
+)
 
 // protocols are the names that a rule may use; others go by their number.
-var protocols = map[string]uint8{"icmp": ProtocolICMP, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "sctp": 132}
+var protocols = map[string]uint8{"icmp": ProtocolICMP, "igmp": 2, "tcp": ProtocolTCP, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "sctp": 132}
 
 // HasPorts says whether a protocol's ports are looked at.
 func (s Service) HasPorts() bool {

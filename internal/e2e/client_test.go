@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -22,6 +23,9 @@ func TestClientModeMainJob(t *testing.T) {
 	begin := time.Now()
 	r := attach(t, lab, "--client")
 	t.Logf("attach took %v\n%v", time.Since(begin).Round(time.Millisecond), r)
+	for _, to := range []netip.Addr{testnet.Web4, testnet.Web6} {
+		checkShortWay(t, lab, to)
+	}
 	checkMachineByTor(t, lab, testnet.LANRouter4, testnet.LANRouter6)
 	t.Logf("status: %v", runTorbpf(t, lab, "status"))
 
@@ -39,6 +43,30 @@ func TestClientModeMainJob(t *testing.T) {
 	}
 	if asked := lab.DNS.QueriesFor("after." + testnet.Zone); len(asked) != 1 || asked[0].Source.Addr() != testnet.WANRouter4 {
 		t.Errorf("after detach the ISP's resolver was asked %v", asked)
+	}
+}
+
+// checkShortWay has the machine connect, which is to be led to Tor without any NAT, and not
+// to see that.
+func checkShortWay(t *testing.T, lab *testnet.Lab, to netip.Addr) {
+	t.Helper()
+	site := netip.AddrPortFrom(to, 80)
+	err := lab.Router.Do(func() error {
+		conn, err := net.DialTimeout("tcp", site.String(), 5*time.Second)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if from := conn.LocalAddr().(*net.TCPAddr); !from.IP.IsLoopback() {
+			t.Errorf("to %v it comes from %v, so it did not take the short way", site, from)
+		}
+		if peer := conn.RemoteAddr().(*net.TCPAddr).AddrPort(); peer != site {
+			t.Errorf("connected to %v, it is told %v", site, peer)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

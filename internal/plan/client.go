@@ -22,6 +22,7 @@ type Client struct {
 	Widest     []Widest      // interfaces of rules that everything is routed to
 	Beside     []string      // bridges that are no LANs: what is behind them is not this machine's
 	ProxyPort  uint16        // of the proxy past Tor, on loopback; 0: there is none
+	Shortcut   *Shortcut     `json:",omitempty"` // nil: all takes the way by nftables
 }
 
 // Identity is a user, a control group or a program whose packets go direct, or are Tor's.

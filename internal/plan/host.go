@@ -19,6 +19,7 @@ type Host struct {
 
 	Identities Identities // what rules about this machine's own senders name
 	Own        []Identity // torbpf's own among them: tor, the sentry, what exec runs
+	TorGroup   string     // the control group that tor's sockets are of, below the root; "" if it is not known
 }
 
 // Link is a network interface.

@@ -49,5 +49,8 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 	if p.Onion4, p.Onion6, err = chooseOnion(cfg, h); err != nil {
 		return nil, err
 	}
+	if p.Client != nil {
+		p.Client.Shortcut = p.Client.shortcut(h.TorGroup, p.Onion4, p.Onion6)
+	}
 	return p, nil
 }

@@ -49,6 +49,7 @@ func (s *State) identify(facts *plan.Host, namespace string, rules config.Rules)
 	if facts.Identities, err = host.Resolve(rules); err != nil {
 		return err
 	}
+	facts.TorGroup = s.TorGroup
 	facts.Own, err = s.ownIdentities(namespace)
 	return err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/torbpf/torbpf/internal/cgroup"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/tor"
 )
 
 // The control groups of torbpf's own processes whose traffic is direct in client mode.
@@ -62,6 +63,30 @@ func (r *Router) group(name string) (cgroup.Group, error) {
 	return cgroup.Ensure(root, r.ns.Name, name)
 }
 
+// torGroup is the control group that the sockets of a managed tor are of, or will be when it
+// is started; "" where it has been started in another one.
+func (r *Router) torGroup(cfg config.Config, d *tor.Daemon) (string, error) {
+	if !slices.Contains(ownGroups(cfg), groupTor) {
+		return "", nil
+	}
+	path := groupPath(r.ns.Name, groupTor)
+	if d == nil {
+		return path, nil
+	}
+	root, err := cgroup.Tree()
+	if err != nil {
+		return "", err
+	}
+	id, err := cgroup.ID(root, path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && id != d.Cgroup() {
+		return "", nil
+	}
+	return path, err
+}
+
+// groupPath is where one of torbpf's own is, below the root.
+func groupPath(namespace, name string) string { return filepath.Join("/torbpf", namespace, name) }
+
 // openGroup opens the group that a process is to be started in; nil where it takes none.
 func (r *Router) openGroup(cfg config.Config, name string) (*os.File, error) {
 	if !slices.Contains(ownGroups(cfg), name) {
@@ -92,7 +117,7 @@ func (s *State) ownIdentities(namespace string) ([]plan.Identity, error) {
 		return nil, err
 	}
 	for _, name := range ownGroups(s.Config) {
-		id, err := cgroup.ID(root, filepath.Join("/torbpf", namespace, name))
+		id, err := cgroup.ID(root, groupPath(namespace, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -56,10 +56,14 @@ func (r *Router) findTor(ctx context.Context, s *State) (*foundTor, error) {
 	if err != nil && !errors.Is(err, tor.ErrNotRunning) {
 		return nil, err
 	}
+	if s.TorGroup, err = r.torGroup(s.Config, d); err != nil {
+		return nil, err
+	}
 	return &foundTor{daemon: d, group: account.GID}, nil
 }
 
 func findSystemTor(ctx context.Context, s *State) (*foundTor, error) {
+	s.TorGroup = ""
 	t := &s.Config.Tor
 	system, err := tor.System(ctx, t.Control, tor.Options{
 		Ports: plan.Ports{Trans: t.TransPort, DNS: t.DNSPort, Resolver: t.ResolverPort},
@@ -128,7 +132,7 @@ func (j *job) startTor(ctx context.Context) error {
 	if daemon != nil && daemon.Alive() {
 		_, err = daemon.Update(ctx, options)
 	} else {
-		daemon, err = tor.Start(ctx, options)
+		daemon, err = j.newTor(ctx, options)
 	}
 	if err != nil || !j.state.Config.Client.Enable {
 		return err
@@ -138,6 +142,18 @@ func (j *job) startTor(ctx context.Context) error {
 		return err
 	}
 	return group.Add(daemon.PID())
+}
+
+// newTor starts a tor, in client mode in a control group of its own: by its sockets' it is
+// told from all others, and asks where a connection was to go.
+func (j *job) newTor(ctx context.Context, options tor.Options) (*tor.Daemon, error) {
+	group, err := j.openGroup(j.state.Config, groupTor)
+	if err != nil {
+		return nil, err
+	}
+	defer group.Close()
+	options.Cgroup = group
+	return tor.Start(ctx, options)
 }
 
 // startSentry replaces the sentry by one for this plan. Between the two the
