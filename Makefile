@@ -23,7 +23,7 @@ attach: deps-run build ## Put the devices behind IFACE on Tor: sudo make attach 
 	./torbpf attach $(IFACE) $(ARGS)
 
 .PHONY: demo
-demo: deps-run build ## Show it without a LAN: attach, status and detach on a private Tor network in namespaces
+demo: deps-demo build ## Show it without a LAN: attach, status and detach on a private Tor network in namespaces
 	$(GO) run ./testnet/cmd/demo ./torbpf
 
 .PHONY: install
@@ -91,6 +91,10 @@ bench: deps-test ## Time the classifier by kind of packet (figures of one run: o
 .PHONY: deps-run
 deps-run: ## Install what attaching needs: tor, Go
 	./packaging/deps.sh run
+
+.PHONY: deps-demo
+deps-demo: ## Install what the demo needs, too
+	./packaging/deps.sh demo
 
 .PHONY: deps-test
 deps-test: ## Install what the tests need, too

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what torbpf needs on Debian and Ubuntu, as far as it is missing.
 #   deps.sh run      to build and attach: Go, tor
+#   deps.sh demo     to show it on a private Tor network: nft
 #   deps.sh test     to run the tests, too: clang, nft, tcpdump, …
 #   deps.sh systemd  and the one that boots a system of its own: systemd-nspawn, mmdebstrap
 # A tor package starts a tor service of its own; torbpf does not use or touch it.
@@ -8,6 +9,7 @@ set -Eeuo pipefail
 trap 'echo "deps.sh: line $LINENO: $BASH_COMMAND: failed" >&2' ERR
 
 run_packages=(tor)
+demo_packages=("${run_packages[@]}" nftables)
 test_packages=(clang llvm clang-format libbpf-dev linux-libc-dev bpftool nftables iproute2 iputils-ping conntrack tcpdump git)
 systemd_packages=(systemd systemd-container mmdebstrap procps make)
 
@@ -75,7 +77,8 @@ install_backport_go() {
 
 case ${1:-} in
 run) install_missing "${run_packages[@]}"; install_go ;;
+demo) install_missing "${demo_packages[@]}"; install_go ;;
 test) install_missing "${run_packages[@]}" "${test_packages[@]}"; install_go ;;
 systemd) install_missing "${run_packages[@]}" "${test_packages[@]}" "${systemd_packages[@]}"; install_go ;;
-*) echo "usage: deps.sh run|test|systemd" >&2; exit 2 ;;
+*) echo "usage: deps.sh run|demo|test|systemd" >&2; exit 2 ;;
 esac
