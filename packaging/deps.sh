@@ -6,24 +6,34 @@
 #   deps.sh systemd  and the one that boots a system of its own: systemd-nspawn, mmdebstrap
 # A tor package starts a tor service of its own; torbpf does not use or touch it.
 set -Eeuo pipefail
+PATH=$PATH:/usr/local/sbin:/usr/sbin
 trap 'echo "deps.sh: line $LINENO: $BASH_COMMAND: failed" >&2' ERR
 
 run_packages=(tor)
 demo_packages=("${run_packages[@]}" nftables)
-test_packages=(clang llvm clang-format libbpf-dev linux-libc-dev bpftool nftables iproute2 iputils-ping conntrack tcpdump git)
+test_packages=("${demo_packages[@]}" clang llvm clang-format libbpf-dev linux-libc-dev bpftool iproute2 iputils-ping conntrack tcpdump git)
 systemd_packages=(systemd systemd-container mmdebstrap procps make)
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 
-# Debian hides bpftool in /usr/sbin; Ubuntu has it in linux-tools-common.
-package_name() {
+# Ubuntu's bpftool is one of linux-tools, in a folder named after a kernel; its
+# command looks for that of the running one.
+package_names() {
 	case $1 in
-	bpftool) if apt-cache show bpftool >/dev/null 2>&1; then echo bpftool; else echo linux-tools-common; fi ;;
+	bpftool) if [ -n "$(apt-cache madison bpftool)" ]; then echo bpftool; else echo linux-tools-common linux-tools-generic; fi ;;
 	*) echo "$1" ;;
 	esac
 }
 
-installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }
+# Any bpftool will do where there is none of the running kernel's version.
+link_bpftool() {
+	local any=(/usr/lib/linux-tools/*/bpftool)
+	bpftool version >/dev/null 2>&1 || [ ! -x "${any[-1]}" ] || ln -sf "${any[-1]}" /usr/local/sbin/bpftool
+}
+
+installed() {
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ] || { [ "$1" = bpftool ] && bpftool version >/dev/null 2>&1; }
+}
 
 install_missing() {
 	local missing=() p
@@ -39,8 +49,8 @@ install_missing() {
 	fi
 	say "installing ${missing[*]}"
 	apt-get update -qq
-	local names=()
-	for p in "${missing[@]}"; do names+=("$(package_name "$p")"); done
+	local names
+	read -ra names <<<"$(for p in "${missing[@]}"; do package_names "$p"; done | xargs)"
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${names[@]}" >/dev/null
 }
 
@@ -78,7 +88,7 @@ install_backport_go() {
 case ${1:-} in
 run) install_missing "${run_packages[@]}"; install_go ;;
 demo) install_missing "${demo_packages[@]}"; install_go ;;
-test) install_missing "${run_packages[@]}" "${test_packages[@]}"; install_go ;;
-systemd) install_missing "${run_packages[@]}" "${test_packages[@]}" "${systemd_packages[@]}"; install_go ;;
+test) install_missing "${test_packages[@]}"; link_bpftool; install_go ;;
+systemd) install_missing "${test_packages[@]}" "${systemd_packages[@]}"; link_bpftool; install_go ;;
 *) echo "usage: deps.sh run|demo|test|systemd" >&2; exit 2 ;;
 esac
