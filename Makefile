@@ -52,7 +52,7 @@ generate: ## Compile the BPF programs and regenerate their Go side (clang 14, ll
 .PHONY: test
 test: deps-systemd build ## Install what is missing, then run every test: sudo make test
 	$(MAKE) lint check-generated
-	$(GO) test -count=1 -timeout 40m -p 1 ./...
+	$(GO) test -count=1 -timeout 40m -p 2 -exec "$(CURDIR)/.ci/alone.sh" ./...
 	$(MAKE) fuzz
 
 .PHONY: lint

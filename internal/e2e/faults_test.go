@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,35 +10,6 @@ import (
 	"github.com/torbpf/torbpf/internal/leaktest"
 	"github.com/torbpf/torbpf/testnet"
 )
-
-// TestNothingLeaksWhateverHappens is the table of `make leaktest`: whatever part of torbpf
-// is taken away, and whatever happens to the host under it, no packet of a LAN gets out,
-// and `torbpf run` repairs it all. Repair by hand is what TestStatusTellsOfStoppedPackets
-// and others do.
-func TestNothingLeaksWhateverHappens(t *testing.T) {
-	series := &leaktest.Series{Program: program, Recovery: &leaktest.Daemon{}}
-	t.Cleanup(func() {
-		if err := series.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	for _, f := range leaktest.Faults() {
-		t.Run(f.Name, func(t *testing.T) {
-			row, err := series.Run(t.Context(), f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if row.Lacks != "" {
-				t.Skip(row.Lacks)
-			}
-			if !row.OK() {
-				var text bytes.Buffer
-				(&leaktest.Table{Out: &text}).Add(row)
-				t.Error(text.String())
-			}
-		})
-	}
-}
 
 func removeAll(t *testing.T, pattern string) {
 	t.Helper()
@@ -55,7 +25,7 @@ func removeAll(t *testing.T, pattern string) {
 }
 
 // TestTheBatterySeesLeaks: with all guards gone, each kind of leak that
-// TestNothingLeaksWhateverHappens looks for is seen.
+// leaktest.TestNothingLeaksWhateverHappens looks for is seen.
 func TestTheBatterySeesLeaks(t *testing.T) {
 	lab := plainLab(t, testnet.Options{})
 	w := watchLeaks(t, lab)

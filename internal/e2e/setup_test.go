@@ -45,19 +45,15 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "end-to-end tests need root for network namespaces: run them with sudo")
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "torbpf-e2e-")
+	dir, err := testnet.ProgramDir()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
 	program = filepath.Join(dir, "torbpf")
-	if err := os.Chmod(dir, 0o755); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
 	speakerFile = filepath.Join(dir, "speaker")
-	if err := errors.Join(build(program), copySpeaker(speakerFile)); err != nil {
+	if err := errors.Join(testnet.BuildProgram(program), copySpeaker(speakerFile)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -67,16 +63,6 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	return code
-}
-
-// build makes a program that the unprivileged sentry can run, too.
-func build(path string, flags ...string) error {
-	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", path, "github.com/torbpf/torbpf/cmd/torbpf")...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build torbpf: %w: %s", err, out)
-	}
-	return os.Chmod(path, 0o755)
 }
 
 var shared struct {

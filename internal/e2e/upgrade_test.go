@@ -72,7 +72,7 @@ func TestRunGivesWayToAnotherVersion(t *testing.T) {
 	detachLater(t, lab)
 	file := writeConfig(t, lab, `interfaces = ["eth1"]`)
 	other := filepath.Join(filepath.Dir(program), "torbpf-other")
-	if err := build(other, "-ldflags", "-X main.version=other"); err != nil {
+	if err := testnet.BuildProgram(other, "-ldflags", "-X main.version=other"); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

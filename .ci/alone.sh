@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# alone.sh CMD...: runs a test program (see go test -exec) with process ids and a
+# /run of its own, so that packages whose tests attach torbpf can run side by side.
+set -Eeuo pipefail
+exec unshare --mount --pid --fork --kill-child --mount-proc --propagation private \
+	bash -c 'mount -t tmpfs tmpfs /run && mkdir /run/lock && exec "$@"' alone "$@"

@@ -1,0 +1,32 @@
+package testnet
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+)
+
+// ProgramDir makes a temporary folder for BuildProgram that everyone may enter,
+// since torbpf's unprivileged parts run from it. The caller removes it.
+func ProgramDir() (string, error) {
+	dir, err := os.MkdirTemp("", "torbpf-built-")
+	if err != nil {
+		return "", fmt.Errorf("make a folder for torbpf: %w", err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", errors.Join(fmt.Errorf("open the folder of torbpf: %w", err), os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// BuildProgram builds torbpf without cgo, with these flags of go build, at path,
+// for everyone to run.
+func BuildProgram(path string, flags ...string) error {
+	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", path, "github.com/torbpf/torbpf/cmd/torbpf")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build torbpf: %w: %s", err, out)
+	}
+	return os.Chmod(path, 0o755)
+}
