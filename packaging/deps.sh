@@ -12,7 +12,8 @@ trap 'echo "deps.sh: line $LINENO: $BASH_COMMAND: failed" >&2' ERR
 run_packages=(tor)
 demo_packages=("${run_packages[@]}" nftables)
 test_packages=("${demo_packages[@]}" clang llvm clang-format libbpf-dev linux-libc-dev bpftool iproute2 iputils-ping conntrack tcpdump git)
-systemd_packages=(systemd systemd-container mmdebstrap procps make)
+# By distro-info-data mmdebstrap knows whose a suite is.
+systemd_packages=(systemd systemd-container mmdebstrap distro-info-data procps make)
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 

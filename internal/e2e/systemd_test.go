@@ -56,7 +56,11 @@ func newMachine(t *testing.T, lab *testnet.Lab) *machine {
 	if suite == nil {
 		t.Fatal("/etc/os-release names no suite to install")
 	}
-	onHost(t, "mmdebstrap", "--quiet", "--variant=minbase", "--include=systemd-sysv,dbus,tor,nftables,iproute2,procps", string(suite[1]), m.root)
+	components := "main"
+	if regexp.MustCompile(`(?m)^ID=ubuntu$`).Match(release) {
+		components = "main,universe" // tor is in the latter
+	}
+	onHost(t, "mmdebstrap", "--quiet", "--variant=minbase", "--components="+components, "--include=systemd-sysv,dbus,tor,nftables,iproute2,procps", string(suite[1]), m.root)
 	onHost(t, "make", "-C", "../..", "install", "DESTDIR="+m.root)
 	torrc, err := os.ReadFile(loneTorrc(t, lab))
 	if err != nil {
