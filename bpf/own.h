@@ -20,8 +20,7 @@ static __always_inline __u8 layer4_byte(struct __sk_buff *skb, const struct pack
 {
 	__u8 byte = 0;
 
-	if (bpf_skb_load_bytes_relative(skb, p->l4_offset + offset, &byte, sizeof(byte),
-					BPF_HDR_START_NET))
+	if (load_leaving(skb, p, p->l4_offset + offset, &byte, sizeof(byte)))
 		return 0;
 	return byte;
 }
@@ -168,10 +167,57 @@ static __always_inline int class_leaves(struct __sk_buff *skb, const struct pack
 }
 
 /*
- * Whether what the router itself sends may leave by an uplink in client mode. Only
- * what is IP is judged; IP that cannot be read is not let go, nor what is behind a tag:
- * one of id 0 says nothing to who receives it. The tag of a VLAN device's packet is not
- * yet a part of it here.
+ * Whether a packet is what the stack takes it for. Who sends by a packet socket says so
+ * himself, and may call anything ARP. Without an Ethernet header whoever receives it goes
+ * by its first bits, which ARP has none of IP's in.
+ */
+static __always_inline int says_what_it_is(struct __sk_buff *skb, const struct packet *p)
+{
+	__be16 protocol_be = 0;
+	__u8 first = 0;
+
+	if (p->ethernet)
+		return !load_leaving(skb, p, offsetof(struct ethhdr, h_proto), &protocol_be,
+				     sizeof(protocol_be)) &&
+		       protocol_be == skb->protocol;
+	return is_ip(skb->protocol) || (!load_leaving(skb, p, 0, &first, sizeof(first)) &&
+					first >> 4 != 4 && first >> 4 != 6);
+}
+
+static __always_inline int of_packet_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk && sk->family == AF_PACKET;
+}
+
+/*
+ * What is not IP, and keeps a machine on its network: ARP, the log-in to a wired or a
+ * wireless network (EAPOL), what a switch goes by to give power or a VLAN (LLDP), none of
+ * which gets beyond the link, and PPPoE beneath an uplink. The sessions of that are the
+ * kernel's: what they hold was judged at the interface above, but for what somebody makes up.
+ * Anything else may hold IP, as MPLS does and a tag: one of id 0 says nothing to who receives it.
+ */
+static __always_inline int keeps_link(struct __sk_buff *skb, const struct packet *p)
+{
+	switch (bpf_ntohs(skb->protocol)) {
+	case ETH_P_ARP:
+		return 1;
+	case ETH_P_PAE:
+	case ETH_P_LLDP:
+	case ETH_P_PPP_DISC:
+		return p->ethernet;
+	case ETH_P_PPP_SES:
+		return p->ethernet && !of_packet_socket(skb);
+	default:
+		return 0;
+	}
+}
+
+/*
+ * Whether what the router itself sends may leave by an uplink in client mode. IP that
+ * cannot be read is not let go. The tag of a VLAN device's packet is not yet a part of it
+ * here.
  */
 static __always_inline int own_leaves(struct __sk_buff *skb, const struct packet *p,
 				      const struct settings *s)
@@ -182,8 +228,10 @@ static __always_inline int own_leaves(struct __sk_buff *skb, const struct packet
 		return 0;
 	if (s->client == CLIENT_EXEC && (class == VERDICT_NONE || class == VERDICT_DIRECT))
 		return 1;
+	if (!says_what_it_is(skb, p))
+		return 0;
 	if (p->layer3 == LAYER3_OTHER)
-		return !is_ip(skb->protocol) && !is_vlan(skb->protocol);
+		return keeps_link(skb, p);
 	if (onion_destination(p, s))
 		return 0;
 	if (class_leaves(skb, p, s) || answers_opening(skb, p))

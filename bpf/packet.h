@@ -90,6 +90,7 @@ struct packet {
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 ip_options; /* 1: the network header is not of the usual length */
+	__u8 ethernet;	 /* of what leaves: 1: its offsets count from that header */
 };
 
 #define TCP_SYN 0x02

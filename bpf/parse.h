@@ -324,9 +324,26 @@ static __always_inline void parse_skb(struct __sk_buff *skb, int ethernet, struc
 }
 
 /*
+ * Reads of a packet on its way out, from where the offsets of *p count: its Ethernet
+ * header, or its network header where it has none. Where the kernel takes the latter to
+ * be is up to who sends by a packet socket: at a VLAN device it is not where it really is.
+ */
+static __always_inline int load_leaving(struct __sk_buff *skb, const struct packet *p, __u32 at,
+					void *to, __u32 size)
+{
+	return bpf_skb_load_bytes_relative(skb, at, to, size,
+					   p->ethernet ? BPF_HDR_START_MAC : BPF_HDR_START_NET);
+}
+
+/* Where a packet on its way out has its network header. */
+static __always_inline __u32 network_offset(const struct packet *p)
+{
+	return p->ethernet ? ETH_HLEN : 0;
+}
+
+/*
  * Reads a network header of the family of a packet on its way out: what a report
- * shows and whose answer it may be. It begins `at` bytes behind the packet's own, so
- * that it is the same with and without an Ethernet header, and that what an ICMP
+ * shows and whose answer it may be. It begins at an offset, so that what an ICMP
  * error quotes can be read. What cannot be read stays zero, and extension headers
  * are not passed over: the protocol is then that of the first. So a protocol that is
  * not the one expected may hide it, and must not be what opens a way.
@@ -337,7 +354,7 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at
 	struct ipv6hdr ip6;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes_relative(skb, at, &ip4, sizeof(ip4), BPF_HDR_START_NET))
+		if (load_leaving(skb, p, at, &ip4, sizeof(ip4)) || ip4.version != 4)
 			return;
 		p->layer3 = LAYER3_IPV4;
 		set_ipv4(&p->saddr, ip4.saddr);
@@ -346,7 +363,7 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at
 		p->l4_offset = at + ip4.ihl * 4;
 		p->fragment = ipv4_fragment(ip4.frag_off);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		if (bpf_skb_load_bytes_relative(skb, at, &ip6, sizeof(ip6), BPF_HDR_START_NET))
+		if (load_leaving(skb, p, at, &ip6, sizeof(ip6)) || ip6.version != 6)
 			return;
 		p->layer3 = LAYER3_IPV6;
 		__builtin_memcpy(&p->saddr, &ip6.saddr, sizeof(p->saddr));
@@ -359,8 +376,7 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at
 	if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) {
 		struct ports ports = {};
 
-		if (bpf_skb_load_bytes_relative(skb, p->l4_offset, &ports, sizeof(ports),
-						BPF_HDR_START_NET))
+		if (load_leaving(skb, p, p->l4_offset, &ports, sizeof(ports)))
 			return;
 		p->sport_be = ports.source_be;
 		p->dport_be = ports.destination_be;

@@ -3,8 +3,9 @@
 #ifndef TORBPF_SOCKET_H
 #define TORBPF_SOCKET_H
 
-#define AF_INET	 2
-#define AF_INET6 10
+#define AF_INET	  2
+#define AF_INET6  10
+#define AF_PACKET 17
 
 #define SOCK_STREAM 1
 #define SOCK_RAW    3

@@ -85,7 +85,14 @@ int torbpf_lan_out3(struct __sk_buff *skb)
 SEC("tc")
 int torbpf_uplink(struct __sk_buff *skb)
 {
-	return act_on_uplink(skb, load_settings());
+	return act_on_uplink(skb, 1, load_settings());
+}
+
+/* The same without an Ethernet header. */
+SEC("tc")
+int torbpf_uplink3(struct __sk_buff *skb)
+{
+	return act_on_uplink(skb, 0, load_settings());
 }
 
 /* Tells who begins a connection at once that Tor takes none. */

@@ -94,7 +94,7 @@ static __always_inline int is_icmp_error(struct __sk_buff *skb, const struct pac
  */
 static __always_inline int answers_cut_peer(struct __sk_buff *skb, const struct packet *p)
 {
-	struct packet quoted = {};
+	struct packet quoted = {.ethernet = p->ethernet};
 	struct flow flow = {};
 
 	if (p->protocol == IPPROTO_TCP && layer4_byte(skb, p, TCP_FLAGS_OFFSET) & TCP_RST) {
@@ -127,11 +127,11 @@ static __always_inline int drop_own(struct __sk_buff *skb, const struct packet *
  * What the router itself sends by an uplink is its own business, but for answers; in
  * client mode it is Tor's. Its own DNS is counted apart: no LAN packet is a part of it.
  */
-static __always_inline int act_on_own(struct __sk_buff *skb, const struct settings *s)
+static __always_inline int act_on_own(struct __sk_buff *skb, int ethernet, const struct settings *s)
 {
-	struct packet p = {};
+	struct packet p = {.ethernet = ethernet};
 
-	parse_network_header(skb, 0, &p);
+	parse_network_header(skb, network_offset(&p), &p);
 	if (strays_from_lan(skb, &p) || diverted_answer(skb, &p))
 		return drop_leak(skb, &p);
 	if (answers_cut_peer(skb, &p))
@@ -148,13 +148,14 @@ static __always_inline int act_on_own(struct __sk_buff *skb, const struct settin
  * now, but the kernel remembers the interface it came in by. Packets of the
  * router itself came in by none.
  */
-static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct settings *s)
+static __always_inline int act_on_uplink(struct __sk_buff *skb, int ethernet,
+					 const struct settings *s)
 {
 	__u32 ingress = skb->ingress_ifindex;
-	struct packet p = {};
+	struct packet p = {.ethernet = ethernet};
 
 	if (!ingress)
-		return act_on_own(skb, s);
+		return act_on_own(skb, ethernet, s);
 	if (!bpf_map_lookup_elem(&lans, &ingress))
 		return ACTION_NEXT;
 	switch (mark_class(skb->mark)) {
@@ -172,7 +173,7 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct set
 	default:
 		break;
 	}
-	parse_network_header(skb, 0, &p);
+	parse_network_header(skb, network_offset(&p), &p);
 	return drop_leak(skb, &p);
 }
 

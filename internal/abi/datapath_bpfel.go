@@ -228,6 +228,8 @@ type DatapathPacket struct {
 	TcpFlags  uint8
 	IcmpType  uint8
 	IpOptions uint8
+	Ethernet  uint8
+	_         [3]byte
 }
 
 type DatapathPolicy uint32
@@ -468,6 +470,7 @@ const (
 	DatapathProgTorbpfLanOut   = "torbpf_lan_out"
 	DatapathProgTorbpfLanOut3  = "torbpf_lan_out3"
 	DatapathProgTorbpfUplink   = "torbpf_uplink"
+	DatapathProgTorbpfUplink3  = "torbpf_uplink3"
 	DatapathVarClientModeType  = "client_mode_type"
 	DatapathVarDnsPort         = "dns_port"
 	DatapathVarDomainLimitType = "domain_limit_type"
@@ -533,6 +536,7 @@ type DatapathProgramSpecs struct {
 	TorbpfLanOut  *ebpf.ProgramSpec `ebpf:"torbpf_lan_out"`
 	TorbpfLanOut3 *ebpf.ProgramSpec `ebpf:"torbpf_lan_out3"`
 	TorbpfUplink  *ebpf.ProgramSpec `ebpf:"torbpf_uplink"`
+	TorbpfUplink3 *ebpf.ProgramSpec `ebpf:"torbpf_uplink3"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
@@ -739,6 +743,7 @@ type DatapathPrograms struct {
 	TorbpfLanOut  *ebpf.Program `ebpf:"torbpf_lan_out"`
 	TorbpfLanOut3 *ebpf.Program `ebpf:"torbpf_lan_out3"`
 	TorbpfUplink  *ebpf.Program `ebpf:"torbpf_uplink"`
+	TorbpfUplink3 *ebpf.Program `ebpf:"torbpf_uplink3"`
 }
 
 func (p *DatapathPrograms) Close() error {
@@ -750,6 +755,7 @@ func (p *DatapathPrograms) Close() error {
 		p.TorbpfLanOut,
 		p.TorbpfLanOut3,
 		p.TorbpfUplink,
+		p.TorbpfUplink3,
 	)
 }
 

@@ -88,6 +88,14 @@ func ownClassRows() []ownRow {
 		ownRow{name: "own: local to a public subnet of another interface", frame: ether(ip(wan4, "51.7.0.9", udp(40000, 7))), class: abi.VerdictLocal},
 		ownRow{name: "own: ARP", frame: etherRaw(0x0806, make([]byte, 46)...), all: true, exec: true},
 		ownRow{name: "own: ARP, direct", frame: etherRaw(0x0806, make([]byte, 46)...), class: abi.VerdictDirect, all: true, exec: true},
+		ownRow{name: "own: EAPOL", frame: etherRaw(0x888e, make([]byte, 46)...), all: true, exec: true},
+		ownRow{name: "own: LLDP", frame: etherRaw(0x88cc, make([]byte, 46)...), all: true, exec: true},
+		ownRow{name: "own: PPPoE, discovery", frame: etherRaw(0x8863, make([]byte, 46)...), all: true, exec: true},
+		ownRow{name: "own: PPPoE, a session of the kernel's", frame: etherRaw(0x8864, make([]byte, 46)...), all: true, exec: true},
+		ownRow{name: "own: MPLS", frame: etherRaw(0x8847, packet...), exec: true},
+		ownRow{name: "own: a bridged frame", frame: etherRaw(0x6558, plain...), exec: true},
+		ownRow{name: "own: a length", frame: etherRaw(0x002e, packet...), exec: true},
+		ownRow{name: "own: IPv6 that is IPv4", frame: etherRaw(0x86dd, append(packet, make([]byte, 40)...)...), exec: true},
 		ownRow{name: "own: a tag of a VLAN", frame: ether(packet, 0x8100_0005), exec: true},
 		ownRow{name: "own: a tag of no VLAN", frame: ether(packet, 0x8100_0000), exec: true},
 		ownRow{name: "own: a service tag", frame: ether(packet, 0x88a8_0000), exec: true},
@@ -179,6 +187,42 @@ func (o *objects) checkOwn(t *testing.T, r ownRow) {
 		}
 		if leaves && len(out.moved) != 0 {
 			t.Errorf("mode %d: counted %v of a packet that leaves", mode, out.moved)
+		}
+	}
+}
+
+// TestWithoutAnEthernetHeaderOnlyIPLeaves, and what ARP must look like: what is behind a
+// tunnel goes by the first bits of a packet, whatever its sender has called it.
+func TestWithoutAnEthernetHeaderOnlyIPLeaves(t *testing.T) {
+	enterNamespace(t)
+	o := load(t, 24)
+	p := home()
+	p.Client = abi.ClientAll
+	o.set(p)
+	four, six := ip(wan4, web4, udp(40000, 7)), ip(own6, web6, udp(40000, 7))
+	for _, c := range []struct {
+		name   string
+		frame  []byte
+		class  abi.Verdict
+		leaves bool
+	}{
+		{"direct", ether(four), abi.VerdictDirect, true},
+		{"direct, IPv6", ether(six), abi.VerdictDirect, true},
+		{"no class", ether(four), abi.VerdictNone, false},
+		{"no class, IPv6", ether(six), abi.VerdictNone, false},
+		{"local, to a public address", ether(four), abi.VerdictLocal, false},
+		{"local, to a private one", ether(ip(wan4, near4, udp(40000, 7))), abi.VerdictLocal, true},
+		{"a first message of a lease", ether(ip("0.0.0.0", "255.255.255.255", udp(68, 67))), abi.VerdictNone, true},
+		{"ARP", etherRaw(0x0806, make([]byte, 46)...), abi.VerdictNone, true},
+		{"IPv4, called ARP", etherRaw(0x0806, four...), abi.VerdictNone, false},
+		{"IPv6, called ARP", etherRaw(0x0806, six...), abi.VerdictNone, false},
+		{"IPv6, called IPv4", etherRaw(0x0800, six...), abi.VerdictNone, false},
+		{"EAPOL", etherRaw(0x888e, make([]byte, 46)...), abi.VerdictNone, false},
+		{"a session of PPPoE", etherRaw(0x8864, make([]byte, 46)...), abi.VerdictNone, false},
+	} {
+		out := o.watch(t, abi.DatapathProgTorbpfUplink3, c.frame, skBuff{Ifindex: lanIndex, Mark: uint32(c.class) << 24})
+		if leaves := out.action == actNext; leaves != c.leaves {
+			t.Errorf("%s: it leaves is %t, want %t", c.name, leaves, c.leaves)
 		}
 	}
 }
