@@ -337,19 +337,6 @@ static __always_inline int is_self(const struct packet *p)
 	return bpf_map_lookup_elem(&local_addrs, &a->key) != NULL;
 }
 
-/* Whether a peer is a device behind a LAN: what it is told leaves by no uplink. */
-static __always_inline int is_of_lan(const struct packet *p)
-{
-	struct local_subnet *subnet;
-	__u32 ifindex;
-
-	subnet = lookup_prefix(p, &p->saddr, &local4_prefixes, &local6_prefixes);
-	if (!subnet)
-		return 0;
-	ifindex = subnet->ifindex;
-	return bpf_map_lookup_elem(&lans, &ifindex) != NULL;
-}
-
 /*
  * Whether a socket that has just been established is one that was accepted. One that has
  * begun a connection, and meets a SYN of its peer's, is established in the same way; whoever is
@@ -381,7 +368,7 @@ static __always_inline void mark_accepted(struct bpf_sock_ops *ctx, enum sight s
 	if (port == trans_port || port == dns_port || port == resolver_port)
 		return;
 	parse_peer(ctx, &p.saddr, &p.layer3);
-	if (is_self(&p) || is_of_lan(&p))
+	if (is_self(&p) || of_lan(&p, &p.saddr)) /* what a device is told leaves by no uplink */
 		return;
 	sk = ctx->sk;
 	if (!sk || !was_accepted(sk, sight))

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "identity.h"
+#include "link.h"
 #include "match.h"
 #include "parse.h"
 #include "plan.h"
@@ -35,85 +36,23 @@ static __always_inline __u8 icmpv6_type(struct __sk_buff *skb, const struct pack
 	return layer4_byte(skb, p, (layer4_byte(skb, p, 1) + 1) * 8);
 }
 
-static __always_inline int udp_between(const struct packet *p, __u16 source, __u16 destination)
-{
-	return p->protocol == IPPROTO_UDP && p->fragment == FRAGMENT_NONE &&
-	       p->sport_be == bpf_htons(source) && p->dport_be == bpf_htons(destination);
-}
-
-/* Whether a destination is none of the internet's, whichever link leads there. */
-static __always_inline int near_destination(const struct packet *p)
-{
-	struct local_subnet *subnet;
-
-	if (group_destination(p) || link_local(p, &p->daddr))
-		return 1;
-	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
-	return subnet && subnet->reserved;
-}
-
-/* A lease is renewed of a server nearby; any other is asked like all of them (RFC 2131, 4.4.5). */
-static __always_inline int keeps_network4(const struct packet *p)
-{
-	if (p->protocol == IPPROTO_IGMP)
-		return ipv4_under(p->daddr.word_be[3], 0xe0000000, 0xffffff00);
-	return udp_between(p, PORT_DHCP_CLIENT, PORT_DHCP) && near_destination(p);
-}
-
-/* RFC 8415, 7.1: a client asks all servers and relays of its link. */
-static __always_inline int dhcpv6_servers(const union inet_address *a)
-{
-	return a->word_be[0] == bpf_htonl(0xff020000) && !a->word_be[1] && !a->word_be[2] &&
-	       a->word_be[3] == bpf_htonl(0x00010002);
-}
-
-/* A router's advertisements and redirects are not among it: that is router mode's. */
-static __always_inline int keeps_network6(struct __sk_buff *skb, const struct packet *p)
-{
-	switch (icmpv6_type(skb, p)) {
-	case ICMPV6_GROUP_QUERY:
-	case ICMPV6_GROUP_REPORT:
-	case ICMPV6_GROUP_DONE:
-	case ICMPV6_GROUP_REPORT2:
-	case ICMPV6_ROUTER_SOLICITATION:
-	case ICMPV6_NEIGHBOUR_SOLICITATION:
-	case ICMPV6_NEIGHBOUR_ADVERTISEMENT:
-		return 1;
-	default:
-		return udp_between(p, PORT_DHCPV6_CLIENT, PORT_DHCPV6) &&
-		       (dhcpv6_servers(&p->daddr) || link_local(p, &p->daddr));
-	}
-}
-
-/*
- * Whether a socket is one that a connection was begun to; a SYN cookie is sent by none. One
- * in BPF_TCP_SYN_RECV may have begun itself, and met a SYN that was sent to catch it. That
- * is also where TCP Fast Open answers from; it does so once more, for the request.
- */
-static __always_inline int is_being_opened(struct bpf_sock *sk)
-{
-	return !sk || sk->state == BPF_TCP_LISTEN || sk->state == BPF_TCP_NEW_SYN_RECV;
-}
-
 /*
  * It answers somebody outside; what follows it has a class by its socket or conntrack.
  * What somebody has made up, and sends by a raw or a packet socket, is no answer.
  */
 static __always_inline int answers_opening(struct __sk_buff *skb, const struct packet *p)
 {
-	const __u8 answer = TCP_SYN | TCP_ACK;
+	struct bpf_sock *sk = skb->sk;
 
 	return p->protocol == IPPROTO_TCP && p->fragment != FRAGMENT_LATER &&
-	       (layer4_byte(skb, p, TCP_FLAGS_OFFSET) & answer) == answer &&
-	       is_being_opened(skb->sk);
+	       is_syn_ack(layer4_byte(skb, p, TCP_FLAGS_OFFSET)) &&
+	       (!sk || is_being_opened(sk->state));
 }
 
 /* Whether an interface is one that the router's own packets may leave by. */
 static __always_inline int own_exit(__u32 ifindex)
 {
-	struct rule *r = bpf_map_lookup_elem(&own_exits, &ifindex);
-
-	return r && in_force(r);
+	return rule_in_force(&own_exits, &ifindex);
 }
 
 /*
@@ -219,7 +158,7 @@ static __always_inline int keeps_link(struct __sk_buff *skb, const struct packet
  * cannot be read is not let go. The tag of a VLAN device's packet is not yet a part of it
  * here.
  */
-static __always_inline int own_leaves(struct __sk_buff *skb, const struct packet *p,
+static __always_inline int own_leaves(struct __sk_buff *skb, struct packet *p,
 				      const struct settings *s)
 {
 	enum verdict class = mark_class(skb->mark);
@@ -236,7 +175,8 @@ static __always_inline int own_leaves(struct __sk_buff *skb, const struct packet
 		return 0;
 	if (class_leaves(skb, p, s) || answers_opening(skb, p))
 		return 1;
-	return p->layer3 == LAYER3_IPV4 ? keeps_network4(p) : keeps_network6(skb, p);
+	p->icmp_type = icmpv6_type(skb, p);
+	return keeps_network(p, skb->ifindex);
 }
 
 /*

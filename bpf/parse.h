@@ -16,8 +16,6 @@
 
 #define MAX_VLAN_TAGS	     2
 #define VLAN_ID_MASK	     0x0fff
-#define IPV4_FRAGMENT_OFFSET 0x1fff
-#define IPV4_MORE_FRAGMENTS  0x2000
 #define IPV6_FRAGMENT_OFFSET 0xfff8
 
 /* Bytes made linear before parsing: an Ethernet header, IPv6 and options. */
@@ -129,15 +127,6 @@ static __always_inline void parse_layer4(struct cursor *c, struct packet *p)
 		return;
 	}
 	p->tcp_flags = ((__u8 *)c->position)[13];
-}
-
-static __always_inline enum fragment ipv4_fragment(__be16 frag_off_be)
-{
-	__u16 fragment = bpf_ntohs(frag_off_be);
-
-	if (fragment & IPV4_FRAGMENT_OFFSET)
-		return FRAGMENT_LATER;
-	return fragment & IPV4_MORE_FRAGMENTS ? FRAGMENT_FIRST : FRAGMENT_NONE;
 }
 
 static __always_inline void parse_ipv4(struct cursor *c, struct packet *p)
@@ -360,6 +349,7 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at
 		set_ipv4(&p->saddr, ip4.saddr);
 		set_ipv4(&p->daddr, ip4.daddr);
 		p->protocol = ip4.protocol;
+		p->hop_limit = ip4.ttl;
 		p->l4_offset = at + ip4.ihl * 4;
 		p->fragment = ipv4_fragment(ip4.frag_off);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
@@ -369,6 +359,7 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at
 		__builtin_memcpy(&p->saddr, &ip6.saddr, sizeof(p->saddr));
 		__builtin_memcpy(&p->daddr, &ip6.daddr, sizeof(p->daddr));
 		p->protocol = ip6.nexthdr;
+		p->hop_limit = ip6.hop_limit;
 		p->l4_offset = at + sizeof(ip6);
 	}
 	if (p->fragment == FRAGMENT_LATER)

@@ -50,8 +50,6 @@ static __always_inline int diverted_answer(struct __sk_buff *skb, const struct p
  */
 static __always_inline int strays_from_lan(struct __sk_buff *skb, const struct packet *p)
 {
-	struct local_subnet *subnet;
-	__u32 ifindex;
 	__u8 type;
 
 	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
@@ -66,13 +64,8 @@ static __always_inline int strays_from_lan(struct __sk_buff *skb, const struct p
 	/* It answers for the address that it has on a LAN (RFC 4291, 2.5.6). */
 	if (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr) && !group_destination(p))
 		return 1;
-	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
-	if (subnet) {
-		ifindex = subnet->ifindex;
-		if (bpf_map_lookup_elem(&lans, &ifindex))
-			return 1;
-	}
-	return still(lookup_prefix(p, &p->daddr, &past4_prefixes, &past6_prefixes));
+	return of_lan(p, &p->daddr) ||
+	       still(lookup_prefix(p, &p->daddr, &past4_prefixes, &past6_prefixes));
 }
 
 static __always_inline int is_icmp_error(struct __sk_buff *skb, const struct packet *p)
@@ -156,7 +149,7 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, int ethernet,
 
 	if (!ingress)
 		return act_on_own(skb, ethernet, s);
-	if (!bpf_map_lookup_elem(&lans, &ingress))
+	if (!is_lan(ingress))
 		return ACTION_NEXT;
 	switch (mark_class(skb->mark)) {
 	case VERDICT_DIRECT:

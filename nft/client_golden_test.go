@@ -21,6 +21,7 @@ func clientPlan() *plan.Plan {
 	} {
 		p.Client.Local = append(p.Client.Local, plan.LocalSubnet{Name: s.name, Prefix: netip.MustParsePrefix(s.prefix)})
 	}
+	p.Client.OnLink = []plan.LocalSubnet{{Name: "wan0", Prefix: netip.MustParsePrefix("2a0c:10::/64")}}
 	for _, prefix := range []string{"51.20.0.0/16", "51.22.0.0/16", "255.255.255.0/24", "2a0e::/32"} {
 		p.Client.Direct = append(p.Client.Direct, plan.Opening{Prefix: netip.MustParsePrefix(prefix)})
 	}

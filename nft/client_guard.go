@@ -49,7 +49,7 @@ func (b *builder) clientDivertChains() []chain {
 		baseChain(chainClientDivert, nftables.ChainTypeNAT, nftables.ChainHookOutput, plan.PriorityRedirect, divert...),
 		subChain(chainClientForged,
 			newRule("which of a link's addresses are this machine's the kernel does not say here; they lead no further",
-				fromPrefix(netip.MustParsePrefix("fe80::/10")), lookUpClass(b.Mark.ClassMask(), mapClientDivert)),
+				fromPrefix(linkLocal), lookUpClass(b.Mark.ClassMask(), mapClientDivert)),
 			newRule("of a raw or transparent socket: the answer would leave for who has that address", drop(RefusedClient))),
 		baseChain(chainClientSNAT, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, plan.PriorityRedirect, sources...),
 	}

@@ -97,6 +97,7 @@ func (l *clientLab) plan() *plan.Plan {
 	} {
 		p.Client.Local = append(p.Client.Local, plan.LocalSubnet{Name: s.name, Prefix: netip.MustParsePrefix(s.prefix)})
 	}
+	p.Client.OnLink = []plan.LocalSubnet{{Name: "wan0", Prefix: netip.MustParsePrefix(outside6 + "/64").Masked()}}
 	for _, prefix := range []string{"51.20.0.0/24", "51.20.2.0/23", "2a0e::/32"} {
 		p.Client.Direct = append(p.Client.Direct, plan.Opening{Prefix: netip.MustParsePrefix(prefix)})
 	}

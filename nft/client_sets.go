@@ -20,6 +20,7 @@ const (
 	setDirect6      = "client_direct6"
 	setClientLocal4 = "client_local4"
 	setClientLocal6 = "client_local6"
+	setClientLink6  = "client_link6"
 	setClientSettle = "client_settling"
 	mapClientDivert = "client_diversions"
 	mapClientGuard  = "client_verdicts"
@@ -83,7 +84,11 @@ func (b *builder) clientSets() ([]set, error) {
 	if err != nil {
 		return nil, err
 	}
-	sets := []set{local4, local6}
+	link6, err := subnetSet(setClientLink6, nftables.TypeIP6Addr, netip.Addr.Is6, b.Client.OnLink)
+	if err != nil {
+		return nil, err
+	}
+	sets := []set{local4, local6, link6}
 	for _, o := range b.direct {
 		if len(o.prefixes4) > 0 {
 			sets = append(sets, prefixSet(o.set4, nftables.TypeIPAddr, o.prefixes4))

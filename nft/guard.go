@@ -149,10 +149,7 @@ func (b *builder) unjudgedInput() []rule {
 // linkHousekeeping matches ICMPv6 types 130 to 137. What hosts report of their
 // memberships (143) has no answer, and is for others than a host.
 func linkHousekeeping() []expr.Any {
-	return slices.Concat(protocol(icmp6.number), []expr.Any{
-		payload(expr.PayloadBaseTransportHeader, 0, 1, reg1),
-		&expr.Range{Op: expr.CmpOpEq, Register: reg1, FromData: []byte{130}, ToData: []byte{137}},
-	})
+	return icmpv6Types(groupQuery, redirected)
 }
 
 // noConnection matches what conntrack knows nothing of: there is no status to ask for.

@@ -222,10 +222,12 @@ func answered(p testnet.Packet) bool {
 }
 
 // near tells whether a packet of the router's own never gets further than the link, so that
-// client mode lets it go: to a group or to all, or to a link-local address. A question for
-// a name is none of these.
+// client mode lets it go: to a group of the link or to all, to others with a single hop or by
+// SSDP, or to a link-local address. A question for a name is none of these.
 func near(p testnet.Packet) bool {
 	dst := p.Dst.Addr()
+	ssdp := p.Dst == netip.MustParseAddrPort("239.255.255.250:1900") && p.Proto == "udp" && p.HopLimit <= 4
 	return p.Dst.Port() != testnet.PortDNS &&
-		(dst.IsMulticast() || dst.IsLinkLocalUnicast() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}))
+		(dst.IsLinkLocalMulticast() || dst.IsMulticast() && p.HopLimit <= 1 || ssdp ||
+			dst.IsLinkLocalUnicast() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}))
 }

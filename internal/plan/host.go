@@ -46,6 +46,7 @@ type Route struct {
 	Dst   netip.Prefix // 0.0.0.0/0 or ::/0 for a default route
 	Index int          // outgoing interface
 	Table uint32
+	By    bool // by another host: what it leads to is not on the link
 }
 
 // Rule is a policy routing rule of somebody else that looks at the mark.
