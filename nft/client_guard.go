@@ -27,9 +27,6 @@ const (
 	chainClientEgress   = "client_egress"
 )
 
-// ephemeral is where the kernel begins to take ports for who asks for none, by default.
-const ephemeral = 32768
-
 // loopbacks are where a redirect of our own packets leads.
 var loopbacks = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
 
@@ -95,7 +92,7 @@ func (b *builder) clientOpenings() []chain {
 			markIsNot(0, b.Mark.ClassMask()), leave()),
 		newRule("the middle of a connection that this machine may have begun", tcpFlagsAreNot(tcpSYN, handshake), leave()),
 		newRule("the kernel gives such a port to who begins: a stranger could guess it, and open the way to itself",
-			protocol(unix.IPPROTO_UDP), toPortFrom(ephemeral), leave()),
+			protocol(unix.IPPROTO_UDP), toPortFrom(b.Client.Ephemeral), leave()),
 		newRule("this machine may have begun it before anything was tracked", settling(), notProtocol(unix.IPPROTO_TCP), notProtocol(unix.IPPROTO_UDP),
 			notProtocol(icmp4.number), notProtocol(icmp6.number), leave()),
 		back,

@@ -91,7 +91,7 @@ func (l *clientLab) serveAt(n *node, name string, addrs ...string) {
 func (l *clientLab) plan() *plan.Plan {
 	p := l.lab.plan()
 	p.LANs, p.Local = nil, nil
-	p.Client = &plan.Client{All: true}
+	p.Client = &plan.Client{All: true, Ephemeral: 32768}
 	for _, s := range []struct{ name, prefix string }{
 		{"wan0", "192.168.99.0/24"}, {"dmz0", "172.16.7.0/24"}, {"dmz0", "2001:db8:7::/64"}, {"lan0", "192.168.50.0/24"},
 	} {

@@ -22,6 +22,7 @@ type Client struct {
 	Exits      []Exit        // by which packets may leave directly; Rule is a place in Rules
 	Widest     []Widest      // interfaces of rules that everything is routed to
 	Beside     []string      // bridges that are no LANs: what is behind them is not this machine's
+	Ephemeral  uint16        // the first port that the kernel gives to who asks for none; 0: any may be
 	ProxyPort  uint16        // of the proxy past Tor, on loopback; 0: there is none
 	Shortcut   *Shortcut     `json:",omitempty"` // nil: all takes the way by nftables
 }
@@ -78,7 +79,7 @@ func client(cfg config.Config, h Host, rules config.Rules) *Client {
 	if !cfg.Client.Enable && len(h.Own) == 0 {
 		return nil
 	}
-	c := &Client{All: cfg.Client.Enable, Rules: rules, Local: ownSubnets(h, cfg.Local), ProxyPort: cfg.Client.ProxyPort}
+	c := &Client{All: cfg.Client.Enable, Rules: rules, Local: ownSubnets(h, cfg.Local), Ephemeral: h.Ephemeral, ProxyPort: cfg.Client.ProxyPort}
 	c.Identities = slices.Concat(h.Own, identities(h.Identities, rules))
 	destinations := rules.Of(config.KindDestination)
 	if cfg.Local == config.LocalReserved {

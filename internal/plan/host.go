@@ -15,7 +15,9 @@ type Host struct {
 	Ways []Route
 	// TimeServer says that somebody listens on UDP 123, on more than loopback.
 	TimeServer bool
-	BridgeNF   bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)
+	// Ephemeral is the first port that the kernel gives to who asks for none.
+	Ephemeral uint16
+	BridgeNF  bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)
 
 	Identities Identities // what rules about this machine's own senders name
 	Own        []Identity // torbpf's own among them: tor, the sentry, what exec runs
