@@ -37,11 +37,11 @@ func (b *builder) clientDivertChains() []chain {
 	for _, p := range loopbacks {
 		sources = append(sources, newRule("redirected", toLoopback(), b.blocked(), toPrefix(p), snat(p.Addr())))
 	}
-	byClass := newRule("by class; the others go their way", lookUpClass(b.Mark.ClassMask(), mapClientDivert))
-	divert := []rule{byClass}
-	if !b.strict {
-		divert = []rule{newRule("its source may be forged", b.blocked(), notFromSelf(), goTo(chainClientForged)), byClass}
+	var divert []rule
+	for _, notFromSelf := range b.notFromSelf() {
+		divert = append(divert, newRule("its source may be forged", b.blocked(), notFromSelf, goTo(chainClientForged)))
 	}
+	divert = append(divert, newRule("by class; the others go their way", lookUpClass(b.Mark.ClassMask(), mapClientDivert)))
 	return []chain{
 		baseChain(chainClientDivert, nftables.ChainTypeNAT, nftables.ChainHookOutput, plan.PriorityRedirect, divert...),
 		subChain(chainClientForged,
@@ -52,11 +52,34 @@ func (b *builder) clientDivertChains() []chain {
 	}
 }
 
-// notFromSelf matches a source that is no address of this machine (nft: fib saddr type != local).
-func notFromSelf() []expr.Any {
-	return []expr.Any{
+// notFromSelf matches a source that is no address of this machine (nft: fib saddr type !=
+// local); without look-ups of routes one that it had when this was planned.
+func (b *builder) notFromSelf() [][]expr.Any {
+	if b.strict {
+		return [][]expr.Any{
+			append(source(ipv4), notIn(setClientSelf4)),
+			append(source(ipv6), notIn(setClientSelf6)),
+		}
+	}
+	return [][]expr.Any{{
 		&expr.Fib{Register: reg1, ResultADDRTYPE: true, FlagSADDR: true},
 		notEqual(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)),
+	}}
+}
+
+// selfSets hold the addresses of this machine, loopback's too.
+func (b *builder) selfSets() []set {
+	if !b.strict {
+		return nil
+	}
+	of := map[bool][]netip.Prefix{true: {netip.MustParsePrefix("127.0.0.0/8")}, false: {netip.MustParsePrefix("::1/128")}}
+	for _, a := range b.LocalAddrs {
+		of[a.Is4()] = append(of[a.Is4()], netip.PrefixFrom(a, a.BitLen()))
+	}
+	const why = "addresses of this machine"
+	return []set{
+		prefixSet(setClientSelf4, why, nftables.TypeIPAddr, of[true]),
+		prefixSet(setClientSelf6, why, nftables.TypeIP6Addr, of[false]),
 	}
 }
 

@@ -227,6 +227,11 @@ func destination(f family) []expr.Any {
 	return append(isFamily(f), payload(expr.PayloadBaseNetworkHeader, f.destination, f.size, reg1))
 }
 
+// source loads that of a packet.
+func source(f family) []expr.Any {
+	return append(isFamily(f), payload(expr.PayloadBaseNetworkHeader, f.source, f.size, reg1))
+}
+
 func toPrefix(p netip.Prefix) []expr.Any {
 	return inPrefix(p, familyOf(p.Addr()).destination)
 }

@@ -105,6 +105,10 @@ func comesFromElsewhere() []expr.Any {
 
 func (b *builder) awaits() bool { return len(b.Waiting)+len(b.Patterns) > 0 }
 
+// looksUp tells whether rules ask for routes (nft_fib), where the kernel can: of what comes
+// from an interface that is waited for, and of this machine's own packets.
+func (b *builder) looksUp() bool { return b.awaits() || b.Client != nil }
+
 // awaitedRules match what comes in by an interface that no program is on yet: one
 // that is waited for, or that has just appeared under a pattern.
 func (b *builder) awaitedRules(then []expr.Any) []rule {
