@@ -56,12 +56,19 @@ static __always_inline int own_exit(__u32 ifindex)
 }
 
 /*
- * Whether a socket is the kernel's own, by which it answers for others: what it sends for a
- * connection that is closed has the mark of that, and no data.
+ * Whether a packet is what the kernel's own socket sends for others: for a connection that
+ * is closed, with the mark of that. A raw socket of anybody's looks the same, so a last word is
+ * all that may be: it begins nothing, and has no data.
  */
-static __always_inline int answers_for_others(const struct bpf_sock *sk)
+static __always_inline int answers_for_others(struct __sk_buff *skb, const struct bpf_sock *sk,
+					      const struct packet *p)
 {
-	return sk->type == SOCK_RAW && sk->protocol == IPPROTO_TCP;
+	__u8 flags = layer4_byte(skb, p, TCP_FLAGS_OFFSET);
+	__u32 header = (layer4_byte(skb, p, TCP_LENGTH_OFFSET) >> 4) * 4;
+
+	return sk->type == SOCK_RAW && sk->protocol == IPPROTO_TCP && p->protocol == IPPROTO_TCP &&
+	       p->fragment == FRAGMENT_NONE && !(flags & TCP_SYN) && flags & (TCP_ACK | TCP_RST) &&
+	       skb->len == p->l4_offset + header;
 }
 
 /*
@@ -69,7 +76,7 @@ static __always_inline int answers_for_others(const struct bpf_sock *sk)
  * when that has ended, and nobody may be there to take it back. A class that is not the
  * socket's is by nftables, which looks at each packet.
  */
-static __always_inline int still_direct(struct __sk_buff *skb)
+static __always_inline int still_direct(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct identity *who;
@@ -81,7 +88,7 @@ static __always_inline int still_direct(struct __sk_buff *skb)
 		return 1;
 	who = bpf_sk_storage_get(&client_sockets, sk, NULL, 0);
 	if (!who)
-		return answers_for_others(sk);
+		return answers_for_others(skb, sk, p);
 	return identity_policy(who) == POLICY_DIRECT;
 }
 
@@ -91,7 +98,7 @@ static __always_inline int class_leaves(struct __sk_buff *skb, const struct pack
 {
 	switch (mark_class(skb->mark)) {
 	case VERDICT_DIRECT:
-		return still_direct(skb);
+		return still_direct(skb, p);
 	case VERDICT_INBOUND:
 		return 1;
 	case VERDICT_LOCAL:

@@ -106,7 +106,8 @@ static __always_inline int tcp_begins(const struct packet *p)
 }
 
 /* Where the flags are in a TCP header, and what precedes the packet in an ICMP error. */
-#define TCP_FLAGS_OFFSET 13
+#define TCP_LENGTH_OFFSET 12
+#define TCP_FLAGS_OFFSET  13
 
 /* The interface that the kernel gives this number in every network namespace. */
 #define LOOPBACK_IFINDEX  1

@@ -17,7 +17,9 @@
 #define SO_MARK		36
 #define SO_ORIGINAL_DST 80 /* netfilter's, and IP6T_SO_ORIGINAL_DST */
 
-/* What a program at a control group returns to let the system call go on; ours always do. */
-#define ALLOW 1
+/* What a program at a control group returns to let the system call go on, or to have it fail
+ * with EPERM. */
+#define ALLOW  1
+#define REFUSE 0
 
 #endif

@@ -107,7 +107,7 @@ static __always_inline int answers_cut_peer(struct __sk_buff *skb, const struct 
  */
 static __always_inline int drop_own(struct __sk_buff *skb, const struct packet *p)
 {
-	int ended = mark_class(skb->mark) == VERDICT_DIRECT && !still_direct(skb);
+	int ended = mark_class(skb->mark) == VERDICT_DIRECT && !still_direct(skb, p);
 	struct decision d =
 		decide(VERDICT_REFUSED, ended ? REASON_CLIENT_ENDED : REASON_CLIENT_GUARD);
 
