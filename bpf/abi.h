@@ -46,6 +46,22 @@ enum limit {
 	MAX_NESTED = 4,
 };
 
+/*
+ * What of what the router itself sends to groups gets no further than its links: values and
+ * masks of the first 32 bits of a group's address, in host order (RFC 5771; RFC 4291, 2.7:
+ * scope 2, whatever the flags), and hop limits.
+ */
+enum near_group {
+	LINK_GROUP4 = 0xe0000000,
+	LINK_GROUP4_MASK = 0xffffff00,
+	LINK_GROUP6 = 0xff020000,
+	LINK_GROUP6_MASK = 0xff0f0000,
+	LINK_HOPS = 1,
+	ALL_HOPS = 255, /* as many as there are: no router has seen it */
+	SSDP_GROUP4 = 0xeffffffa,
+	SSDP_HOPS = 4,
+};
+
 /* Why. Each reason belongs to one verdict; docs/REASONS.md explains them. */
 enum reason {
 	REASON_NONE = 0,
@@ -139,6 +155,13 @@ struct prefix4 {
 
 struct prefix6 {
 	__u32 prefixlen;
+	__u8 addr[16];
+};
+
+/* A prefix at an interface, whose 32 bits count as well. */
+struct link_prefix6 {
+	__u32 prefixlen;
+	__u32 ifindex;
 	__u8 addr[16];
 };
 

@@ -257,12 +257,47 @@ static __always_inline enum verdict mark_connecting(struct bpf_sock_addr *ctx, e
 	return class;
 }
 
+/* Whether an address is this machine's, loopback's among them. */
+static __always_inline int own_address(enum layer3 layer3, const union inet_address *a)
+{
+	if (layer3 == LAYER3_IPV4 && ipv4_under(a->word_be[3], 0x7f000000, 0xff000000))
+		return 1;
+	if (layer3 == LAYER3_IPV6 && !a->word_be[0] && !a->word_be[1] && !a->word_be[2] &&
+	    a->word_be[3] == bpf_htonl(1))
+		return 1;
+	return bpf_map_lookup_elem(&local_addrs, &a->key) != NULL;
+}
+
+/*
+ * Whether somebody connects to this machine itself in the name of another, as anybody can by
+ * IPv6 (IPV6_FREEBIND): the answer would go to that one, who could go on with it, and then
+ * who has accepted would seem to be asked from outside.
+ */
+static __always_inline int connects_for_another(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	union inet_address source = {};
+	struct packet p = {.layer3 = LAYER3_IPV6};
+
+	source.word_be[0] = sk->src_ip6[0];
+	source.word_be[1] = sk->src_ip6[1];
+	source.word_be[2] = sk->src_ip6[2];
+	source.word_be[3] = sk->src_ip6[3];
+	if (unspecified(&p, &source) || is_mapped(source.word_be) ||
+	    own_address(LAYER3_IPV6, &source))
+		return 0;
+	parse_destination(ctx, AF_INET6, &p);
+	return unspecified(&p, &p.daddr) || own_address(p.layer3, &p.daddr);
+}
+
 static __always_inline int connecting(struct bpf_sock_addr *ctx, int family, enum sight sight)
 {
 	enum verdict class;
 
 	if (!ctx->sk || bpf_get_netns_cookie(ctx) != netns_cookie)
 		return ALLOW;
+	if (client_all && family == AF_INET6 && connects_for_another(ctx))
+		return REFUSE;
 	class = mark_connecting(ctx, sight);
 	if (sight == SIGHT_FULL)
 		take_shortcut(ctx, family, class);
@@ -324,32 +359,6 @@ static __always_inline void parse_peer(struct bpf_sock_ops *ctx, union inet_addr
 		*layer3 = LAYER3_IPV6;
 }
 
-/* Whether a peer is this machine itself, by whichever of its addresses. */
-static __always_inline int is_self(const struct packet *p)
-{
-	const union inet_address *a = &p->saddr;
-
-	if (p->layer3 == LAYER3_IPV4 && ipv4_under(a->word_be[3], 0x7f000000, 0xff000000))
-		return 1;
-	if (p->layer3 == LAYER3_IPV6 && !a->word_be[0] && !a->word_be[1] && !a->word_be[2] &&
-	    a->word_be[3] == bpf_htonl(1))
-		return 1;
-	return bpf_map_lookup_elem(&local_addrs, &a->key) != NULL;
-}
-
-/* Whether a peer is a device behind a LAN: what it is told leaves by no uplink. */
-static __always_inline int is_of_lan(const struct packet *p)
-{
-	struct local_subnet *subnet;
-	__u32 ifindex;
-
-	subnet = lookup_prefix(p, &p->saddr, &local4_prefixes, &local6_prefixes);
-	if (!subnet)
-		return 0;
-	ifindex = subnet->ifindex;
-	return bpf_map_lookup_elem(&lans, &ifindex) != NULL;
-}
-
 /*
  * Whether a socket that has just been established is one that was accepted. One that has
  * begun a connection, and meets a SYN of its peer's, is established in the same way; whoever is
@@ -381,7 +390,8 @@ static __always_inline void mark_accepted(struct bpf_sock_ops *ctx, enum sight s
 	if (port == trans_port || port == dns_port || port == resolver_port)
 		return;
 	parse_peer(ctx, &p.saddr, &p.layer3);
-	if (is_self(&p) || is_of_lan(&p))
+	if (own_address(p.layer3, &p.saddr) ||
+	    of_lan(&p, &p.saddr)) /* what a device is told leaves by no uplink */
 		return;
 	sk = ctx->sk;
 	if (!sk || !was_accepted(sk, sight))

@@ -30,6 +30,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "link.h"
 #include "packet.h"
 #include "plan.h"
 #include "shared.h"
@@ -78,37 +79,53 @@ enum reading {
 	READING_HIDDEN,	 /* behind more extension headers than anyone needs */
 };
 
-static __always_inline enum reading read_ipv4(const struct bpf_dynptr *data, struct packet *p)
+static __always_inline int read_header4(const struct bpf_dynptr *data, struct packet *p)
 {
 	struct iphdr ip;
 
 	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
-		return READING_NOTHING;
+		return -1;
 	p->layer3 = LAYER3_IPV4;
 	set_ipv4(&p->saddr, ip.saddr);
 	set_ipv4(&p->daddr, ip.daddr);
 	p->protocol = ip.protocol;
+	p->hop_limit = ip.ttl;
 	p->l4_offset = ip.ihl * 4;
-	return READING_DONE; /* fragments have been put together before this hook */
+	p->fragment = ipv4_fragment(ip.frag_off);
+	return 0;
 }
 
-/* Fragments may still be on their own; the first one shows the ports. */
-static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, struct packet *p)
+static __always_inline int read_header6(const struct bpf_dynptr *data, struct packet *p)
 {
 	struct ipv6hdr ip;
-	__u8 header[4];
-	int i;
 
 	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
-		return READING_NOTHING;
+		return -1;
 	p->layer3 = LAYER3_IPV6;
 	__builtin_memcpy(&p->daddr, &ip.daddr, sizeof(p->daddr));
 	__builtin_memcpy(&p->saddr, &ip.saddr, sizeof(p->saddr));
 	p->protocol = ip.nexthdr;
+	p->hop_limit = ip.hop_limit;
 	p->l4_offset = sizeof(ip);
+	return 0;
+}
+
+/* Fragments have been put together before what is delivered is looked at. */
+static __always_inline enum reading read_ipv4(const struct bpf_dynptr *data, struct packet *p)
+{
+	return read_header4(data, p) ? READING_NOTHING : READING_DONE;
+}
+
+/* Those of IPv6 may still be on their own; the first one shows the ports. */
+static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, struct packet *p)
+{
+	__u8 header[4];
+	int i;
+
+	if (read_header6(data, p))
+		return READING_NOTHING;
 	for (i = 0; i < MAX_EXTENSION_HEADERS; i++) {
-		if (p->protocol != IPPROTO_HOPOPTS && p->protocol != IPPROTO_DSTOPTS &&
-		    p->protocol != IPPROTO_ROUTING && p->protocol != IPPROTO_FRAGMENT)
+		if (!is_extension(p->protocol))
 			return READING_DONE;
 		if (bpf_dynptr_read(header, sizeof(header), data, p->l4_offset, 0))
 			return READING_NOTHING;
@@ -231,7 +248,7 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	struct bpf_dynptr data;
 	enum reading reading;
 
-	if (!blocked && !bpf_map_lookup_elem(&lans, &ifindex))
+	if (!blocked && !is_lan(ifindex))
 		return guard_router(skb, ifindex);
 	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data))
 		return drop(skb, ifindex, &p, REASON_DELIVERY_GUARD);
@@ -245,45 +262,65 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	return NF_ACCEPT;
 }
 
-/* As answers_opening() of own.h: by a socket that a connection was begun to, or a cookie. */
+/* As parse_network_header() of parse.h, with the type of what is ICMPv6 in the way of own.h. */
+static __always_inline void read_leaving6(const struct bpf_dynptr *data, struct packet *p)
+{
+	__u8 header[2] = {};
+	__u32 at = 0;
+
+	if (p->protocol == IPPROTO_HOPOPTS) {
+		bpf_dynptr_read(header, sizeof(header), data, p->l4_offset, 0);
+		if (header[0] != IPPROTO_ICMPV6)
+			return;
+		at = (header[1] + 1) * 8;
+	} else if (p->protocol != IPPROTO_ICMPV6) {
+		return;
+	}
+	bpf_dynptr_read(&p->icmp_type, sizeof(p->icmp_type), data, p->l4_offset + at, 0);
+}
+
+static __always_inline void read_leaving(const struct bpf_dynptr *data, struct packet *p)
+{
+	struct ports ports = {};
+	__u8 version = 0;
+
+	bpf_dynptr_read(&version, sizeof(version), data, 0, 0);
+	if (version >> 4 == 4 ? read_header4(data, p) : read_header6(data, p))
+		return;
+	if (p->fragment == FRAGMENT_LATER)
+		return;
+	if (p->layer3 == LAYER3_IPV6)
+		read_leaving6(data, p);
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
+		return;
+	bpf_dynptr_read(&ports, sizeof(ports), data, p->l4_offset, 0);
+	p->sport_be = ports.source_be;
+	p->dport_be = ports.destination_be;
+}
+
+/* As answers_opening() of own.h. */
 static __always_inline int answers_opening(const struct sk_buff *skb, const struct bpf_dynptr *data,
 					   const struct packet *p)
 {
-	const __u8 answer = TCP_SYN | TCP_ACK;
 	struct sock *sk = skb->sk;
-	__u8 flags = 0, state;
+	__u8 flags = 0;
 
-	if (p->protocol != IPPROTO_TCP)
+	if (p->protocol != IPPROTO_TCP || p->fragment == FRAGMENT_LATER)
 		return 0;
 	bpf_dynptr_read(&flags, sizeof(flags), data, p->l4_offset + TCP_FLAGS_OFFSET, 0);
-	if ((flags & answer) != answer)
-		return 0;
-	if (!sk)
-		return 1;
-	state = sk->__sk_common.skc_state;
-	return state == BPF_TCP_LISTEN || state == BPF_TCP_NEW_SYN_RECV ||
-	       state == BPF_TCP_SYN_RECV;
+	return is_syn_ack(flags) && (!sk || is_being_opened(sk->__sk_common.skc_state));
 }
 
-/* As keeps_network4() and 6 of own.h. */
-static __always_inline int keeps_network(const struct packet *p)
+/* Whether the class or the mark of a packet lets it leave, wherever it goes. */
+static __always_inline int class_departs(const struct sk_buff *skb)
 {
-	__u16 sport = bpf_ntohs(p->sport_be), dport = bpf_ntohs(p->dport_be);
-
-	switch (p->protocol) {
-	case IPPROTO_IGMP:
-		return p->layer3 == LAYER3_IPV4 && group_destination(p);
-	case IPPROTO_UDP:
-		if (p->layer3 == LAYER3_IPV4)
-			return sport == PORT_DHCP_CLIENT && dport == PORT_DHCP;
-		return sport == PORT_DHCPV6_CLIENT && dport == PORT_DHCPV6 &&
-		       (group_destination(p) || link_local(p, &p->daddr));
-	case IPPROTO_ICMPV6:
-		return (p->icmp_type >= ICMPV6_GROUP_QUERY &&
-			p->icmp_type <= ICMPV6_ROUTER_SOLICITATION) ||
-		       p->icmp_type == ICMPV6_NEIGHBOUR_SOLICITATION ||
-		       p->icmp_type == ICMPV6_NEIGHBOUR_ADVERTISEMENT ||
-		       p->icmp_type == ICMPV6_GROUP_REPORT2;
+	switch (mark_class(skb->mark)) {
+	case VERDICT_DIRECT:
+	case VERDICT_INBOUND:
+	case VERDICT_VIA:
+		return 1;
+	case VERDICT_NONE:
+		return own_mark_count && matches_mark(&own_marks, skb->mark, own_mark_count);
 	default:
 		return 0;
 	}
@@ -298,17 +335,17 @@ int torbpf_departure(struct bpf_nf_ctx *ctx)
 	struct packet p = {};
 	struct bpf_dynptr data;
 
-	if (skb->skb_iif || ifindex == LOOPBACK_IFINDEX || bpf_map_lookup_elem(&lans, &ifindex))
+	if (skb->skb_iif || ifindex == LOOPBACK_IFINDEX || is_lan(ifindex))
 		return NF_ACCEPT;
-	if (class != VERDICT_NONE && !(class & VERDICT_BLOCKED_BIT))
-		return NF_ACCEPT;
-	if (class == VERDICT_NONE && own_mark_count &&
-	    matches_mark(&own_marks, skb->mark, own_mark_count))
+	if (class_departs(skb))
 		return NF_ACCEPT;
 	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data))
 		return drop(skb, ifindex, &p, REASON_CLIENT_GUARD);
-	if (read_packet(&data, &p) == READING_DONE && class == VERDICT_NONE &&
-	    (keeps_network(&p) || answers_opening(skb, &data, &p)))
+	read_leaving(&data, &p);
+	if (class & VERDICT_BLOCKED_BIT || p.layer3 == LAYER3_OTHER)
+		return drop(skb, ifindex, &p, REASON_CLIENT_GUARD);
+	if ((class == VERDICT_LOCAL && near_destination(&p)) || keeps_network(&p, ifindex) ||
+	    answers_opening(skb, &data, &p))
 		return NF_ACCEPT;
 	return drop(skb, ifindex, &p, REASON_CLIENT_GUARD);
 }

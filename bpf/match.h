@@ -175,9 +175,7 @@ static __always_inline int device_policy(const struct packet *p)
 /* Whether an interface is one that packets may leave by. */
 static __always_inline int is_exit(__u32 ifindex)
 {
-	struct rule *r = bpf_map_lookup_elem(&exits, &ifindex);
-
-	return r && in_force(r);
+	return rule_in_force(&exits, &ifindex);
 }
 
 /* Whether a mark exempts packets of LANs. */

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "identity.h"
+#include "link.h"
 #include "match.h"
 #include "parse.h"
 #include "plan.h"
@@ -20,8 +21,7 @@ static __always_inline __u8 layer4_byte(struct __sk_buff *skb, const struct pack
 {
 	__u8 byte = 0;
 
-	if (bpf_skb_load_bytes_relative(skb, p->l4_offset + offset, &byte, sizeof(byte),
-					BPF_HDR_START_NET))
+	if (load_leaving(skb, p, p->l4_offset + offset, &byte, sizeof(byte)))
 		return 0;
 	return byte;
 }
@@ -36,94 +36,39 @@ static __always_inline __u8 icmpv6_type(struct __sk_buff *skb, const struct pack
 	return layer4_byte(skb, p, (layer4_byte(skb, p, 1) + 1) * 8);
 }
 
-static __always_inline int udp_between(const struct packet *p, __u16 source, __u16 destination)
-{
-	return p->protocol == IPPROTO_UDP && p->fragment == FRAGMENT_NONE &&
-	       p->sport_be == bpf_htons(source) && p->dport_be == bpf_htons(destination);
-}
-
-/* Whether a destination is none of the internet's, whichever link leads there. */
-static __always_inline int near_destination(const struct packet *p)
-{
-	struct local_subnet *subnet;
-
-	if (group_destination(p) || link_local(p, &p->daddr))
-		return 1;
-	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
-	return subnet && subnet->reserved;
-}
-
-/* A lease is renewed of a server nearby; any other is asked like all of them (RFC 2131, 4.4.5). */
-static __always_inline int keeps_network4(const struct packet *p)
-{
-	if (p->protocol == IPPROTO_IGMP)
-		return ipv4_under(p->daddr.word_be[3], 0xe0000000, 0xffffff00);
-	return udp_between(p, PORT_DHCP_CLIENT, PORT_DHCP) && near_destination(p);
-}
-
-/* RFC 8415, 7.1: a client asks all servers and relays of its link. */
-static __always_inline int dhcpv6_servers(const union inet_address *a)
-{
-	return a->word_be[0] == bpf_htonl(0xff020000) && !a->word_be[1] && !a->word_be[2] &&
-	       a->word_be[3] == bpf_htonl(0x00010002);
-}
-
-/* A router's advertisements and redirects are not among it: that is router mode's. */
-static __always_inline int keeps_network6(struct __sk_buff *skb, const struct packet *p)
-{
-	switch (icmpv6_type(skb, p)) {
-	case ICMPV6_GROUP_QUERY:
-	case ICMPV6_GROUP_REPORT:
-	case ICMPV6_GROUP_DONE:
-	case ICMPV6_GROUP_REPORT2:
-	case ICMPV6_ROUTER_SOLICITATION:
-	case ICMPV6_NEIGHBOUR_SOLICITATION:
-	case ICMPV6_NEIGHBOUR_ADVERTISEMENT:
-		return 1;
-	default:
-		return udp_between(p, PORT_DHCPV6_CLIENT, PORT_DHCPV6) &&
-		       (dhcpv6_servers(&p->daddr) || link_local(p, &p->daddr));
-	}
-}
-
-/*
- * Whether a socket is one that a connection was begun to; a SYN cookie is sent by none. One
- * in BPF_TCP_SYN_RECV may have begun itself, and met a SYN that was sent to catch it. That
- * is also where TCP Fast Open answers from; it does so once more, for the request.
- */
-static __always_inline int is_being_opened(struct bpf_sock *sk)
-{
-	return !sk || sk->state == BPF_TCP_LISTEN || sk->state == BPF_TCP_NEW_SYN_RECV;
-}
-
 /*
  * It answers somebody outside; what follows it has a class by its socket or conntrack.
  * What somebody has made up, and sends by a raw or a packet socket, is no answer.
  */
 static __always_inline int answers_opening(struct __sk_buff *skb, const struct packet *p)
 {
-	const __u8 answer = TCP_SYN | TCP_ACK;
+	struct bpf_sock *sk = skb->sk;
 
 	return p->protocol == IPPROTO_TCP && p->fragment != FRAGMENT_LATER &&
-	       (layer4_byte(skb, p, TCP_FLAGS_OFFSET) & answer) == answer &&
-	       is_being_opened(skb->sk);
+	       is_syn_ack(layer4_byte(skb, p, TCP_FLAGS_OFFSET)) &&
+	       (!sk || is_being_opened(sk->state));
 }
 
 /* Whether an interface is one that the router's own packets may leave by. */
 static __always_inline int own_exit(__u32 ifindex)
 {
-	struct rule *r = bpf_map_lookup_elem(&own_exits, &ifindex);
-
-	return r && in_force(r);
+	return rule_in_force(&own_exits, &ifindex);
 }
 
 /*
- * Whether a socket is the kernel's own, by which it answers for others: what it sends for a
- * connection that is closed has the mark of that, and no data.
+ * Whether a packet is what the kernel's own socket sends for others: for a connection that
+ * is closed, with the mark of that. A raw socket of anybody's looks the same, so a last word is
+ * all that may be: it begins nothing, and has no data.
  */
-static __always_inline int answers_for_others(const struct bpf_sock *sk)
+static __always_inline int answers_for_others(struct __sk_buff *skb, const struct bpf_sock *sk,
+					      const struct packet *p)
 {
-	return sk->type == SOCK_RAW && sk->protocol == IPPROTO_TCP;
+	__u8 flags = layer4_byte(skb, p, TCP_FLAGS_OFFSET);
+	__u32 header = (layer4_byte(skb, p, TCP_LENGTH_OFFSET) >> 4) * 4;
+
+	return sk->type == SOCK_RAW && sk->protocol == IPPROTO_TCP && p->protocol == IPPROTO_TCP &&
+	       p->fragment == FRAGMENT_NONE && !(flags & TCP_SYN) && flags & (TCP_ACK | TCP_RST) &&
+	       skb->len == p->l4_offset + header;
 }
 
 /*
@@ -131,7 +76,7 @@ static __always_inline int answers_for_others(const struct bpf_sock *sk)
  * when that has ended, and nobody may be there to take it back. A class that is not the
  * socket's is by nftables, which looks at each packet.
  */
-static __always_inline int still_direct(struct __sk_buff *skb)
+static __always_inline int still_direct(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct identity *who;
@@ -143,7 +88,7 @@ static __always_inline int still_direct(struct __sk_buff *skb)
 		return 1;
 	who = bpf_sk_storage_get(&client_sockets, sk, NULL, 0);
 	if (!who)
-		return answers_for_others(sk);
+		return answers_for_others(skb, sk, p);
 	return identity_policy(who) == POLICY_DIRECT;
 }
 
@@ -153,7 +98,7 @@ static __always_inline int class_leaves(struct __sk_buff *skb, const struct pack
 {
 	switch (mark_class(skb->mark)) {
 	case VERDICT_DIRECT:
-		return still_direct(skb);
+		return still_direct(skb, p);
 	case VERDICT_INBOUND:
 		return 1;
 	case VERDICT_LOCAL:
@@ -168,12 +113,59 @@ static __always_inline int class_leaves(struct __sk_buff *skb, const struct pack
 }
 
 /*
- * Whether what the router itself sends may leave by an uplink in client mode. Only
- * what is IP is judged; IP that cannot be read is not let go, nor what is behind a tag:
- * one of id 0 says nothing to who receives it. The tag of a VLAN device's packet is not
- * yet a part of it here.
+ * Whether a packet is what the stack takes it for. Who sends by a packet socket says so
+ * himself, and may call anything ARP. Without an Ethernet header whoever receives it goes
+ * by its first bits, which ARP has none of IP's in.
  */
-static __always_inline int own_leaves(struct __sk_buff *skb, const struct packet *p,
+static __always_inline int says_what_it_is(struct __sk_buff *skb, const struct packet *p)
+{
+	__be16 protocol_be = 0;
+	__u8 first = 0;
+
+	if (p->ethernet)
+		return !load_leaving(skb, p, offsetof(struct ethhdr, h_proto), &protocol_be,
+				     sizeof(protocol_be)) &&
+		       protocol_be == skb->protocol;
+	return is_ip(skb->protocol) || (!load_leaving(skb, p, 0, &first, sizeof(first)) &&
+					first >> 4 != 4 && first >> 4 != 6);
+}
+
+static __always_inline int of_packet_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk && sk->family == AF_PACKET;
+}
+
+/*
+ * What is not IP, and keeps a machine on its network: ARP, the log-in to a wired or a
+ * wireless network (EAPOL), what a switch goes by to give power or a VLAN (LLDP), none of
+ * which gets beyond the link, and PPPoE beneath an uplink. The sessions of that are the
+ * kernel's: what they hold was judged at the interface above, but for what somebody makes up.
+ * Anything else may hold IP, as MPLS does and a tag: one of id 0 says nothing to who receives it.
+ */
+static __always_inline int keeps_link(struct __sk_buff *skb, const struct packet *p)
+{
+	switch (bpf_ntohs(skb->protocol)) {
+	case ETH_P_ARP:
+		return 1;
+	case ETH_P_PAE:
+	case ETH_P_LLDP:
+	case ETH_P_PPP_DISC:
+		return p->ethernet;
+	case ETH_P_PPP_SES:
+		return p->ethernet && !of_packet_socket(skb);
+	default:
+		return 0;
+	}
+}
+
+/*
+ * Whether what the router itself sends may leave by an uplink in client mode. IP that
+ * cannot be read is not let go. The tag of a VLAN device's packet is not yet a part of it
+ * here.
+ */
+static __always_inline int own_leaves(struct __sk_buff *skb, struct packet *p,
 				      const struct settings *s)
 {
 	enum verdict class = mark_class(skb->mark);
@@ -182,13 +174,16 @@ static __always_inline int own_leaves(struct __sk_buff *skb, const struct packet
 		return 0;
 	if (s->client == CLIENT_EXEC && (class == VERDICT_NONE || class == VERDICT_DIRECT))
 		return 1;
+	if (!says_what_it_is(skb, p))
+		return 0;
 	if (p->layer3 == LAYER3_OTHER)
-		return !is_ip(skb->protocol) && !is_vlan(skb->protocol);
+		return keeps_link(skb, p);
 	if (onion_destination(p, s))
 		return 0;
 	if (class_leaves(skb, p, s) || answers_opening(skb, p))
 		return 1;
-	return p->layer3 == LAYER3_IPV4 ? keeps_network4(p) : keeps_network6(skb, p);
+	p->icmp_type = icmpv6_type(skb, p);
+	return keeps_network(p, skb->ifindex);
 }
 
 /*

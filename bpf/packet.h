@@ -46,6 +46,7 @@
 #define PORT_DHCPV6_CLIENT 546
 #define PORT_DHCPV6	   547
 #define PORT_DNS_TLS	   853
+#define PORT_SSDP	   1900
 
 enum layer3 {
 	LAYER3_OTHER = 0,
@@ -89,7 +90,9 @@ struct packet {
 	__u8 protocol; /* of layer 4, behind any extension headers */
 	__u8 tcp_flags;
 	__u8 icmp_type;
+	__u8 hop_limit;	 /* of what leaves */
 	__u8 ip_options; /* 1: the network header is not of the usual length */
+	__u8 ethernet;	 /* of what leaves: 1: its offsets count from that header */
 };
 
 #define TCP_SYN 0x02
@@ -103,11 +106,15 @@ static __always_inline int tcp_begins(const struct packet *p)
 }
 
 /* Where the flags are in a TCP header, and what precedes the packet in an ICMP error. */
-#define TCP_FLAGS_OFFSET 13
+#define TCP_LENGTH_OFFSET 12
+#define TCP_FLAGS_OFFSET  13
 
 /* The interface that the kernel gives this number in every network namespace. */
 #define LOOPBACK_IFINDEX  1
 #define ICMP_HEADER_BYTES 8
+
+#define IPV4_FRAGMENT_OFFSET 0x1fff
+#define IPV4_MORE_FRAGMENTS  0x2000
 
 static __always_inline void set_ipv4(union inet_address *a, __be32 addr_be)
 {
@@ -118,6 +125,15 @@ static __always_inline void set_ipv4(union inet_address *a, __be32 addr_be)
 static __always_inline int ipv4_under(__be32 addr_be, __u32 prefix, __u32 mask)
 {
 	return (bpf_ntohl(addr_be) & mask) == prefix;
+}
+
+static __always_inline enum fragment ipv4_fragment(__be16 frag_off_be)
+{
+	__u16 fragment = bpf_ntohs(frag_off_be);
+
+	if (fragment & IPV4_FRAGMENT_OFFSET)
+		return FRAGMENT_LATER;
+	return fragment & IPV4_MORE_FRAGMENTS ? FRAGMENT_FIRST : FRAGMENT_NONE;
 }
 
 /* Whether a packet shows a port; a later fragment has none to show. */

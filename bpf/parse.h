@@ -16,8 +16,6 @@
 
 #define MAX_VLAN_TAGS	     2
 #define VLAN_ID_MASK	     0x0fff
-#define IPV4_FRAGMENT_OFFSET 0x1fff
-#define IPV4_MORE_FRAGMENTS  0x2000
 #define IPV6_FRAGMENT_OFFSET 0xfff8
 
 /* Bytes made linear before parsing: an Ethernet header, IPv6 and options. */
@@ -129,15 +127,6 @@ static __always_inline void parse_layer4(struct cursor *c, struct packet *p)
 		return;
 	}
 	p->tcp_flags = ((__u8 *)c->position)[13];
-}
-
-static __always_inline enum fragment ipv4_fragment(__be16 frag_off_be)
-{
-	__u16 fragment = bpf_ntohs(frag_off_be);
-
-	if (fragment & IPV4_FRAGMENT_OFFSET)
-		return FRAGMENT_LATER;
-	return fragment & IPV4_MORE_FRAGMENTS ? FRAGMENT_FIRST : FRAGMENT_NONE;
 }
 
 static __always_inline void parse_ipv4(struct cursor *c, struct packet *p)
@@ -324,9 +313,26 @@ static __always_inline void parse_skb(struct __sk_buff *skb, int ethernet, struc
 }
 
 /*
+ * Reads of a packet on its way out, from where the offsets of *p count: its Ethernet
+ * header, or its network header where it has none. Where the kernel takes the latter to
+ * be is up to who sends by a packet socket: at a VLAN device it is not where it really is.
+ */
+static __always_inline int load_leaving(struct __sk_buff *skb, const struct packet *p, __u32 at,
+					void *to, __u32 size)
+{
+	return bpf_skb_load_bytes_relative(skb, at, to, size,
+					   p->ethernet ? BPF_HDR_START_MAC : BPF_HDR_START_NET);
+}
+
+/* Where a packet on its way out has its network header. */
+static __always_inline __u32 network_offset(const struct packet *p)
+{
+	return p->ethernet ? ETH_HLEN : 0;
+}
+
+/*
  * Reads a network header of the family of a packet on its way out: what a report
- * shows and whose answer it may be. It begins `at` bytes behind the packet's own, so
- * that it is the same with and without an Ethernet header, and that what an ICMP
+ * shows and whose answer it may be. It begins at an offset, so that what an ICMP
  * error quotes can be read. What cannot be read stays zero, and extension headers
  * are not passed over: the protocol is then that of the first. So a protocol that is
  * not the one expected may hide it, and must not be what opens a way.
@@ -337,21 +343,23 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at
 	struct ipv6hdr ip6;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes_relative(skb, at, &ip4, sizeof(ip4), BPF_HDR_START_NET))
+		if (load_leaving(skb, p, at, &ip4, sizeof(ip4)) || ip4.version != 4)
 			return;
 		p->layer3 = LAYER3_IPV4;
 		set_ipv4(&p->saddr, ip4.saddr);
 		set_ipv4(&p->daddr, ip4.daddr);
 		p->protocol = ip4.protocol;
+		p->hop_limit = ip4.ttl;
 		p->l4_offset = at + ip4.ihl * 4;
 		p->fragment = ipv4_fragment(ip4.frag_off);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		if (bpf_skb_load_bytes_relative(skb, at, &ip6, sizeof(ip6), BPF_HDR_START_NET))
+		if (load_leaving(skb, p, at, &ip6, sizeof(ip6)) || ip6.version != 6)
 			return;
 		p->layer3 = LAYER3_IPV6;
 		__builtin_memcpy(&p->saddr, &ip6.saddr, sizeof(p->saddr));
 		__builtin_memcpy(&p->daddr, &ip6.daddr, sizeof(p->daddr));
 		p->protocol = ip6.nexthdr;
+		p->hop_limit = ip6.hop_limit;
 		p->l4_offset = at + sizeof(ip6);
 	}
 	if (p->fragment == FRAGMENT_LATER)
@@ -359,8 +367,7 @@ static __always_inline void parse_network_header(struct __sk_buff *skb, __u32 at
 	if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) {
 		struct ports ports = {};
 
-		if (bpf_skb_load_bytes_relative(skb, p->l4_offset, &ports, sizeof(ports),
-						BPF_HDR_START_NET))
+		if (load_leaving(skb, p, p->l4_offset, &ports, sizeof(ports)))
 			return;
 		p->sport_be = ports.source_be;
 		p->dport_be = ports.destination_be;

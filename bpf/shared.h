@@ -105,6 +105,20 @@ static __always_inline void *lookup_prefix(const struct packet *p, const union i
 	return bpf_map_lookup_elem(map6, &key6);
 }
 
+static __always_inline int is_lan(__u32 ifindex)
+{
+	return bpf_map_lookup_elem(&lans, &ifindex) != NULL;
+}
+
+/* Whether an address is in the subnet of a LAN; of reserved space the interface is 0, which is
+ * none. */
+static __always_inline int of_lan(const struct packet *p, const union inet_address *a)
+{
+	struct local_subnet *subnet = lookup_prefix(p, a, &local4_prefixes, &local6_prefixes);
+
+	return subnet && is_lan(subnet->ifindex);
+}
+
 /*
  * Whether no LAN has the source, be it forged or an address of yesterday's
  * prefix. Whatever answers such a packet (a socket, the kernel's ICMP, Tor by a
@@ -114,18 +128,11 @@ static __always_inline void *lookup_prefix(const struct packet *p, const union i
  */
 static __always_inline int foreign_source(const struct packet *p)
 {
-	struct local_subnet *subnet;
-	__u32 ifindex;
-
 	if (unspecified(p, &p->saddr))
 		return p->layer3 == LAYER3_IPV6;
 	if (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr))
 		return 0;
-	subnet = lookup_prefix(p, &p->saddr, &local4_prefixes, &local6_prefixes);
-	if (!subnet || !subnet->ifindex)
-		return 1;
-	ifindex = subnet->ifindex;
-	return !bpf_map_lookup_elem(&lans, &ifindex);
+	return !of_lan(p, &p->saddr);
 }
 
 /*
@@ -171,6 +178,14 @@ static __always_inline int still(const struct deadline *d)
 static __always_inline int in_force(const struct rule *r)
 {
 	return !r->until_ns || r->until_ns > bpf_ktime_get_boot_ns();
+}
+
+/* Whether there is a rule of a key, and it holds. */
+static __always_inline int rule_in_force(void *map, const void *key)
+{
+	struct rule *r = bpf_map_lookup_elem(map, key);
+
+	return r && in_force(r);
 }
 
 /* Whether a mark, without our own bits, matches one of the first entries of a map. */

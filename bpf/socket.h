@@ -3,8 +3,9 @@
 #ifndef TORBPF_SOCKET_H
 #define TORBPF_SOCKET_H
 
-#define AF_INET	 2
-#define AF_INET6 10
+#define AF_INET	  2
+#define AF_INET6  10
+#define AF_PACKET 17
 
 #define SOCK_STREAM 1
 #define SOCK_RAW    3
@@ -16,7 +17,9 @@
 #define SO_MARK		36
 #define SO_ORIGINAL_DST 80 /* netfilter's, and IP6T_SO_ORIGINAL_DST */
 
-/* What a program at a control group returns to let the system call go on; ours always do. */
-#define ALLOW 1
+/* What a program at a control group returns to let the system call go on, or to have it fail
+ * with EPERM. */
+#define ALLOW  1
+#define REFUSE 0
 
 #endif

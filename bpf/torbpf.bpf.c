@@ -26,6 +26,7 @@ const enum policy *policy_type __attribute__((unused));
 const enum local_addr *local_addr_type __attribute__((unused));
 const enum verdict_bit *verdict_bit_type __attribute__((unused));
 const enum limit *limit_type __attribute__((unused));
+const enum near_group *near_group_type __attribute__((unused));
 const enum fate *fate_type __attribute__((unused));
 const enum domain_limit *domain_limit_type __attribute__((unused));
 const enum explained *explained_type __attribute__((unused));
@@ -85,7 +86,14 @@ int torbpf_lan_out3(struct __sk_buff *skb)
 SEC("tc")
 int torbpf_uplink(struct __sk_buff *skb)
 {
-	return act_on_uplink(skb, load_settings());
+	return act_on_uplink(skb, 1, load_settings());
+}
+
+/* The same without an Ethernet header. */
+SEC("tc")
+int torbpf_uplink3(struct __sk_buff *skb)
+{
+	return act_on_uplink(skb, 0, load_settings());
 }
 
 /* Tells who begins a connection at once that Tor takes none. */
@@ -107,8 +115,7 @@ int torbpf_dns(struct bpf_sk_lookup *ctx)
 
 	if (shut_off(ctx, s))
 		return refuse_lookup(ctx, ifindex);
-	if (!resolver_lookup(READ_CONTEXT(ctx->local_port)) ||
-	    !bpf_map_lookup_elem(&lans, &ifindex))
+	if (!resolver_lookup(READ_CONTEXT(ctx->local_port)) || !is_lan(ifindex))
 		return pass_lookup();
 	parse_lookup(ctx, &p);
 	return act_on_lookup(&p, ifindex, s);
@@ -124,7 +131,6 @@ int torbpf_dns_src(struct bpf_sk_lookup *ctx)
 	struct settings *s = load_settings();
 	struct local_subnet *subnet;
 	struct packet p = {};
-	__u32 ifindex;
 
 	if (shut_off(ctx, s))
 		return refuse_lookup(ctx, LOOPBACK_IFINDEX);
@@ -132,10 +138,7 @@ int torbpf_dns_src(struct bpf_sk_lookup *ctx)
 		return pass_lookup();
 	parse_lookup(ctx, &p);
 	subnet = lookup_prefix(&p, &p.saddr, &local4_prefixes, &local6_prefixes);
-	if (!subnet)
+	if (!subnet || !is_lan(subnet->ifindex))
 		return pass_lookup();
-	ifindex = subnet->ifindex;
-	if (!bpf_map_lookup_elem(&lans, &ifindex))
-		return pass_lookup();
-	return act_on_lookup(&p, ifindex, s);
+	return act_on_lookup(&p, subnet->ifindex, s);
 }

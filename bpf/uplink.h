@@ -50,8 +50,6 @@ static __always_inline int diverted_answer(struct __sk_buff *skb, const struct p
  */
 static __always_inline int strays_from_lan(struct __sk_buff *skb, const struct packet *p)
 {
-	struct local_subnet *subnet;
-	__u32 ifindex;
 	__u8 type;
 
 	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
@@ -66,13 +64,8 @@ static __always_inline int strays_from_lan(struct __sk_buff *skb, const struct p
 	/* It answers for the address that it has on a LAN (RFC 4291, 2.5.6). */
 	if (p->layer3 == LAYER3_IPV6 && link_local(p, &p->saddr) && !group_destination(p))
 		return 1;
-	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
-	if (subnet) {
-		ifindex = subnet->ifindex;
-		if (bpf_map_lookup_elem(&lans, &ifindex))
-			return 1;
-	}
-	return still(lookup_prefix(p, &p->daddr, &past4_prefixes, &past6_prefixes));
+	return of_lan(p, &p->daddr) ||
+	       still(lookup_prefix(p, &p->daddr, &past4_prefixes, &past6_prefixes));
 }
 
 static __always_inline int is_icmp_error(struct __sk_buff *skb, const struct packet *p)
@@ -94,7 +87,7 @@ static __always_inline int is_icmp_error(struct __sk_buff *skb, const struct pac
  */
 static __always_inline int answers_cut_peer(struct __sk_buff *skb, const struct packet *p)
 {
-	struct packet quoted = {};
+	struct packet quoted = {.ethernet = p->ethernet};
 	struct flow flow = {};
 
 	if (p->protocol == IPPROTO_TCP && layer4_byte(skb, p, TCP_FLAGS_OFFSET) & TCP_RST) {
@@ -114,7 +107,7 @@ static __always_inline int answers_cut_peer(struct __sk_buff *skb, const struct 
  */
 static __always_inline int drop_own(struct __sk_buff *skb, const struct packet *p)
 {
-	int ended = mark_class(skb->mark) == VERDICT_DIRECT && !still_direct(skb);
+	int ended = mark_class(skb->mark) == VERDICT_DIRECT && !still_direct(skb, p);
 	struct decision d =
 		decide(VERDICT_REFUSED, ended ? REASON_CLIENT_ENDED : REASON_CLIENT_GUARD);
 
@@ -127,11 +120,11 @@ static __always_inline int drop_own(struct __sk_buff *skb, const struct packet *
  * What the router itself sends by an uplink is its own business, but for answers; in
  * client mode it is Tor's. Its own DNS is counted apart: no LAN packet is a part of it.
  */
-static __always_inline int act_on_own(struct __sk_buff *skb, const struct settings *s)
+static __always_inline int act_on_own(struct __sk_buff *skb, int ethernet, const struct settings *s)
 {
-	struct packet p = {};
+	struct packet p = {.ethernet = ethernet};
 
-	parse_network_header(skb, 0, &p);
+	parse_network_header(skb, network_offset(&p), &p);
 	if (strays_from_lan(skb, &p) || diverted_answer(skb, &p))
 		return drop_leak(skb, &p);
 	if (answers_cut_peer(skb, &p))
@@ -148,14 +141,15 @@ static __always_inline int act_on_own(struct __sk_buff *skb, const struct settin
  * now, but the kernel remembers the interface it came in by. Packets of the
  * router itself came in by none.
  */
-static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct settings *s)
+static __always_inline int act_on_uplink(struct __sk_buff *skb, int ethernet,
+					 const struct settings *s)
 {
 	__u32 ingress = skb->ingress_ifindex;
-	struct packet p = {};
+	struct packet p = {.ethernet = ethernet};
 
 	if (!ingress)
-		return act_on_own(skb, s);
-	if (!bpf_map_lookup_elem(&lans, &ingress))
+		return act_on_own(skb, ethernet, s);
+	if (!is_lan(ingress))
 		return ACTION_NEXT;
 	switch (mark_class(skb->mark)) {
 	case VERDICT_DIRECT:
@@ -172,7 +166,7 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, const struct set
 	default:
 		break;
 	}
-	parse_network_header(skb, 0, &p);
+	parse_network_header(skb, network_offset(&p), &p);
 	return drop_leak(skb, &p);
 }
 

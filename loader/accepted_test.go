@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -119,6 +120,38 @@ func TestAnAcceptedSocketThatConnectsIsNotInbound(t *testing.T) {
 		}
 		if got := markOf(t, conn); got != markNone {
 			t.Errorf("%s: it connects with mark %#x, want none", c.network, got)
+		}
+	}
+}
+
+// TestNobodyConnectsToThisMachineForAnother: IPv6 lets everybody bind to any address, and the
+// answer would go there.
+func TestNobodyConnectsToThisMachineForAnother(t *testing.T) {
+	needCookie(t)
+	l := newLab(t)
+	d := l.open(t, false)
+	run(t, "ip -6 addr add fd60::2/64 dev wan0 nodad")
+	p := l.clientPlan()
+	p.LocalAddrs = append(p.LocalAddrs, netip.MustParseAddr("fd50::1"), netip.MustParseAddr("fd60::2"))
+	guards(t, d, p)
+	listener, err := net.Listen("tcp6", "[::]:2222")
+	must(t, err)
+	defer listener.Close()
+	for _, c := range []struct {
+		from, to string
+		want     error
+	}{
+		{"fd60::1", "fd50::1", unix.EPERM}, {"fd60::1", "::1", unix.EPERM}, {"fd60::1", "::", unix.EPERM}, {"fd60::1", "fd60::2", unix.EPERM},
+		{"fd60::2", "fd50::1", unix.EINPROGRESS}, {"::1", "::1", unix.EINPROGRESS}, {"::", "fd50::1", unix.EINPROGRESS}, {"fd60::1", "fd60::9", unix.EINPROGRESS},
+	} {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		must(t, err)
+		const freebind = 78 // IPV6_FREEBIND, of linux/in6.h
+		must(t, errors.Join(unix.SetsockoptInt(fd, unix.SOL_IPV6, freebind, 1), unix.Bind(fd, &unix.SockaddrInet6{Addr: netip.MustParseAddr(c.from).As16()})))
+		err = unix.Connect(fd, &unix.SockaddrInet6{Port: 2222, Addr: netip.MustParseAddr(c.to).As16()})
+		must(t, unix.Close(fd))
+		if !errors.Is(err, c.want) {
+			t.Errorf("from %s to %s: %v, want %v", c.from, c.to, err, c.want)
 		}
 	}
 }

@@ -141,8 +141,8 @@ func TestRemoveLeavesNothing(t *testing.T) {
 				t.Error("not present after attaching")
 			}
 			programs, maps := programIDs(t, d), mapIDs(t, d)
-			if len(programs) != 6 || len(maps) != pinnedMaps {
-				t.Errorf("pinned are %d programs and %d maps, want 6 and %d", len(programs), len(maps), pinnedMaps)
+			if len(programs) != pinnedPrograms || len(maps) != pinnedMaps {
+				t.Errorf("pinned are %d programs and %d maps, want %d and %d", len(programs), len(maps), pinnedPrograms, pinnedMaps)
 			}
 			for range 2 {
 				must(t, d.Remove())

@@ -332,9 +332,14 @@ func TestPoliciesAreExchangedUnderTheSockets(t *testing.T) {
 	}
 }
 
+// longWayPrograms are those of a plan without the short way.
+func longWayPrograms() []clientProgram {
+	return slices.DeleteFunc(slices.Clone(clientPrograms), func(c clientProgram) bool { return c.shortcut })
+}
+
 func clientLinks(t *testing.T, d *Datapath) (ids []link.ID) {
 	t.Helper()
-	for _, c := range clientPrograms {
+	for _, c := range longWayPrograms() {
 		l, err := openLink(d.linkPin(c.pin))
 		must(t, err)
 		info, err := l.Info()

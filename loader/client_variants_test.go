@@ -52,7 +52,7 @@ func TestClientModeLeavesNothingAttached(t *testing.T) {
 		before := clientAttached(t) // another's
 		apply(t, d, l.clientPlan(user(0, config.PolicyDirect)))
 		ours := clientAttached(t)
-		if len(ours) < len(before)+len(clientPrograms) {
+		if len(ours) < len(before)+len(longWayPrograms()) {
 			t.Fatalf("%d programs are attached, of %d others", len(ours), len(before))
 		}
 		expectNew(t, "attached", markDirect)
@@ -75,7 +75,7 @@ func TestWhatIsMissingOfClientModeIsNamedAndMended(t *testing.T) {
 	d := l.open(t, false)
 	p := l.clientPlan(user(0, config.PolicyDirect))
 	apply(t, d, p)
-	for _, c := range clientPrograms {
+	for _, c := range longWayPrograms() {
 		for _, loss := range []func(string) error{removeLink, detachOnly} {
 			must(t, loss(d.linkPin(c.pin)))
 			missing, err := d.Missing(p)

@@ -109,7 +109,7 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 	if err := spec.Variables[abi.DeliveryVarOwnMarkCount].Set(ownMarks(g.plan)); err != nil {
 		return nil, fmt.Errorf("set variables: %w", err)
 	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, g.share(spec))
+	collection, err := ebpf.NewCollectionWithOptions(spec, g.share(spec, abi.DatapathMapLink6Prefixes))
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", abi.DeliveryProgTorbpfDelivery, err)
 	}

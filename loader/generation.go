@@ -17,13 +17,14 @@ import (
 
 // The programs of bpf/torbpf.bpf.c.
 const (
-	programLAN    = abi.DatapathProgTorbpfLan
-	programLANL3  = abi.DatapathProgTorbpfLanL3
-	programOut    = abi.DatapathProgTorbpfLanOut
-	programOutL3  = abi.DatapathProgTorbpfLanOut3
-	programUplink = abi.DatapathProgTorbpfUplink
-	programDNS    = abi.DatapathProgTorbpfDns
-	programDNSSrc = abi.DatapathProgTorbpfDnsSrc
+	programLAN      = abi.DatapathProgTorbpfLan
+	programLANL3    = abi.DatapathProgTorbpfLanL3
+	programOut      = abi.DatapathProgTorbpfLanOut
+	programOutL3    = abi.DatapathProgTorbpfLanOut3
+	programUplink   = abi.DatapathProgTorbpfUplink
+	programUplinkL3 = abi.DatapathProgTorbpfUplink3
+	programDNS      = abi.DatapathProgTorbpfDns
+	programDNSSrc   = abi.DatapathProgTorbpfDnsSrc
 )
 
 // Generation is one loaded set of programs and maps. It holds file

@@ -48,7 +48,11 @@ func (g *Generation) attachGuards() error {
 		return err
 	}
 	for _, u := range g.plan.Uplinks {
-		if err := g.attach(newHook(KindUplink, u.Index), programUplink); err != nil {
+		program := programUplink
+		if !u.Ethernet {
+			program = programUplinkL3
+		}
+		if err := g.attach(newHook(KindUplink, u.Index), program); err != nil {
 			return err
 		}
 	}

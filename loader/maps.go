@@ -60,6 +60,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 	if p.Client == nil {
 		return
 	}
+	grow(abi.DatapathMapLink6Prefixes, len(p.Client.OnLink))
 	for _, name := range []string{abi.DatapathMapClientUsers, abi.DatapathMapClientCgroups, abi.DatapathMapClientPrograms} {
 		grow(name, len(p.Client.Identities))
 	}
@@ -69,7 +70,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, p *plan.Plan) {
 // but the shared one of the LANs, from which nothing is taken here.
 func fillMaps(maps map[string]*ebpf.Map, p *plan.Plan) error {
 	steps := []func(map[string]*ebpf.Map, *plan.Plan) error{
-		fillSettings, fillRules, fillIdentities, fillOwn, fillLocal, fillAddrs, fillLANs,
+		fillSettings, fillRules, fillIdentities, fillOwn, fillOnLink, fillLocal, fillAddrs, fillLANs,
 	}
 	for _, step := range steps {
 		if err := step(maps, p); err != nil {
@@ -165,6 +166,22 @@ func fillLinkLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
 			if err := putPrefix(maps, localPrefixes, prefix, subnet); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// fillOnLink writes whom this machine may ask for, and answer, as a neighbour.
+func fillOnLink(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	if p.Client == nil {
+		return nil
+	}
+	for _, l := range p.Client.OnLink {
+		key := abi.DatapathLinkPrefix6{
+			Prefixlen: 32 + uint32(l.Prefix.Bits()), Ifindex: uint32(l.Index), Addr: l.Prefix.Addr().As16(),
+		}
+		if err := maps[abi.DatapathMapLink6Prefixes].Put(key, uint8(1)); err != nil {
+			return fmt.Errorf("write %s of %s to map %s: %w", l.Prefix, l.Name, abi.DatapathMapLink6Prefixes, err)
 		}
 	}
 	return nil

@@ -147,8 +147,13 @@ func TestCountersOfNothingAreNone(t *testing.T) {
 	}
 }
 
-// pinnedMaps is how many maps bpf/maps.h, bpf/shared.h and bpf/identity.h declare.
-const pinnedMaps = 38
+// pinnedMaps is how many maps bpf/maps.h, bpf/shared.h, bpf/identity.h, bpf/link.h and
+// bpf/target.h declare, pinnedPrograms how many of the programs of bpf/torbpf.bpf.c a kernel has: one of
+// the two DNS guards.
+const (
+	pinnedMaps     = 41
+	pinnedPrograms = 7
+)
 
 // Pins of maps and programs that this version has no more would only mislead.
 func TestPinsOfAnOlderVersionGo(t *testing.T) {

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -45,6 +46,7 @@ func TestWhoBeginsIsNotInbound(t *testing.T) {
 	l := newLab(t)
 	d := l.open(t, false)
 	guards(t, d, l.clientPlan())
+	must(t, errors.Join(netfilterGuards[1].detach(d)...)) // it would stop the answer
 	run(t, `
 		nft add table ip user
 		nft add chain ip user output { type filter hook output priority 0 ; }
@@ -74,14 +76,31 @@ func TestWhoBeginsAnswersNobodyPastTheUplinkGuard(t *testing.T) {
 			p.Uplinks = l.plan().Uplinks
 			g := guards(t, d, p)
 			must(t, g.collection.Maps[abi.DatapathMapGates].Put(uint32(0), gateOpen))
-			own := connecting(t, here(t), beginner, catcher)
-			peer := connecting(t, l.server, catcher, beginner)
-			await(t, "the peer's SYN", func() bool { return stateOf(t, own) != unix.BPF_TCP_SYN_SENT })
-			// What was sent before has arrived when this has.
-			acceptFrom(t, "tcp4", l.server, net.JoinHostPort(wanAddr, "22"))
-			if own, peer := stateOf(t, own), stateOf(t, peer); own != unix.BPF_TCP_SYN_RECV || peer != unix.BPF_TCP_SYN_SENT {
-				t.Errorf("the states are %d and %d, want %d and %d", own, peer, unix.BPF_TCP_SYN_RECV, unix.BPF_TCP_SYN_SENT)
-			}
+			must(t, errors.Join(netfilterGuards[1].detach(d)...)) // so that nothing else stops it
+			expectNoAnswerToTheCatcher(t, l)
 		})
+	}
+}
+
+// TestWhoBeginsAnswersNobodyPastTheThirdGuard: no uplink has one, and nftables is gone.
+func TestWhoBeginsAnswersNobodyPastTheThirdGuard(t *testing.T) {
+	needCookie(t)
+	needNetfilter(t)
+	l := newLab(t)
+	d := l.open(t, false)
+	guards(t, d, l.clientPlan())
+	expectNoAnswerToTheCatcher(t, l)
+}
+
+// expectNoAnswerToTheCatcher wants that neither a SYN nor what answers another one leaves.
+func expectNoAnswerToTheCatcher(t *testing.T, l *lab) {
+	t.Helper()
+	own := connecting(t, here(t), beginner, catcher)
+	peer := connecting(t, l.server, catcher, beginner)
+	await(t, "the peer's SYN", func() bool { return stateOf(t, own) != unix.BPF_TCP_SYN_SENT })
+	// What was sent before has arrived when this has.
+	acceptFrom(t, "tcp4", l.server, net.JoinHostPort(wanAddr, "22"))
+	if own, peer := stateOf(t, own), stateOf(t, peer); own != unix.BPF_TCP_SYN_RECV || peer != unix.BPF_TCP_SYN_SENT {
+		t.Errorf("the states are %d and %d, want %d and %d", own, peer, unix.BPF_TCP_SYN_RECV, unix.BPF_TCP_SYN_SENT)
 	}
 }

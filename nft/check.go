@@ -18,7 +18,7 @@ import (
 // says that the kernel could not be asked.
 func Check(p *plan.Plan) ([]string, error) {
 	differences, err := check(p, build)
-	if err != nil || len(differences) == 0 || !(&builder{Plan: p}).awaits() {
+	if err != nil || len(differences) == 0 || !(&builder{Plan: p}).looksUp() {
 		return differences, err
 	}
 	if strict, err := check(p, buildStrict); err != nil || len(strict) == 0 {

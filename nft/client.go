@@ -151,18 +151,6 @@ func (b *builder) clientDNSRules() []rule {
 	}
 }
 
-// housekeepingRules match that by which the kernel stays on a link; no program's words.
-func housekeepingRules(then []expr.Any) []rule {
-	memberships := slices.Concat(protocol(icmp6.number), []expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1, reg1), equal([]byte{143})})
-	return []rule{
-		newRule("neighbour discovery and the like", linkHousekeeping(), then),
-		newRule("which groups it is in", memberships, toPrefix(netip.MustParsePrefix("ff02::/16")), then),
-	}
-}
-
-// toMany are the destinations of all on a link, and of groups.
-var toMany = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("ff00::/8")}
-
 // torLinkRules keep what runs by Tor from telling the link what it looks for.
 func (b *builder) torLinkRules() []rule {
 	var rules []rule
@@ -179,10 +167,10 @@ func (b *builder) linkRules(then []expr.Any) []rule {
 	udp := protocol(unix.IPPROTO_UDP)
 	client4, client6 := slices.Concat(udp, ports(68, 67)), slices.Concat(udp, ports(546, 547))
 	rules := []rule{
-		newRule("a DHCP client asks all", client4, toPrefix(netip.MustParsePrefix("255.255.255.255/32")), then),
+		newRule("a DHCP client asks all", client4, toPrefix(everybody), then),
 		newRule("a DHCP client asks its server", client4, outAndTo(ipv4), []expr.Any{in(setClientLocal4)}, then),
 		newRule("a DHCPv6 client asks all", client6, toPrefix(netip.MustParsePrefix("ff02::1:2/128")), then),
-		newRule("a DHCPv6 client asks its server", client6, toPrefix(netip.MustParsePrefix("fe80::/10")), then),
+		newRule("a DHCPv6 client asks its server", client6, toPrefix(linkLocal), then),
 		newRule("a DHCPv6 client asks its server", client6, outAndTo(ipv6), []expr.Any{in(setClientLocal6)}, then),
 	}
 	if b.hasLANs() {
@@ -193,10 +181,7 @@ func (b *builder) linkRules(then []expr.Any) []rule {
 	if b.LocalMode == config.LocalNone {
 		return rules
 	}
-	for _, p := range toMany {
-		rules = append(rules, newRule("to all, or to a group", toPrefix(p), then))
-	}
-	return rules
+	return append(rules, staysOnLink(then)...)
 }
 
 // portRules are what the user says of ports, the most specific first: of that of DNS, or
@@ -286,7 +271,7 @@ func (b *builder) localRules(then []expr.Any) []rule {
 	if b.LocalMode == config.LocalNone {
 		return rules
 	}
-	return append(rules, newRule("link-local", toPrefix(netip.MustParsePrefix("fe80::/10")), then))
+	return append(rules, newRule("link-local", toPrefix(linkLocal), then))
 }
 
 // give sets the class and is done.

@@ -13,7 +13,7 @@ func clientPlan() *plan.Plan {
 	p.LANs = nil
 	p.Onion4 = netip.MustParsePrefix("10.192.0.0/10")
 	p.Onion6 = netip.MustParsePrefix("fd7a:6f6e:696f::/48")
-	p.Client = &plan.Client{All: true, ProxyPort: config.DefaultProxyPort}
+	p.Client = &plan.Client{All: true, Ephemeral: 32768, ProxyPort: config.DefaultProxyPort}
 	for _, s := range []struct{ name, prefix string }{
 		{"wan0", "192.168.99.0/24"},
 		{"wan0", "fd99::/64"},
@@ -21,6 +21,7 @@ func clientPlan() *plan.Plan {
 	} {
 		p.Client.Local = append(p.Client.Local, plan.LocalSubnet{Name: s.name, Prefix: netip.MustParsePrefix(s.prefix)})
 	}
+	p.Client.OnLink = []plan.LocalSubnet{{Name: "wan0", Prefix: netip.MustParsePrefix("2a0c:10::/64")}}
 	for _, prefix := range []string{"51.20.0.0/16", "51.22.0.0/16", "255.255.255.0/24", "2a0e::/32"} {
 		p.Client.Direct = append(p.Client.Direct, plan.Opening{Prefix: netip.MustParsePrefix(prefix)})
 	}
@@ -50,7 +51,7 @@ func clientExecPlan() *plan.Plan {
 // clientAndLANsPlan has both.
 func clientAndLANsPlan() *plan.Plan {
 	p := fullPlan()
-	p.Client = &plan.Client{All: true}
+	p.Client = &plan.Client{All: true, Ephemeral: 32768}
 	p.LocalMode = config.LocalNone
 	return p
 }

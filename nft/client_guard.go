@@ -27,9 +27,6 @@ const (
 	chainClientEgress   = "client_egress"
 )
 
-// ephemeral is where the kernel begins to take ports for who asks for none, by default.
-const ephemeral = 32768
-
 // loopbacks are where a redirect of our own packets leads.
 var loopbacks = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
 
@@ -40,26 +37,49 @@ func (b *builder) clientDivertChains() []chain {
 	for _, p := range loopbacks {
 		sources = append(sources, newRule("redirected", toLoopback(), b.blocked(), toPrefix(p), snat(p.Addr())))
 	}
-	byClass := newRule("by class; the others go their way", lookUpClass(b.Mark.ClassMask(), mapClientDivert))
-	divert := []rule{byClass}
-	if !b.strict {
-		divert = []rule{newRule("its source may be forged", b.blocked(), notFromSelf(), goTo(chainClientForged)), byClass}
+	var divert []rule
+	for _, notFromSelf := range b.notFromSelf() {
+		divert = append(divert, newRule("its source may be forged", b.blocked(), notFromSelf, goTo(chainClientForged)))
 	}
+	divert = append(divert, newRule("by class; the others go their way", lookUpClass(b.Mark.ClassMask(), mapClientDivert)))
 	return []chain{
 		baseChain(chainClientDivert, nftables.ChainTypeNAT, nftables.ChainHookOutput, plan.PriorityRedirect, divert...),
 		subChain(chainClientForged,
 			newRule("which of a link's addresses are this machine's the kernel does not say here; they lead no further",
-				fromPrefix(netip.MustParsePrefix("fe80::/10")), lookUpClass(b.Mark.ClassMask(), mapClientDivert)),
+				fromPrefix(linkLocal), lookUpClass(b.Mark.ClassMask(), mapClientDivert)),
 			newRule("of a raw or transparent socket: the answer would leave for who has that address", drop(RefusedClient))),
 		baseChain(chainClientSNAT, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, plan.PriorityRedirect, sources...),
 	}
 }
 
-// notFromSelf matches a source that is no address of this machine (nft: fib saddr type != local).
-func notFromSelf() []expr.Any {
-	return []expr.Any{
+// notFromSelf matches a source that is no address of this machine (nft: fib saddr type !=
+// local); without look-ups of routes one that it had when this was planned.
+func (b *builder) notFromSelf() [][]expr.Any {
+	if b.strict {
+		return [][]expr.Any{
+			append(source(ipv4), notIn(setClientSelf4)),
+			append(source(ipv6), notIn(setClientSelf6)),
+		}
+	}
+	return [][]expr.Any{{
 		&expr.Fib{Register: reg1, ResultADDRTYPE: true, FlagSADDR: true},
 		notEqual(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)),
+	}}
+}
+
+// selfSets hold the addresses of this machine, loopback's too.
+func (b *builder) selfSets() []set {
+	if !b.strict {
+		return nil
+	}
+	of := map[bool][]netip.Prefix{true: {netip.MustParsePrefix("127.0.0.0/8")}, false: {netip.MustParsePrefix("::1/128")}}
+	for _, a := range b.LocalAddrs {
+		of[a.Is4()] = append(of[a.Is4()], netip.PrefixFrom(a, a.BitLen()))
+	}
+	const why = "addresses of this machine"
+	return []set{
+		prefixSet(setClientSelf4, why, nftables.TypeIPAddr, of[true]),
+		prefixSet(setClientSelf6, why, nftables.TypeIP6Addr, of[false]),
 	}
 }
 
@@ -95,7 +115,7 @@ func (b *builder) clientOpenings() []chain {
 			markIsNot(0, b.Mark.ClassMask()), leave()),
 		newRule("the middle of a connection that this machine may have begun", tcpFlagsAreNot(tcpSYN, handshake), leave()),
 		newRule("the kernel gives such a port to who begins: a stranger could guess it, and open the way to itself",
-			protocol(unix.IPPROTO_UDP), toPortFrom(ephemeral), leave()),
+			protocol(unix.IPPROTO_UDP), toPortFrom(b.Client.Ephemeral), leave()),
 		newRule("this machine may have begun it before anything was tracked", settling(), notProtocol(unix.IPPROTO_TCP), notProtocol(unix.IPPROTO_UDP),
 			notProtocol(icmp4.number), notProtocol(icmp6.number), leave()),
 		back,

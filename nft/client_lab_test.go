@@ -91,12 +91,13 @@ func (l *clientLab) serveAt(n *node, name string, addrs ...string) {
 func (l *clientLab) plan() *plan.Plan {
 	p := l.lab.plan()
 	p.LANs, p.Local = nil, nil
-	p.Client = &plan.Client{All: true}
+	p.Client = &plan.Client{All: true, Ephemeral: 32768}
 	for _, s := range []struct{ name, prefix string }{
 		{"wan0", "192.168.99.0/24"}, {"dmz0", "172.16.7.0/24"}, {"dmz0", "2001:db8:7::/64"}, {"lan0", "192.168.50.0/24"},
 	} {
 		p.Client.Local = append(p.Client.Local, plan.LocalSubnet{Name: s.name, Prefix: netip.MustParsePrefix(s.prefix)})
 	}
+	p.Client.OnLink = []plan.LocalSubnet{{Name: "wan0", Prefix: netip.MustParsePrefix(outside6 + "/64").Masked()}}
 	for _, prefix := range []string{"51.20.0.0/24", "51.20.2.0/23", "2a0e::/32"} {
 		p.Client.Direct = append(p.Client.Direct, plan.Opening{Prefix: netip.MustParsePrefix(prefix)})
 	}

@@ -20,6 +20,9 @@ const (
 	setDirect6      = "client_direct6"
 	setClientLocal4 = "client_local4"
 	setClientLocal6 = "client_local6"
+	setClientLink6  = "client_link6"
+	setClientSelf4  = "client_self4"
+	setClientSelf6  = "client_self6"
 	setClientSettle = "client_settling"
 	mapClientDivert = "client_diversions"
 	mapClientGuard  = "client_verdicts"
@@ -83,13 +86,18 @@ func (b *builder) clientSets() ([]set, error) {
 	if err != nil {
 		return nil, err
 	}
-	sets := []set{local4, local6}
+	link6, err := subnetSet(setClientLink6, nftables.TypeIP6Addr, netip.Addr.Is6, b.Client.OnLink)
+	if err != nil {
+		return nil, err
+	}
+	sets := append([]set{local4, local6, link6}, b.selfSets()...)
+	const why = "destinations that go direct"
 	for _, o := range b.direct {
 		if len(o.prefixes4) > 0 {
-			sets = append(sets, prefixSet(o.set4, nftables.TypeIPAddr, o.prefixes4))
+			sets = append(sets, prefixSet(o.set4, why, nftables.TypeIPAddr, o.prefixes4))
 		}
 		if len(o.prefixes6) > 0 {
-			sets = append(sets, prefixSet(o.set6, nftables.TypeIP6Addr, o.prefixes6))
+			sets = append(sets, prefixSet(o.set6, why, nftables.TypeIP6Addr, o.prefixes6))
 		}
 	}
 	for _, e := range b.Client.Exits {
@@ -116,8 +124,8 @@ func (b *builder) ofLANs() []plan.LocalSubnet {
 }
 
 // prefixSet holds disjoint prefixes, each as its first address and the first behind it.
-func prefixSet(name string, kind nftables.SetDatatype, prefixes []netip.Prefix) set {
-	s := set{Set: &nftables.Set{Name: name, KeyType: kind, Interval: true, Comment: "destinations that go direct"}}
+func prefixSet(name, comment string, kind nftables.SetDatatype, prefixes []netip.Prefix) set {
+	s := set{Set: &nftables.Set{Name: name, KeyType: kind, Interval: true, Comment: comment}}
 	for _, p := range config.MergePrefixes(prefixes) {
 		first, last := bounds(p)
 		s.elements = append(s.elements, nftables.SetElement{Key: first})

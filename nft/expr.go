@@ -33,11 +33,12 @@ type family struct {
 	number              byte
 	size                uint32 // of an address
 	source, destination uint32 // offsets in the network header
+	hops                uint32 // that of the hop limit
 }
 
 var (
-	ipv4 = family{number: unix.NFPROTO_IPV4, size: 4, source: 12, destination: 16}
-	ipv6 = family{number: unix.NFPROTO_IPV6, size: 16, source: 8, destination: 24}
+	ipv4 = family{number: unix.NFPROTO_IPV4, size: 4, source: 12, destination: 16, hops: 8}
+	ipv6 = family{number: unix.NFPROTO_IPV6, size: 16, source: 8, destination: 24, hops: 7}
 )
 
 func familyOf(a netip.Addr) family {
@@ -224,6 +225,11 @@ func isLaterFragment() []expr.Any {
 // destination loads that of a packet.
 func destination(f family) []expr.Any {
 	return append(isFamily(f), payload(expr.PayloadBaseNetworkHeader, f.destination, f.size, reg1))
+}
+
+// source loads that of a packet.
+func source(f family) []expr.Any {
+	return append(isFamily(f), payload(expr.PayloadBaseNetworkHeader, f.source, f.size, reg1))
 }
 
 func toPrefix(p netip.Prefix) []expr.Any {

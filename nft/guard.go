@@ -105,6 +105,10 @@ func comesFromElsewhere() []expr.Any {
 
 func (b *builder) awaits() bool { return len(b.Waiting)+len(b.Patterns) > 0 }
 
+// looksUp tells whether rules ask for routes (nft_fib), where the kernel can: of what comes
+// from an interface that is waited for, and of this machine's own packets.
+func (b *builder) looksUp() bool { return b.awaits() || b.Client != nil }
+
 // awaitedRules match what comes in by an interface that no program is on yet: one
 // that is waited for, or that has just appeared under a pattern.
 func (b *builder) awaitedRules(then []expr.Any) []rule {
@@ -149,10 +153,7 @@ func (b *builder) unjudgedInput() []rule {
 // linkHousekeeping matches ICMPv6 types 130 to 137. What hosts report of their
 // memberships (143) has no answer, and is for others than a host.
 func linkHousekeeping() []expr.Any {
-	return slices.Concat(protocol(icmp6.number), []expr.Any{
-		payload(expr.PayloadBaseTransportHeader, 0, 1, reg1),
-		&expr.Range{Op: expr.CmpOpEq, Register: reg1, FromData: []byte{130}, ToData: []byte{137}},
-	})
+	return icmpv6Types(groupQuery, redirected)
 }
 
 // noConnection matches what conntrack knows nothing of: there is no status to ask for.

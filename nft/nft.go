@@ -97,7 +97,7 @@ func Apply(p *plan.Plan, fresh ...string) error {
 		return err
 	}
 	err = rs.apply()
-	if !errors.Is(err, unix.ENOENT) || !b.awaits() {
+	if !errors.Is(err, unix.ENOENT) || !b.looksUp() {
 		return err
 	}
 	b.strict = true

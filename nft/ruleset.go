@@ -56,7 +56,8 @@ type builder struct {
 	*plan.Plan
 	fresh []string // LANs attached just now
 	// strict does without the look-up of routes (nft_fib), which a kernel may lack:
-	// nothing is let in from interfaces that are waited for.
+	// nothing is let in from interfaces that are waited for, nobody but by TCP is answered by
+	// this machine in client mode, and its addresses are those that the plan knows.
 	strict bool
 	marks  []exemptMark
 	// clientMarks and direct are for what this machine itself sends, and

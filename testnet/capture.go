@@ -19,9 +19,9 @@ const (
 	snapLength = 512      // bytes kept of a frame
 	captureBuf = 64 << 20 // a burst at veth speed must not overrun the socket
 
-	// etherMarker is reserved for local experiments (IEEE 802, 88-b5). Sync sends
-	// such frames; parse results never hold them.
-	etherMarker = 0x88b5
+	// etherMarker is LLDP's (IEEE 802.1AB), which nobody speaks in the lab and client mode
+	// lets go. Sync sends such frames; parse results never hold them.
+	etherMarker = unix.ETH_P_LLDP
 )
 
 // Capture records what passes one interface.

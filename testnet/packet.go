@@ -19,6 +19,7 @@ type Packet struct {
 	Dst     netip.AddrPort
 	Length  int // of the frame on the wire
 
+	HopLimit uint8 // or time to live
 	TCPFlags uint8 // FIN 1, SYN 2, RST 4, PSH 8, ACK 16
 	ICMPType uint8 // of "icmp" and "icmpv6"
 	ICMPCode uint8
@@ -58,19 +59,32 @@ func (p Packet) String() string {
 }
 
 // housekeeping is what the router says on the link for itself: ARP, neighbour
-// discovery and multicast membership, from addresses of the link.
+// discovery and multicast membership, from addresses of the link and to such.
 func (p Packet) housekeeping() bool {
+	src, dst := p.Src.Addr(), p.Dst.Addr()
 	switch p.Proto {
 	case "arp":
 		return true
 	case "igmp":
-		return WAN4.Contains(p.Src.Addr()) || p.Src.Addr().IsUnspecified()
+		return (WAN4.Contains(src) || src.IsUnspecified()) && dst.IsMulticast() && p.HopLimit <= 1
 	case "icmpv6":
-		own := WAN6.Contains(p.Src.Addr()) || p.Src.Addr().IsLinkLocalUnicast() || p.Src.Addr().IsUnspecified()
-		// Multicast listener 130-132 and 143, neighbour discovery 133-137.
-		return own && (p.ICMPType >= 130 && p.ICMPType <= 137 || p.ICMPType == 143)
+		own := WAN6.Contains(src) || src.IsLinkLocalUnicast() || src.IsUnspecified()
+		return own && (p.membership6() || p.discovery6())
 	}
 	return false
+}
+
+// membership6 tells whether this is of multicast listener discovery, and can leave no link.
+func (p Packet) membership6() bool {
+	kind := p.ICMPType >= 130 && p.ICMPType <= 132 || p.ICMPType == 143
+	return kind && p.Dst.Addr().IsMulticast() && p.HopLimit <= 1
+}
+
+// discovery6 tells whether this is of neighbour discovery, and to somebody on the WAN's link.
+func (p Packet) discovery6() bool {
+	dst := p.Dst.Addr()
+	near := dst.IsLinkLocalMulticast() || dst.IsLinkLocalUnicast() || WAN6.Contains(dst)
+	return p.ICMPType >= 133 && p.ICMPType <= 137 && near && p.HopLimit == 255
 }
 
 // Quoted is the packet that an ICMP error is about, as far as the error repeats it.
@@ -119,6 +133,7 @@ func (p *Packet) parseIPv4(b []byte) {
 	}
 	src, _ := netip.AddrFromSlice(b[12:16])
 	dst, _ := netip.AddrFromSlice(b[16:20])
+	p.HopLimit = b[8]
 	offset := binary.BigEndian.Uint16(b[6:])
 	p.Fragment = offset&0x3fff != 0 // more fragments, or not the first
 	header := min(int(b[0]&0x0f)*4, len(b))
@@ -136,6 +151,7 @@ func (p *Packet) parseIPv6(b []byte) {
 	}
 	src, _ := netip.AddrFromSlice(b[8:24])
 	dst, _ := netip.AddrFromSlice(b[24:40])
+	p.HopLimit = b[7]
 	next, first := b[6], true
 	b = b[40:]
 	for len(b) >= 8 {

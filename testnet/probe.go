@@ -151,13 +151,24 @@ func (n *Node) SendFrame(ifname string, frame []byte) error {
 
 // SendFrames sends several, one after the other.
 func (n *Node) SendFrames(ifname string, frames [][]byte) error {
+	return n.sendFrames(ifname, 0, frames)
+}
+
+// SendFrameAs sends one that the kernel takes for something else than its header says: the
+// EtherType is the sender's word (sll_protocol of packet(7)).
+func (n *Node) SendFrameAs(ifname string, etherType uint16, frame []byte) error {
+	return n.sendFrames(ifname, etherType, [][]byte{frame})
+}
+
+// sendFrames leaves it to the kernel to read the EtherType where none is said.
+func (n *Node) sendFrames(ifname string, etherType uint16, frames [][]byte) error {
 	link, err := n.nl.LinkByName(ifname)
 	if err != nil {
 		return fmt.Errorf("send frame on %s of %s: %w", ifname, n.Name, err)
 	}
 	fd, err := n.packetSocket()
 	for i := 0; err == nil && i < len(frames); i++ {
-		err = unix.Sendto(fd, frames[i], 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
+		err = unix.Sendto(fd, frames[i], 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index, Protocol: htons(etherType)})
 	}
 	if err != nil {
 		return fmt.Errorf("send frame on %s of %s: %w", ifname, n.Name, err)

@@ -39,6 +39,19 @@ const MaxLANs = uint32(DatapathLimitMAX_LANS)
 // them, if anything, counts as "tor"; of a source as "block".
 const MaxNested = int(DatapathLimitMAX_NESTED)
 
+// What of what the router itself sends to groups gets no further than its links: values and
+// masks of the first 32 bits of an address, and hop limits.
+const (
+	LinkGroup4     = uint32(DatapathNearGroupLINK_GROUP4)
+	LinkGroup4Mask = uint32(DatapathNearGroupLINK_GROUP4MASK)
+	LinkGroup6     = uint32(DatapathNearGroupLINK_GROUP6)
+	LinkGroup6Mask = uint32(DatapathNearGroupLINK_GROUP6MASK)
+	LinkHops       = uint8(DatapathNearGroupLINK_HOPS)
+	AllHops        = uint8(DatapathNearGroupALL_HOPS)
+	SSDPGroup4     = uint32(DatapathNearGroupSSDP_GROUP4)
+	SSDPHops       = uint8(DatapathNearGroupSSDP_HOPS)
+)
+
 // ForEver is until when something holds that does not end, where 0 says that it is not there.
 const ForEver = uint64(math.MaxUint64)
 

@@ -172,6 +172,13 @@ const (
 	DatapathLimitMAX_NESTED DatapathLimit = 4
 )
 
+type DatapathLinkPrefix6 struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Ifindex   uint32
+	Addr      [16]uint8
+}
+
 type DatapathListed struct {
 	_      structs.HostLayout
 	UntilS uint32
@@ -204,6 +211,19 @@ type DatapathMac struct {
 	Pad  [2]uint8
 }
 
+type DatapathNearGroup uint32
+
+const (
+	DatapathNearGroupLINK_GROUP4     DatapathNearGroup = 3758096384
+	DatapathNearGroupLINK_GROUP4MASK DatapathNearGroup = 4294967040
+	DatapathNearGroupLINK_GROUP6     DatapathNearGroup = 4278321152
+	DatapathNearGroupLINK_GROUP6MASK DatapathNearGroup = 4279173120
+	DatapathNearGroupLINK_HOPS       DatapathNearGroup = 1
+	DatapathNearGroupALL_HOPS        DatapathNearGroup = 255
+	DatapathNearGroupSSDP_GROUP4     DatapathNearGroup = 4026531834
+	DatapathNearGroupSSDP_HOPS       DatapathNearGroup = 4
+)
+
 type DatapathPacket struct {
 	_        structs.HostLayout
 	Layer3   uint32
@@ -227,7 +247,10 @@ type DatapathPacket struct {
 	Protocol  uint8
 	TcpFlags  uint8
 	IcmpType  uint8
+	HopLimit  uint8
 	IpOptions uint8
+	Ethernet  uint8
+	_         [2]byte
 }
 
 type DatapathPolicy uint32
@@ -443,6 +466,7 @@ const (
 	DatapathMapGates           = "gates"
 	DatapathMapInboundFlows    = "inbound_flows"
 	DatapathMapLans            = "lans"
+	DatapathMapLink6Prefixes   = "link6_prefixes"
 	DatapathMapList4Prefixes   = "list4_prefixes"
 	DatapathMapList6Prefixes   = "list6_prefixes"
 	DatapathMapLocal4Prefixes  = "local4_prefixes"
@@ -468,6 +492,7 @@ const (
 	DatapathProgTorbpfLanOut   = "torbpf_lan_out"
 	DatapathProgTorbpfLanOut3  = "torbpf_lan_out3"
 	DatapathProgTorbpfUplink   = "torbpf_uplink"
+	DatapathProgTorbpfUplink3  = "torbpf_uplink3"
 	DatapathVarClientModeType  = "client_mode_type"
 	DatapathVarDnsPort         = "dns_port"
 	DatapathVarDomainLimitType = "domain_limit_type"
@@ -477,6 +502,7 @@ const (
 	DatapathVarLimitType       = "limit_type"
 	DatapathVarLocalAddrType   = "local_addr_type"
 	DatapathVarMarkShift       = "mark_shift"
+	DatapathVarNearGroupType   = "near_group_type"
 	DatapathVarPolicyType      = "policy_type"
 	DatapathVarRefusalType     = "refusal_type"
 	DatapathVarResolverPort    = "resolver_port"
@@ -533,6 +559,7 @@ type DatapathProgramSpecs struct {
 	TorbpfLanOut  *ebpf.ProgramSpec `ebpf:"torbpf_lan_out"`
 	TorbpfLanOut3 *ebpf.ProgramSpec `ebpf:"torbpf_lan_out3"`
 	TorbpfUplink  *ebpf.ProgramSpec `ebpf:"torbpf_uplink"`
+	TorbpfUplink3 *ebpf.ProgramSpec `ebpf:"torbpf_uplink3"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
@@ -561,6 +588,7 @@ type DatapathMapSpecs struct {
 	Gates          *ebpf.MapSpec `ebpf:"gates"`
 	InboundFlows   *ebpf.MapSpec `ebpf:"inbound_flows"`
 	Lans           *ebpf.MapSpec `ebpf:"lans"`
+	Link6Prefixes  *ebpf.MapSpec `ebpf:"link6_prefixes"`
 	List4Prefixes  *ebpf.MapSpec `ebpf:"list4_prefixes"`
 	List6Prefixes  *ebpf.MapSpec `ebpf:"list6_prefixes"`
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
@@ -594,6 +622,7 @@ type DatapathVariableSpecs struct {
 	LimitType       *ebpf.VariableSpec `ebpf:"limit_type"`
 	LocalAddrType   *ebpf.VariableSpec `ebpf:"local_addr_type"`
 	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
+	NearGroupType   *ebpf.VariableSpec `ebpf:"near_group_type"`
 	PolicyType      *ebpf.VariableSpec `ebpf:"policy_type"`
 	RefusalType     *ebpf.VariableSpec `ebpf:"refusal_type"`
 	ResolverPort    *ebpf.VariableSpec `ebpf:"resolver_port"`
@@ -643,6 +672,7 @@ type DatapathMaps struct {
 	Gates          *ebpf.Map `ebpf:"gates"`
 	InboundFlows   *ebpf.Map `ebpf:"inbound_flows"`
 	Lans           *ebpf.Map `ebpf:"lans"`
+	Link6Prefixes  *ebpf.Map `ebpf:"link6_prefixes"`
 	List4Prefixes  *ebpf.Map `ebpf:"list4_prefixes"`
 	List6Prefixes  *ebpf.Map `ebpf:"list6_prefixes"`
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
@@ -687,6 +717,7 @@ func (m *DatapathMaps) Close() error {
 		m.Gates,
 		m.InboundFlows,
 		m.Lans,
+		m.Link6Prefixes,
 		m.List4Prefixes,
 		m.List6Prefixes,
 		m.Local4Prefixes,
@@ -721,6 +752,7 @@ type DatapathVariables struct {
 	LimitType       *ebpf.Variable `ebpf:"limit_type"`
 	LocalAddrType   *ebpf.Variable `ebpf:"local_addr_type"`
 	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
+	NearGroupType   *ebpf.Variable `ebpf:"near_group_type"`
 	PolicyType      *ebpf.Variable `ebpf:"policy_type"`
 	RefusalType     *ebpf.Variable `ebpf:"refusal_type"`
 	ResolverPort    *ebpf.Variable `ebpf:"resolver_port"`
@@ -739,6 +771,7 @@ type DatapathPrograms struct {
 	TorbpfLanOut  *ebpf.Program `ebpf:"torbpf_lan_out"`
 	TorbpfLanOut3 *ebpf.Program `ebpf:"torbpf_lan_out3"`
 	TorbpfUplink  *ebpf.Program `ebpf:"torbpf_uplink"`
+	TorbpfUplink3 *ebpf.Program `ebpf:"torbpf_uplink3"`
 }
 
 func (p *DatapathPrograms) Close() error {
@@ -750,6 +783,7 @@ func (p *DatapathPrograms) Close() error {
 		p.TorbpfLanOut,
 		p.TorbpfLanOut3,
 		p.TorbpfUplink,
+		p.TorbpfUplink3,
 	)
 }
 

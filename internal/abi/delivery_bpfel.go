@@ -20,6 +20,7 @@ const (
 	DeliveryMapCounters         = "counters"
 	DeliveryMapCutFlows         = "cut_flows"
 	DeliveryMapLans             = "lans"
+	DeliveryMapLink6Prefixes    = "link6_prefixes"
 	DeliveryMapLocal4Prefixes   = "local4_prefixes"
 	DeliveryMapLocal6Prefixes   = "local6_prefixes"
 	DeliveryMapLocalAddrs       = "local_addrs"
@@ -89,6 +90,7 @@ type DeliveryMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
 	Lans           *ebpf.MapSpec `ebpf:"lans"`
+	Link6Prefixes  *ebpf.MapSpec `ebpf:"link6_prefixes"`
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
@@ -132,6 +134,7 @@ type DeliveryMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
 	Lans           *ebpf.Map `ebpf:"lans"`
+	Link6Prefixes  *ebpf.Map `ebpf:"link6_prefixes"`
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
@@ -145,6 +148,7 @@ func (m *DeliveryMaps) Close() error {
 		m.Counters,
 		m.CutFlows,
 		m.Lans,
+		m.Link6Prefixes,
 		m.Local4Prefixes,
 		m.Local6Prefixes,
 		m.LocalAddrs,

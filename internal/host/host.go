@@ -47,7 +47,25 @@ func Read() (plan.Host, error) {
 	if h.TimeServer, err = timeServer(); err != nil {
 		return plan.Host{}, err
 	}
+	if h.Ephemeral, err = ephemeral(); err != nil {
+		return plan.Host{}, err
+	}
 	return h, nil
+}
+
+// ephemeral reads where the kernel begins to take ports for who asks for none, of both
+// families.
+func ephemeral() (uint16, error) {
+	const name = "net.ipv4.ip_local_port_range"
+	value, err := Sysctl(name)
+	if err != nil {
+		return 0, err
+	}
+	var first uint16 // the last one follows
+	if _, err := fmt.Sscan(value, &first); err != nil {
+		return 0, fmt.Errorf("read %s: %w", name, err)
+	}
+	return first, nil
 }
 
 // bridgeNF reports whether bridged packets traverse nftables: br_netfilter is

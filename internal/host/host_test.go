@@ -210,15 +210,19 @@ ip route add 192.0.2.0/24 nhid 9
 			t.Errorf("route %v is not masked", r)
 		}
 		if !l.Loopback && !r.Dst.Addr().IsLinkLocalUnicast() {
-			got = append(got, strings.Join([]string{r.Dst.String(), l.Name, strconv.Itoa(int(r.Table))}, " "))
+			words := []string{r.Dst.String(), l.Name, strconv.Itoa(int(r.Table))}
+			if r.By {
+				words = append(words, "by a host")
+			}
+			got = append(got, strings.Join(words, " "))
 		}
 	}
 	slices.Sort(got)
 	want := []string{
-		"0.0.0.0/0 tun0 51820", "0.0.0.0/0 wan0 254", "10.9.0.2/32 tun0 254", "192.0.2.0/24 wan0 254",
-		"192.168.5.0/24 lan0 254", "198.51.100.0/24 tun0 254", "198.51.100.0/24 wan0 254",
-		"2001:db8:1::/64 wan0 254", "2001:db8:2::/48 tun0 100", "2001:db8:2::/48 wan0 100",
-		"2001:db8:3::/64 tun0 254", "203.0.113.0/24 wan0 254", "::/0 tun0 100000", "::/0 wan0 254",
+		"0.0.0.0/0 tun0 51820", "0.0.0.0/0 wan0 254 by a host", "10.9.0.2/32 tun0 254", "192.0.2.0/24 wan0 254 by a host",
+		"192.168.5.0/24 lan0 254", "198.51.100.0/24 tun0 254", "198.51.100.0/24 wan0 254 by a host",
+		"2001:db8:1::/64 wan0 254", "2001:db8:2::/48 tun0 100 by a host", "2001:db8:2::/48 wan0 100 by a host",
+		"2001:db8:3::/64 tun0 254", "203.0.113.0/24 wan0 254", "::/0 tun0 100000", "::/0 wan0 254 by a host",
 	}
 	if diff := cmp.Diff(want, slices.Compact(got)); diff != "" {
 		t.Errorf("routes differ (-want +got):\n%s", diff)

@@ -162,3 +162,17 @@ func listen(t *testing.T, network, addr string) {
 	}
 	t.Cleanup(func() { ln.Close() })
 }
+
+// TestReadTellsWhichPortsAreAnybodys: by the setting of the network namespace.
+func TestReadTellsWhichPortsAreAnybodys(t *testing.T) {
+	enterNamespace(t)
+	if got := read(t).Ephemeral; got != 32768 {
+		t.Errorf("the first is %d, want %d", got, 32768)
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("10240 65535"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t).Ephemeral; got != 10240 {
+		t.Errorf("the first is %d, want %d", got, 10240)
+	}
+}

@@ -73,7 +73,7 @@ func pathsOf(r *netlink.Route) ([]plan.Route, error) {
 	if config.PrefixCovers(multicast4, dst) || config.PrefixCovers(multicast6, dst) {
 		return nil, nil
 	}
-	path := plan.Route{Dst: dst, Index: r.LinkIndex, Table: uint32(r.Table)}
+	path := plan.Route{Dst: dst, Index: r.LinkIndex, Table: uint32(r.Table), By: len(r.Gw) > 0 || r.Via != nil}
 	if len(r.MultiPath) == 0 {
 		// Only routes by a nexthop object come without an interface. Unseen,
 		// their interface would be an uplink without a guard.
@@ -84,7 +84,7 @@ func pathsOf(r *netlink.Route) ([]plan.Route, error) {
 	}
 	paths := make([]plan.Route, 0, len(r.MultiPath))
 	for _, hop := range r.MultiPath {
-		path.Index = hop.LinkIndex
+		path.Index, path.By = hop.LinkIndex, len(hop.Gw) > 0 || hop.Via != nil
 		paths = append(paths, path)
 	}
 	return paths, nil

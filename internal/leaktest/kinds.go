@@ -45,7 +45,9 @@ func Probes(n *testnet.Node, round int) []Probe {
 		k.protocols(src)
 		k.segments(src)
 		k.queries(src)
+		k.groups(src)
 	}
+	k.discovery()
 	k.headers()
 	k.forgeries()
 	k.frames()

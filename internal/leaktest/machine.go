@@ -37,7 +37,34 @@ func (m machine) once(round int, tally *Tally) error {
 		_ = m.root.SendFrame(wan, p.frame) // what is stopped at the interface is an error
 		tally.add(GroupFrames, p.packet[0]>>4 == 6)
 	}
+	if m.frames {
+		m.lie(probes, round, tally)
+	}
 	return errors.Join(m.send(probes, tally, func() {}), sendAsUser(m.user, round, tally))
+}
+
+// claimed are the EtherTypes that the machine says its frames are of, whatever they hold:
+// what keeps a machine on its network, the other IP, and what no guard need know of.
+var claimed = []uint16{
+	unix.ETH_P_ARP, unix.ETH_P_PAE, unix.ETH_P_LLDP, unix.ETH_P_PPP_DISC, unix.ETH_P_PPP_SES,
+	unix.ETH_P_IP, unix.ETH_P_IPV6, unix.ETH_P_8021Q, unix.ETH_P_MPLS_UC, unix.ETH_P_802_3, unix.ETH_P_ALL,
+}
+
+// lie sends some of the frames by false EtherTypes: the kernel is told one, or the receiver.
+func (m machine) lie(probes []Probe, round int, tally *Tally) {
+	for i, p := range probes {
+		if i%everyFrame != round%everyFrame {
+			continue
+		}
+		for _, etherType := range claimed {
+			_ = m.root.SendFrameAs(wan, etherType, p.frame)
+			tally.add(GroupFrames, p.packet[0]>>4 == 6)
+		}
+		for _, etherType := range []uint16{unix.ETH_P_MPLS_UC, unix.ETH_P_PPP_SES, unix.ETH_P_TEB, uint16(len(p.packet))} {
+			_ = m.root.SendFrame(wan, testnet.Frame(mac(testnet.MACISP), mac(testnet.MACWAN), etherType, p.packet))
+			tally.add(GroupFrames, p.packet[0]>>4 == 6)
+		}
+	}
 }
 
 // send sends IP packets by raw sockets. What the kernel refuses has been dealt with.
@@ -195,10 +222,12 @@ func answered(p testnet.Packet) bool {
 }
 
 // near tells whether a packet of the router's own never gets further than the link, so that
-// client mode lets it go: to a group or to all, or to a link-local address. A question for
-// a name is none of these.
+// client mode lets it go: to a group of the link or to all, to others with a single hop or by
+// SSDP, or to a link-local address. A question for a name is none of these.
 func near(p testnet.Packet) bool {
 	dst := p.Dst.Addr()
+	ssdp := p.Dst == netip.MustParseAddrPort("239.255.255.250:1900") && p.Proto == "udp" && p.HopLimit <= 4
 	return p.Dst.Port() != testnet.PortDNS &&
-		(dst.IsMulticast() || dst.IsLinkLocalUnicast() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}))
+		(dst.IsLinkLocalMulticast() || dst.IsMulticast() && p.HopLimit <= 1 || ssdp ||
+			dst.IsLinkLocalUnicast() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}))
 }

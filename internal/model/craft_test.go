@@ -91,6 +91,7 @@ type extension struct {
 }
 
 func options(b ...byte) part { return func(n *network) { n.options = b } }
+func hops(n uint8) part      { return func(o *network) { o.ttl = n } }
 func padded(bytes int) part  { return func(n *network) { n.padding = bytes } }
 
 // fragment4 says which part of an IPv4 datagram the packet is.

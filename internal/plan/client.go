@@ -18,9 +18,11 @@ type Client struct {
 	Identities []Identity    // who sends
 	Direct     []Opening     // destinations that go direct; disjoint, what takes back is left out of them
 	Local      []LocalSubnet // private subnets of this machine's own interfaces, its uplinks' too
+	OnLink     []LocalSubnet // of IPv6, what its links reach without a router: neighbours are asked there
 	Exits      []Exit        // by which packets may leave directly; Rule is a place in Rules
 	Widest     []Widest      // interfaces of rules that everything is routed to
 	Beside     []string      // bridges that are no LANs: what is behind them is not this machine's
+	Ephemeral  uint16        // the first port that the kernel gives to who asks for none; 0: any may be
 	ProxyPort  uint16        // of the proxy past Tor, on loopback; 0: there is none
 	Shortcut   *Shortcut     `json:",omitempty"` // nil: all takes the way by nftables
 }
@@ -77,13 +79,14 @@ func client(cfg config.Config, h Host, rules config.Rules) *Client {
 	if !cfg.Client.Enable && len(h.Own) == 0 {
 		return nil
 	}
-	c := &Client{All: cfg.Client.Enable, Rules: rules, Local: ownSubnets(h, cfg.Local), ProxyPort: cfg.Client.ProxyPort}
+	c := &Client{All: cfg.Client.Enable, Rules: rules, Local: ownSubnets(h, cfg.Local), Ephemeral: h.Ephemeral, ProxyPort: cfg.Client.ProxyPort}
 	c.Identities = slices.Concat(h.Own, identities(h.Identities, rules))
 	destinations := rules.Of(config.KindDestination)
 	if cfg.Local == config.LocalReserved {
 		destinations = append(config.DirectPrefixes(config.KindDestination, Reserved()...), destinations...)
 	}
 	c.Direct = openings(destinations)
+	c.OnLink = onLink(h)
 	c.Exits, c.Widest = exits(h, rules, cfg.Everything)
 	for _, l := range h.Links {
 		if l.Kind == "bridge" && !slices.Contains(cfg.Interfaces, l.Name) && len(h.addrs(l.Index)) > 0 {
@@ -130,6 +133,33 @@ func ownSubnets(h Host, mode config.LocalMode) []LocalSubnet {
 		s := LocalSubnet{Prefix: a.Prefix.Masked(), Index: l.Index, Name: l.Name}
 		if ok && !l.Loopback && Private(s.Prefix) && !slices.Contains(out, s) {
 			out = append(out, s)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b LocalSubnet) int {
+		return cmp.Or(config.ComparePrefixes(a.Prefix, b.Prefix), cmp.Compare(a.Index, b.Index))
+	})
+	return out
+}
+
+// onLink returns the prefixes of IPv6 whose hosts are neighbours by an interface, public ones
+// too: the subnets of its addresses, and routes that name no other host. A route that leads
+// everything there says nothing of neighbours, and link-local addresses are such everywhere.
+func onLink(h Host) []LocalSubnet {
+	var out []LocalSubnet
+	add := func(prefix netip.Prefix, index int) {
+		l, ok := h.LinkByIndex(index)
+		s := LocalSubnet{Prefix: prefix.Masked(), Index: l.Index, Name: l.Name}
+		if !ok || l.Loopback || !l.Ethernet || !prefix.Addr().Is6() || defaultLike(prefix) || prefix.Addr().IsLinkLocalUnicast() || slices.Contains(out, s) {
+			return
+		}
+		out = append(out, s)
+	}
+	for _, a := range h.Addrs {
+		add(a.Prefix, a.Index)
+	}
+	for _, r := range h.Routes {
+		if !r.By {
+			add(r.Dst, r.Index)
 		}
 	}
 	slices.SortStableFunc(out, func(a, b LocalSubnet) int {

@@ -145,3 +145,18 @@ func TestThePlanSaysWhereTheProxyPastTorIs(t *testing.T) {
 		t.Errorf("it is at port %d, want %d", got, config.DefaultProxyPort)
 	}
 }
+
+// TestNeighboursAreWhatNoOtherHostLeadsTo, public or not.
+func TestNeighboursAreWhatNoOtherHostLeadsTo(t *testing.T) {
+	b := newHost(t).link("eth0", "").link("wg0", "wireguard").
+		addr("eth0", "2600:9::1/64", "198.51.100.7/24", "fe80::a/64").addr("wg0", "fd00:9::1/64").
+		route("::/0", "eth0").route("2000::/3", "eth0").route("2600:9::/64", "eth0").route("2600:a::/64", "eth0").route("2600:b::/64", "eth0")
+	b.Routes[len(b.Routes)-1].By = true
+	var got []string
+	for _, s := range onLink(b.Host) {
+		got = append(got, s.Prefix.String()+" "+s.Name)
+	}
+	if want := []string{"2600:9::/64 eth0", "2600:a::/64 eth0"}; !slices.Equal(got, want) {
+		t.Errorf("neighbours are in %v, want %v", got, want)
+	}
+}

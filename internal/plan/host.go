@@ -15,7 +15,9 @@ type Host struct {
 	Ways []Route
 	// TimeServer says that somebody listens on UDP 123, on more than loopback.
 	TimeServer bool
-	BridgeNF   bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)
+	// Ephemeral is the first port that the kernel gives to who asks for none.
+	Ephemeral uint16
+	BridgeNF  bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)
 
 	Identities Identities // what rules about this machine's own senders name
 	Own        []Identity // torbpf's own among them: tor, the sentry, what exec runs
@@ -46,6 +48,7 @@ type Route struct {
 	Dst   netip.Prefix // 0.0.0.0/0 or ::/0 for a default route
 	Index int          // outgoing interface
 	Table uint32
+	By    bool // by another host: what it leads to is not on the link
 }
 
 // Rule is a policy routing rule of somebody else that looks at the mark.

@@ -68,6 +68,10 @@ func (c *Client) write(line func(string, ...any)) {
 	for _, s := range c.Local {
 		line("  subnet %s by %s (%d)", s.Prefix, s.Name, s.Index)
 	}
+	line("  anybody's ports from %d", c.Ephemeral)
+	for _, s := range c.OnLink {
+		line("  neighbours in %s by %s (%d)", s.Prefix, s.Name, s.Index)
+	}
 	if c.ProxyPort != 0 {
 		line("  proxy past Tor at port %d", c.ProxyPort)
 	}
