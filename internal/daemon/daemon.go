@@ -139,7 +139,7 @@ func (d *daemon) load(ctx context.Context) error {
 func (d *daemon) blockLast(ctx context.Context) error {
 	names, err := d.Router.BlockLast(ctx)
 	if len(names) > 0 {
-		d.Log.Error("blocked the interfaces of the last configuration that could be read", "interfaces", names)
+		d.Log.Error("blocked what the last configuration that could be read names", "blocked", names)
 	}
 	return err
 }
@@ -275,10 +275,10 @@ func (d *daemon) once(ctx context.Context, all bool) error {
 func (d *daemon) show(m router.Mended) {
 	var parts []string
 	if len(m.Attached) > 0 {
-		parts = append(parts, "on Tor: "+strings.Join(m.Attached, " "))
+		parts = append(parts, "on Tor: "+strings.Join(m.Attached, ", "))
 	}
 	if len(m.Waiting) > 0 {
-		parts = append(parts, "blocked until there: "+strings.Join(m.Waiting, " "))
+		parts = append(parts, "blocked until there: "+strings.Join(m.Waiting, ", "))
 	}
 	if len(d.troubles) > 0 {
 		parts = append(parts, "not in order, see torbpf check")

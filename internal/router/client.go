@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -23,13 +22,18 @@ import (
 // clientWords stand for what this machine itself sends, among the names of interfaces.
 const clientWords = "this machine"
 
-// whom lists in words what a state has on Tor, or waits for.
-func (s *State) whom() string {
-	names := s.Config.Interfaces
-	if s.Config.Client.Enable {
-		names = append(names[:len(names):len(names)], clientWords)
+// names lists what a state has on Tor, or blocks.
+func (s *State) names() []string { return withClient(s.Config, s.Config.Interfaces) }
+
+// whom is names in words.
+func (s *State) whom() string { return joinNames(s.names()) }
+
+// withClient adds this machine to the names of interfaces, where it is to be on Tor.
+func withClient(cfg config.Config, interfaces []string) []string {
+	if !cfg.Client.Enable {
+		return interfaces
 	}
-	return strings.Join(names, ", ")
+	return append(slices.Clone(interfaces), clientWords)
 }
 
 // unused tells whether nothing is to be on Tor any more. What exec runs direct has no

@@ -30,7 +30,7 @@ func (j *job) markSockets() error {
 	}
 	m := newMarker(j.plan, now, j.flows)
 	m.note = j.generation.NoteSocket
-	m.first = j.before == nil || !j.before.Config.Client.Enable
+	m.first = j.before == nil || j.before.Blocked || !j.before.Config.Client.Enable
 	if m.unprivileged, err = firstUnprivileged(); err != nil {
 		return err
 	}
