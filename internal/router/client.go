@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/torbpf/torbpf/internal/cgroup"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -146,26 +145,3 @@ func endRedirected(s *State) error {
 	return errors.Join(errs...)
 }
 
-// endCells ends what exec runs by Tor, which must not go on in clear.
-func endCells(s *State, namespace string) error {
-	if s == nil || len(s.Cells) == 0 {
-		return nil
-	}
-	root, err := cgroup.Tree()
-	if err != nil {
-		return err
-	}
-	groups, err := cgroup.Groups(root, namespace)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, c := range s.Cells {
-		for _, g := range groups {
-			if g.ID == c.ID && c.Policy == config.PolicyTor {
-				errs = append(errs, g.Kill())
-			}
-		}
-	}
-	return errors.Join(errs...)
-}

@@ -125,7 +125,7 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 		return err
 	}
 	errs := []error{
-		endCells(s, r.ns.Name),
+		r.endCells(s),
 		stopSentry(s),
 		sentry.StopAll(), // the state may be lost, or older than what runs
 	}
@@ -142,7 +142,7 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 		r.forgetFlows(s),
 		r.forgetSockets(s),
 		r.stopTor(ctx),
-		r.removeGroups(),
+		r.removeGroups(s),
 		host.Restore(s.Sysctls),
 	)
 	if err := errors.Join(errs...); err != nil {

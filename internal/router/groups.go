@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/torbpf/torbpf/internal/cell"
 	"github.com/torbpf/torbpf/internal/cgroup"
 	"github.com/torbpf/torbpf/internal/config"
@@ -129,22 +131,62 @@ func (s *State) ownIdentities(namespace string) ([]plan.Identity, error) {
 	return out, nil
 }
 
-// removeGroups ends what is left in torbpf's groups, what exec runs by Tor above all: it
-// must not go on in clear.
-func (r *Router) removeGroups() error {
-	root, err := cgroup.Tree()
+// endCells ends what exec runs by Tor, which must not go on in clear: it is asked to while
+// everything still holds it, and so is what no state tells of.
+func (r *Router) endCells(s *State) error {
+	groups, err := r.groups()
 	if err != nil {
 		return err
 	}
-	groups, err := cgroup.Groups(root, r.ns.Name)
+	var g errgroup.Group
+	for _, group := range groups {
+		if cell.Is(group) && !s.runsDirect(group) {
+			g.Go(func() error { return group.End(cell.Grace) })
+		}
+	}
+	return g.Wait()
+}
+
+// removeGroups ends what is left in torbpf's groups. What exec runs direct goes on, as
+// everything is direct now; its group goes with it.
+func (r *Router) removeGroups(s *State) error {
+	groups, err := r.groups()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, g := range groups {
+		if s.runsDirect(g) {
+			held, err := cell.Held(g)
+			if errs = append(errs, err); held {
+				continue
+			}
+		}
 		errs = append(errs, g.Kill(), g.Remove())
 	}
 	return errors.Join(errs...)
+}
+
+// groups lists torbpf's own.
+func (r *Router) groups() ([]cgroup.Group, error) {
+	root, err := cgroup.Tree()
+	if err != nil {
+		return nil, err
+	}
+	return cgroup.Groups(root, r.ns.Name)
+}
+
+// runsDirect tells whether a group is of a program that exec runs direct.
+func (s *State) runsDirect(g cgroup.Group) bool {
+	return slices.ContainsFunc(s.Cells, func(c Cell) bool { return c.ID == g.ID && c.Policy == config.PolicyDirect })
+}
+
+// forgetDirect forgets what exec runs direct where this machine is not on Tor: it is as
+// everything else then.
+func (s *State) forgetDirect() {
+	if !s.Config.Client.Enable {
+		s.Cells = slices.DeleteFunc(s.Cells, func(c Cell) bool { return c.Policy == config.PolicyDirect })
+	}
 }
 
 // BeginCell lets what a control group sends go by a policy: direct while this machine is on
