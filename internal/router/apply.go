@@ -308,7 +308,7 @@ func (r *Router) restore(ctx context.Context, before, failed *State, lists *list
 		return r.restoreBlock(before, failed)
 	}
 	s := before.clone()
-	s.Sentry = failed.Sentry
+	s.Sentry, s.Proxy = failed.Sentry, failed.Proxy
 	found, err := r.findTor(ctx, s)
 	if err != nil {
 		return err

@@ -258,7 +258,7 @@ func (r *Router) block(s *State) error {
 // first, then the programs go. Tor runs on; the next attempt will want it.
 func (r *Router) restoreBlock(before, failed *State) error {
 	s := before.clone()
-	s.Sentry = failed.Sentry
+	s.Sentry, s.Proxy = failed.Sentry, failed.Proxy
 	if err := r.block(s); err != nil {
 		return err
 	}
@@ -266,7 +266,7 @@ func (r *Router) restoreBlock(before, failed *State) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(d.Remove(), stopSentry(s)); err != nil {
+	if err := errors.Join(d.Remove(), stopSentry(s), stopProxy(s)); err != nil {
 		return err
 	}
 	return r.saveState(s)
