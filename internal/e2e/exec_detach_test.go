@@ -149,4 +149,3 @@ func TestDetachAsksProgramsOnTorToEnd(t *testing.T) {
 		before.checkSame(t, takeSnapshot(t, lab))
 	}
 }
-

@@ -144,4 +144,3 @@ func endRedirected(s *State) error {
 	}
 	return errors.Join(errs...)
 }
-

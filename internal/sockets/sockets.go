@@ -21,6 +21,7 @@ type Socket struct {
 	Owner     *Process // the first that was found to have it
 	TCP       bool
 	Listening bool
+	OnlyIPv6  bool // takes no IPv4, where it is IPv6's and listens
 	Local     netip.AddrPort
 	Remote    netip.AddrPort // invalid where it is not connected
 	Mark      uint32
@@ -126,6 +127,13 @@ func inspect(fd int) (*Socket, error) {
 		return nil, err
 	}
 	s.Listening, s.Mark = listening != 0, uint32(mark)
+	if s.Listening && domain == unix.AF_INET6 {
+		only, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		if err != nil {
+			return nil, err
+		}
+		s.OnlyIPv6 = only != 0
+	}
 	if local, err := unix.Getsockname(fd); err == nil {
 		s.Local = addrPort(local)
 	}
