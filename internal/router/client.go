@@ -3,11 +3,7 @@ package router
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/user"
-	"regexp"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -57,32 +53,20 @@ func (s *State) identify(facts *plan.Host, namespace string, rules config.Rules)
 	return err
 }
 
-// effectiveUser finds the account that a process acts as: proc(5) status, the second
-// number. The owner of /proc/PID does not tell, since tor forbids debuggers.
-var effectiveUser = regexp.MustCompile(`(?m)^Uid:\t[0-9]+\t([0-9]+)\t`)
-
 // noteTorUser writes down whose tor it is. To client mode that account stands for tor, so
 // root's cannot be used with it.
 func (s *State) noteTorUser(pid int) error {
 	if !s.Config.Client.Enable {
 		return nil
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return fmt.Errorf("find out whose tor it is: %w", err)
-	}
-	found := effectiveUser.FindSubmatch(status)
-	if found == nil {
-		return fmt.Errorf("find out whose tor it is: /proc/%d/status names no user", pid)
-	}
-	user, err := strconv.ParseUint(string(found[1]), 10, 32)
+	user, err := sockets.UserOf(pid)
 	if err != nil {
 		return fmt.Errorf("find out whose tor it is: %w", err)
 	}
 	if user == 0 {
 		return errors.New("tor runs as root, so it cannot be told from other programs of root's: give it an account of its own (User in its torrc)")
 	}
-	s.TorUser = uint32(user)
+	s.TorUser = user
 	return nil
 }
 
@@ -96,34 +80,13 @@ func clientWarnings(p *plan.Plan, everything bool) []string {
 	for _, name := range c.Beside {
 		w = append(w, fmt.Sprintf("what is behind %s, such as containers, is forwarded and not sent by this machine, so it goes direct: torbpf attach %s", name, name))
 	}
-	if account := timeUser(); account != "" && !letsTime(c.Rules, account) {
-		w = append(w, fmt.Sprintf("this machine's time service gets no answers, since Tor carries no NTP, and with a wrong clock neither Tor nor TLS works: torbpf exclude add --user %s", account))
+	if warning := timeWarning(p); warning != "" {
+		w = append(w, warning)
 	}
 	for _, wide := range c.Widest {
 		w = append(w, wideWarning(widestWords(wide), wide.Name, everything, "--client --interface"))
 	}
 	return w
-}
-
-// timeUsers are the accounts of time services on Debian and elsewhere.
-var timeUsers = []string{"systemd-timesync", "_chrony", "chrony", "ntpsec", "ntp", "_ntp"}
-
-// timeUser returns the account of this machine's time service, "" if it has none.
-func timeUser() string {
-	for _, name := range timeUsers {
-		if _, err := user.Lookup(name); err == nil {
-			return name
-		}
-	}
-	return ""
-}
-
-// letsTime tells whether rules let a time service's account, or its port, out.
-func letsTime(rules config.Rules, account string) bool {
-	const portNTP = 123
-	return slices.ContainsFunc(rules, func(r config.Rule) bool {
-		return r.Policy == config.PolicyDirect && (r.Kind == config.KindUser && r.User == account || r.Kind == config.KindPort && r.Service.Port == portNTP)
-	})
 }
 
 // endRedirected ends the connections of this machine's own that Tor carries, before what
