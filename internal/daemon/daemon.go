@@ -8,6 +8,7 @@
 //	rtnetlink, nftables ─┼─▶ Mend: attach what has come, repair what is gone
 //	a tick               │       (one after the other, slower while it fails)
 //	                     ├─▶ tor that hangs is restarted
+//	                     ├─▶ what a killed exec has left is ended
 //	                     ├─▶ lists whose files change are read and put in force
 //	                     └─▶ alarms of the last guards are logged
 //
@@ -89,6 +90,7 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { return d.watchTor(ctx) })
 	g.Go(func() error { return d.watchAlarms(ctx) })
 	g.Go(func() error { return d.watchLists(ctx) })
+	g.Go(func() error { return d.watchCells(ctx) })
 	g.Go(func() error { return d.watchHangups(ctx, hangup) })
 	g.Go(func() error { return d.mend(ctx) })
 	err = g.Wait()

@@ -57,6 +57,15 @@ func (e *executed) ends(t testing.TB, code int) {
 	}
 }
 
+// kill ends torbpf exec, which leaves what it has to clear up.
+func (e *executed) kill(t testing.TB) {
+	t.Helper()
+	if err := e.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = e.cmd.Wait() // by that signal
+}
+
 // cells are the control groups of what exec runs.
 func cells(t testing.TB, lab *testnet.Lab) []string {
 	t.Helper()
@@ -107,10 +116,7 @@ func TestDetachEndsADirectProgramThatNobodyWaitsFor(t *testing.T) {
 	attach(t, lab, "--client", "--no-wait", "--torrc", loneTorrc(t, lab))
 	e := startExec(t, lab, `(trap "" HUP; sleep 600) & echo began; read`, "--direct")
 	e.says(t, "began")
-	if err := e.cmd.Process.Signal(unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	_ = e.cmd.Wait()
+	e.kill(t)
 	mustTorbpf(t, lab, "detach", "--all")
 	if left := cells(t, lab); len(left) > 0 {
 		t.Errorf("control groups %v are left", left)

@@ -193,7 +193,7 @@ func (s *State) forgetDirect() {
 // Tor, or by Tor while it is not. Where nothing is attached, Tor is as the configuration
 // file has it, if there is one: it may name bridges.
 func (r *Router) BeginCell(ctx context.Context, file string, policy config.Policy, group cgroup.Group) error {
-	if err := r.sweep(ctx); err != nil {
+	if err := r.SweepCells(ctx); err != nil {
 		return err
 	}
 	result, control, err := r.attach(ctx, func(s *State) error {
@@ -231,7 +231,7 @@ func (s *State) takeTorOf(file string) error {
 
 // EndCell forgets a group, and all of torbpf with the last one if nothing else is on Tor.
 func (r *Router) EndCell(ctx context.Context, group cgroup.Group) error {
-	unlock, err := r.lock(ctx)
+	unlock, err := r.lockToEnd(ctx)
 	if err != nil {
 		return err
 	}
@@ -252,11 +252,34 @@ func (r *Router) EndCell(ctx context.Context, group cgroup.Group) error {
 	return err
 }
 
-// sweep forgets programs whose `torbpf exec` was killed, and ends what is left of them.
-func (r *Router) sweep(ctx context.Context) error {
+// SweepCells forgets programs whose `torbpf exec` was killed, and ends what is left of them.
+func (r *Router) SweepCells(ctx context.Context) error {
+	if err := requireRoot(); err != nil {
+		return err
+	}
 	root, err := cgroup.Tree()
 	if err != nil {
 		return err
 	}
-	return cell.Sweep(ctx, root, r.ns.Name, r.EndCell)
+	if err := cell.Sweep(ctx, root, r.ns.Name, r.EndCell); err != nil {
+		return err
+	}
+	s, err := r.loadState()
+	if err != nil || s == nil {
+		return err
+	}
+	groups, err := r.groups()
+	if err != nil {
+		return err
+	}
+	for _, c := range s.Cells {
+		if slices.ContainsFunc(groups, func(g cgroup.Group) bool { return g.ID == c.ID }) {
+			continue
+		}
+		// Somebody else has removed its group, and nothing can be in it.
+		if err := r.EndCell(ctx, cgroup.Group{Path: c.Path, ID: c.ID}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
