@@ -15,13 +15,16 @@ import (
 // noCells is nil when neither the state nor a control group tells of what exec runs.
 func noCells(t testing.TB, lab *testnet.Lab) error {
 	t.Helper()
-	var state struct{ Cells []any }
 	text, err := os.ReadFile(filepath.Join(stateDir(t, lab), "state.json"))
-	if err == nil {
-		err = json.Unmarshal(text, &state)
+	if err != nil {
+		return err
 	}
-	if left := cells(t, lab); err != nil || len(state.Cells)+len(left) > 0 {
-		return fmt.Errorf("the state has %v, and there is %v: %v", state.Cells, left, err)
+	var state struct{ Cells []any }
+	if err := json.Unmarshal(text, &state); err != nil {
+		return err
+	}
+	if left := cells(t, lab); len(state.Cells)+len(left) > 0 {
+		return fmt.Errorf("the state has %v, and there is %v", state.Cells, left)
 	}
 	return nil
 }
