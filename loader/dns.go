@@ -26,9 +26,9 @@ func (g *Generation) attachDNS() error {
 }
 
 func attachDNSTo(pin string, program *ebpf.Program) error {
-	namespace, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	namespace, err := openNamespace()
 	if err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
+		return err
 	}
 	defer unix.Close(namespace)
 	old, err := openLink(pin)
@@ -51,6 +51,15 @@ func attachDNSTo(pin string, program *ebpf.Program) error {
 	}
 	defer l.Close()
 	return exchangeLink(pin, l, old)
+}
+
+// openNamespace opens the network namespace of the calling thread.
+func openNamespace() (int, error) {
+	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open network namespace: %w", err)
+	}
+	return fd, nil
 }
 
 // attachedTo tells whether a link is to the network namespace that fd is.

@@ -32,8 +32,6 @@ const (
 // portDNSTLS is that of DNS over TLS, and over QUIC.
 const portDNSTLS = 853
 
-const portNTP = 123
-
 // Directions of a connection, as conntrack numbers them.
 const (
 	original = 0
@@ -197,7 +195,7 @@ func (b *builder) divertChains() []chain {
 		subChain(chainDivertUnjudged, unjudged...),
 		lateRefusal())
 	if b.TimeServer {
-		chains = append(chains, subChain(chainDivertTime, newRule("to the router's time server, whomever it was sent to", udp, redirect(portNTP))))
+		chains = append(chains, subChain(chainDivertTime, newRule("to the router's time server, whomever it was sent to", udp, redirect(config.PortNTP))))
 	}
 	return chains
 }

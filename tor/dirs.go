@@ -7,10 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/torbpf/torbpf/internal/users"
 )
 
 // makeDirs prepares the directories of an instance; see the package doc.
-func (o Options) makeDirs(acct Account) error {
+func (o Options) makeDirs(acct users.Account) error {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return fmt.Errorf("make tor's state directory: %w", err)
 	}
@@ -29,7 +31,7 @@ func (o Options) makeDirs(acct Account) error {
 
 // makeDataDir makes the DataDirectory, or takes one that is tor's alone:
 // whoever can write there chooses the guards.
-func (o Options) makeDataDir(acct Account) error {
+func (o Options) makeDataDir(acct users.Account) error {
 	parent := filepath.Dir(o.DataDir)
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return fmt.Errorf("make tor's data directory: %w", err)
@@ -62,7 +64,7 @@ func (o Options) makeDataDir(acct Account) error {
 
 // mkdirFor makes a directory for an account whatever the umask. Its parent is
 // root's, so nothing can take its place before it is handed over.
-func mkdirFor(path string, acct Account, mode os.FileMode) error {
+func mkdirFor(path string, acct users.Account, mode os.FileMode) error {
 	if err := os.Mkdir(path, mode); err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/cretz/bine/process"
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/users"
 )
 
 // startTimeout bounds the time until tor answers on its control socket, which
@@ -44,7 +46,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	return d, nil
 }
 
-func (o Options) start(ctx context.Context, binary string, acct Account) (*Daemon, error) {
+func (o Options) start(ctx context.Context, binary string, acct users.Account) (*Daemon, error) {
 	if err := o.makeDirs(acct); err != nil {
 		return nil, err
 	}
@@ -91,7 +93,7 @@ type child struct {
 // launch starts the process. It is in a session of its own, without terminal,
 // and reads /dev/null, so nothing that happens to the command reaches it; what
 // it writes before it opens its log goes to startup.log.
-func (o Options) launch(binary string, acct Account) (*child, error) {
+func (o Options) launch(binary string, acct users.Account) (*child, error) {
 	out, err := os.OpenFile(o.startupPath(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("start tor: %w", err)

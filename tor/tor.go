@@ -31,10 +31,10 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/users"
 )
 
 // ErrNotRunning says that no tor of ours runs from a state directory.
@@ -63,40 +63,27 @@ func (o Options) cookiePath() string  { return filepath.Join(o.Dir, "run", "cont
 
 func logPath(dir string) string { return filepath.Join(dir, "run", "notice.log") }
 
-// Account is the unprivileged identity that tor runs under.
-type Account struct {
-	Name     string
-	UID, GID uint32
-}
-
 // accounts are the names that distributions give tor's account: Debian,
 // then Arch and OpenWrt, Alpine and the BSDs, Fedora.
 var accounts = []string{"debian-tor", "tor", "_tor", "toranon"}
 
 // LookupAccount returns the account that the distribution made for tor.
-func LookupAccount() (Account, error) {
+func LookupAccount() (users.Account, error) {
 	for _, name := range accounts {
 		if u, err := user.Lookup(name); err == nil {
 			return accountOf(u)
 		}
 	}
-	return Account{}, fmt.Errorf("find an account for tor: none of %s exists; install tor (apt install tor)",
+	return users.Account{}, fmt.Errorf("find an account for tor: none of %s exists; install tor (apt install tor)",
 		strings.Join(accounts, ", "))
 }
 
-func accountOf(u *user.User) (Account, error) {
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return Account{}, fmt.Errorf("look up the account %q: uid %q: %w", u.Username, u.Uid, err)
+func accountOf(u *user.User) (users.Account, error) {
+	a, err := users.Of(u)
+	if err == nil && a.UID == 0 {
+		err = fmt.Errorf("run tor as %q: that is root; make it an unprivileged account", u.Username)
 	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return Account{}, fmt.Errorf("look up the account %q: gid %q: %w", u.Username, u.Gid, err)
-	}
-	if uid == 0 {
-		return Account{}, fmt.Errorf("run tor as %q: that is root; make it an unprivileged account", u.Username)
-	}
-	return Account{Name: u.Username, UID: uint32(uid), GID: uint32(gid)}, nil
+	return a, err
 }
 
 // sbin holds tor on Debian, and is not in every PATH.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/torbpf/torbpf/internal/kernel"
+	"github.com/torbpf/torbpf/internal/users"
 )
 
 // verifyTimeout bounds tor --verify-config, which takes some milliseconds.
@@ -20,7 +21,7 @@ const verifyTimeout = 20 * time.Second
 
 // command is a tor under the account. The environment is ours, not the
 // caller's: with a NOTIFY_SOCKET of systemd's tor would speak for torbpf.
-func command(binary string, acct Account, dataDir string, args ...string) *exec.Cmd {
+func command(binary string, acct users.Account, dataDir string, args ...string) *exec.Cmd {
 	cmd := exec.Command(binary, args...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dataDir}
@@ -38,7 +39,7 @@ func torArgs(torrc string, more ...string) []string {
 
 // prepare writes the torrc beside the one in use, as "torrc.next", and has tor
 // judge it. The error names the user's line if it is that which tor refuses.
-func (o Options) prepare(ctx context.Context, binary string, acct Account) (text string, err error) {
+func (o Options) prepare(ctx context.Context, binary string, acct users.Account) (text string, err error) {
 	extra, err := readExtra(o.ExtraTorrc)
 	if err != nil {
 		return "", err
@@ -58,7 +59,7 @@ func (o Options) prepare(ctx context.Context, binary string, acct Account) (text
 // blame finds the user's line behind a complaint of tor's, which never gives
 // one: the last of the shortest beginning of their file about which tor says
 // the same.
-func (o Options) blame(ctx context.Context, binary string, acct Account, extra *extraFile, v6 bool, complaint string) error {
+func (o Options) blame(ctx context.Context, binary string, acct users.Account, extra *extraFile, v6 bool, complaint string) error {
 	var failed error
 	n := sort.Search(len(extra.lines), func(n int) bool {
 		part := &extraFile{path: extra.path, lines: extra.lines[:n]}
@@ -80,7 +81,7 @@ func (o Options) blame(ctx context.Context, binary string, acct Account, extra *
 func (o Options) nextPath() string { return o.torrcPath() + ".next" }
 
 // verify returns what tor objects to in a torrc, "" if it accepts it.
-func (o Options) verify(ctx context.Context, binary string, acct Account, text string) (complaint string, err error) {
+func (o Options) verify(ctx context.Context, binary string, acct users.Account, text string) (complaint string, err error) {
 	if err := writeFile(o.nextPath(), []byte(text), 0o640, acct.GID); err != nil {
 		return "", fmt.Errorf("write tor's configuration: %w", err)
 	}

@@ -7,15 +7,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/torbpf/torbpf/internal/users"
 )
 
 // account is whom a program runs as; the zero value is whoever calls.
 type account struct {
+	users.Account
 	Other  bool // than the caller, perhaps
-	UID    int
-	GID    int
 	Groups []int
-	Name   string
 	Home   string // "" if nobody knows
 }
 
@@ -55,12 +55,11 @@ func sudoAccount(getenv func(string) string) (account, error) {
 }
 
 func accountOf(u *user.User) (account, error) {
-	uid, uidErr := strconv.ParseUint(u.Uid, 10, 31)
-	gid, gidErr := strconv.ParseUint(u.Gid, 10, 31)
-	if err := errors.Join(uidErr, gidErr); err != nil {
-		return account{}, fmt.Errorf("read the numbers of user %s: %w", u.Username, err)
+	numbers, err := users.Of(u)
+	if err != nil {
+		return account{}, err
 	}
-	a := account{Other: true, UID: int(uid), GID: int(gid), Name: u.Username, Home: u.HomeDir}
+	a := account{Account: numbers, Other: true, Home: u.HomeDir}
 	names, err := u.GroupIds()
 	if err != nil {
 		names = nil // an account that /etc/passwd does not have

@@ -1,10 +1,11 @@
 package cell
 
 import (
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // kept are the capabilities that root's programs keep with policy tor: they are about files
@@ -23,7 +24,7 @@ func confineThread() error {
 	for _, capability := range kept {
 		mask |= 1 << capability
 	}
-	if err := boundCapabilities(mask); err != nil {
+	if err := kernel.BoundCapabilities(mask); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
@@ -47,23 +48,4 @@ func confineThread() error {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
 	return restrictCalls(true)
-}
-
-// boundCapabilities drops all but the mask from the bounding set.
-func boundCapabilities(mask uint64) error {
-	for capability := uintptr(0); ; capability++ {
-		bound, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, capability, 0, 0, 0)
-		if errors.Is(err, unix.EINVAL) {
-			return nil // beyond the last one that this kernel knows
-		}
-		if err != nil {
-			return fmt.Errorf("read bounding set: %w", err)
-		}
-		if bound == 0 || mask&(1<<capability) != 0 {
-			continue
-		}
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil {
-			return fmt.Errorf("drop capability %d from the bounding set: %w", capability, err)
-		}
-	}
 }

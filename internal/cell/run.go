@@ -41,8 +41,8 @@ const (
 )
 
 const (
-	// grace is how long what a program leaves behind may take to end by itself.
-	grace = 2 * time.Second
+	// Grace is how long what is asked to end may take until it is killed.
+	Grace = 2 * time.Second
 	// endPatience is how long the router may take to forget a group.
 	endPatience = time.Minute
 )
@@ -102,7 +102,7 @@ func Run(ctx context.Context, o Options) (code int, err error) {
 
 // end ends what is left in a group. While anything is, its policy stays.
 func end(ctx context.Context, forget func(context.Context, cgroup.Group) error, group cgroup.Group) error {
-	if err := group.End(grace); err != nil {
+	if err := group.End(Grace); err != nil {
 		return fmt.Errorf("end what the program has left running: %w", err)
 	}
 	if err := forget(ctx, group); err != nil {

@@ -9,12 +9,12 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/kernel"
 )
 
 // The descriptors that Run hands to the stage, beside the standard three.
@@ -80,7 +80,7 @@ func (o order) carryOut() error {
 	if os.Getppid() != o.Parent {
 		return errors.New("torbpf exec has ended")
 	}
-	if err := closeOthersOnExec(); err != nil {
+	if err := kernel.CloseOnExec(); err != nil {
 		return err
 	}
 	return o.become()
@@ -95,26 +95,11 @@ func (a account) assume() error {
 	if err := syscall.Setgroups(a.Groups); err != nil {
 		return fmt.Errorf("take the groups of user %s: %w", a.Name, err)
 	}
-	if err := syscall.Setresgid(a.GID, a.GID, a.GID); err != nil {
+	if err := syscall.Setresgid(int(a.GID), int(a.GID), int(a.GID)); err != nil {
 		return fmt.Errorf("take the group of user %s: %w", a.Name, err)
 	}
-	if err := syscall.Setresuid(a.UID, a.UID, a.UID); err != nil {
+	if err := syscall.Setresuid(int(a.UID), int(a.UID), int(a.UID)); err != nil {
 		return fmt.Errorf("become user %s: %w", a.Name, err)
-	}
-	return nil
-}
-
-// closeOthersOnExec keeps from the program what this process was started with beside the
-// standard three, as sudo does: a socket among it would have a policy of its own.
-func closeOthersOnExec() error {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return fmt.Errorf("list open descriptors: %w", err)
-	}
-	for _, entry := range entries {
-		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd > 2 {
-			unix.CloseOnExec(fd)
-		}
 	}
 	return nil
 }

@@ -65,6 +65,23 @@ func hold(group cgroup.Group, how int) (*os.File, error) {
 	return dir, nil
 }
 
+// Is tells whether a group is a cell's.
+func Is(group cgroup.Group) bool { return strings.HasPrefix(filepath.Base(group.Path), prefix) }
+
+// Held tells whether the Run of a cell lives, which will clear up.
+func Held(group cgroup.Group) (bool, error) {
+	held, err := hold(group, unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return false, held.Close()
+}
+
 // Sweep ends and removes the groups of a network namespace whose Run is gone. forget is
 // called with each when nothing is left in it, as Router.End is by Run.
 func Sweep(ctx context.Context, root, namespace string, forget func(context.Context, cgroup.Group) error) error {
@@ -74,7 +91,7 @@ func Sweep(ctx context.Context, root, namespace string, forget func(context.Cont
 	}
 	var errs []error
 	for _, group := range groups {
-		if strings.HasPrefix(filepath.Base(group.Path), prefix) {
+		if Is(group) {
 			errs = append(errs, sweep(ctx, group, forget))
 		}
 	}

@@ -12,6 +12,9 @@ import (
 // PortDNS is where DNS is asked, by UDP and TCP; the programs have it in C.
 const PortDNS = 53
 
+// PortNTP is where time servers are asked, by UDP; the programs have it in C.
+const PortNTP = 123
+
 // LocalMode says what becomes of destinations in private or reserved space
 // that no exclusion names.
 type LocalMode string

@@ -18,14 +18,15 @@ type Service struct {
 const (
 	ProtocolICMP = 1
 	ProtocolTCP  = 6
+	ProtocolUDP  = 17
 )
 
 // protocols are the names that a rule may use; others go by their number.
-var protocols = map[string]uint8{"icmp": ProtocolICMP, "igmp": 2, "tcp": ProtocolTCP, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "sctp": 132}
+var protocols = map[string]uint8{"icmp": ProtocolICMP, "igmp": 2, "tcp": ProtocolTCP, "udp": ProtocolUDP, "gre": 47, "esp": 50, "ah": 51, "sctp": 132}
 
 // HasPorts says whether a protocol's ports are looked at.
 func (s Service) HasPorts() bool {
-	return s.Protocol == protocols["tcp"] || s.Protocol == protocols["udp"]
+	return s.Protocol == ProtocolTCP || s.Protocol == ProtocolUDP
 }
 
 // String writes the service as ParsePort reads it.

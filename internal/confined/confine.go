@@ -7,53 +7,50 @@ import (
 	"os/exec"
 	"os/user"
 	"runtime"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/kernel"
+	"github.com/torbpf/torbpf/internal/users"
 )
 
 // Accounts that a child may run as, the first that exists.
 var accounts = []string{"torbpf", "nobody"}
 
-type account struct {
-	uid, gid uint32
-}
-
 // findAccount returns who a child is to be. It is never root, nor in root's
 // group, which can read files that others cannot.
-func findAccount(group uint32) (account, error) {
+func findAccount(group uint32) (users.Account, error) {
 	for _, name := range accounts {
 		found, err := user.Lookup(name)
 		if errors.As(err, new(user.UnknownUserError)) {
 			continue
 		}
 		if err != nil {
-			return account{}, fmt.Errorf("look up account %s: %w", name, err)
+			return users.Account{}, fmt.Errorf("look up account %s: %w", name, err)
 		}
-		uid, uidErr := strconv.ParseUint(found.Uid, 10, 32)
-		gid, gidErr := strconv.ParseUint(found.Gid, 10, 32)
-		if err := errors.Join(uidErr, gidErr); err != nil {
-			return account{}, fmt.Errorf("look up account %s: %w", name, err)
+		account, err := users.Of(found)
+		if err != nil {
+			return users.Account{}, err
 		}
 		if group != 0 {
-			gid = uint64(group)
+			account.GID = group
 		}
-		if uid == 0 || gid == 0 {
-			return account{}, fmt.Errorf("use account %s: it has root's uid or group; give it others", name)
+		if account.UID == 0 || account.GID == 0 {
+			return users.Account{}, fmt.Errorf("use account %s: it has root's uid or group; give it others", name)
 		}
-		return account{uid: uint32(uid), gid: uint32(gid)}, nil
+		return account, nil
 	}
-	return account{}, fmt.Errorf("find an unprivileged account (%v): none exists; add one: useradd --system %s", accounts, accounts[0])
+	return users.Account{}, fmt.Errorf("find an unprivileged account (%v): none exists; add one: useradd --system %s", accounts, accounts[0])
 }
 
-// sysProcAttr makes a child this account's, without supplementary groups and
+// attributesOf makes a child an account's, without supplementary groups and
 // out of reach of the terminal. Leaving uid 0 clears the permitted and effective
 // capabilities (capabilities(7)).
-func (a account) sysProcAttr() *syscall.SysProcAttr {
+func attributesOf(a users.Account) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{
 		Setsid:     true,
-		Credential: &syscall.Credential{Uid: a.uid, Gid: a.gid},
+		Credential: &syscall.Credential{Uid: a.UID, Gid: a.GID},
 	}
 }
 
@@ -67,7 +64,7 @@ func startConfined(cmd *exec.Cmd) error {
 		return fmt.Errorf("open network namespace: %w", err)
 	}
 	defer netns.Close()
-	if err := closeAllOnExec(); err != nil {
+	if err := kernel.CloseOnExec(); err != nil {
 		return err
 	}
 	return onDisposableThread(func() error {
@@ -97,22 +94,6 @@ func onDisposableThread(f func() error) error {
 	return <-done
 }
 
-// closeAllOnExec keeps descriptors from the child that this process itself was
-// started with, such as the lock of a calling script: it would be held for as
-// long as the child runs. Those that Go opens are marked already.
-func closeAllOnExec() error {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return fmt.Errorf("list open descriptors: %w", err)
-	}
-	for _, entry := range entries {
-		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd > 2 {
-			unix.CloseOnExec(fd)
-		}
-	}
-	return nil
-}
-
 // confineThread takes from the calling thread, for its children, every way to a
 // privilege: programs with the setuid bit, the bounding set and inheritable
 // capabilities.
@@ -120,20 +101,8 @@ func confineThread() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
-	for capability := uintptr(0); ; capability++ {
-		bound, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, capability, 0, 0, 0)
-		if errors.Is(err, unix.EINVAL) {
-			break // beyond the last one that this kernel knows
-		}
-		if err != nil {
-			return fmt.Errorf("read bounding set: %w", err)
-		}
-		if bound == 0 {
-			continue
-		}
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil {
-			return fmt.Errorf("drop capability %d from the bounding set: %w", capability, err)
-		}
+	if err := kernel.BoundCapabilities(0); err != nil {
+		return err
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

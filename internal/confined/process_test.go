@@ -121,7 +121,7 @@ func TestAccountIsNeverRoot(t *testing.T) {
 	must(t, err)
 	with, err := findAccount(105)
 	must(t, err)
-	if own.uid == 0 || own.gid == 0 || with.uid != own.uid || with.gid != 105 {
+	if own.UID == 0 || own.GID == 0 || with.UID != own.UID || with.GID != 105 {
 		t.Errorf("accounts %+v and %+v", own, with)
 	}
 	accounts = []string{"root"}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/users"
 )
 
 // spawnPatience is how long a child may take to begin.
@@ -70,7 +72,7 @@ type child struct {
 	theirs []*os.File
 }
 
-func newChild(opts Options, account account) (_ *child, err error) {
+func newChild(opts Options, account users.Account) (_ *child, err error) {
 	c := &child{}
 	defer func() {
 		if err != nil {
@@ -100,7 +102,7 @@ func newChild(opts Options, account account) (_ *child, err error) {
 	if opts.Log != nil {
 		c.cmd.Stderr = opts.Log
 	}
-	c.cmd.SysProcAttr = account.sysProcAttr()
+	c.cmd.SysProcAttr = attributesOf(account)
 	if opts.Cgroup != nil {
 		c.cmd.SysProcAttr.UseCgroupFD, c.cmd.SysProcAttr.CgroupFD = true, int(opts.Cgroup.Fd())
 	}

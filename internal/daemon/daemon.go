@@ -8,6 +8,7 @@
 //	rtnetlink, nftables ─┼─▶ Mend: attach what has come, repair what is gone
 //	a tick               │       (one after the other, slower while it fails)
 //	                     ├─▶ tor that hangs is restarted
+//	                     ├─▶ what a killed exec has left is ended
 //	                     ├─▶ lists whose files change are read and put in force
 //	                     └─▶ alarms of the last guards are logged
 //
@@ -89,6 +90,7 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { return d.watchTor(ctx) })
 	g.Go(func() error { return d.watchAlarms(ctx) })
 	g.Go(func() error { return d.watchLists(ctx) })
+	g.Go(func() error { return d.watchCells(ctx) })
 	g.Go(func() error { return d.watchHangups(ctx, hangup) })
 	g.Go(func() error { return d.mend(ctx) })
 	err = g.Wait()
@@ -139,7 +141,7 @@ func (d *daemon) load(ctx context.Context) error {
 func (d *daemon) blockLast(ctx context.Context) error {
 	names, err := d.Router.BlockLast(ctx)
 	if len(names) > 0 {
-		d.Log.Error("blocked the interfaces of the last configuration that could be read", "interfaces", names)
+		d.Log.Error("blocked what the last configuration that could be read names", "blocked", names)
 	}
 	return err
 }
@@ -275,10 +277,10 @@ func (d *daemon) once(ctx context.Context, all bool) error {
 func (d *daemon) show(m router.Mended) {
 	var parts []string
 	if len(m.Attached) > 0 {
-		parts = append(parts, "on Tor: "+strings.Join(m.Attached, " "))
+		parts = append(parts, "on Tor: "+strings.Join(m.Attached, ", "))
 	}
 	if len(m.Waiting) > 0 {
-		parts = append(parts, "blocked until there: "+strings.Join(m.Waiting, " "))
+		parts = append(parts, "blocked until there: "+strings.Join(m.Waiting, ", "))
 	}
 	if len(d.troubles) > 0 {
 		parts = append(parts, "not in order, see torbpf check")

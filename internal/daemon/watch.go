@@ -76,6 +76,30 @@ func (d *daemon) watchLists(ctx context.Context) error {
 	}
 }
 
+// watchCells ends what a `torbpf exec` that was killed has left. It has a task of its own, since
+// it gives programs time to end.
+func (d *daemon) watchCells(ctx context.Context) error {
+	ticker := time.NewTicker(lookAgain)
+	defer ticker.Stop()
+	for said := ""; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		err := d.Router.SweepCells(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			said = ""
+		case err.Error() != said:
+			said = err.Error()
+			d.Log.Error("what a killed torbpf exec has left could not be ended, it will be tried again", "error", err)
+		}
+	}
+}
+
 // watchAlarms logs what only the last guards stopped. The log does not say where
 // it was bound: logs travel, and `torbpf check` shows the headers.
 func (d *daemon) watchAlarms(ctx context.Context) error {

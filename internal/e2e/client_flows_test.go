@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -12,8 +13,9 @@ import (
 	"github.com/torbpf/torbpf/testnet"
 )
 
-// portOwn is of an echo server on the router itself, at its WAN addresses.
-const portOwn = 222
+// ownPorts are of an echo server of root's on the router itself, at its WAN addresses: one that
+// only root may listen on, and one that anybody might, as of an ssh that was moved.
+var ownPorts = []uint16{222, 2222}
 
 var ownAddrs = []netip.Addr{testnet.WANRouter4, testnet.WANRouter6}
 
@@ -22,8 +24,10 @@ func serveOwn(t testing.TB, lab *testnet.Lab) {
 	t.Helper()
 	server := startSpeaker(t, lab, 0, "")
 	for _, addr := range ownAddrs {
-		server.must(t, "serve tcp %v", at(addr, portOwn))
-		server.must(t, "serve udp %v", at(addr, portOwn))
+		for _, port := range ownPorts {
+			server.must(t, "serve tcp %v", at(addr, port))
+			server.must(t, "serve udp %v", at(addr, port))
+		}
 	}
 }
 
@@ -33,7 +37,9 @@ func comeIn(t testing.TB, lab *testnet.Lab, networks ...string) []*flow {
 	var flows []*flow
 	for _, addr := range ownAddrs {
 		for _, network := range networks {
-			flows = append(flows, openFlow(t, lab.Internet, network, at(addr, portOwn)))
+			for _, port := range ownPorts {
+				flows = append(flows, openFlow(t, lab.Internet, network, at(addr, port)))
+			}
 		}
 	}
 	return flows
@@ -51,7 +57,7 @@ func checkGoOn(t testing.TB, when string, flows []*flow) {
 
 // ofOwnServer tells whether a packet is an answer of serveOwn's.
 func ofOwnServer(p testnet.Packet) bool {
-	return p.Src.Port() == portOwn && (p.Proto == "tcp" || p.Proto == "udp")
+	return slices.Contains(ownPorts, p.Src.Port()) && (p.Proto == "tcp" || p.Proto == "udp")
 }
 
 // TestOldFlowsOfTheMachineEnd: what it has open in clear when client mode comes ends there

@@ -8,15 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-)
 
-const portNTP = 123
+	"github.com/torbpf/torbpf/internal/config"
+)
 
 // timeServer tells whether anything here is bound to the NTP port on more than
 // loopback: whoever only asks for the time uses a port of its own.
 func timeServer() (bool, error) {
 	for _, table := range []string{"udp", "udp6"} {
-		bound, err := boundAddrs(table, portNTP)
+		bound, err := boundAddrs(table, config.PortNTP)
 		if err != nil {
 			return false, err
 		}

@@ -156,10 +156,8 @@ func (j *job) run(ctx context.Context) error {
 		return err
 	}
 	j.stopped = stoppedIn(counters)
-	if !j.state.usesClient() {
-		if err := endRedirected(j.before); err != nil {
-			return err
-		}
+	if err := j.endRedirected(); err != nil {
+		return err
 	}
 	if j.flows, err = route.Flows(); err != nil {
 		return err
@@ -179,6 +177,14 @@ func (j *job) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// endRedirected is for when this machine leaves Tor, and LANs stay.
+func (j *job) endRedirected() error {
+	if j.state.usesClient() {
+		return nil
+	}
+	return endRedirected(j.before)
 }
 
 func (j *job) writeState(context.Context) error {
@@ -268,7 +274,11 @@ func (j *job) applyNFT() error {
 	if err != nil {
 		return err
 	}
-	if err := nft.Apply(j.plan, j.freshLANs()...); err != nil || there {
+	if err := nft.Apply(j.plan, j.freshLANs()...); err != nil {
+		return err
+	}
+	// Once more: what has begun since is carried on by conntrack until here.
+	if err := j.endRedirected(); err != nil || there {
 		return err
 	}
 	cut, err := j.datapath.Cut()
@@ -298,7 +308,7 @@ func (r *Router) restore(ctx context.Context, before, failed *State, lists *list
 		return r.restoreBlock(before, failed)
 	}
 	s := before.clone()
-	s.Sentry = failed.Sentry
+	s.Sentry, s.Proxy = failed.Sentry, failed.Proxy
 	found, err := r.findTor(ctx, s)
 	if err != nil {
 		return err

@@ -126,6 +126,7 @@ func (r *Router) bringLists(ctx context.Context, before, s *State, acknowledges 
 		return nil, err
 	}
 	s.Config.Rules = rules
+	s.forgetDirect()
 	found, err := r.findTor(ctx, s)
 	if err != nil {
 		return nil, err

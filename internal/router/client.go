@@ -3,16 +3,10 @@ package router
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/user"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/torbpf/torbpf/internal/cgroup"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -23,13 +17,18 @@ import (
 // clientWords stand for what this machine itself sends, among the names of interfaces.
 const clientWords = "this machine"
 
-// whom lists in words what a state has on Tor, or waits for.
-func (s *State) whom() string {
-	names := s.Config.Interfaces
-	if s.Config.Client.Enable {
-		names = append(names[:len(names):len(names)], clientWords)
+// names lists what a state has on Tor, or blocks.
+func (s *State) names() []string { return withClient(s.Config, s.Config.Interfaces) }
+
+// whom is names in words.
+func (s *State) whom() string { return joinNames(s.names()) }
+
+// withClient adds this machine to the names of interfaces, where it is to be on Tor.
+func withClient(cfg config.Config, interfaces []string) []string {
+	if !cfg.Client.Enable {
+		return interfaces
 	}
-	return strings.Join(names, ", ")
+	return append(slices.Clone(interfaces), clientWords)
 }
 
 // unused tells whether nothing is to be on Tor any more. What exec runs direct has no
@@ -54,32 +53,20 @@ func (s *State) identify(facts *plan.Host, namespace string, rules config.Rules)
 	return err
 }
 
-// effectiveUser finds the account that a process acts as: proc(5) status, the second
-// number. The owner of /proc/PID does not tell, since tor forbids debuggers.
-var effectiveUser = regexp.MustCompile(`(?m)^Uid:\t[0-9]+\t([0-9]+)\t`)
-
 // noteTorUser writes down whose tor it is. To client mode that account stands for tor, so
 // root's cannot be used with it.
 func (s *State) noteTorUser(pid int) error {
 	if !s.Config.Client.Enable {
 		return nil
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return fmt.Errorf("find out whose tor it is: %w", err)
-	}
-	found := effectiveUser.FindSubmatch(status)
-	if found == nil {
-		return fmt.Errorf("find out whose tor it is: /proc/%d/status names no user", pid)
-	}
-	user, err := strconv.ParseUint(string(found[1]), 10, 32)
+	user, err := sockets.UserOf(pid)
 	if err != nil {
 		return fmt.Errorf("find out whose tor it is: %w", err)
 	}
 	if user == 0 {
 		return errors.New("tor runs as root, so it cannot be told from other programs of root's: give it an account of its own (User in its torrc)")
 	}
-	s.TorUser = uint32(user)
+	s.TorUser = user
 	return nil
 }
 
@@ -93,34 +80,13 @@ func clientWarnings(p *plan.Plan, everything bool) []string {
 	for _, name := range c.Beside {
 		w = append(w, fmt.Sprintf("what is behind %s, such as containers, is forwarded and not sent by this machine, so it goes direct: torbpf attach %s", name, name))
 	}
-	if account := timeUser(); account != "" && !letsTime(c.Rules, account) {
-		w = append(w, fmt.Sprintf("this machine's time service gets no answers, since Tor carries no NTP, and with a wrong clock neither Tor nor TLS works: torbpf exclude add --user %s", account))
+	if warning := timeWarning(p); warning != "" {
+		w = append(w, warning)
 	}
 	for _, wide := range c.Widest {
 		w = append(w, wideWarning(widestWords(wide), wide.Name, everything, "--client --interface"))
 	}
 	return w
-}
-
-// timeUsers are the accounts of time services on Debian and elsewhere.
-var timeUsers = []string{"systemd-timesync", "_chrony", "chrony", "ntpsec", "ntp", "_ntp"}
-
-// timeUser returns the account of this machine's time service, "" if it has none.
-func timeUser() string {
-	for _, name := range timeUsers {
-		if _, err := user.Lookup(name); err == nil {
-			return name
-		}
-	}
-	return ""
-}
-
-// letsTime tells whether rules let a time service's account, or its port, out.
-func letsTime(rules config.Rules, account string) bool {
-	const portNTP = 123
-	return slices.ContainsFunc(rules, func(r config.Rule) bool {
-		return r.Policy == config.PolicyDirect && (r.Kind == config.KindUser && r.User == account || r.Kind == config.KindPort && r.Service.Port == portNTP)
-	})
 }
 
 // endRedirected ends the connections of this machine's own that Tor carries, before what
@@ -137,30 +103,6 @@ func endRedirected(s *State) error {
 	for _, f := range flows {
 		if f.Protocol == unix.IPPROTO_TCP && f.DNAT && f.ReplySrc.Port() == s.Config.Tor.TransPort && f.ReplySrc.Addr().Unmap().IsLoopback() {
 			errs = append(errs, sockets.Destroy(f.Src, f.Dst))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// endCells ends what exec runs by Tor, which must not go on in clear.
-func endCells(s *State, namespace string) error {
-	if s == nil || len(s.Cells) == 0 {
-		return nil
-	}
-	root, err := cgroup.Tree()
-	if err != nil {
-		return err
-	}
-	groups, err := cgroup.Groups(root, namespace)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, c := range s.Cells {
-		for _, g := range groups {
-			if g.ID == c.ID && c.Policy == config.PolicyTor {
-				errs = append(errs, g.Kill())
-			}
 		}
 	}
 	return errors.Join(errs...)

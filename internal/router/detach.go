@@ -125,21 +125,26 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 		return err
 	}
 	errs := []error{
-		endCells(s, r.ns.Name),
-		endRedirected(s),
+		r.endCells(s),
 		stopSentry(s),
+		sentry.StopAll(), // the state may be lost, or older than what runs
+	}
+	release, err := d.HoldShut() // none is to begin behind those that end now
+	errs = append(errs, err,
+		endRedirected(s),
 		stopProxy(s),
 		proxy.StopAll(),
-		sentry.StopAll(), // the state may be lost, or older than what runs
 		d.Remove(),
 		route.Remove(),
 		nft.Remove(),
+		endRedirected(s), // should anything have let one through
+		release(),
 		r.forgetFlows(s),
 		r.forgetSockets(s),
 		r.stopTor(ctx),
-		r.removeGroups(),
+		r.removeGroups(s),
 		host.Restore(s.Sysctls),
-	}
+	)
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -215,8 +215,8 @@ func (r *Router) ForgetGuarded() error {
 	return nil
 }
 
-// BlockLast blocks the interfaces of the last configuration that could be read,
-// unless something is in force. It returns their names.
+// BlockLast blocks what the last configuration that could be read names, unless something
+// is in force. It returns the names.
 func (r *Router) BlockLast(ctx context.Context) ([]string, error) {
 	unlock, err := r.lock(ctx)
 	if err != nil {
@@ -228,7 +228,7 @@ func (r *Router) BlockLast(ctx context.Context) ([]string, error) {
 	case err != nil:
 		return nil, err
 	case before != nil && before.Blocked:
-		return before.Config.Interfaces, r.block(before)
+		return before.names(), r.block(before)
 	case before != nil:
 		return nil, nil
 	}
@@ -243,7 +243,7 @@ func (r *Router) BlockLast(ctx context.Context) ([]string, error) {
 	if err := json.Unmarshal(text, &s.Config); err != nil {
 		return nil, fmt.Errorf("read which interfaces to block from %s: %w", r.guardedPath(), err)
 	}
-	return s.Config.Interfaces, r.block(s)
+	return s.names(), r.block(s)
 }
 
 // block closes the interfaces of a state by their names, and nothing else.
@@ -258,7 +258,7 @@ func (r *Router) block(s *State) error {
 // first, then the programs go. Tor runs on; the next attempt will want it.
 func (r *Router) restoreBlock(before, failed *State) error {
 	s := before.clone()
-	s.Sentry = failed.Sentry
+	s.Sentry, s.Proxy = failed.Sentry, failed.Proxy
 	if err := r.block(s); err != nil {
 		return err
 	}
@@ -266,7 +266,7 @@ func (r *Router) restoreBlock(before, failed *State) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(d.Remove(), stopSentry(s)); err != nil {
+	if err := errors.Join(d.Remove(), stopSentry(s), stopProxy(s)); err != nil {
 		return err
 	}
 	return r.saveState(s)

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/torbpf/torbpf/internal/cell"
 	"github.com/torbpf/torbpf/internal/cgroup"
 	"github.com/torbpf/torbpf/internal/config"
@@ -129,29 +131,69 @@ func (s *State) ownIdentities(namespace string) ([]plan.Identity, error) {
 	return out, nil
 }
 
-// removeGroups ends what is left in torbpf's groups, what exec runs by Tor above all: it
-// must not go on in clear.
-func (r *Router) removeGroups() error {
-	root, err := cgroup.Tree()
+// endCells ends what exec runs by Tor, which must not go on in clear: it is asked to while
+// everything still holds it, and so is what no state tells of.
+func (r *Router) endCells(s *State) error {
+	groups, err := r.groups()
 	if err != nil {
 		return err
 	}
-	groups, err := cgroup.Groups(root, r.ns.Name)
+	var g errgroup.Group
+	for _, group := range groups {
+		if cell.Is(group) && !s.runsDirect(group) {
+			g.Go(func() error { return group.End(cell.Grace) })
+		}
+	}
+	return g.Wait()
+}
+
+// removeGroups ends what is left in torbpf's groups. What exec runs direct goes on, as
+// everything is direct now; its group goes with it.
+func (r *Router) removeGroups(s *State) error {
+	groups, err := r.groups()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, g := range groups {
+		if s.runsDirect(g) {
+			held, err := cell.Held(g)
+			if errs = append(errs, err); held {
+				continue
+			}
+		}
 		errs = append(errs, g.Kill(), g.Remove())
 	}
 	return errors.Join(errs...)
+}
+
+// groups lists torbpf's own.
+func (r *Router) groups() ([]cgroup.Group, error) {
+	root, err := cgroup.Tree()
+	if err != nil {
+		return nil, err
+	}
+	return cgroup.Groups(root, r.ns.Name)
+}
+
+// runsDirect tells whether a group is of a program that exec runs direct.
+func (s *State) runsDirect(g cgroup.Group) bool {
+	return slices.ContainsFunc(s.Cells, func(c Cell) bool { return c.ID == g.ID && c.Policy == config.PolicyDirect })
+}
+
+// forgetDirect forgets what exec runs direct where this machine is not on Tor: it is as
+// everything else then.
+func (s *State) forgetDirect() {
+	if !s.Config.Client.Enable {
+		s.Cells = slices.DeleteFunc(s.Cells, func(c Cell) bool { return c.Policy == config.PolicyDirect })
+	}
 }
 
 // BeginCell lets what a control group sends go by a policy: direct while this machine is on
 // Tor, or by Tor while it is not. Where nothing is attached, Tor is as the configuration
 // file has it, if there is one: it may name bridges.
 func (r *Router) BeginCell(ctx context.Context, file string, policy config.Policy, group cgroup.Group) error {
-	if err := r.sweep(ctx); err != nil {
+	if err := r.SweepCells(ctx); err != nil {
 		return err
 	}
 	result, control, err := r.attach(ctx, func(s *State) error {
@@ -189,7 +231,7 @@ func (s *State) takeTorOf(file string) error {
 
 // EndCell forgets a group, and all of torbpf with the last one if nothing else is on Tor.
 func (r *Router) EndCell(ctx context.Context, group cgroup.Group) error {
-	unlock, err := r.lock(ctx)
+	unlock, err := r.lockToEnd(ctx)
 	if err != nil {
 		return err
 	}
@@ -210,11 +252,34 @@ func (r *Router) EndCell(ctx context.Context, group cgroup.Group) error {
 	return err
 }
 
-// sweep forgets programs whose `torbpf exec` was killed, and ends what is left of them.
-func (r *Router) sweep(ctx context.Context) error {
+// SweepCells forgets programs whose `torbpf exec` was killed, and ends what is left of them.
+func (r *Router) SweepCells(ctx context.Context) error {
+	if err := requireRoot(); err != nil {
+		return err
+	}
 	root, err := cgroup.Tree()
 	if err != nil {
 		return err
 	}
-	return cell.Sweep(ctx, root, r.ns.Name, r.EndCell)
+	if err := cell.Sweep(ctx, root, r.ns.Name, r.EndCell); err != nil {
+		return err
+	}
+	s, err := r.loadState()
+	if err != nil || s == nil {
+		return err
+	}
+	groups, err := r.groups()
+	if err != nil {
+		return err
+	}
+	for _, c := range s.Cells {
+		if slices.ContainsFunc(groups, func(g cgroup.Group) bool { return g.ID == c.ID }) {
+			continue
+		}
+		// Somebody else has removed its group, and nothing can be in it.
+		if err := r.EndCell(ctx, cgroup.Group{Path: c.Path, ID: c.ID}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -14,23 +14,28 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/proxy"
 	"github.com/torbpf/torbpf/internal/sentry"
 	"github.com/torbpf/torbpf/tor"
 )
 
-// TestMain is the sentry as well: attach starts the program that is running,
+// TestMain is the sentry and the proxy as well: attach starts the program that is running,
 // which here is the test.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "sentry" {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-		defer stop()
-		if err := sentry.RunChild(ctx, dialTor); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+	roles := map[string]func(context.Context) error{
+		"sentry": func(ctx context.Context) error { return sentry.RunChild(ctx, dialTor) },
+		"proxy":  proxy.RunChild,
 	}
-	os.Exit(m.Run())
+	role := roles[os.Args[len(os.Args)-1]]
+	if len(os.Args) != 2 || role == nil {
+		os.Exit(m.Run())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := role(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // watchedTor is tor as the sentry sees it; see cmd/torbpf.

@@ -21,7 +21,7 @@ var ErrTakenOver = errors.New("another version of torbpf has taken over")
 
 // Mended is what one call of Mend found and did.
 type Mended struct {
-	Attached []string      // interfaces that are on Tor
+	Attached []string      // interfaces that are on Tor, and "this machine"
 	Waiting  []string      // interfaces that are blocked until they are there
 	Found    []string      // what was or is wrong, in words; none for a sound state
 	Mended   bool          // something was done about it, or tried
@@ -117,12 +117,13 @@ func (r *Router) diagnose() (diagnosis, Mended, error) {
 	}
 	m.Waiting = append(m.Waiting, p.Waiting...)
 	m.Waiting = append(m.Waiting, p.Patterns...)
+	whom := withClient(s.Config, p.LANNames()) // this machine is always there to be attached
 	if !s.Blocked {
-		m.Attached = p.LANNames()
+		m.Attached = whom
 	}
-	if s.Blocked && len(p.LANs) > 0 {
+	if s.Blocked && len(whom) > 0 {
 		d.all, m.Mended = true, true
-		m.Found = append(m.Found, "to be attached now: "+joinNames(p.LANNames()))
+		m.Found = append(m.Found, "to be attached now: "+joinNames(whom))
 	}
 	return d, m, err
 }

@@ -132,12 +132,18 @@ func inForce(t *testing.T, r *Router) map[string]string {
 	if !sentry.Running(s.Sentry.PID, s.Sentry.StartTime) {
 		t.Error("the sentry of the state does not run")
 	}
+	if s.Proxy != nil && !s.Proxy.running() {
+		t.Error("the proxy of the state does not run")
+	}
 	daemon, err := tor.Find(r.torDir())
 	must(t, err)
 	p, err := r.makePlan(s)
 	must(t, err)
 	checkApplied(t, p)
 	s.Sentry = Process{}
+	if s.Proxy != nil {
+		s.Proxy.Process = Process{}
+	}
 	state, err := json.MarshalIndent(s, "", " ")
 	must(t, err)
 	planned, err := json.MarshalIndent(p, "", " ")

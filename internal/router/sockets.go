@@ -3,6 +3,7 @@ package router
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -30,7 +31,7 @@ func (j *job) markSockets() error {
 	}
 	m := newMarker(j.plan, now, j.flows)
 	m.note = j.generation.NoteSocket
-	m.first = j.before == nil || !j.before.Config.Client.Enable
+	m.first = j.before == nil || j.before.Blocked || !j.before.Config.Client.Enable
 	if m.unprivileged, err = firstUnprivileged(); err != nil {
 		return err
 	}
@@ -53,9 +54,9 @@ func (r *Router) forgetSockets(s *State) error {
 type marker struct {
 	plan      *plan.Plan
 	now       time.Duration
-	first     bool             // nobody has watched connections come in yet
-	begun     map[tcpFlow]bool // what conntrack knows, by who has begun it
-	listening map[uint16]bool
+	first     bool                  // nobody has watched connections come in yet
+	begun     map[tcpFlow]bool      // what conntrack knows, by who has begun it
+	listeners map[uint16][]listener // by port
 	// unprivileged is the first port that anybody may listen on.
 	unprivileged uint16
 	note         func(descriptor int, by plan.Identity) error // writes down why a socket is direct
@@ -64,7 +65,7 @@ type marker struct {
 type tcpFlow struct{ from, to netip.AddrPort }
 
 func newMarker(p *plan.Plan, now time.Duration, flows []plan.Flow) *marker {
-	m := &marker{plan: p, now: now, begun: make(map[tcpFlow]bool), listening: make(map[uint16]bool)}
+	m := &marker{plan: p, now: now, begun: make(map[tcpFlow]bool), listeners: make(map[uint16][]listener)}
 	for _, f := range flows {
 		if f.Protocol == unix.IPPROTO_TCP {
 			m.begun[tcpFlow{unmapped(f.Src), unmapped(f.ReplySrc)}] = true
@@ -77,10 +78,26 @@ func unmapped(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// listen notes which ports are listened on.
+// listener is who takes connections to a port.
+type listener struct {
+	at   netip.Addr // the unspecified one for every address
+	both bool       // of both families, where that is IPv6's
+	root bool       // whose it is
+}
+
+// takes tells whether a connection to an address may have come to this listener.
+func (l listener) takes(to netip.Addr) bool {
+	if !l.at.IsUnspecified() {
+		return l.at == to
+	}
+	return l.both || l.at.Is4() == to.Is4()
+}
+
+// listen notes who listens where.
 func (m *marker) listen(s *sockets.Socket) error {
 	if s.TCP && s.Listening {
-		m.listening[s.Local.Port()] = true
+		port, at := s.Local.Port(), s.Local.Addr()
+		m.listeners[port] = append(m.listeners[port], listener{at: at, both: at.Is6() && !s.OnlyIPv6, root: s.Owner.User == 0})
 	}
 	return nil
 }
@@ -161,8 +178,11 @@ func (m *marker) begunOutside(s *sockets.Socket) bool {
 	case m.begun[tcpFlow{s.Local, s.Remote}]:
 		return false
 	}
-	// Only root listens on such a port; of others whoever began the connection from it might.
-	return s.Local.Port() < m.unprivileged && m.listening[s.Local.Port()]
+	// Where root listens, and on such a port only root may, nobody else can have begun a
+	// connection from; who listens elsewhere might have begun it himself.
+	return slices.ContainsFunc(m.listeners[s.Local.Port()], func(l listener) bool {
+		return s.Local.Port() < m.unprivileged || l.root && l.takes(s.Local.Addr())
+	})
 }
 
 // firstUnprivileged reads the first port that anybody may listen on.

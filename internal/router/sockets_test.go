@@ -29,11 +29,17 @@ func TestOlderSocketsGetTheClassOfNewOnes(t *testing.T) {
 	here, there := at("62.10.0.2:22"), at("51.20.0.80:40000")
 	inbound := p.Mark.Class(uint32(abi.VerdictInbound))
 	connection := sockets.Socket{TCP: true, Local: here, Remote: there}
+	high := sockets.Socket{TCP: true, Local: at("62.10.0.2:6881"), Remote: there}
+	listener := func(local string, user uint32) *sockets.Socket {
+		return &sockets.Socket{TCP: true, Listening: true, Local: at(local), Owner: &sockets.Process{User: user}}
+	}
+	ssh, only6 := listener("0.0.0.0:22", 0), listener("[::]:6881", 0)
+	only6.OnlyIPv6 = true
 	for _, c := range []struct {
 		what     string
 		owner    sockets.Process
 		socket   sockets.Socket
-		listens  bool
+		listens  *sockets.Socket
 		known    *plan.Flow
 		followed bool // not the first attach
 		want     abi.Verdict
@@ -44,15 +50,21 @@ func TestOlderSocketsGetTheClassOfNewOnes(t *testing.T) {
 		{what: "a group before its program", owner: sockets.Process{Program: browser, Cgroups: []uint64{group, outer, 1}}, want: abi.VerdictDirect},
 		{what: "the group around", owner: sockets.Process{User: 117, Cgroups: []uint64{502, outer, 1}}, want: abi.VerdictTor},
 		{what: "nobody", owner: sockets.Process{User: 1000}, socket: connection, want: abi.VerdictNone},
-		{what: "where somebody listens", socket: connection, listens: true, want: abi.VerdictInbound},
-		{what: "where anybody could listen", socket: sockets.Socket{TCP: true, Local: at("62.10.0.2:6881"), Remote: there}, listens: true, want: abi.VerdictNone},
+		{what: "where somebody listens", socket: connection, listens: ssh, want: abi.VerdictInbound},
+		{what: "where anybody could listen", socket: high, listens: listener("0.0.0.0:6881", 1000), want: abi.VerdictNone},
+		{what: "where root listens", socket: high, listens: listener("0.0.0.0:6881", 0), want: abi.VerdictInbound},
+		{what: "where root listens, at this address", socket: high, listens: listener("62.10.0.2:6881", 0), want: abi.VerdictInbound},
+		{what: "where root listens, at another address", socket: high, listens: listener("127.0.0.1:6881", 0), want: abi.VerdictNone},
+		{what: "where root listens, by both families", socket: high, listens: listener("[::]:6881", 0), want: abi.VerdictInbound},
+		{what: "where root listens, by IPv6 alone", socket: high, listens: only6, want: abi.VerdictNone},
+		{what: "where root listens, at another port", socket: high, listens: ssh, want: abi.VerdictNone},
 		{what: "begun outside", socket: connection, known: &plan.Flow{Src: there, ReplySrc: here}, want: abi.VerdictInbound},
-		{what: "begun here, from a port that is listened on", socket: connection, listens: true, known: &plan.Flow{Src: here, ReplySrc: there}, want: abi.VerdictNone},
-		{what: "on this machine alone", socket: sockets.Socket{TCP: true, Local: at("127.0.0.1:22"), Remote: at("127.0.0.1:40000")}, listens: true, want: abi.VerdictNone},
-		{what: "a listener", socket: sockets.Socket{TCP: true, Local: here, Listening: true}, listens: true, want: abi.VerdictNone},
-		{what: "later, what nobody saw come", socket: connection, listens: true, followed: true, want: abi.VerdictNone},
+		{what: "begun here, from a port that is listened on", socket: connection, listens: ssh, known: &plan.Flow{Src: here, ReplySrc: there}, want: abi.VerdictNone},
+		{what: "on this machine alone", socket: sockets.Socket{TCP: true, Local: at("127.0.0.1:22"), Remote: at("127.0.0.1:40000")}, listens: ssh, want: abi.VerdictNone},
+		{what: "a listener", socket: sockets.Socket{TCP: true, Local: here, Listening: true}, listens: ssh, want: abi.VerdictNone},
+		{what: "later, what nobody saw come", socket: connection, listens: ssh, followed: true, want: abi.VerdictNone},
 		{what: "later, what the programs saw come", socket: sockets.Socket{TCP: true, Local: here, Remote: there, Mark: inbound | 7}, followed: true, want: abi.VerdictInbound},
-		{what: "UDP", socket: sockets.Socket{Local: here, Remote: there}, listens: true, want: abi.VerdictNone},
+		{what: "UDP", socket: sockets.Socket{Local: here, Remote: there}, listens: ssh, want: abi.VerdictNone},
 	} {
 		var flows []plan.Flow
 		if c.known != nil {
@@ -60,8 +72,12 @@ func TestOlderSocketsGetTheClassOfNewOnes(t *testing.T) {
 			flows = append(flows, *c.known)
 		}
 		m := newMarker(p, now, flows)
-		m.first, m.unprivileged, m.listening[here.Port()] = !c.followed, 1024, c.listens
-		m.listening[6881] = c.listens
+		m.first, m.unprivileged = !c.followed, 1024
+		if c.listens != nil {
+			if err := m.listen(c.listens); err != nil {
+				t.Fatal(err)
+			}
+		}
 		c.socket.Owner = &c.owner
 		if got, _ := m.class(&c.socket); got != c.want {
 			t.Errorf("%s: class %v, want %v", c.what, got, c.want)

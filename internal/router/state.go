@@ -119,6 +119,19 @@ const lockPatience = 5 * time.Second
 // lock makes this process the only one to change anything in the namespace.
 // The kernel drops it when the process ends, however it does.
 func (r *Router) lock(ctx context.Context) (unlock func(), err error) {
+	return r.lockWithin(ctx, lockPatience)
+}
+
+// lockToEnd is lock for what must not be left undone: it waits as long as its caller may.
+func (r *Router) lockToEnd(ctx context.Context) (unlock func(), err error) {
+	patience := lockPatience
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = time.Until(deadline)
+	}
+	return r.lockWithin(ctx, patience)
+}
+
+func (r *Router) lockWithin(ctx context.Context, patience time.Duration) (unlock func(), err error) {
 	if err := requireRoot(); err != nil {
 		return nil, err
 	}
@@ -129,7 +142,7 @@ func (r *Router) lock(ctx context.Context) (unlock func(), err error) {
 			return nil, fmt.Errorf("make state directory: %w", err)
 		}
 	}
-	f, err := waitLock(ctx, filepath.Join(runDir, r.ns.Name+".lock"))
+	f, err := waitLock(ctx, patience, filepath.Join(runDir, r.ns.Name+".lock"))
 	if err != nil {
 		return nil, err
 	}
@@ -141,8 +154,8 @@ func (r *Router) lock(ctx context.Context) (unlock func(), err error) {
 }
 
 // waitLock is lockFile, again and again while somebody else has it.
-func waitLock(ctx context.Context, path string) (*os.File, error) {
-	deadline := time.NewTimer(lockPatience)
+func waitLock(ctx context.Context, patience time.Duration, path string) (*os.File, error) {
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -25,8 +25,38 @@ type Process struct {
 	pidfd   int
 }
 
-// effectiveUser is the second number (proc(5) status).
+// effectiveUser is the second number (proc(5) status). The owner of /proc/PID does not tell,
+// since tor forbids debuggers.
 var effectiveUser = regexp.MustCompile(`(?m)^Uid:\t[0-9]+\t([0-9]+)\t`)
+
+// UserOf returns the account that a process acts as.
+func UserOf(pid int) (uint32, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	found := effectiveUser.FindSubmatch(status)
+	if found == nil {
+		return 0, fmt.Errorf("read the user of process %d: %w", pid, fs.ErrNotExist)
+	}
+	user, err := strconv.ParseUint(string(found[1]), 10, 32)
+	return uint32(user), err
+}
+
+// EachProcess hands every process in the calling thread's network namespace to visit, those
+// left out that end meanwhile.
+func EachProcess(visit func(*Process)) error {
+	return eachPID(func(pid int) error {
+		p := &Process{PID: pid}
+		switch err := p.read(); {
+		case err == nil:
+			visit(p)
+		case !ended(err):
+			return fmt.Errorf("read process %d: %w", pid, err)
+		}
+		return nil
+	})
+}
 
 func openProcess(pid int) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
@@ -44,19 +74,10 @@ func openProcess(pid int) (*Process, error) {
 func (p *Process) close() { _ = unix.Close(p.pidfd) }
 
 func (p *Process) read() error {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
-	if err != nil {
+	var err error
+	if p.User, err = UserOf(p.PID); err != nil {
 		return err
 	}
-	found := effectiveUser.FindSubmatch(status)
-	if found == nil {
-		return fmt.Errorf("read the user of process %d: %w", p.PID, fs.ErrNotExist)
-	}
-	user, err := strconv.ParseUint(string(found[1]), 10, 32)
-	if err != nil {
-		return err
-	}
-	p.User = uint32(user)
 	var stat unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/exe", p.PID), &stat); err == nil {
 		p.Program = plan.FileID{Major: unix.Major(stat.Dev), Minor: unix.Minor(stat.Dev), Inode: stat.Ino}

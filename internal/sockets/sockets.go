@@ -21,6 +21,7 @@ type Socket struct {
 	Owner     *Process // the first that was found to have it
 	TCP       bool
 	Listening bool
+	OnlyIPv6  bool // takes no IPv4, where it is IPv6's and listens
 	Local     netip.AddrPort
 	Remote    netip.AddrPort // invalid where it is not connected
 	Mark      uint32
@@ -31,6 +32,17 @@ type Socket struct {
 // Each hands every socket of the processes in the calling thread's network namespace to
 // visit. Processes that end meanwhile are left out.
 func Each(visit func(*Socket) error) error {
+	seen := make(map[string]bool)
+	return eachPID(func(pid int) error {
+		if err := eachOf(pid, seen, visit); err != nil && !ended(err) {
+			return fmt.Errorf("reach the sockets of process %d: %w", pid, err)
+		}
+		return nil
+	})
+}
+
+// eachPID names the processes in the calling thread's network namespace.
+func eachPID(visit func(pid int) error) error {
 	here, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		return fmt.Errorf("find the network namespace: %w", err)
@@ -39,7 +51,6 @@ func Each(visit func(*Socket) error) error {
 	if err != nil {
 		return fmt.Errorf("list processes: %w", err)
 	}
-	seen := make(map[string]bool)
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
@@ -48,8 +59,8 @@ func Each(visit func(*Socket) error) error {
 		if there, err := os.Readlink(filepath.Join("/proc", e.Name(), "ns/net")); err != nil || there != here {
 			continue
 		}
-		if err := eachOf(pid, seen, visit); err != nil && !ended(err) {
-			return fmt.Errorf("reach the sockets of process %d: %w", pid, err)
+		if err := visit(pid); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -126,6 +137,13 @@ func inspect(fd int) (*Socket, error) {
 		return nil, err
 	}
 	s.Listening, s.Mark = listening != 0, uint32(mark)
+	if s.Listening && domain == unix.AF_INET6 {
+		only, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		if err != nil {
+			return nil, err
+		}
+		s.OnlyIPv6 = only != 0
+	}
 	if local, err := unix.Getsockname(fd); err == nil {
 		s.Local = addrPort(local)
 	}

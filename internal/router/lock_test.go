@@ -1,0 +1,32 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/torbpf/torbpf/internal/cgroup"
+)
+
+// TestEndCellWaitsForTheLockAsLongAsItMay: a repair may have it for longer than a command waits,
+// and what exec leaves must be forgotten all the same.
+func TestEndCellWaitsForTheLockAsLongAsItMay(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	r := newTestRouter(t, never)
+	unlock, err := r.lock(t.Context())
+	must(t, err)
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := newTestRouter(t, never).EndCell(short, cgroup.Group{ID: 1}); !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrBusy) {
+		t.Errorf("with little time: %v", err)
+	}
+	time.AfterFunc(lockPatience+100*time.Millisecond, unlock)
+	long, cancel := context.WithTimeout(t.Context(), 4*lockPatience)
+	defer cancel()
+	if err := newTestRouter(t, never).EndCell(long, cgroup.Group{ID: 1}); err != nil {
+		t.Errorf("with time: %v", err)
+	}
+}
