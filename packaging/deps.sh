@@ -8,7 +8,8 @@ set -Eeuo pipefail
 trap 'echo "deps.sh: line $LINENO: $BASH_COMMAND: failed" >&2' ERR
 
 run_packages=(tor)
-test_packages=(clang llvm clang-format libbpf-dev linux-libc-dev bpftool nftables iproute2 iputils-ping conntrack tcpdump git)
+test_packages=(clang llvm clang-format libbpf-dev linux-libc-dev bpftool nftables iproute2 iputils-ping conntrack tcpdump git
+	wireguard-go wireguard-tools)
 systemd_packages=(systemd systemd-container mmdebstrap procps make)
 
 say() { printf 'deps: %s\n' "$*" >&2; }
