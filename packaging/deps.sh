@@ -11,7 +11,8 @@ trap 'echo "deps.sh: line $LINENO: $BASH_COMMAND: failed" >&2' ERR
 
 run_packages=(tor)
 demo_packages=("${run_packages[@]}" nftables)
-test_packages=("${demo_packages[@]}" clang llvm clang-format libbpf-dev linux-libc-dev bpftool iproute2 iputils-ping conntrack tcpdump git)
+test_packages=("${demo_packages[@]}" clang llvm clang-format libbpf-dev linux-libc-dev bpftool iproute2 iputils-ping conntrack tcpdump git
+	wireguard-go wireguard-tools)
 # By distro-info-data mmdebstrap knows whose a suite is.
 systemd_packages=(systemd systemd-container mmdebstrap distro-info-data procps make)
 

@@ -101,51 +101,6 @@ func TestClientExclusionsOfDestinations(t *testing.T) {
 	})
 }
 
-// TestClientExclusionOfAnInterface: what is routed to a VPN takes it.
-func TestClientExclusionOfAnInterface(t *testing.T) {
-	lab := clientLab(t)
-	const vpn4 = "62.10.1.2"
-	err := lab.Link(
-		testnet.Iface{Node: lab.ISP, Name: "wan1", Addrs: []string{"62.10.1.1/24"}},
-		testnet.Iface{Node: lab.Router, Name: "vpn0", Addrs: []string{vpn4 + "/24"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	run(t, lab.Router, "ip", "route", "add", "51.20.0.0/16", "via", "62.10.1.1", "dev", "vpn0")
-	capture, err := lab.Capture(t.Context(), lab.ISP, "wan1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := startSpeaker(t, lab, someone, "")
-	if err := s.refused(testnet.Web4); err != nil {
-		t.Errorf("before: %v", err)
-	}
-	for _, p := range capture.NonTor() {
-		t.Errorf("by the interface before: %v", p)
-	}
-	wanCapture := captureWAN(t, lab)
-	mustTorbpf(t, lab, "exclude", "add", "--client", "--interface", "vpn0")
-	if saw, err := s.say("get %v", testnet.Web4); err != nil || saw != vpn4 {
-		t.Errorf("by the interface the server saw %q, %v", saw, err)
-	}
-	for _, addr := range []netip.Addr{testnet.Other4, testnet.Web6} {
-		if err := s.refused(addr); err != nil {
-			t.Errorf("by the uplink: %v", err)
-		}
-	}
-	// The tunnel goes down, and its routes with it: the uplink is no way out instead.
-	s.must(t, "open vpn tcp %v", at(testnet.Web4, portFlows))
-	s.must(t, "echo vpn")
-	run(t, lab.Router, "ip", "link", "set", "vpn0", "down")
-	if _, err := s.say("echo vpn"); err == nil {
-		t.Error("a connection goes on without its interface")
-	}
-	if err := s.refused(testnet.Web4); err != nil {
-		t.Errorf("without the interface: %v", err)
-	}
-	checkNoLeaks(t, wanCapture)
-}
-
 // TestClientExclusionsOfSenders are for one user, program or control group.
 func TestClientExclusionsOfSenders(t *testing.T) {
 	lab := clientLab(t)

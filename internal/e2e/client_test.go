@@ -27,6 +27,7 @@ func TestClientModeMainJob(t *testing.T) {
 		checkShortWay(t, lab, to)
 	}
 	checkMachineByTor(t, lab, testnet.LANRouter4, testnet.LANRouter6)
+	compare(t, "resolver", before["resolver"], resolverFile(t))
 	t.Logf("status: %v", runTorbpf(t, lab, "status"))
 
 	mustTorbpf(t, lab, "detach", "--client")

@@ -27,6 +27,7 @@ func takeSnapshot(t testing.TB, lab *testnet.Lab) snapshot {
 		"processes":      processes(t, lab),
 		"files":          files(t, stateDir(t, lab), stateDir(t, lab)+".lock", pinDir(t, lab)),
 		"conntrack mark": trackedMarks(t, lab),
+		"resolver":       resolverFile(t),
 	}
 	for _, command := range []string{
 		"nft list ruleset", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all",
@@ -163,6 +164,24 @@ func files(t testing.TB, paths ...string) string {
 		}
 	}
 	return b.String()
+}
+
+// resolverFile is where programs look up servers for names: which file, and its text.
+func resolverFile(t testing.TB) string {
+	t.Helper()
+	path, err := filepath.EvalSymlinks("/etc/resolv.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintln(path, info.Mode()) + string(text)
 }
 
 // trackedMarks are the marks of connections, each once.
