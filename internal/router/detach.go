@@ -173,6 +173,9 @@ func (r *Router) removeDirs() error {
 	if err := os.Remove(filepath.Join(runDir, r.ns.Name+".lock")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove lock: %w", err)
 	}
+	if err := r.removeRunLock(); err != nil {
+		return fmt.Errorf("remove lock: %w", err)
+	}
 	err := os.Remove(runDir)
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, os.ErrNotExist) {
 		return nil // other namespaces are at work, or it has been removed before
