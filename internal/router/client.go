@@ -24,9 +24,22 @@ import (
 const clientWords = "this machine"
 
 // whom lists in words what a state has on Tor, or waits for.
-func (s *State) whom() string {
-	names := s.Config.Interfaces
-	if s.Config.Client.Enable {
+func (s *State) whom() string { return s.onTor().String() }
+
+// OnTor is what is on Tor.
+type OnTor struct {
+	Interfaces []string `json:"interfaces"` // the devices behind them
+	Client     bool     `json:"client"`     // what this machine itself sends
+}
+
+func (s *State) onTor() OnTor {
+	return OnTor{append([]string{}, s.Config.Interfaces...), s.Config.Client.Enable}
+}
+
+// String lists it; "" for nothing.
+func (o OnTor) String() string {
+	names := o.Interfaces
+	if o.Client {
 		names = append(names[:len(names):len(names)], clientWords)
 	}
 	return strings.Join(names, ", ")
