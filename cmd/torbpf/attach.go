@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -123,9 +124,7 @@ func (f *attachFlags) run(cmd *cobra.Command, args []string) error {
 
 func (f *attachFlags) report(cmd *cobra.Command, r *router.Router, result *router.Result) error {
 	if f.asJSON {
-		return printJSON(cmd.OutOrStdout(), map[string]any{
-			"schema": 1, "interfaces": result.Plan.LANNames(), "client": onClient(result.Plan), "seconds": result.Took.Seconds(), "warnings": append([]string{}, result.Warnings...),
-		})
+		return printJSON(cmd.OutOrStdout(), attachedJSON(result, nil))
 	}
 	out := cmd.OutOrStdout()
 	names := strings.Join(result.Plan.LANNames(), ", ")
@@ -141,6 +140,15 @@ func (f *attachFlags) report(cmd *cobra.Command, r *router.Router, result *route
 	}
 	fmt.Fprintf(out, "inspect with: bpftool map dump pinned %s/maps/counters\n", r.PinDir())
 	return nil
+}
+
+// attachedJSON is what attach has to say, and more.
+func attachedJSON(result *router.Result, more map[string]any) map[string]any {
+	out := map[string]any{
+		"schema": 1, "interfaces": append([]string{}, result.Plan.LANNames()...), "client": onClient(result.Plan), "seconds": result.Took.Seconds(), "warnings": append([]string{}, result.Warnings...),
+	}
+	maps.Copy(out, more)
+	return out
 }
 
 func onClient(p *plan.Plan) bool { return p.Client != nil && p.Client.All }

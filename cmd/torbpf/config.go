@@ -88,10 +88,9 @@ func newPlan() *cobra.Command {
 }
 
 func printPlan(w io.Writer, p *router.Preview) error {
-	changes := cmp.Or(strings.Join(p.Changes, "\n"), "none of interfaces and rules") + "\n"
-	for _, what := range p.Kept {
-		changes += fmt.Sprintf("kept, since a command has added it: %s (--reset drops it)\n", what)
-	}
+	var kept strings.Builder
+	tellKept(&kept, p.Kept)
+	changes := cmp.Or(strings.Join(p.Changes, "\n"), "none of interfaces and rules") + "\n" + kept.String()
 	for _, part := range []struct{ title, text string }{
 		{"changes", changes}, {"the host, the marks and the maps", p.Plan.String()}, {"nftables", p.NFT}, {"ip rules", p.Rules}, {"torrc", p.Torrc},
 	} {
@@ -108,9 +107,16 @@ func printPlan(w io.Writer, p *router.Preview) error {
 	return nil
 }
 
+// tellKept says what of commands' apply has left.
+func tellKept(w io.Writer, kept []string) {
+	for _, what := range kept {
+		fmt.Fprintf(w, "kept, since a command has added it: %s (--reset drops it)\n", what)
+	}
+}
+
 func newApply() *cobra.Command {
 	var file string
-	var reset, noWait bool
+	var reset, noWait, asJSON bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "apply",
@@ -131,7 +137,7 @@ it changes nothing, and lists are read by that daemon as soon as they change.`,
 			if err != nil {
 				return err
 			}
-			bar := newBootstrapBar(noWait)
+			bar := newBootstrapBar(noWait || asJSON)
 			result, kept, err := r.ApplyConfig(cmd.Context(), cfg, reset, router.AttachOptions{NoWait: noWait, Timeout: timeout, Progress: bar.show})
 			bar.finish(err == nil)
 			if result != nil {
@@ -141,16 +147,18 @@ it changes nothing, and lists are read by that daemon as soon as they change.`,
 				return err
 			}
 			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "%s is in force: %s, %s\n", file, strings.Join(cfg.Interfaces, ", "), counted(len(cfg.Rules), "rule", "rules"))
-			for _, what := range kept {
-				fmt.Fprintf(out, "kept, since a command has added it: %s (--reset drops it)\n", what)
+			if asJSON {
+				return printJSON(out, attachedJSON(result, map[string]any{"kept": append([]string{}, kept...)}))
 			}
+			fmt.Fprintf(out, "%s is in force: %s, %s\n", file, strings.Join(cfg.Interfaces, ", "), counted(len(cfg.Rules), "rule", "rules"))
+			tellKept(out, kept)
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
 	cmd.Flags().BoolVar(&reset, "reset", false, "drop the rules, names and the resolver that commands have added")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return before Tor is ready")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
 	timeout = config.Default().Tor.Timeout
 	cmd.Flags().Var(life{&timeout}, "timeout", "how long to wait for Tor")
 	return cmd

@@ -136,6 +136,7 @@ func deviceAndName(_ *cobra.Command, args []string) error {
 
 func newDeviceName() *cobra.Command {
 	var o router.ExcludeOptions
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "name DEVICE [NAME]",
 		Short:   "Call a device something; without a name, nothing any more",
@@ -148,14 +149,23 @@ func newDeviceName() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			said, err := r.NameDevice(cmd.Context(), args[0], strings.Join(args[1:], ""), o)
-			if said != "" {
-				fmt.Fprintln(cmd.OutOrStdout(), said)
+			naming, err := r.NameDevice(cmd.Context(), args[0], strings.Join(args[1:], ""), o)
+			if naming == nil {
+				return err
 			}
+			out := cmd.OutOrStdout()
+			if asJSON {
+				return errors.Join(err, printJSON(out, struct {
+					Schema int `json:"schema"`
+					*router.Naming
+				}{1, naming}))
+			}
+			fmt.Fprintln(out, naming)
 			return err
 		},
 	}
 	registerSave(cmd, &o)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the name as JSON")
 	return cmd
 }
 

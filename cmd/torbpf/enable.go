@@ -11,7 +11,7 @@ import (
 
 func newEnable() *cobra.Command {
 	var file string
-	var save bool
+	var save, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "enable",
 		Short: "Have what is attached survive a reboot",
@@ -32,25 +32,32 @@ network comes up.`,
 				return err
 			}
 			out := cmd.OutOrStdout()
-			if wrote {
+			switch {
+			case asJSON: // what is not enabled in the end prints none
+			case wrote:
 				fmt.Fprintf(out, "wrote %s\n", file)
-			} else {
+			default:
 				fmt.Fprintf(out, "%s stays as it is (--save writes what is attached now)\n", file)
 			}
 			if err := service.Enable(cmd.Context()); err != nil {
 				return err
+			}
+			if asJSON {
+				return printJSON(out, map[string]any{"schema": 1, "file": file, "wrote": wrote})
 			}
 			fmt.Fprintln(out, "torbpf runs now, and at every boot before the network comes up")
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&save, "save", false, "overwrite the configuration file with what is attached")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
 	return cmd
 }
 
 func newDisable() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use:   "disable",
 		Short: "No longer start at boot; what is attached stays until detach",
 		Args:  noArgs,
@@ -68,8 +75,13 @@ func newDisable() *cobra.Command {
 			if err := r.ForgetGuarded(); err != nil {
 				return err
 			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 1})
+			}
 			fmt.Fprintln(cmd.OutOrStdout(), "torbpf does not start at boot any more; what is attached stays until `torbpf detach --all`")
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
+	return cmd
 }

@@ -81,6 +81,20 @@ func (c Config) WhoIs(who string, neighbours map[netip.Addr]MAC) (Entry, error) 
 	return ParseEntry(KindDevice, who)
 }
 
+// meanDevice finds the device that a rule of a file calls by a name.
+func (r *Rule) meanDevice(devices map[string]MAC) error {
+	if r.named == "" {
+		return nil
+	}
+	c, known := Config{Devices: devices}, false
+	if r.MAC, known = c.Named(r.named); !known {
+		return &FieldError{r.Origin, fmt.Sprintf("%q is no hardware address, and no device has this name in these files, %s: write it below [devices], or type torbpf device name MAC %s --save",
+			r.named, c.namesInWords(), r.named)}
+	}
+	r.named = ""
+	return nil
+}
+
 // namesInWords lists the names that devices have.
 func (c Config) namesInWords() string {
 	if len(c.Devices) == 0 {

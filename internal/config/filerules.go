@@ -79,10 +79,14 @@ func (userText) kind() Kind        { return KindUser }
 func (cgroupText) kind() Kind      { return KindCgroup }
 func (programText) kind() Kind     { return KindProgram }
 
-// UnmarshalText reads an entry by ParseEntry.
+// UnmarshalText reads an entry by ParseEntry. A device may be called by a name as well, which
+// another file may give it.
 func (t *text[K]) UnmarshalText(b []byte) (err error) {
 	var k K
 	t.Entry, err = ParseEntry(k.kind(), string(b))
+	if err != nil && k.kind() == KindDevice && deviceName.Match(b) {
+		t.Entry, err = Entry{Kind: KindDevice, named: string(b)}, nil
+	}
 	return err
 }
 
@@ -221,8 +225,8 @@ func fileRuleOf(r Rule) fileRule {
 }
 
 // rules returns those of a decoded source, each with its line as its origin, and refuses
-// those that name nothing or more than one thing.
-func (s source) rules(f file) (Rules, error) {
+// those that name nothing or more than one thing, or a device that no file names.
+func (s source) rules(f file, devices map[string]MAC) (Rules, error) {
 	rules := f.rules()
 	lines, err := s.ruleLines()
 	if err != nil {
@@ -236,6 +240,9 @@ func (s source) rules(f file) (Rules, error) {
 		}
 		if rules[i].Kind == "" {
 			problems = append(problems, &FieldError{rules[i].Origin, "a rule says one thing to match: one of destination, port, domain, source, device, mark, interface, list, user, cgroup, program"})
+		}
+		if err := rules[i].meanDevice(devices); err != nil {
+			problems = append(problems, err)
 		}
 	}
 	return rules, errors.Join(problems...)

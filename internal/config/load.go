@@ -31,6 +31,9 @@ type source struct {
 	text []byte
 }
 
+// isSaved tells whether it is what commands have saved.
+func (s source) isSaved() bool { return filepath.Base(s.name) == savedName }
+
 // at names a line of a source.
 func (s source) at(line int) string {
 	if s.name == "" {
@@ -85,27 +88,32 @@ func Parse(text []byte) (Config, error) { return parse([]source{{"", text}}) }
 
 func parse(sources []source) (Config, error) {
 	var merged file
-	var rules, saved Rules
+	var files []file
 	where := make(map[string]string)
 	for _, s := range sources {
 		f, err := s.decode()
 		if err != nil {
 			return Config{}, err
 		}
-		of, err := s.rules(f)
-		if err != nil {
-			return Config{}, err
-		}
 		if err := s.keys(where); err != nil {
 			return Config{}, err
 		}
-		if filepath.Base(s.name) == savedName {
-			saved = of
+		if s.isSaved() {
 			merged.unname(f.Devices)
+		}
+		files, merged = append(files, f), merged.over(f)
+	}
+	var rules, saved Rules
+	for i, s := range sources { // any of them may name a device of another's rule
+		of, err := s.rules(files[i], merged.Devices)
+		if err != nil {
+			return Config{}, err
+		}
+		if s.isSaved() {
+			saved = of
 		} else {
 			rules = append(rules, of...)
 		}
-		merged = merged.over(f)
 	}
 	cfg, err := merged.config()
 	if err == nil {
@@ -212,9 +220,9 @@ func Save(path string, edit func(*Saved)) error {
 	if err != nil {
 		return err
 	}
-	rules, err := s.rules(f)
+	rules, err := s.rules(f, f.Devices)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; rules that you write yourself belong into another file, this one is for commands", err)
 	}
 	saved := Saved{Rules: rules.Stacked(), Devices: f.Devices}
 	set(&saved.Resolver, f.Exclusions.Resolver)

@@ -50,6 +50,7 @@ type Entry struct {
 	Service   Service // of a port
 	Interface string
 	MAC       MAC    // of a device
+	named     string // what a file calls the device, until it is known which is meant
 	Domain    string // in lower case, without a dot at its end
 	List      string // absolute path of a file
 	User      string // a name or a number

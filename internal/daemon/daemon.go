@@ -57,7 +57,7 @@ type daemon struct {
 }
 
 // Run keeps a configuration in force until ctx ends, which is no error. It
-// returns an error at once if there is nothing to keep, or a configuration that
+// returns an error at once if there is nothing to keep, another one runs, or a configuration
 // cannot be used: then the interfaces of the last one that could are blocked.
 func Run(ctx context.Context, o Options) error {
 	// A crash of Go's, and SIGABRT of a watchdog, would end with exit code 2, which tells the
@@ -75,6 +75,11 @@ func Run(ctx context.Context, o Options) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	release, err := d.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := d.begin(ctx); err != nil {
 		return err
 	}
@@ -99,6 +104,20 @@ func Run(ctx context.Context, o Options) error {
 	}
 	d.notify(sdnotify.Stopping)
 	return err
+}
+
+// alone refuses to run beside another daemon. Whatever else keeps it from telling is no reason
+// to leave a boot open.
+func (d *daemon) alone(ctx context.Context) (release func(), err error) {
+	release, err = d.Router.LockRun(ctx)
+	switch {
+	case err == nil:
+		return release, nil
+	case errors.Is(err, router.ErrBusy), errors.Is(err, router.ErrPrivilege), ctx.Err() != nil:
+		return nil, err
+	}
+	d.Log.Warn("whether another one runs is not known", "error", err)
+	return func() {}, nil
 }
 
 // errNothing says that there is neither a configuration nor anything attached.

@@ -23,6 +23,25 @@ func (s *State) names() []string { return withClient(s.Config, s.Config.Interfac
 // whom is names in words.
 func (s *State) whom() string { return joinNames(s.names()) }
 
+// OnTor is what is on Tor.
+type OnTor struct {
+	Interfaces []string `json:"interfaces"` // the devices behind them
+	Client     bool     `json:"client"`     // what this machine itself sends
+}
+
+func (s *State) onTor() OnTor {
+	return OnTor{append([]string{}, s.Config.Interfaces...), s.Config.Client.Enable}
+}
+
+// String lists it; "" for nothing.
+func (o OnTor) String() string {
+	names := o.Interfaces
+	if o.Client {
+		names = append(slices.Clone(names), clientWords)
+	}
+	return joinNames(names)
+}
+
 // withClient adds this machine to the names of interfaces, where it is to be on Tor.
 func withClient(cfg config.Config, interfaces []string) []string {
 	if !cfg.Client.Enable {

@@ -21,12 +21,12 @@ import (
 )
 
 // Detach takes interfaces, and with client what this machine itself sends, off Tor; the
-// last of them takes everything with it, as DetachAll does. It returns in words what
-// remains.
-func (r *Router) Detach(ctx context.Context, interfaces []string, client bool) (string, error) {
+// last of them takes everything with it, as DetachAll does. It returns what remains.
+func (r *Router) Detach(ctx context.Context, interfaces []string, client bool) (OnTor, error) {
+	var nothing OnTor
 	unlock, err := r.lock(ctx)
 	if err != nil {
-		return "", err
+		return nothing, err
 	}
 	defer unlock()
 	before, err := r.loadState()
@@ -34,15 +34,15 @@ func (r *Router) Detach(ctx context.Context, interfaces []string, client bool) (
 		err = fmt.Errorf("%w: there is nothing to detach", ErrNotAttached)
 	}
 	if err != nil {
-		return "", errors.Join(err, r.forgetIfUnused(before))
+		return nothing, errors.Join(err, r.forgetIfUnused(before))
 	}
 	for _, name := range interfaces {
 		if !slices.Contains(before.Config.Interfaces, name) {
-			return "", fmt.Errorf("%w to %s; it is to %s", ErrNotAttached, name, before.whom())
+			return nothing, fmt.Errorf("%w to %s; it is to %s", ErrNotAttached, name, before.whom())
 		}
 	}
 	if client && !before.Config.Client.Enable {
-		return "", fmt.Errorf("%w to this machine; it is to %s", ErrNotAttached, before.whom())
+		return nothing, fmt.Errorf("%w to this machine; it is to %s", ErrNotAttached, before.whom())
 	}
 	s := before.clone()
 	s.Config.Interfaces = slices.DeleteFunc(s.Config.Interfaces, func(name string) bool {
@@ -50,10 +50,10 @@ func (r *Router) Detach(ctx context.Context, interfaces []string, client bool) (
 	})
 	s.Config.Client.Enable = s.Config.Client.Enable && !client
 	if s.unused() {
-		return "", r.removeAll(ctx, before)
+		return nothing, r.removeAll(ctx, before)
 	}
 	_, err = r.bring(ctx, before, s, false)
-	return s.whom(), err
+	return s.onTor(), err
 }
 
 // DetachAll removes everything of torbpf from this network namespace. It does
@@ -176,6 +176,9 @@ func (r *Router) removeDirs() error {
 		return err
 	}
 	if err := os.Remove(filepath.Join(runDir, r.ns.Name+".lock")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove lock: %w", err)
+	}
+	if err := r.removeRunLock(); err != nil {
 		return fmt.Errorf("remove lock: %w", err)
 	}
 	err := os.Remove(runDir)

@@ -222,28 +222,28 @@ func letOut(rules config.Rules, e config.Entry) bool {
 
 // NameDevice calls a device something, or nothing any more for the name "". A name that
 // another device had is this one's from now on, which the result says.
-func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOptions) (string, error) {
+func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOptions) (*Naming, error) {
 	entries, err := r.WhoIs([]string{who})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	mac := entries[0].MAC
 	if entries[0].Kind != config.KindDevice {
-		return "", config.Invalid("no neighbour has the address %s now, so its hardware address is not known: name the device by that", who)
+		return nil, config.Invalid("no neighbour has the address %s now, so its hardware address is not known: name the device by that", who)
 	}
 	if name != "" {
 		if err := config.CheckDeviceName(name); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
 	unlock, err := r.lock(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer unlock()
 	s, err := r.attached()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	said := s.naming(mac, name)
 	s.Config.Devices, s.Given.Devices = renamed(s.Config.Devices, mac, name), renamed(s.Given.Devices, mac, name)
@@ -259,21 +259,36 @@ func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOpti
 	return said, errors.Join(saveErr, r.saveState(s))
 }
 
-// naming says what it means to call a device something from now on.
-func (s *State) naming(mac config.MAC, name string) string {
-	was := s.Config.DeviceName(mac)
-	if name == "" && was == "" {
-		return fmt.Sprintf("%s has no name", mac)
-	}
-	if name == "" {
-		return fmt.Sprintf("%s is not called %s any more", mac, was)
-	}
-	text := fmt.Sprintf("%s is called %s", mac, name)
-	if was != "" && was != name {
-		text += ", and was called " + was
-	}
+// Naming is what it means to call a device something from now on.
+type Naming struct {
+	MAC   string `json:"mac"`
+	Name  string `json:"name"`  // "" for none any more
+	Was   string `json:"was"`   // what it was called, "" for nothing
+	Taken string `json:"taken"` // the hardware address of another device that had the name, "" for none
+}
+
+func (s *State) naming(mac config.MAC, name string) *Naming {
+	out := &Naming{MAC: mac.String(), Name: name, Was: s.Config.DeviceName(mac)}
 	if other, taken := s.Config.Named(name); taken && other != mac {
-		text += fmt.Sprintf("; %s, which had that name, has none now", other)
+		out.Taken = other.String()
+	}
+	return out
+}
+
+// String says it in words.
+func (n *Naming) String() string {
+	if n.Name == "" && n.Was == "" {
+		return fmt.Sprintf("%s has no name", n.MAC)
+	}
+	if n.Name == "" {
+		return fmt.Sprintf("%s is not called %s any more", n.MAC, n.Was)
+	}
+	text := fmt.Sprintf("%s is called %s", n.MAC, n.Name)
+	if n.Was != "" && n.Was != n.Name {
+		text += ", and was called " + n.Was
+	}
+	if n.Taken != "" {
+		text += fmt.Sprintf("; %s, which had that name, has none now", n.Taken)
 	}
 	return text
 }

@@ -184,7 +184,7 @@ func TestFailedDetachKeepsWhatWasAttached(t *testing.T) {
 	}
 	checkSame(t, before, inForce(t, r))
 	remaining, err := r.Detach(t.Context(), []string{"eth2"}, false)
-	if err != nil || remaining != "eth1" {
+	if err != nil || remaining.String() != "eth1" {
 		t.Errorf("detach: %v, %v", remaining, err)
 	}
 }

@@ -143,14 +143,21 @@ func (r *Router) lockWithin(ctx context.Context, patience time.Duration) (unlock
 		}
 	}
 	f, err := waitLock(ctx, patience, filepath.Join(runDir, r.ns.Name+".lock"))
+	if errors.Is(err, ErrBusy) {
+		return nil, fmt.Errorf("%w: wait for it to end and try again", err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	// Only to tell others who holds it; a failure to write it changes nothing.
-	if f.Truncate(0) == nil {
-		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
-	}
+	sign(f)
 	return func() { f.Close() }, nil
+}
+
+// sign tells others who holds a lock; a failure to write it changes nothing.
+func sign(lock *os.File) {
+	if lock.Truncate(0) == nil {
+		_, _ = lock.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
+	}
 }
 
 // waitLock is lockFile, again and again while somebody else has it.
@@ -185,7 +192,7 @@ func lockFile(path string) (*os.File, error) {
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			defer f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, fmt.Errorf("%w%s: wait for it to end and try again", ErrBusy, holder(f))
+				return nil, fmt.Errorf("%w%s", ErrBusy, holder(f))
 			}
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
