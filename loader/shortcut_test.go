@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -139,7 +140,11 @@ func TestTheShortWay(t *testing.T) {
 	p := l.shortcutPlan(t)
 	listeners := transPort(t)
 	apply(t, d, p)
-	if missing, err := d.Missing(p); err != nil || len(missing) > 0 {
+	missing, err := d.Missing(p)
+	missing = slices.DeleteFunc(missing, func(name string) bool { // before Linux 6.4 there are none of these
+		return strings.HasPrefix(name, "delivery") || strings.HasPrefix(name, "departure")
+	})
+	if err != nil || len(missing) > 0 {
 		t.Fatalf("missing: %v, %v", missing, err)
 	}
 	for _, c := range []struct {
