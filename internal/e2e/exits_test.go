@@ -11,12 +11,18 @@ import (
 // linkVPN gives the router a second way out, wg0, that masquerades.
 func linkVPN(t *testing.T, lab *testnet.Lab) {
 	t.Helper()
+	linkTunnel(t, lab)
+	userRules(t, lab, "inet", `chain masks { type nat hook postrouting priority 50; oifname "wg0" masquerade; }`)
+}
+
+// linkTunnel is its link alone.
+func linkTunnel(t *testing.T, lab *testnet.Lab) {
+	t.Helper()
 	err := lab.Link(testnet.Iface{Node: lab.ISP, Name: "wg-far", Addrs: []string{"10.66.0.1/24", "fd66::1/64"}},
 		testnet.Iface{Node: lab.Router, Name: "wg0", Addrs: []string{"10.66.0.2/24", "fd66::2/64"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	userRules(t, lab, "inet", `chain masks { type nat hook postrouting priority 50; oifname "wg0" masquerade; }`)
 }
 
 // wgQuick are the routes and rules by which wg-quick leads everything but the tunnel's own
