@@ -170,9 +170,21 @@ func (e *examiner) listeners(found *SystemTor) {
 		default:
 			e.want(lines, l.key)
 		}
+		e.isolation(l.key)
 	}
 	if t := e.conf1("TransProxyType"); t != "" && t != "default" {
 		e.missing = append(e.missing, "TransProxyType default")
+	}
+}
+
+// isolation looks whether tor keeps devices apart, as it does unless it is told not to: the
+// redirect leaves them their addresses.
+func (e *examiner) isolation(key string) {
+	for _, value := range e.conf(key) {
+		port, flags, _ := strings.Cut(value, " ")
+		if slices.ContainsFunc(strings.Fields(flags), func(f string) bool { return strings.EqualFold(f, "NoIsolateClientAddr") }) {
+			e.missing = append(e.missing, fmt.Sprintf("%s %s # without NoIsolateClientAddr, by which devices share circuits", key, port))
+		}
 	}
 }
 

@@ -115,6 +115,7 @@ func TestWhatASystemTorLacksIsListed(t *testing.T) {
 		"on loopback only":    {[]string{"TransPort 0.0.0.0:9040\nTransPort [::]:9040", "TransPort 127.0.0.1:9040\nTransPort [::1]:9040"}, []string{"TransPort 0.0.0.0:9040", "TransPort [::]:9040"}},
 		"one family only":     {[]string{"DNSPort [::]:9053", ""}, []string{"DNSPort 0.0.0.0:9053", "DNSPort [::]:9053"}},
 		"tproxy":              {[]string{"AutomapHostsOnResolve 1", "AutomapHostsOnResolve 1\nTransProxyType TPROXY"}, []string{"TransProxyType default"}},
+		"devices share":       {[]string{"TransPort 0.0.0.0:9040", "TransPort 0.0.0.0:9040 NoIsolateClientAddr"}, []string{"TransPort 0.0.0.0:9040 # without NoIsolateClientAddr, by which devices share circuits"}},
 		"other suffixes":      {[]string{"AutomapHostsOnResolve 1", "AutomapHostsOnResolve 1\nAutomapHostsSuffixes .exit"}, []string{"AutomapHostsSuffixes .onion"}},
 		"does not accept LAN": {[]string{"SocksPolicy accept 127.0.0.0/8", "SocksPolicy accept 10.0.0.0/8"}, []string{"SocksPolicy accept 127.0.0.0/8 # above the lines that reject"}},
 		"open to the world": {[]string{"SocksPolicy reject *", "SocksPolicy reject 9.9.9.9"}, []string{

@@ -49,8 +49,8 @@ func TestAnUnknownDeviceIsAnErrorInItsLine(t *testing.T) {
 		text string
 		says []string
 	}{
-		{"interfaces = [\"eth1\"]\n[exclusions]\ndevices = [\n\"" + tvMAC + "\",\n\"laptop\"]\n", []string{"torbpf.toml:5: ", `"laptop"`, "and none has any", "torbpf device name MAC laptop --save"}},
-		{"interfaces = [\"eth1\"]\n[devices]\ntv = \"" + tvMAC + "\"\n\n[[rules]]\ndevice = \"laptop\"\n", []string{"torbpf.toml:5: ", "but there is tv"}},
+		{"interfaces = [\"eth1\"]\n[exclusions]\ndevices = [\n\"" + tvMAC + "\",\n\"laptop\"]\n", []string{"torbpf.toml:5, exclusions.devices: ", `"laptop"`, "and none has any", "torbpf device name MAC laptop --save"}},
+		{"interfaces = [\"eth1\"]\n[devices]\ntv = \"" + tvMAC + "\"\n\n[[rules]]\ndevice = \"laptop\"\n", []string{"torbpf.toml:5, rules.device: ", "but there is tv"}},
 		{"interfaces = [\"eth1\"]\n[exclusions]\ndevices = [\"02:00\"]\n", []string{"torbpf.toml:3", "02:00"}},
 	} {
 		_, err := Load(write(t, map[string]string{"torbpf.toml": c.text}))

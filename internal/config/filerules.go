@@ -160,7 +160,7 @@ func fileKindOf(kind Kind) fileKind {
 	return fileKinds[slices.IndexFunc(fileKinds, func(k fileKind) bool { return k.kind == kind })]
 }
 
-// rules returns those of a file in the order of ruleLines.
+// rules returns those of a file in the order of rulePlaces.
 func (f file) rules() Rules {
 	var out Rules
 	for _, k := range fileKinds {
@@ -225,18 +225,20 @@ func fileRuleOf(r Rule) fileRule {
 }
 
 // rules returns those of a decoded source, each with its line as its origin, and refuses
-// those that name nothing or more than one thing, or a device that no file names.
-func (s source) rules(f file, devices map[string]MAC) (Rules, error) {
+// those that name nothing or more than one thing, or a device that no file names. The key
+// of each is noted by its origin.
+func (s source) rules(f file, devices map[string]MAC, keys map[string]string) (Rules, error) {
 	rules := f.rules()
-	lines, err := s.ruleLines()
+	places, err := s.rulePlaces()
 	if err != nil {
 		return nil, err
 	}
 	var problems []error
 	for i := range rules {
 		rules[i].Origin = s.at(1) // of tables written in line it is not known where
-		if len(lines) == len(rules) {
-			rules[i].Origin = s.at(lines[i])
+		if len(places) == len(rules) {
+			rules[i].Origin = s.at(places[i].line)
+			keys[rules[i].Origin] = places[i].keyOf(rules[i])
 		}
 		if rules[i].Kind == "" {
 			problems = append(problems, &FieldError{rules[i].Origin, "a rule says one thing to match: one of destination, port, domain, source, device, mark, interface, list, user, cgroup, program"})
@@ -276,24 +278,41 @@ func (rs Rules) contradictions() error {
 	return errors.Join(problems...)
 }
 
-// ruleLines finds the lines of all rules, in the order of file.rules.
-func (s source) ruleLines() ([]int, error) {
-	lists := make(map[string][]int) // by their keys
-	var rules []int
+// keyRules is that of what is more than an entry in a list.
+const keyRules = "rules"
+
+// place is where a rule stands.
+type place struct {
+	line int
+	key  string // of the list that it is in, or keyRules
+}
+
+// keyOf is the key that a rule at this place is told by.
+func (p place) keyOf(r Rule) string {
+	if p.key == keyRules && r.Kind != "" {
+		return keyRules + "." + string(r.Kind)
+	}
+	return p.key
+}
+
+// rulePlaces finds those of all rules, in the order of file.rules.
+func (s source) rulePlaces() ([]place, error) {
+	lists := make(map[string][]place) // by their keys
+	var rules []place
 	err := s.walk(func(table string, e *unstable.Node, line func(*unstable.Node) int) {
 		switch {
-		case e.Kind == unstable.ArrayTable && table == "rules":
+		case e.Kind == unstable.ArrayTable && table == keyRules:
 			key := e.Key()
 			key.Next()
-			rules = append(rules, line(key.Node()))
+			rules = append(rules, place{line(key.Node()), keyRules})
 		case e.Kind == unstable.KeyValue:
 			key := strings.TrimPrefix(table+"."+keyOf(e), ".")
 			if e.Value().Kind == unstable.Array {
-				lists[key] = append(lists[key], linesOf(e.Value(), line)...)
+				lists[key] = append(lists[key], placesOf(e.Value(), key, line)...)
 			}
 		}
 	})
-	var out []int
+	var out []place
 	for _, table := range []string{"exclusions.", "client.exclusions."} {
 		for _, k := range fileKinds {
 			out = append(out, lists[table+k.list]...)
@@ -302,12 +321,12 @@ func (s source) ruleLines() ([]int, error) {
 	return append(out, rules...), err
 }
 
-// linesOf are those of the strings in an array.
-func linesOf(array *unstable.Node, line func(*unstable.Node) int) []int {
-	var out []int
+// placesOf are those of the strings in an array.
+func placesOf(array *unstable.Node, key string, line func(*unstable.Node) int) []place {
+	var out []place
 	for values := array.Children(); values.Next(); {
 		if n := values.Node(); n.Kind == unstable.String {
-			out = append(out, line(n))
+			out = append(out, place{line(n), key})
 		}
 	}
 	return out

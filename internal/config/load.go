@@ -89,7 +89,7 @@ func Parse(text []byte) (Config, error) { return parse([]source{{"", text}}) }
 func parse(sources []source) (Config, error) {
 	var merged file
 	var files []file
-	where := make(map[string]string)
+	where, keys := make(map[string]string), make(map[string]string)
 	for _, s := range sources {
 		f, err := s.decode()
 		if err != nil {
@@ -105,9 +105,9 @@ func parse(sources []source) (Config, error) {
 	}
 	var rules, saved Rules
 	for i, s := range sources { // any of them may name a device of another's rule
-		of, err := s.rules(files[i], merged.Devices)
+		of, err := s.rules(files[i], merged.Devices, keys)
 		if err != nil {
-			return Config{}, err
+			return Config{}, placed(err, where, keys)
 		}
 		if s.isSaved() {
 			saved = of
@@ -121,7 +121,7 @@ func parse(sources []source) (Config, error) {
 		err = errors.Join(rules.contradictions(), saved.contradictions(), cfg.complete())
 		cfg.Rules = cfg.Rules.Stacked()
 	}
-	return cfg, placed(err, where)
+	return cfg, placed(err, where, keys)
 }
 
 // complete judges a configuration as a whole.
@@ -142,19 +142,25 @@ func (s source) decode() (file, error) {
 	return f, nil
 }
 
-// placed says of each setting that cannot be used in which line of which file it is.
-func placed(err error, where map[string]string) error {
+// placed says of each setting that cannot be used in which line of which file it is, where
+// settings are told by their keys, and of each rule by which key, where those are told by
+// their lines.
+func placed(err error, where, keys map[string]string) error {
 	var joined interface{ Unwrap() []error }
 	if errors.As(err, &joined) {
 		var problems []error
 		for _, e := range joined.Unwrap() {
-			problems = append(problems, placed(e, where))
+			problems = append(problems, placed(e, where, keys))
 		}
 		return errors.Join(problems...)
 	}
 	var field *FieldError
-	if errors.As(err, &field) && where[field.Field] != "" {
+	switch {
+	case !errors.As(err, &field):
+	case where[field.Field] != "":
 		return fmt.Errorf("%s: %w", where[field.Field], err)
+	case keys[field.Field] != "":
+		return &FieldError{field.Field + ", " + keys[field.Field], field.Problem}
 	}
 	return err
 }
@@ -220,7 +226,7 @@ func Save(path string, edit func(*Saved)) error {
 	if err != nil {
 		return err
 	}
-	rules, err := s.rules(f, f.Devices)
+	rules, err := s.rules(f, f.Devices, map[string]string{})
 	if err != nil {
 		return fmt.Errorf("%w; rules that you write yourself belong into another file, this one is for commands", err)
 	}

@@ -62,9 +62,9 @@ func TestErrorsNameTheFileTheyAreIn(t *testing.T) {
 		{"locale = 1", []string{"10-a.toml:1: unknown key locale"}},
 		{"\n\nlocal = \"all\"", []string{"10-a.toml:3: local: \"all\" is none of"}},
 		{"local = 1", []string{"10-a.toml:1, local"}},
-		{"[exclusions]\ndestinations = [\"10.0.0.1/8\"]", []string{"10-a.toml:2", "10.0.0.0/8"}},
-		{"[[rules]]\nport = \"22/tcp\"\npolicy = \"tor\"", []string{"10-a.toml:1: port 22/tcp is in ", "torbpf.toml:3 as well, where it is direct"}},
-		{"[[rules]]\nport = \"22/tcp\"\nmark = \"0x1\"", []string{"10-a.toml:1: a rule says one thing"}},
+		{"[exclusions]\ndestinations = [\"10.0.0.1/8\"]", []string{"10-a.toml:2, exclusions.destinations", "10.0.0.0/8"}},
+		{"[[rules]]\nport = \"22/tcp\"\npolicy = \"tor\"", []string{"10-a.toml:1, rules.port: port 22/tcp is in ", "torbpf.toml:3 as well, where it is direct"}},
+		{"[[rules]]\nport = \"22/tcp\"\nmark = \"0x1\"", []string{"10-a.toml:1, rules: a rule says one thing"}},
 	} {
 		_, err := Load(write(t, map[string]string{"torbpf.toml": good, "torbpf.d/10-a.toml": c.dropIn}))
 		for _, says := range c.says {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,6 +32,7 @@ func TestAListOfAMillion(t *testing.T) {
 	add.log(t, "exclude add --list")
 	t.Logf("the kernel holds %d MiB more", (kernelMemory(t)-before)>>10)
 	checkEchoes(t, lab.Client1, true, testnet.Other4)
+	checkBrokenLine(t, lab, path)
 	later := measure(t, lab, "exclude", "add", "203.0.113.0/24")
 	later.log(t, "exclude add of something else")
 	if add.took > time.Minute || later.took > 3*time.Second || add.rss > 400<<10 || later.rss > 100<<10 {
@@ -49,6 +52,33 @@ func TestAListOfAMillion(t *testing.T) {
 	t.Logf("resident memory of torbpf run: %d MiB before, %d MiB after", own>>10, resident(t, d.cmd.Process.Pid)>>10)
 	checkEchoes(t, lab.Client1, true, testnet.Other4)
 	measure(t, lab, "exclude", "del", "--list", path).log(t, "exclude del --list")
+}
+
+// checkBrokenLine: a list of which line 700,001 is none is refused whole, with that line,
+// and what was read before stays, also when it is the file of a list in force that breaks.
+func checkBrokenLine(t *testing.T, lab *testnet.Lab, path string) {
+	t.Helper()
+	const line = 700_001
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest := good
+	for range line - 1 {
+		rest = rest[bytes.IndexByte(rest, '\n')+1:]
+	}
+	broken := slices.Concat(good[:len(good)-len(rest)], []byte("no prefix\n"), rest)
+	where := fmt.Sprintf("%s: line %d: ", path, line)
+	for _, text := range [][]byte{broken, good} {
+		if err := errors.Join(os.WriteFile(path+".new", text, 0o644), os.Rename(path+".new", path)); err != nil {
+			t.Fatal(err)
+		}
+		r := runTorbpf(t, lab, attachArgs(lab, lan, "--no-wait")...)
+		if bad := &text[0] == &broken[0]; bad != (r.code == 2) || bad != strings.Contains(r.stderr, where) {
+			t.Errorf("attach, with the broken line %v: %v", bad, r)
+		}
+		checkEchoes(t, lab.Client1, true, testnet.Other4)
+	}
 }
 
 // writeMillion writes a list of a million random prefixes and the other web server. It
