@@ -92,7 +92,7 @@ func TestRunMendsClientMode(t *testing.T) {
 			eventually(t, patience, "client mode", mended)
 			w.Reset()
 			fault.inflict()
-			eventually(t, soon, "its repair", mended)
+			eventually(t, fairly(t, soon), "its repair", mended)
 			checkNoEcho(t, lab.Router, testnet.Web4, testnet.Web6)
 			for _, l := range w.Leaks(nil) {
 				t.Error(l)

@@ -26,8 +26,7 @@ func TestCost(t *testing.T) {
 		t.Fatalf("%v: %v", err, r)
 	}
 	t.Logf("attach took %.3f s beside Tor's bootstrap", took.Seconds)
-	// The promise is one second; a machine that runs other tests as well is slower.
-	if took.Seconds <= 0 || took.Seconds > 3 {
+	if took.Seconds <= 0 || took.Seconds > fairly(t, time.Second).Seconds() {
 		t.Errorf("attach took %.3f s", took.Seconds)
 	}
 	// Use it, so that the sentry holds what it will hold.
@@ -190,12 +189,11 @@ func TestAttachTakesNoLongerWithManyExclusions(t *testing.T) {
 		args = append(args, fmt.Sprintf("103.%d.%d.0/24", i/250, i%250))
 	}
 	attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
-	begin := time.Now()
-	mustTorbpf(t, lab, args...)
-	took := time.Since(begin)
-	t.Logf("1000 exclusions took %v", took.Round(time.Millisecond))
-	if took > 3*time.Second {
-		t.Errorf("1000 exclusions took %v", took)
+	one := measure(t, lab, "exclude", "add", "104.16.0.0/13").took
+	many := measure(t, lab, args...).took
+	t.Logf("one exclusion took %v, 1000 took %v", one.Round(time.Millisecond), many.Round(time.Millisecond))
+	if many > 6*one {
+		t.Errorf("1000 exclusions took %v", many)
 	}
 	checkUnanswered(t, lab.Client1, testnet.Web4)
 }

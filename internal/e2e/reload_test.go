@@ -58,7 +58,7 @@ func TestAReloadHoldsUpNoRepair(t *testing.T) {
 	repair := func(earlier int) {
 		t.Helper()
 		rulesetGone.inflict(t, lab)
-		eventually(t, soon, "a repair beside the reload", func() error {
+		eventually(t, fairly(t, soon), "a repair beside the reload", func() error {
 			if said := log(); strings.Count(said, "msg=mended") <= earlier && !strings.Contains(said, reloaded) {
 				return fmt.Errorf("it says %s", said)
 			}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -247,6 +248,21 @@ func eventually(t testing.TB, within time.Duration, what string, condition func(
 		case <-tick.C:
 		}
 	}
+}
+
+// fairly is the time that something takes which is promised within d of a machine that has
+// nothing else to do: of one with more work than processors each gets its share.
+func fairly(t testing.TB, d time.Duration) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := 0.0 // of the last minute
+	if _, err := fmt.Sscan(string(text), &load); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(float64(d) * max(1, load/float64(runtime.NumCPU())))
 }
 
 // captureWAN records the WAN until the test ends or calls Stop.
