@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# alone.sh CMD...: runs a test program (see go test -exec) with process ids and a
-# /run of its own, so that packages whose tests attach torbpf can run side by side.
+# alone.sh CMD...: runs a test program (see go test -exec) with process ids, a /run and
+# temporary files of its own, so that packages whose tests attach torbpf can run side by
+# side: each sweeps away what labs of ended processes have left.
 # The shell stays process 1: a test as process 1 would inherit all orphans, and the
 # network namespace of its main thread would be what torbpf takes for the host's.
 set -Eeuo pipefail
-exec unshare --mount --pid --fork --kill-child --mount-proc --propagation private \
+TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/alone.XXXX")
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+chmod 1777 "$TMPDIR"
+unshare --mount --pid --fork --kill-child --mount-proc --propagation private \
 	bash -c 'mount -t tmpfs tmpfs /run && mkdir /run/lock || exit; "$@"; exit $?' alone "$@"
