@@ -45,3 +45,10 @@ func (l Link) driver() string {
 	}
 	return "a driver that is not known"
 }
+
+func (l LAN) earlyText() string {
+	if l.NotEarly == "" {
+		return l.Early.String()
+	}
+	return fmt.Sprintf("%s: %s", l.Early, l.NotEarly)
+}

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,10 @@ type InterfaceStatus struct {
 	Name       string `json:"name"`
 	Index      int    `json:"index"`
 	AttachedBy string `json:"attached_by"` // "tcx", "clsact" or "" for not at all
+	// Early tells where floods of refused packets end: "native", in the driver, "generic",
+	// or "off", where all refusals are made; WhyNot says why there.
+	Early  string `json:"early_refusal,omitempty"`
+	WhyNot string `json:"early_refusal_off,omitempty"`
 }
 
 // TorStatus is the tor behind the router.
@@ -137,6 +142,9 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	if err := status.readKernel(d, facts, p, s.Stopped); err != nil || !planned {
 		return status, err
 	}
+	if err := status.readEarly(d, p, s.NoEarly); err != nil {
+		return nil, err
+	}
 	found, err := r.inspect(s, p, d)
 	if err != nil {
 		return nil, err
@@ -206,6 +214,24 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, b
 	}
 	for _, u := range p.Uplinks {
 		s.Uplinks = append(s.Uplinks, interfaceStatus(attachments, loader.KindUplink, u.Name, u.Index))
+	}
+	return nil
+}
+
+// readEarly says where floods end; without is why the kernel has refused a program.
+func (s *Status) readEarly(d *loader.Datapath, p *plan.Plan, without map[string]string) error {
+	for i, l := range p.LANs {
+		mode, err := d.Early(l.Index)
+		if err != nil {
+			return err
+		}
+		s.Interfaces[i].Early = mode.String()
+		if mode == plan.EarlyOff {
+			s.Interfaces[i].WhyNot = cmp.Or(l.NotEarly, without[l.Name])
+		}
+		if l.Early != plan.EarlyOff && mode == plan.EarlyOff && without[l.Name] != "" {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s has no early refusal, so a flood costs more: %s", l.Name, without[l.Name]))
+		}
 	}
 	return nil
 }
