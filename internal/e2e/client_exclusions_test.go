@@ -201,3 +201,25 @@ func TestClientExclusionsEndWithAllDead(t *testing.T) {
 		})
 	}
 }
+
+// TestAnUpgradedProgramStaysExcluded: a package puts a new file in the place of the old one.
+// Who still runs that is like anybody else.
+func TestAnUpgradedProgramStaysExcluded(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	detachLater(t, lab)
+	file := speakerIn(t, lab, "upgraded-speaker")
+	startRun(t, lab, writeConfig(t, lab, "[client]", "enable = true", "[client.exclusions]", fmt.Sprintf("programs = [%q]", file)))
+	eventually(t, patience, "attach", func() error { return sound(t, lab) })
+	old := startSpeaker(t, lab, someone, file)
+	if err := both(old.direct); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(speakerIn(t, lab, "upgraded-speaker.new"), file); err != nil {
+		t.Fatal(err)
+	}
+	upgraded := startSpeaker(t, lab, someone, file)
+	eventually(t, patience, "the new file", func() error { return both(upgraded.direct) })
+	if err := both(old.refused); err != nil {
+		t.Errorf("who runs the old file: %v", err)
+	}
+}
