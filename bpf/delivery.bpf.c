@@ -53,6 +53,7 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	__u32 sk_mark;
 } __attribute__((preserve_access_index));
 
 struct sk_buff {
@@ -311,6 +312,18 @@ static __always_inline int answers_opening(const struct sk_buff *skb, const stru
 	return is_syn_ack(flags) && (!sk || is_being_opened(sk->__sk_common.skc_state));
 }
 
+/* As lost_tor() of own.h. Sockets in these states are no more than their beginnings. */
+static __always_inline int lost_tor(const struct sk_buff *skb, enum verdict class)
+{
+	struct sock *sk = skb->sk;
+
+	if (!sk || (class != VERDICT_NONE && class != VERDICT_INBOUND) ||
+	    sk->__sk_common.skc_state == BPF_TCP_TIME_WAIT ||
+	    sk->__sk_common.skc_state == BPF_TCP_NEW_SYN_RECV)
+		return 0;
+	return mark_class(sk->sk_mark) == VERDICT_TOR;
+}
+
 /* Whether the class or the mark of a packet lets it leave, wherever it goes. */
 static __always_inline int class_departs(const struct sk_buff *skb)
 {
@@ -337,12 +350,12 @@ int torbpf_departure(struct bpf_nf_ctx *ctx)
 
 	if (skb->skb_iif || ifindex == LOOPBACK_IFINDEX || is_lan(ifindex))
 		return NF_ACCEPT;
-	if (class_departs(skb))
+	if (!lost_tor(skb, class) && class_departs(skb))
 		return NF_ACCEPT;
 	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data))
 		return drop(skb, ifindex, &p, REASON_CLIENT_GUARD);
 	read_leaving(&data, &p);
-	if (class & VERDICT_BLOCKED_BIT || p.layer3 == LAYER3_OTHER)
+	if (class & VERDICT_BLOCKED_BIT || lost_tor(skb, class) || p.layer3 == LAYER3_OTHER)
 		return drop(skb, ifindex, &p, REASON_CLIENT_GUARD);
 	if ((class == VERDICT_LOCAL && near_destination(&p)) || keeps_network(&p, ifindex) ||
 	    answers_opening(skb, &data, &p))

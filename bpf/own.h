@@ -161,6 +161,20 @@ static __always_inline int keeps_link(struct __sk_buff *skb, const struct packet
 }
 
 /*
+ * Whether a packet has lost the class of a socket whose all is Tor's: a rule of the user's has
+ * written another mark, or that of the connection. In a tunnel the class is the tunnel's.
+ */
+static __always_inline int lost_tor(struct __sk_buff *skb, enum verdict class)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk || (class != VERDICT_NONE && class != VERDICT_INBOUND))
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	return sk && mark_class(sk->mark) == VERDICT_TOR;
+}
+
+/*
  * Whether what the router itself sends may leave by an uplink in client mode. IP that
  * cannot be read is not let go. The tag of a VLAN device's packet is not yet a part of it
  * here.
@@ -170,7 +184,7 @@ static __always_inline int own_leaves(struct __sk_buff *skb, struct packet *p,
 {
 	enum verdict class = mark_class(skb->mark);
 
-	if (class & VERDICT_BLOCKED_BIT)
+	if (class & VERDICT_BLOCKED_BIT || lost_tor(skb, class))
 		return 0;
 	if (s->client == CLIENT_EXEC && (class == VERDICT_NONE || class == VERDICT_DIRECT))
 		return 1;

@@ -144,7 +144,8 @@ static __always_inline void lead_to_tor(struct bpf_sock_addr *ctx, int family,
 
 /*
  * Leads a connection the short way if it may go there. A socket may connect more than
- * once: what it is told of its peer must not be that of an earlier connection.
+ * once: what it is told of its peer must not be that of an earlier connection, though the
+ * short way has ended since, and will be there again.
  */
 static __always_inline void take_shortcut(struct bpf_sock_addr *ctx, int family, enum verdict class)
 {
@@ -152,10 +153,11 @@ static __always_inline void take_shortcut(struct bpf_sock_addr *ctx, int family,
 	struct packet p = {};
 	struct target *target;
 
-	if (!shortcut || !sk || ctx->type != SOCK_STREAM)
+	if (!sk || ctx->type != SOCK_STREAM)
 		return;
 	parse_destination(ctx, family, &p);
-	if (class == VERDICT_DIRECT || !is_plain_socket(sk) || !is_plain_destination(&p)) {
+	if (!shortcut || class == VERDICT_DIRECT || !is_plain_socket(sk) ||
+	    !is_plain_destination(&p)) {
 		bpf_sk_storage_delete(&client_targets, sk);
 		return;
 	}

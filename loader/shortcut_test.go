@@ -264,6 +264,32 @@ func TestAnOldTargetIsNobodys(t *testing.T) {
 	}
 }
 
+// TestATargetOfAnEarlierShortWayIsForgotten by a socket that connects while there is none, and so
+// is not told of when there is one again.
+func TestATargetOfAnEarlierShortWayIsForgotten(t *testing.T) {
+	needCookie(t)
+	l := newLab(t)
+	d := l.open(t, false)
+	p := l.shortcutPlan(t)
+	listeners := transPort(t)
+	other, err := net.Listen("tcp", "127.0.0.1:443")
+	must(t, err)
+	defer other.Close()
+	apply(t, d, p)
+	to, again := netip.MustParseAddrPort("51.20.0.80:443"), netip.MustParseAddrPort("127.0.0.1:443")
+	fd := socketTo(t, to)
+	begin(t, fd, to)
+	acceptLed(t, listeners[0])
+	apply(t, d, l.clientPlan())
+	must(t, disconnect(uintptr(fd)))
+	begin(t, fd, again)
+	apply(t, d, p)
+	peer, err := unix.Getpeername(fd)
+	if peer := addrPort(t, peer, err); peer != again {
+		t.Errorf("connected to %v, getpeername says %v", again, peer)
+	}
+}
+
 // TestTheShortWayEnds with the plan that has it, and with it all of its programs.
 func TestTheShortWayEnds(t *testing.T) {
 	needCookie(t)

@@ -145,7 +145,8 @@ func (c chain) compareRules(have []*nftables.Rule) ([]string, error) {
 func encode(exprs []expr.Any) ([]byte, error) {
 	var out []byte
 	for _, e := range exprs {
-		if _, unread := e.(*expr.Byteorder); unread {
+		switch e.(type) {
+		case *expr.Byteorder, *expr.Socket:
 			continue
 		}
 		data, err := expr.Marshal(byte(nftables.TableFamilyINet), e)

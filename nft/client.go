@@ -21,6 +21,7 @@ const (
 	chainClientOnion    = "client_onion"
 	chainClientAnswers  = "client_answers"
 	chainClientDNS      = "client_dns"
+	chainClientCell     = "client_cell"
 	chainClientTor      = "client_tor"
 	chainClientLink     = "client_link"
 )
@@ -39,24 +40,20 @@ func (b *builder) clientChains() []chain {
 func (b *builder) clientClassifyChains() []chain {
 	rules := b.clientSockets()
 	rules = append(rules, b.clientDNSRules()...)
-	rules = append(rules, newRule("what keeps a machine on its network, none of it by TCP", notProtocol(unix.IPPROTO_TCP), jump(chainClientLink)))
-	rules = append(rules, b.portRules(false)...)
-	for _, m := range b.clientMarks {
-		rules = append(rules, newRule("exempt by the user's mark; without our bits, since the user's rules may compare all of it",
-			markIs(m.value, m.mask), before(m.until), setMark(^b.Mark.Mask(), 0), accept()))
+	rules = append(rules,
+		newRule("what keeps a machine on its network, none of it by TCP", notProtocol(unix.IPPROTO_TCP), jump(chainClientLink)),
+		newRule("what runs by Tor: nothing that is excluded for others lets it out", b.isClass(abi.VerdictTor), goTo(chainClientCell)))
+	if b.Client.All {
+		rules = append(rules, b.clientExclusions()...)
+		rules = append(rules, b.clientRest(b.exitRules(b.give(abi.VerdictVia))...)...)
 	}
-	rules = append(rules, b.openingRules()...)
-	rules = append(rules, newRule("a later fragment hides its port, and might finish a query", isLaterFragment(), b.give(abi.VerdictRefused)))
-	rules = append(rules, b.exitRules(b.give(abi.VerdictVia))...)
-	rules = append(rules, b.localRules(b.give(abi.VerdictLocal))...)
-	rules = append(rules, newRule("all else is Tor's, or nobody's", goTo(chainClientTor)))
 	tcp := protocol(unix.IPPROTO_TCP)
 	chains := []chain{
 		baseChain(chainClientClassify, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityLateMarks, rules...),
 		b.clientLoopback(),
 		subChain(chainClientLink, slices.Concat(housekeepingRules(b.give(abi.VerdictLocal)), b.torLinkRules(), b.linkRules(b.give(abi.VerdictLocal)))...),
-		subChain(chainClientDNS, append(b.portRules(true),
-			newRule("DNS, whomever it asks: the sentry answers", b.give(abi.VerdictResolver)))...),
+		b.clientDNS(),
+		subChain(chainClientCell, b.clientRest()...),
 		subChain(chainClientTor,
 			newRule("to Tor", tcp, b.give(abi.VerdictTor)),
 			newRule("Tor cannot carry it", b.give(abi.VerdictRefused))),
@@ -73,9 +70,34 @@ func (b *builder) clientClassifyChains() []chain {
 	return chains
 }
 
+// clientExclusions let out what the user has excluded for whoever sends.
+func (b *builder) clientExclusions() []rule {
+	rules := b.portRules(false)
+	for _, m := range b.clientMarks {
+		rules = append(rules, newRule("exempt by the user's mark; without our bits, since the user's rules may compare all of it",
+			markIs(m.value, m.mask), before(m.until), setMark(^b.Mark.Mask(), 0), accept()))
+	}
+	return append(rules, b.openingRules()...)
+}
+
+// clientRest is for what no rule has let out by where it goes. What runs by Tor meets no more
+// than this, and no exits.
+func (b *builder) clientRest(exits ...rule) []rule {
+	return slices.Concat([]rule{
+		newRule("a later fragment hides its port, and might finish a query", isLaterFragment(), b.give(abi.VerdictRefused)),
+	}, exits, b.localRules(b.give(abi.VerdictLocal)), []rule{
+		newRule("all else is Tor's, or nobody's", goTo(chainClientTor)),
+	})
+}
+
 // clientSockets are the rules that ask for the class of the socket, and for the connection.
 func (b *builder) clientSockets() []rule {
 	var rules []rule
+	if !b.strict {
+		tor := b.class(abi.VerdictTor)
+		rules = append(rules, newRule("what runs by Tor does so, whatever mark a rule of the user's has given it; in a tunnel it is the tunnel's",
+			markIsNot(b.class(abi.VerdictLocal), b.Mark.ClassMask()), socketMarkIs(tor, b.Mark.ClassMask()), setMark(^b.Mark.Mask(), tor)))
+	}
 	if !b.Client.All {
 		rules = append(rules, newRule("only what runs by Tor", markIsNot(b.class(abi.VerdictTor), b.Mark.ClassMask()), accept()))
 	}
@@ -149,6 +171,16 @@ func (b *builder) clientDNSRules() []rule {
 		newRule("DNS", protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), goTo(chainClientDNS)),
 		newRule("DNS", protocol(unix.IPPROTO_TCP), toPort(config.PortDNS), goTo(chainClientDNS)),
 	}
+}
+
+// clientDNS has the sentry answer, but where a rule names that port.
+func (b *builder) clientDNS() chain {
+	var rules []rule
+	if b.Client.All {
+		rules = append(rules, newRule("what runs by Tor asks nobody else", b.isClass(abi.VerdictTor), b.give(abi.VerdictResolver)))
+		rules = append(rules, b.portRules(true)...)
+	}
+	return subChain(chainClientDNS, append(rules, newRule("DNS, whomever it asks: the sentry answers", b.give(abi.VerdictResolver)))...)
 }
 
 // torLinkRules keep what runs by Tor from telling the link what it looks for.

@@ -40,9 +40,6 @@ type directGroup struct {
 
 // readOpenings sorts the excluded destinations by when they end.
 func (b *builder) readOpenings() error {
-	if b.Client == nil {
-		return nil
-	}
 	sorted := slices.Clone(b.Client.Direct)
 	slices.SortStableFunc(sorted, func(x, y plan.Opening) int { return x.Until.Compare(y.Until) })
 	for _, o := range sorted {

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"fmt"
 	"net"
 	"testing"
 	"time"
@@ -181,8 +182,42 @@ func TestSocketsHaveTheirClass(t *testing.T) {
 		want{markTor, "udp", to(stub, "53"), "sentry"},
 		want{markTor, "tcp", to(stub, "53"), "sentry"},
 		want{markTor, "tcp", to("::1", "22"), "machine"},
-		want{markTor, "udp", to(wan4, "22"), "machine"},
-		want{markTor, "tcp", to(direct4, "80"), "outside"})
+		want{markTor, "udp", to(wan4, "22"), "machine"})
+}
+
+// TestNoRuleLetsOutWhatRunsByTor: neither for a destination, nor a port, a mark or an
+// interface, whether the machine is on Tor or not; neighbours it reaches. The user's own rules
+// may have written over its class.
+func TestNoRuleLetsOutWhatRunsByTor(t *testing.T) {
+	l := newClientLab(t)
+	load(t, `table inet user {
+		chain marks { type filter hook output priority mangle; }
+	}`)
+	for _, all := range []bool{true, false} {
+		p := l.plan()
+		p.Client.All = all
+		l.apply(p)
+		for _, marks := range []string{"", fmt.Sprintf("meta mark set %#x", markUser), "meta mark set 0x03000000"} {
+			load(t, "flush chain inet user marks")
+			if marks != "" {
+				load(t, "add rule inet user marks oifname != lo "+marks)
+			}
+			for _, mark := range []int{markTor, markTor | markUser} {
+				for _, host := range []string{direct4, direct6, vpn4} {
+					l.mustGet(
+						want{mark, "tcp", to(host, "80"), "trans " + to(host, "80")},
+						want{mark, "udp", to(host, "80"), refusedUDP},
+						want{mark, "ping", host, refusedUDP})
+				}
+				l.mustGet(
+					want{mark, "tcp", to(site4, "22"), "trans " + to(site4, "22")},
+					want{mark, "tcp", to(site6, "80"), "trans " + to(site6, "80")},
+					want{mark, "udp", to(resolver4, "53"), "sentry"},
+					want{mark, "udp", to(site6, "53"), "sentry"},
+					want{mark, "tcp", to(dmz4, "80"), "dmz"})
+			}
+		}
+	}
 }
 
 // TestTheMachineReachesItsNeighbours but by no other interface than theirs.
@@ -233,8 +268,6 @@ func TestOnlyWhatRunsByTorIsJudgedWithoutTheRest(t *testing.T) {
 		want{markTor, "udp", to(stub, "53"), "sentry"},
 		want{markTor, "tcp", to("::1", "22"), "machine"},
 		want{markTor, "tcp", to(onion4, "80"), "trans " + to(onion4, "80")},
-		want{markTor, "tcp", to(direct4, "80"), "outside"},
-		want{markTor, "udp", to(direct4, "80"), "outside"},
 		want{markTor, "tcp", to(dmz4, "80"), "dmz"})
 }
 

@@ -131,6 +131,11 @@ func markIsNot(value, mask uint32) []expr.Any {
 	return []expr.Any{meta(expr.MetaKeyMARK), and(native(mask)), notEqual(native(value))}
 }
 
+// socketMarkIs matches by the mark of the socket that sends, which no rule can write.
+func socketMarkIs(value, mask uint32) []expr.Any {
+	return []expr.Any{&expr.Socket{Key: expr.SocketKeyMark, Register: reg1}, and(native(mask)), equal(native(value))}
+}
+
 // metaTime is the wall clock (NFT_META_TIME_NS, Linux 5.4), as the kernel numbers it.
 const metaTime expr.MetaKey = 30
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -124,6 +126,27 @@ func ForeignInputChains() ([]string, error) {
 			continue
 		}
 		names = append(names, fmt.Sprintf("%s %s %s", family, c.Table.Name, c.Name))
+	}
+	return names, nil
+}
+
+// WGQuick names the interfaces for which wg-quick has a firewall, as it has for a tunnel that
+// everything is routed to: what comes to their addresses otherwise is dropped.
+func WGQuick() ([]string, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	var names []string
+	for _, c := range chains {
+		name, found := strings.CutPrefix(c.Table.Name, "wg-quick-")
+		if found && c.Name == "preraw" && !slices.Contains(names, name) { // in both families, maybe
+			names = append(names, name)
+		}
 	}
 	return names, nil
 }

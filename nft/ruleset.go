@@ -55,9 +55,10 @@ func (r rule) userData() []byte {
 type builder struct {
 	*plan.Plan
 	fresh []string // LANs attached just now
-	// strict does without the look-up of routes (nft_fib), which a kernel may lack:
-	// nothing is let in from interfaces that are waited for, nobody but by TCP is answered by
-	// this machine in client mode, and its addresses are those that the plan knows.
+	// strict does without the look-up of routes and sockets (nft_fib, nft_socket), which a
+	// kernel may lack: nothing is let in from interfaces that are waited for, nobody but by TCP
+	// is answered by this machine in client mode, its addresses are those that the plan knows,
+	// and what runs by Tor ends where a rule of the user's has written over its mark.
 	strict bool
 	marks  []exemptMark
 	// clientMarks and direct are for what this machine itself sends, and
@@ -79,7 +80,7 @@ func build(p *plan.Plan, fresh ...string) (*ruleset, error) {
 	return builder{Plan: p, fresh: fresh}.build()
 }
 
-// buildStrict is build for a kernel that cannot look up routes.
+// buildStrict is build for a kernel that cannot look up routes and sockets.
 func buildStrict(p *plan.Plan, fresh ...string) (*ruleset, error) {
 	return builder{Plan: p, fresh: fresh, strict: true}.build()
 }
@@ -109,8 +110,8 @@ func (b builder) build() (*ruleset, error) {
 
 // readRules takes from the plan what rules are made of.
 func (b *builder) readRules() (err error) {
-	if b.marks, err = b.readMarks(b.Rules); err != nil || b.Client == nil {
-		return err
+	if b.marks, err = b.readMarks(b.Rules); err != nil || b.Client == nil || !b.Client.All {
+		return err // what runs by Tor alone has no exclusions
 	}
 	if b.clientMarks, err = b.readMarks(b.Client.Rules); err != nil {
 		return err

@@ -86,9 +86,9 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.clsact, "clsact", false, "attach by clsact even where the kernel has tcx")
 	flags.BoolVar(&f.force, "force", false, "take an interface that carries a default route, or an exclusion of everything")
 	flags.BoolVar(&f.skipFirewallProbe, "skip-firewall-probe", false, "do not ask whether this host's firewall lets in what is redirected")
-	flags.StringSliceVar(&f.excludes, "exclude", nil, "destination prefixes that go direct")
-	flags.StringSliceVar(&f.excludeSources, "exclude-source", nil, "source prefixes that go direct")
-	flags.StringSliceVar(&f.exMarks, "exclude-mark", nil, "fwmarks (0x100 or 0x100/0xff00) that go direct")
+	flags.StringSliceVar(&f.excludes, "exclude", nil, "destination prefixes that go direct: of devices, or of this machine where there are none")
+	flags.StringSliceVar(&f.excludeSources, "exclude-source", nil, "source prefixes that go direct, of devices")
+	flags.StringSliceVar(&f.exMarks, "exclude-mark", nil, "fwmarks (0x100 or 0x100/0xff00) that go direct, as with --exclude")
 	f.timeout = d.Tor.Timeout
 	flags.Var(life{&f.timeout}, "timeout", "how long to wait for Tor")
 	flags.BoolVar(&f.noWait, "no-wait", false, "return at once instead of when Tor is ready")
@@ -166,7 +166,6 @@ func (f *attachFlags) edit(cmd *cobra.Command, args []string) (func(*config.Conf
 			edits = append(edits, change)
 		}
 	}
-	on("client", func(c *config.Config) { c.Client.Enable = f.client })
 	on("uplink", func(c *config.Config) { c.Uplinks = f.uplinks })
 	on("local", func(c *config.Config) { c.Local = config.LocalMode(f.local) })
 	on("refuse-inbound", func(c *config.Config) { c.Inbound = !f.refuseInbound })
@@ -187,13 +186,16 @@ func (f *attachFlags) edit(cmd *cobra.Command, args []string) (func(*config.Conf
 		return nil, err
 	}
 	edits = append(edits, torEdits...)
-	edits = append([]func(*config.Config){exclude}, edits...) // whether they are all of it decides what force means
 	return func(c *config.Config) {
 		for _, name := range args {
 			if !slices.Contains(c.Interfaces, name) {
 				c.Interfaces = append(c.Interfaces, name)
 			}
 		}
+		if given("client") {
+			c.Client.Enable = f.client
+		}
+		exclude(c) // knowing whose they are; and whether they are all of it decides what force means
 		for _, change := range edits {
 			change(c)
 		}
@@ -251,6 +253,7 @@ func (f *attachFlags) onionRanges() (onion4, onion6 netip.Prefix, err error) {
 	return onion4, onion6, nil
 }
 
+// editExclusions adds what goes direct: of devices, and without any of this machine.
 func (f *attachFlags) editExclusions() (func(*config.Config), error) {
 	kinds := []struct {
 		kind   config.Kind
@@ -271,6 +274,7 @@ func (f *attachFlags) editExclusions() (func(*config.Config), error) {
 	return func(c *config.Config) {
 		for _, e := range entries {
 			r := config.Direct(e)
+			r.Client = c.Client.Enable && len(c.Interfaces) == 0
 			r.Runtime, r.Origin = true, "attach"
 			c.Rules.Add(r)
 		}

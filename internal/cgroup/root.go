@@ -95,7 +95,7 @@ func unescape(path string) string {
 // ID returns the kernel's number of a group by its path below the root; an error that
 // wraps fs.ErrNotExist where there is none.
 func ID(root, path string) (uint64, error) {
-	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, filepath.Join(root, path), 0)
+	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, filepath.Join(root, path), unix.AT_SYMLINK_FOLLOW) // root may be one, see Tree
 	if err != nil {
 		return 0, fmt.Errorf("identify control group %s: %w", path, err)
 	}

@@ -147,6 +147,8 @@ var badCommands = []badInput{
 		says: []string{"::/0 would let everything past Tor", "insist with --force"}},
 	{name: "mark of everything", args: []string{"attach", lan, "--exclude-mark", "0"}, code: 2,
 		says: []string{"a zero mark", "mark the packets meant and name that mark"}},
+	{name: "a source where there are no devices", args: []string{"attach", "--client", "--exclude-source", "192.168.50.12"}, code: 2,
+		says: []string{"source 192.168.50.12/32 is about LANs", "nothing that this machine itself sends has one"}},
 	{name: "public virtual range", args: []string{"attach", lan, "--onion4", "8.0.0.0/8"}, code: 2,
 		says: []string{"tor.onion4: 8.0.0.0/8 is not within private space", "choose a part of 10.0.0.0/8"}},
 	{name: "torrc that is not there", args: []string{"attach", lan, "--torrc", "/nonexistent/torrc"}, code: 2,

@@ -101,6 +101,26 @@ func TestClientExclusionsOfDestinations(t *testing.T) {
 	})
 }
 
+// TestExclusionsOfAttachAreOfThisMachineAlone where no device is on Tor, and of devices where some
+// are.
+func TestExclusionsOfAttachAreOfThisMachineAlone(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	flags := []string{"--client", "--no-wait", "--torrc", loneTorrc(t, lab)}
+	attach(t, lab, append(flags, "--exclude", "51.20.0.0/16,2a0e:20::/32")...)
+	s := startSpeaker(t, lab, someone, "")
+	if err := both(s.direct); err != nil {
+		t.Error(err)
+	}
+	mustTorbpf(t, lab, "attach", lan, "--no-wait", "--exclude", other4)
+	if _, err := s.say("get %v", testnet.Other4); err == nil {
+		t.Error("what was excluded with a LAN is direct for this machine")
+	}
+	checkDirect(t, lab.Client1, testnet.Other4)
+	if err := both(s.direct); err != nil {
+		t.Errorf("with a LAN: %v", err)
+	}
+}
+
 // TestClientExclusionsOfSenders are for one user, program or control group.
 func TestClientExclusionsOfSenders(t *testing.T) {
 	lab := clientLab(t)
@@ -199,5 +219,27 @@ func TestClientExclusionsEndWithAllDead(t *testing.T) {
 			}
 			checkNoLeaks(t, capture)
 		})
+	}
+}
+
+// TestAnUpgradedProgramStaysExcluded: a package puts a new file in the place of the old one.
+// Who still runs that is like anybody else.
+func TestAnUpgradedProgramStaysExcluded(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	detachLater(t, lab)
+	file := speakerIn(t, lab, "upgraded-speaker")
+	startRun(t, lab, writeConfig(t, lab, "[client]", "enable = true", "[client.exclusions]", fmt.Sprintf("programs = [%q]", file)))
+	eventually(t, patience, "attach", func() error { return sound(t, lab) })
+	old := startSpeaker(t, lab, someone, file)
+	if err := both(old.direct); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(speakerIn(t, lab, "upgraded-speaker.new"), file); err != nil {
+		t.Fatal(err)
+	}
+	upgraded := startSpeaker(t, lab, someone, file)
+	eventually(t, patience, "the new file", func() error { return both(upgraded.direct) })
+	if err := both(old.refused); err != nil {
+		t.Errorf("who runs the old file: %v", err)
 	}
 }

@@ -248,6 +248,20 @@ func checkVPNGone(t *testing.T, v *tunnel, s *speaker) {
 	}
 }
 
+// TestTheFirewallOfWgQuickIsToldOf, which drops what Tor and the sentry answer.
+func TestTheFirewallOfWgQuickIsToldOf(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	v := openTunnel(t, lab, "0.0.0.0/0, ::/0")
+	const words = "wg-quick's firewall (table wg-quick-wg0)"
+	if r := attach(t, lab, "--client", "--no-wait", "--torrc", loneTorrc(t, lab)); strings.Count(r.stderr, words) != 1 {
+		t.Errorf("attach: %v", r)
+	}
+	run(t, lab.Router, "wg-quick", "down", v.conf)
+	if r := runTorbpf(t, lab, "status"); strings.Contains(r.stdout+r.stderr, words) {
+		t.Errorf("without the tunnel: %v", r)
+	}
+}
+
 // TestTorThroughAVPN: of what the machine sends, Tor's included, nothing but the tunnel's
 // packets is on the WAN; and when it is gone nothing at all, if its routes stay.
 func TestTorThroughAVPN(t *testing.T) {

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/torbpf/torbpf/testnet"
 )
 
@@ -52,7 +54,12 @@ func startSpeaker(t testing.TB, lab *testnet.Lab, user int, file string) *speake
 		file = speakerFile
 	}
 	id := strconv.Itoa(user)
-	cmd := lab.Router.Command(t.Context(), "setpriv", "--reuid", id, "--regid", id, "--clear-groups", file)
+	return speakerBy(t, lab.Router.Command(t.Context(), "setpriv", "--reuid", id, "--regid", id, "--clear-groups", file))
+}
+
+// speakerBy is what a command becomes, or runs.
+func speakerBy(t testing.TB, cmd *exec.Cmd) *speaker {
+	t.Helper()
 	cmd.Env = append(os.Environ(), envSpeak+"=1")
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -134,7 +141,7 @@ func speak() {
 }
 
 // obey knows: serve NETWORK ADDR; open NAME NETWORK ADDR; echo NAME; try NETWORK ADDR;
-// get IP.
+// get IP; ask SERVER NAME.
 func obey(open map[string]net.Conn, words []string) (string, error) {
 	switch words[0] {
 	case "serve":
@@ -161,6 +168,13 @@ func obey(open map[string]net.Conn, words []string) (string, error) {
 		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)
 		return strings.TrimSpace(string(body)), err
+	case "ask":
+		query := new(dns.Msg).SetQuestion(dns.Fqdn(words[2]), dns.TypeA)
+		answer, _, err := (&dns.Client{Timeout: speakerPatience}).Exchange(query, words[1])
+		if err == nil && len(answer.Answer) == 0 {
+			err = fmt.Errorf("%s: %s", words[2], dns.RcodeToString[answer.Rcode])
+		}
+		return "answered", err
 	}
 	return "", fmt.Errorf("unknown order %q", words)
 }

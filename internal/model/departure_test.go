@@ -3,6 +3,7 @@ package model
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -26,6 +27,46 @@ type rawSender struct {
 // exits are the uplinks' alone. The kernel test-runs no program of its kind at postrouting, so
 // the packets are sent; what it drops is an error of the call.
 func TestTheThirdGuardAgreesWithTheUplinks(t *testing.T) {
+	s := departureLab(t)
+	judged := 0
+	for _, r := range ownRows() {
+		if kind := binary.BigEndian.Uint16(r.frame[12:]); kind != unix.ETH_P_IP && kind != unix.ETH_P_IPV6 || r.class == abi.VerdictVia || r.onion() || !whole(r.frame[14:]) {
+			continue
+		}
+		judged++
+		if leaves := s.send(r); leaves != r.all {
+			t.Errorf("%s, class %s: it leaves is %t, want %t", r.name, r.class, leaves, r.all)
+		}
+	}
+	if judged < 400 {
+		t.Errorf("only %d packets were sent", judged)
+	}
+}
+
+// TestTheThirdGuardGoesByTheSocketOfWhatIsTors, where a rule has written over the mark of the
+// packet: with one that exempts others, or that of a connection from outside.
+func TestTheThirdGuardGoesByTheSocketOfWhatIsTors(t *testing.T) {
+	s := departureLab(t)
+	command(t, `
+		nft add table inet user
+		nft add chain inet user marks { type filter hook output priority mangle; }`)
+	for _, mark := range []uint32{ownMark, uint32(abi.VerdictInbound) << 24} {
+		command(t, fmt.Sprintf(`
+			nft flush chain inet user marks
+			nft add rule inet user marks meta mark set %#x`, mark))
+		for _, frame := range [][]byte{ether(ip(wan4, web4, udp(40000, 443))), ether(ip(own6, web6, udp(40000, 443)))} {
+			for _, class := range []abi.Verdict{abi.VerdictNone, abi.VerdictTor} {
+				if leaves := s.send(ownRow{name: "UDP", frame: frame, class: class}); leaves != (class == abi.VerdictNone) {
+					t.Errorf("a socket of class %s, a packet with mark %#x: it leaves is %t", class, mark, leaves)
+				}
+			}
+		}
+	}
+}
+
+// departureLab has the third guard attached, and no other.
+func departureLab(t *testing.T) *rawSender {
+	t.Helper()
 	if olderThan(t, 6, 4) {
 		t.Skip("this kernel has no BPF programs at netfilter hooks")
 	}
@@ -48,19 +89,7 @@ func TestTheThirdGuardAgreesWithTheUplinks(t *testing.T) {
 	o.putPrefix("local", netip.MustParsePrefix("51.7.0.0/16"), abi.DatapathLocalSubnet{Ifindex: otherIndex})
 	o.putLinks(uint32(s.ifindex))
 	o.attachDeparture(t)
-	judged := 0
-	for _, r := range ownRows() {
-		if kind := binary.BigEndian.Uint16(r.frame[12:]); kind != unix.ETH_P_IP && kind != unix.ETH_P_IPV6 || r.class == abi.VerdictVia || r.onion() || !whole(r.frame[14:]) {
-			continue
-		}
-		judged++
-		if leaves := s.send(r); leaves != r.all {
-			t.Errorf("%s, class %s: it leaves is %t, want %t", r.name, r.class, leaves, r.all)
-		}
-	}
-	if judged < 400 {
-		t.Errorf("only %d packets were sent", judged)
-	}
+	return s
 }
 
 // onion tells whether a packet goes to an address that stands for an onion.

@@ -12,6 +12,7 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/route"
 	"github.com/torbpf/torbpf/internal/sockets"
+	"github.com/torbpf/torbpf/nft"
 )
 
 // clientWords stand for what this machine itself sends, among the names of interfaces.
@@ -102,8 +103,22 @@ func clientWarnings(p *plan.Plan, everything bool) []string {
 	if warning := timeWarning(p); warning != "" {
 		w = append(w, warning)
 	}
+	w = append(w, wgQuickWarnings()...)
 	for _, wide := range c.Widest {
 		w = append(w, wideWarning(widestWords(wide), wide.Name, everything, "--client --interface"))
+	}
+	return w
+}
+
+// wgQuickWarnings tell of firewalls that drop what Tor and the sentry answer.
+func wgQuickWarnings() []string {
+	names, err := nft.WGQuick()
+	if err != nil {
+		return []string{fmt.Sprintf("whether wg-quick has a firewall could not be read: %v", err)}
+	}
+	var w []string
+	for _, name := range names {
+		w = append(w, fmt.Sprintf("wg-quick's firewall (table wg-quick-%s) drops what comes to an address of %s by another interface, and with it by the loopback device what Tor and the sentry answer, names above all: it has none where [Interface] of %s.conf says Table (docs/CLIENT.md, beside a VPN)", name, name, name))
 	}
 	return w
 }

@@ -86,7 +86,8 @@ func (p *Process) read() error {
 	return err
 }
 
-// cgroupsOf returns the groups that a process is in.
+// cgroupsOf returns the groups that a process is in; of one outside of this process's control
+// group namespace none, since those have no names here, and no rule can be about them.
 func cgroupsOf(pid int) ([]uint64, error) {
 	root, err := cgroup.Tree()
 	if err != nil {
@@ -100,6 +101,9 @@ func cgroupsOf(pid int) ([]uint64, error) {
 	for line := range bytes.Lines(text) {
 		// cgroups(7): of version 2 the line begins with 0 and no controller
 		group, v2 := strings.CutPrefix(strings.TrimSuffix(string(line), "\n"), "0::")
+		if group == "/.." || strings.HasPrefix(group, "/../") {
+			continue
+		}
 		for ; v2; group = path.Dir(group) {
 			id, err := cgroup.ID(root, group)
 			if err != nil {
