@@ -139,11 +139,8 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	status.Waiting = append(status.Waiting, p.Waiting...)
 	status.Waiting = append(status.Waiting, p.Patterns...)
 	status.Unfit = append(status.Unfit, p.Unfit...)
-	if err := status.readKernel(d, facts, p, s.Stopped); err != nil || !planned {
+	if err := status.readKernel(d, facts, p, s); err != nil || !planned {
 		return status, err
-	}
-	if err := status.readEarly(d, p, s.NoEarly); err != nil {
-		return nil, err
 	}
 	found, err := r.inspect(s, p, d)
 	if err != nil {
@@ -180,9 +177,9 @@ func stoppedIn(counters []loader.Counter) uint64 {
 	return stopped
 }
 
-// readKernel compares what there is with the plan; before is what the last
-// guards had stopped when it was put in force.
-func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, before uint64) error {
+// readKernel compares what there is with the plan; the state in force knows what the last
+// guards had stopped before.
+func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, inForce *State) error {
 	counters, err := d.Counters()
 	if err != nil {
 		return err
@@ -199,8 +196,8 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, b
 			Bytes:     c.Bytes,
 		})
 	}
-	if stopped := stoppedIn(counters); stopped > before {
-		s.Stopped = stopped - before
+	if stopped := stoppedIn(counters); stopped > inForce.Stopped {
+		s.Stopped = stopped - inForce.Stopped
 	}
 	if s.Guards, err = nft.Drops(); err != nil {
 		return err
@@ -215,7 +212,7 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, b
 	for _, u := range p.Uplinks {
 		s.Uplinks = append(s.Uplinks, interfaceStatus(attachments, loader.KindUplink, u.Name, u.Index))
 	}
-	return nil
+	return s.readEarly(d, p, inForce.NoEarly)
 }
 
 // readEarly says where floods end; without is why the kernel has refused a program.
