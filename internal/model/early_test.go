@@ -57,8 +57,8 @@ func TestEarlyAgrees(t *testing.T) {
 		}
 	}
 	t.Logf("%d packets dropped, %d passed in %s", dropped, passed, time.Since(start).Round(time.Millisecond))
-	if dropped < 1000 || passed < 1000 {
-		t.Error("that is hardly any")
+	if dropped == 0 || passed == 0 {
+		t.Error("that is not both")
 	}
 }
 
