@@ -313,6 +313,33 @@ static __always_inline void parse_skb(struct __sk_buff *skb, int ethernet, struc
 }
 
 /*
+ * Parses a frame that is no packet of the kernel's yet. Whose a tagged one is, or one whose
+ * headers are not in one piece, is not to be said here: LAYER3_OTHER_VLAN, LAYER3_MALFORMED.
+ */
+static __always_inline void parse_xdp(const struct xdp_md *ctx, struct packet *p)
+{
+	struct cursor c = {
+		.start = (void *)(long)ctx->data,
+		.position = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+	};
+	struct ethhdr *eth = c.start;
+
+	p->ifindex = READ_CONTEXT(ctx->ingress_ifindex);
+	if ((void *)(eth + 1) > c.end) {
+		p->layer3 = LAYER3_MALFORMED;
+		return;
+	}
+	if (is_vlan(eth->h_proto)) {
+		p->layer3 = LAYER3_OTHER_VLAN;
+		return;
+	}
+	__builtin_memcpy(p->smac.addr, eth->h_source, sizeof(p->smac.addr));
+	c.position = eth + 1;
+	parse_layer3(&c, p, eth->h_proto);
+}
+
+/*
  * Reads of a packet on its way out, from where the offsets of *p count: its Ethernet
  * header, or its network header where it has none. Where the kernel takes the latter to
  * be is up to who sends by a packet socket: at a VLAN device it is not where it really is.

@@ -24,6 +24,9 @@ const volatile __u16 resolver_port = 0;
 /* 1: a copy that says what it would do, and does nothing; see explain() in verdict.h. */
 const volatile __u32 explaining = 0;
 
+/* A number that nobody can guess, another for each load; 0: nothing is handed on. See early.h. */
+const volatile __u64 generation = 0;
+
 static __always_inline enum verdict mark_class(__u32 mark)
 {
 	return (enum verdict)(mark >> mark_shift & CLASS_BITS);

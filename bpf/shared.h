@@ -284,6 +284,15 @@ static __always_inline int may_tell(const struct packet *p)
 	return 1;
 }
 
+/* Whether may_tell() would say so now; takes nothing of what is left. */
+static __always_inline int may_be_told(const struct packet *p)
+{
+	struct allowance *allowance = bpf_map_lookup_elem(&allowances, &p->saddr.key);
+
+	return !allowance ||
+	       allowance->spent_until_ns + TELL_INTERVAL_NS <= bpf_ktime_get_ns() + TELL_BURST_NS;
+}
+
 /* Samples a refusal. When nobody reads, the counters still tell. */
 static __always_inline void report(__u32 ifindex, __u32 length, const struct packet *p,
 				   enum reason reason)

@@ -10,6 +10,7 @@
  */
 #include "classify.h"
 #include "dns.h"
+#include "early.h"
 #include "exit.h"
 #include "maps.h"
 #include "parse.h"
@@ -50,8 +51,27 @@ static __always_inline int lan_ingress(struct __sk_buff *skb, int ethernet)
 	__builtin_memset(p, 0, sizeof(*p));
 	parse_skb(skb, ethernet, p);
 	mark = mark_without_ours(p->mark);
-	d = classify_exit(skb, p, mark, s, classify(p, mark, s));
+	d = mark ? undecided() : take_handed(skb, p);
+	if (!decided(d))
+		d = classify(p, mark, s);
+	d = classify_exit(skb, p, mark, s, d);
 	return act_on_lan(skb, ethernet, p, s, classify_question(skb, p, s, d));
+}
+
+/* Every frame that a LAN sends, where that is asked for; see early.h. */
+SEC("xdp")
+int torbpf_early(struct xdp_md *ctx)
+{
+	struct settings *s = load_settings();
+	struct packet *p = this_packet();
+
+	if (!s || !p)
+		return XDP_PASS; /* and torbpf_lan drops it */
+	__builtin_memset(p, 0, sizeof(*p));
+	parse_xdp(ctx, p);
+	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
+		return XDP_PASS;
+	return act_early(ctx, p, s, classify(p, 0, s));
 }
 
 /* Every packet that a LAN sends to or through the router. */

@@ -16,6 +16,7 @@
 #include "classify.h"
 #include "maps.h"
 #include "plan.h"
+#include "traffic.h"
 
 #define INSTANCE_SHIFT 4
 
@@ -43,10 +44,19 @@ static __always_inline void set_class(struct __sk_buff *skb, __u32 mark, enum ve
 	store_mark(skb, mark_without_ours(mark) | class << mark_shift);
 }
 
+/* A GRO aggregate is as many packets as it was on the wire. */
+static __always_inline struct volume volume_of(const struct __sk_buff *skb)
+{
+	struct volume v = {.packets = skb->gso_segs ? skb->gso_segs : 1, .bytes = skb->len};
+
+	return v;
+}
+
 static __always_inline void count_skb(struct __sk_buff *skb, __u32 ifindex, struct decision d)
 {
-	/* A GRO aggregate is as many packets as it was on the wire. */
-	count(ifindex, d.verdict, d.reason, skb->gso_segs ? skb->gso_segs : 1, skb->len);
+	struct volume v = volume_of(skb);
+
+	count(ifindex, d.verdict, d.reason, v.packets, v.bytes);
 }
 
 /* Drops silently. */
@@ -184,52 +194,6 @@ static __always_inline void remember_direct(const struct packet *p, const struct
 }
 
 /*
- * Who answers a flow that was seen coming in is let go by conntrack as a rule; what only a
- * late mark would let go is not, as a rule.
- */
-static __always_inline enum fate fate_of(struct decision d)
-{
-	switch (d.verdict) {
-	case VERDICT_DIRECT:
-	case VERDICT_VIA:
-	case VERDICT_INBOUND:
-		return FATE_DIRECT;
-	case VERDICT_PENDING:
-		return d.reason == REASON_INBOUND_REPLY ? FATE_DIRECT : FATE_REFUSED;
-	case VERDICT_REFUSED:
-		return FATE_REFUSED;
-	case VERDICT_TOR:
-	case VERDICT_ONION:
-	case VERDICT_DNS:
-	case VERDICT_RESOLVER:
-		return FATE_TOR;
-	default:
-		return FATE_LOCAL;
-	}
-}
-
-static __always_inline void count_device(struct __sk_buff *skb, const struct packet *p,
-					 struct decision d)
-{
-	struct device_key key = device_of(p);
-	struct device_traffic *traffic = bpf_map_lookup_elem(&device_traffic, &key);
-	struct device_traffic first = {};
-	enum fate fate = fate_of(d);
-
-	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
-		return;
-	if (!traffic) {
-		bpf_map_update_elem(&device_traffic, &key, &first, BPF_NOEXIST);
-		traffic = bpf_map_lookup_elem(&device_traffic, &key);
-	}
-	if (!traffic)
-		return;
-	traffic->by_fate[fate].packets += skb->gso_segs ? skb->gso_segs : 1;
-	traffic->by_fate[fate].bytes += skb->len;
-	traffic->seen_ns = bpf_ktime_get_boot_ns();
-}
-
-/*
  * In the copy that explains: hands back what would be decided, and the packet as its
  * answer, to the test run. Nothing is counted, learned, marked or sent. Its frames have
  * an Ethernet header, whatever those of the LAN have.
@@ -259,7 +223,7 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 	if (explaining)
 		return explain(skb, p, s, d, instance);
 	d = ask_gate(p, s, d, instance);
-	count_device(skb, p, d);
+	count_device(p, d, volume_of(skb));
 	if (d.reason == REASON_DNS_NO_DATA)
 		return answer_at_once(skb, ethernet, p, d);
 	if (d.verdict == VERDICT_REFUSED)

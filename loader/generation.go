@@ -1,6 +1,8 @@
 package loader
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -35,8 +37,10 @@ type Generation struct {
 	collection *ebpf.Collection
 
 	unsupported []string
-	lostCut     bool // see LostCut
-	lostSockets bool // see LostSockets
+	lostCut     bool           // see LostCut
+	early       []hook         // where XDP programs are
+	noEarly     map[int]string // see NoEarly
+	lostSockets bool           // see LostSockets
 }
 
 // load loads the programs with maps filled for the plan; nothing is attached.
@@ -82,6 +86,13 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 	return g, nil
 }
 
+// secret is a number that no packet can bring along; see bpf/early.h.
+func secret() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return max(binary.NativeEndian.Uint64(b[:]), 1)
+}
+
 // setVariables gives the programs of any object the mark and the ports of a
 // plan; all call them the same.
 func setVariables(spec *ebpf.CollectionSpec, p *plan.Plan) error {
@@ -90,6 +101,7 @@ func setVariables(spec *ebpf.CollectionSpec, p *plan.Plan) error {
 		abi.DatapathVarTransPort:    p.Ports.Trans,
 		abi.DatapathVarDnsPort:      p.Ports.DNS,
 		abi.DatapathVarResolverPort: p.Ports.Resolver,
+		abi.DatapathVarGeneration:   secret(),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set variable %s: %w", name, err)

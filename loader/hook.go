@@ -65,6 +65,9 @@ func (g *Generation) attachGuards() error {
 // AttachLANs attaches the LAN programs, detaches those of interfaces that are
 // no LAN or uplink of the plan, and makes the pins show this generation.
 func (g *Generation) AttachLANs() error {
+	if err := g.attachEarly(); err != nil {
+		return err
+	}
 	for _, l := range g.plan.LANs {
 		in, out := programLAN, programOut
 		if !l.Ethernet {
@@ -131,7 +134,7 @@ func (g *Generation) planned() []hook {
 	for _, u := range g.plan.Uplinks {
 		hooks = append(hooks, newHook(KindUplink, u.Index))
 	}
-	return hooks
+	return append(hooks, g.early...)
 }
 
 // attach puts the generation's program in place at a hook: by tcx, or by

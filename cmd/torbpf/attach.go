@@ -28,6 +28,7 @@ type attachFlags struct {
 	uplinks                           []string
 	local                             string
 	refuseInbound, force, clsact      bool
+	early                             string
 	skipFirewallProbe                 bool
 	noWait, asJSON, client            bool
 	markShift                         uint8
@@ -81,6 +82,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.local, "local", string(d.Local), "private destinations: connected (local subnets only), reserved (all go direct), none")
 	flags.BoolVar(&f.refuseInbound, "refuse-inbound", false, "refuse replies to connections begun outside (port forwards end)")
 	flags.Uint8Var(&f.markShift, "mark-shift", d.MarkShift, "lowest of the eight fwmark bits that torbpf uses")
+	flags.StringVar(&f.early, "early-refusal", string(d.Early), "drop a flood of refused packets by XDP: auto, native (in the driver), generic, off")
 	flags.BoolVar(&f.clsact, "clsact", false, "attach by clsact even where the kernel has tcx")
 	flags.BoolVar(&f.force, "force", false, "take an interface that carries a default route, or an exclusion of everything")
 	flags.BoolVar(&f.skipFirewallProbe, "skip-firewall-probe", false, "do not ask whether this host's firewall lets in what is redirected")
@@ -93,7 +95,9 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.asJSON, "json", false, "print the result as JSON")
 	offer(cmd, "uplink", completeInterfaces)
 	completeFlags(cmd, map[string][]string{
-		"tor":   {string(config.TorManaged), string(config.TorSystem)},
+		"tor":           {string(config.TorManaged), string(config.TorSystem)},
+		"early-refusal": {string(config.EarlyAuto), string(config.EarlyNative), string(config.EarlyGeneric), string(config.EarlyOff)},
+
 		"local": {string(config.LocalConnected), string(config.LocalReserved), string(config.LocalNone)},
 	})
 }
@@ -166,6 +170,7 @@ func (f *attachFlags) edit(cmd *cobra.Command, args []string) (func(*config.Conf
 	on("local", func(c *config.Config) { c.Local = config.LocalMode(f.local) })
 	on("refuse-inbound", func(c *config.Config) { c.Inbound = !f.refuseInbound })
 	on("mark-shift", func(c *config.Config) { c.MarkShift = f.markShift })
+	on("early-refusal", func(c *config.Config) { c.Early = config.Early(f.early) })
 	on("clsact", func(c *config.Config) { c.Clsact = f.clsact })
 	on("force", func(c *config.Config) {
 		c.Force = f.force

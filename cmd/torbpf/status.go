@@ -106,8 +106,11 @@ func printCounters(w io.Writer, s *router.Status) error {
 }
 
 func attachedBy(i router.InterfaceStatus) string {
-	if i.AttachedBy == "" {
+	switch {
+	case i.AttachedBy == "":
 		return "NOT ATTACHED"
+	case i.Early == "native" || i.Early == "generic":
+		return fmt.Sprintf("%s, floods are refused by XDP (%s)", i.AttachedBy, i.Early)
 	}
 	return i.AttachedBy
 }

@@ -58,6 +58,7 @@ const (
 	ClientVarClientAll         = "client_all"
 	ClientVarDnsPort           = "dns_port"
 	ClientVarExplaining        = "explaining"
+	ClientVarGeneration        = "generation"
 	ClientVarMarkShift         = "mark_shift"
 	ClientVarNetnsCookie       = "netns_cookie"
 	ClientVarProgramKeyType    = "program_key_type"
@@ -155,6 +156,7 @@ type ClientVariableSpecs struct {
 	ClientAll      *ebpf.VariableSpec `ebpf:"client_all"`
 	DnsPort        *ebpf.VariableSpec `ebpf:"dns_port"`
 	Explaining     *ebpf.VariableSpec `ebpf:"explaining"`
+	Generation     *ebpf.VariableSpec `ebpf:"generation"`
 	MarkShift      *ebpf.VariableSpec `ebpf:"mark_shift"`
 	NetnsCookie    *ebpf.VariableSpec `ebpf:"netns_cookie"`
 	ProgramKeyType *ebpf.VariableSpec `ebpf:"program_key_type"`
@@ -237,6 +239,7 @@ type ClientVariables struct {
 	ClientAll      *ebpf.Variable `ebpf:"client_all"`
 	DnsPort        *ebpf.Variable `ebpf:"dns_port"`
 	Explaining     *ebpf.Variable `ebpf:"explaining"`
+	Generation     *ebpf.Variable `ebpf:"generation"`
 	MarkShift      *ebpf.Variable `ebpf:"mark_shift"`
 	NetnsCookie    *ebpf.Variable `ebpf:"netns_cookie"`
 	ProgramKeyType *ebpf.Variable `ebpf:"program_key_type"`

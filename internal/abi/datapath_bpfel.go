@@ -487,6 +487,7 @@ const (
 	DatapathMapTransTargets    = "trans_targets"
 	DatapathProgTorbpfDns      = "torbpf_dns"
 	DatapathProgTorbpfDnsSrc   = "torbpf_dns_src"
+	DatapathProgTorbpfEarly    = "torbpf_early"
 	DatapathProgTorbpfLan      = "torbpf_lan"
 	DatapathProgTorbpfLanL3    = "torbpf_lan_l3"
 	DatapathProgTorbpfLanOut   = "torbpf_lan_out"
@@ -499,6 +500,7 @@ const (
 	DatapathVarExplainedType   = "explained_type"
 	DatapathVarExplaining      = "explaining"
 	DatapathVarFateType        = "fate_type"
+	DatapathVarGeneration      = "generation"
 	DatapathVarLimitType       = "limit_type"
 	DatapathVarLocalAddrType   = "local_addr_type"
 	DatapathVarMarkShift       = "mark_shift"
@@ -554,6 +556,7 @@ type DatapathSpecs struct {
 type DatapathProgramSpecs struct {
 	TorbpfDns     *ebpf.ProgramSpec `ebpf:"torbpf_dns"`
 	TorbpfDnsSrc  *ebpf.ProgramSpec `ebpf:"torbpf_dns_src"`
+	TorbpfEarly   *ebpf.ProgramSpec `ebpf:"torbpf_early"`
 	TorbpfLan     *ebpf.ProgramSpec `ebpf:"torbpf_lan"`
 	TorbpfLanL3   *ebpf.ProgramSpec `ebpf:"torbpf_lan_l3"`
 	TorbpfLanOut  *ebpf.ProgramSpec `ebpf:"torbpf_lan_out"`
@@ -619,6 +622,7 @@ type DatapathVariableSpecs struct {
 	ExplainedType   *ebpf.VariableSpec `ebpf:"explained_type"`
 	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
 	FateType        *ebpf.VariableSpec `ebpf:"fate_type"`
+	Generation      *ebpf.VariableSpec `ebpf:"generation"`
 	LimitType       *ebpf.VariableSpec `ebpf:"limit_type"`
 	LocalAddrType   *ebpf.VariableSpec `ebpf:"local_addr_type"`
 	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
@@ -749,6 +753,7 @@ type DatapathVariables struct {
 	ExplainedType   *ebpf.Variable `ebpf:"explained_type"`
 	Explaining      *ebpf.Variable `ebpf:"explaining"`
 	FateType        *ebpf.Variable `ebpf:"fate_type"`
+	Generation      *ebpf.Variable `ebpf:"generation"`
 	LimitType       *ebpf.Variable `ebpf:"limit_type"`
 	LocalAddrType   *ebpf.Variable `ebpf:"local_addr_type"`
 	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
@@ -766,6 +771,7 @@ type DatapathVariables struct {
 type DatapathPrograms struct {
 	TorbpfDns     *ebpf.Program `ebpf:"torbpf_dns"`
 	TorbpfDnsSrc  *ebpf.Program `ebpf:"torbpf_dns_src"`
+	TorbpfEarly   *ebpf.Program `ebpf:"torbpf_early"`
 	TorbpfLan     *ebpf.Program `ebpf:"torbpf_lan"`
 	TorbpfLanL3   *ebpf.Program `ebpf:"torbpf_lan_l3"`
 	TorbpfLanOut  *ebpf.Program `ebpf:"torbpf_lan_out"`
@@ -778,6 +784,7 @@ func (p *DatapathPrograms) Close() error {
 	return _DatapathClose(
 		p.TorbpfDns,
 		p.TorbpfDnsSrc,
+		p.TorbpfEarly,
 		p.TorbpfLan,
 		p.TorbpfLanL3,
 		p.TorbpfLanOut,

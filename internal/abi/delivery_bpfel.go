@@ -30,6 +30,7 @@ const (
 	DeliveryProgTorbpfDeparture = "torbpf_departure"
 	DeliveryVarDnsPort          = "dns_port"
 	DeliveryVarExplaining       = "explaining"
+	DeliveryVarGeneration       = "generation"
 	DeliveryVarMarkShift        = "mark_shift"
 	DeliveryVarOwnMarkCount     = "own_mark_count"
 	DeliveryVarResolverPort     = "resolver_port"
@@ -104,6 +105,7 @@ type DeliveryMapSpecs struct {
 type DeliveryVariableSpecs struct {
 	DnsPort      *ebpf.VariableSpec `ebpf:"dns_port"`
 	Explaining   *ebpf.VariableSpec `ebpf:"explaining"`
+	Generation   *ebpf.VariableSpec `ebpf:"generation"`
 	MarkShift    *ebpf.VariableSpec `ebpf:"mark_shift"`
 	OwnMarkCount *ebpf.VariableSpec `ebpf:"own_mark_count"`
 	ResolverPort *ebpf.VariableSpec `ebpf:"resolver_port"`
@@ -163,6 +165,7 @@ func (m *DeliveryMaps) Close() error {
 type DeliveryVariables struct {
 	DnsPort      *ebpf.Variable `ebpf:"dns_port"`
 	Explaining   *ebpf.Variable `ebpf:"explaining"`
+	Generation   *ebpf.Variable `ebpf:"generation"`
 	MarkShift    *ebpf.Variable `ebpf:"mark_shift"`
 	OwnMarkCount *ebpf.Variable `ebpf:"own_mark_count"`
 	ResolverPort *ebpf.Variable `ebpf:"resolver_port"`

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/netip"
 	"slices"
@@ -30,6 +31,17 @@ const (
 	LocalNone LocalMode = "none"
 )
 
+// Early says whether, and where, a LAN's refusals are made before the kernel has a packet (XDP).
+type Early string
+
+// The choices for it.
+const (
+	EarlyAuto    Early = "auto"    // in the driver, of those with which bulk TCP loses nothing by it
+	EarlyOff     Early = "off"     // where they are made otherwise
+	EarlyNative  Early = "native"  // in the driver, if it can
+	EarlyGeneric Early = "generic" // behind any driver, which saves little
+)
+
 // TorMode says whose tor is used.
 type TorMode string
 
@@ -50,6 +62,7 @@ type Config struct {
 	Inbound    bool      `json:"inbound"` // replies to connections begun outside may leave directly
 	MarkShift  uint8     `json:"mark_shift"`
 	Clsact     bool      `json:"clsact"` // attach by clsact even where tcx exists
+	Early      Early     `json:"early_refusal"`
 	// SkipFirewallProbe attaches without asking whether the host's own firewall
 	// lets in what is redirected.
 	SkipFirewallProbe bool  `json:"skip_firewall_probe"`
@@ -77,6 +90,7 @@ func (c *Config) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	*c = Config(in.plain)
+	c.Early = cmp.Or(c.Early, EarlyAuto)
 	c.Rules = slices.Concat(c.Rules,
 		DirectPrefixes(KindDestination, in.Exclusions.Destinations...),
 		DirectPrefixes(KindSource, in.Exclusions.Sources...),
@@ -110,6 +124,7 @@ func Default() Config {
 		Local:     LocalConnected,
 		Inbound:   true,
 		MarkShift: 24,
+		Early:     EarlyAuto,
 		Tor: Tor{
 			Mode:         TorManaged,
 			Binary:       "tor",

@@ -21,6 +21,7 @@ type file struct {
 	Inbound    *string        `toml:"inbound,omitempty"`
 	MarkShift  *uint8         `toml:"mark_shift,omitempty"`
 	Clsact     *bool          `toml:"clsact,omitempty"`
+	Early      *string        `toml:"early_refusal,omitempty"`
 	SkipProbe  *bool          `toml:"skip_firewall_probe,omitempty"`
 	Tor        fileTor        `toml:"tor,omitempty"`
 	Client     fileClient     `toml:"client,omitempty"`
@@ -66,6 +67,7 @@ func (f file) config() (Config, error) {
 	set((*string)(&cfg.Local), f.Local)
 	set(&cfg.MarkShift, f.MarkShift)
 	set(&cfg.Clsact, f.Clsact)
+	set((*string)(&cfg.Early), f.Early)
 	set(&cfg.SkipFirewallProbe, f.SkipProbe)
 	if f.Inbound != nil {
 		allow, known := inboundWords[*f.Inbound]
@@ -97,6 +99,7 @@ func (f file) over(later file) file {
 	keep(&later.Inbound, f.Inbound)
 	keep(&later.MarkShift, f.MarkShift)
 	keep(&later.Clsact, f.Clsact)
+	keep(&later.Early, f.Early)
 	keep(&later.SkipProbe, f.SkipProbe)
 	keep(&later.Exclusions.Resolver, f.Exclusions.Resolver)
 	keep(&later.Client.Enable, f.Client.Enable)
@@ -175,7 +178,7 @@ func (c Config) Text() ([]byte, error) {
 	d := Default()
 	f := file{
 		Interfaces: c.Interfaces, Uplinks: c.Uplinks, Devices: c.Devices,
-		Local: differing(string(c.Local), string(d.Local)), MarkShift: differing(c.MarkShift, d.MarkShift), Clsact: differing(c.Clsact, d.Clsact),
+		Local: differing(string(c.Local), string(d.Local)), MarkShift: differing(c.MarkShift, d.MarkShift), Clsact: differing(c.Clsact, d.Clsact), Early: differing(string(c.Early), string(d.Early)),
 		SkipProbe: differing(c.SkipFirewallProbe, d.SkipFirewallProbe),
 		Tor: fileTor{
 			Mode: differing(string(c.Tor.Mode), string(d.Tor.Mode)), Binary: differing(c.Tor.Binary, d.Tor.Binary),

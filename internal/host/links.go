@@ -70,6 +70,9 @@ func parseLink(m []byte) (link plan.Link, bridgeFiltered bool, err error) {
 			}
 		}
 	}
+	if link.Kind == "" && !link.Loopback {
+		link.Driver = driver(link.Name)
+	}
 	// For other kinds IFLA_LINK means something else (of a veth: its peer), and
 	// an index of another namespace may be that of an unrelated interface here.
 	if elsewhere || !hasParent(link.Kind) {
@@ -111,4 +114,18 @@ func hasParent(kind string) bool {
 		return true
 	}
 	return false
+}
+
+// driver names that of an interface as ethtool -i does; "" where it says none.
+func driver(name string) string {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	info, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
+	if err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(info.Driver[:])
 }

@@ -102,6 +102,7 @@ func pairFaults() []Fault {
 	}{
 		{"tcx", nil, []Fault{lanPinsGone, tableGone, rulesetGone, lanRenamed, allKilled}},
 		{"clsact", []string{"--clsact"}, []Fault{filterGone, qdiscGone, tableGone, rulesetGone, lanRenamed, allKilled}},
+		{"early refusal", []string{"--early-refusal", "native"}, []Fault{lanPinsGone, rulesetGone, lanRenamed, allKilled}},
 	} {
 		for i, first := range mode.faults {
 			for _, second := range mode.faults[i+1:] {

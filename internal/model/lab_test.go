@@ -66,6 +66,7 @@ func loadPorts(tb testing.TB, shift uint8, ports plan.Ports) *objects {
 	for name, value := range map[string]any{
 		abi.DatapathVarMarkShift: uint32(shift), abi.DatapathVarTransPort: ports.Trans,
 		abi.DatapathVarDnsPort: ports.DNS, abi.DatapathVarResolverPort: ports.Resolver,
+		abi.DatapathVarGeneration: uint64(generation),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			tb.Fatal(err)

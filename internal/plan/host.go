@@ -29,6 +29,7 @@ type Link struct {
 	Index    int
 	Name     string
 	Kind     string // rtnl kind ("veth", "bridge", "vlan", …); "" for hardware
+	Driver   string // of hardware, as ethtool -i names it; "" if it is not known
 	Loopback bool
 	Down     bool // switched off, or without a carrier
 	Ethernet bool // frames begin with an Ethernet header

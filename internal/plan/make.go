@@ -39,7 +39,9 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 	p.Client = client(cfg, h, ofClient)
 	p.Waiting, p.WaitingFor, p.Unfit, p.Patterns = chosen.waiting, chosen.there, chosen.unfit, chosen.patterns
 	for _, l := range chosen.links {
-		p.LANs = append(p.LANs, lan(h, l))
+		behind := lan(h, l)
+		behind.Early, behind.NotEarly = early(cfg, l)
+		p.LANs = append(p.LANs, behind)
 	}
 	if p.Uplinks, err = uplinks(cfg, h, chosen.links); err != nil {
 		return nil, err

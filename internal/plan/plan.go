@@ -71,7 +71,22 @@ type LAN struct {
 	Addr6    netip.Addr
 	Addrs    []netip.Prefix // its own with their subnets, in the kernel's order
 	Prefixes []netip.Prefix // sources expected behind it, masked
+	Early    Early          // how refusals are made before the kernel has a packet
+	NotEarly string         // why they are not, where EarlyOff is not what was asked for
 }
+
+// Early is where the XDP program of a LAN runs; see bpf/early.h.
+type Early uint8
+
+// The places for it.
+const (
+	EarlyOff     Early = iota
+	EarlyNative        // in the driver
+	EarlyGeneric       // in the kernel, on packets that it has made: for tests
+)
+
+// String is as in configuration files.
+func (e Early) String() string { return [...]string{"off", "native", "generic"}[e] }
 
 // Uplink is an interface that leads to the outside.
 type Uplink struct {

@@ -25,6 +25,7 @@ func (p *Plan) String() string {
 	for _, l := range p.LANs {
 		line("lan %s", device(l.Name, l.Index, l.Ethernet))
 		line("  answers from %s", words(l.Addr4, l.Addr6))
+		line("  early refusal %s", l.earlyText())
 		for _, a := range l.Addrs {
 			line("  has %s", a)
 		}

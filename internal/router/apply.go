@@ -232,6 +232,7 @@ func (j *job) countStopped() error {
 func (j *job) attachLANs(context.Context) error {
 	j.attached = true // as soon as one of them may be
 	err := j.generation.AttachLANs()
+	defer func() { j.state.NoEarly = j.withoutEarly() }()
 	if err == nil || j.only == nil {
 		return err
 	}
@@ -244,6 +245,17 @@ func (j *job) attachLANs(context.Context) error {
 	j.generation.Close()
 	j.generation = fresh
 	return fresh.AttachLANs()
+}
+
+// withoutEarly names the LANs at which early refusal was not to be had, and why.
+func (j *job) withoutEarly() map[string]string {
+	out := make(map[string]string)
+	for _, l := range j.plan.LANs {
+		if why := j.generation.NoEarly()[l.Index]; why != "" {
+			out[l.Name] = why
+		}
+	}
+	return out
 }
 
 func (j *job) applyGuards(context.Context) error {

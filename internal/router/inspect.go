@@ -134,6 +134,7 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 	for _, look := range []func() error{
 		func() error { return f.guards(s, p, d) },
 		func() error { return f.attachments(p, d) },
+		func() error { return f.early(p, d, s.NoEarly) },
 		func() error { return f.rulesets(p) },
 		func() error { return r.lists(&f, s) },
 		func() error { return r.processes(&f, s) },
@@ -210,6 +211,20 @@ func (f *findings) guards(s *State, p *plan.Plan, d *loader.Datapath) error {
 	}
 	for _, name := range unknown {
 		f.add(stepGuards, "%s is missing in the map of LANs: whatever it sends is refused", name)
+	}
+	return nil
+}
+
+// early finds XDP programs that are gone; those that could not be had are no finding.
+func (f *findings) early(p *plan.Plan, d *loader.Datapath, without map[string]string) error {
+	for _, l := range p.LANs {
+		mode, err := d.Early(l.Index)
+		if err != nil {
+			return err
+		}
+		if mode != l.Early && without[l.Name] == "" {
+			f.add(stepPrograms, "early refusal on %s is %s, not %s", l.Name, mode, l.Early)
+		}
 	}
 	return nil
 }

@@ -55,6 +55,8 @@ type State struct {
 	// "" for none; what commands have changed since does not change it.
 	Origin string   `json:"origin"`
 	Lacks  []string `json:"lacks"` // layers that this kernel cannot have, in words
+	// NoEarly says of LANs that were to refuse early why they do not.
+	NoEarly map[string]string `json:"no_early,omitempty"`
 	// Stopped is what the last guards had stopped when all stood: on the way
 	// there they meet packets that the layers before them do not judge yet.
 	Stopped uint64 `json:"stopped"`
@@ -230,5 +232,6 @@ func (s *State) clone() *State {
 	c.Links = maps.Clone(s.Links)
 	c.Sysctls = maps.Clone(s.Sysctls)
 	c.Lacks = slices.Clone(s.Lacks)
+	c.NoEarly = maps.Clone(s.NoEarly)
 	return &c
 }

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,10 @@ type InterfaceStatus struct {
 	Name       string `json:"name"`
 	Index      int    `json:"index"`
 	AttachedBy string `json:"attached_by"` // "tcx", "clsact" or "" for not at all
+	// Early tells where floods of refused packets end: "native", in the driver, "generic",
+	// or "off", where all refusals are made; WhyNot says why there.
+	Early  string `json:"early_refusal,omitempty"`
+	WhyNot string `json:"early_refusal_off,omitempty"`
 }
 
 // TorStatus is the tor behind the router.
@@ -134,7 +139,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	status.Waiting = append(status.Waiting, p.Waiting...)
 	status.Waiting = append(status.Waiting, p.Patterns...)
 	status.Unfit = append(status.Unfit, p.Unfit...)
-	if err := status.readKernel(d, facts, p, s.Stopped); err != nil || !planned {
+	if err := status.readKernel(d, facts, p, s); err != nil || !planned {
 		return status, err
 	}
 	found, err := r.inspect(s, p, d)
@@ -172,9 +177,9 @@ func stoppedIn(counters []loader.Counter) uint64 {
 	return stopped
 }
 
-// readKernel compares what there is with the plan; before is what the last
-// guards had stopped when it was put in force.
-func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, before uint64) error {
+// readKernel compares what there is with the plan; the state in force knows what the last
+// guards had stopped before.
+func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, inForce *State) error {
 	counters, err := d.Counters()
 	if err != nil {
 		return err
@@ -191,8 +196,8 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, b
 			Bytes:     c.Bytes,
 		})
 	}
-	if stopped := stoppedIn(counters); stopped > before {
-		s.Stopped = stopped - before
+	if stopped := stoppedIn(counters); stopped > inForce.Stopped {
+		s.Stopped = stopped - inForce.Stopped
 	}
 	if s.Guards, err = nft.Drops(); err != nil {
 		return err
@@ -206,6 +211,24 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, b
 	}
 	for _, u := range p.Uplinks {
 		s.Uplinks = append(s.Uplinks, interfaceStatus(attachments, loader.KindUplink, u.Name, u.Index))
+	}
+	return s.readEarly(d, p, inForce.NoEarly)
+}
+
+// readEarly says where floods end; without is why the kernel has refused a program.
+func (s *Status) readEarly(d *loader.Datapath, p *plan.Plan, without map[string]string) error {
+	for i, l := range p.LANs {
+		mode, err := d.Early(l.Index)
+		if err != nil {
+			return err
+		}
+		s.Interfaces[i].Early = mode.String()
+		if mode == plan.EarlyOff {
+			s.Interfaces[i].WhyNot = cmp.Or(l.NotEarly, without[l.Name])
+		}
+		if l.Early != plan.EarlyOff && mode == plan.EarlyOff && without[l.Name] != "" {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s has no early refusal, so a flood costs more: %s", l.Name, without[l.Name]))
+		}
 	}
 	return nil
 }
