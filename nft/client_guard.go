@@ -92,8 +92,8 @@ func (b *builder) clientDiversions() map[abi.Verdict]expr.Verdict {
 }
 
 // clientOpenings remembers in the ct mark which connections to this machine began outside.
-// It is asked about first packets only, and not about those over lo, which have met the
-// same question at postrouting. Devices are answered by their LAN, without this. What is
+// It is asked about first packets only, and for ever about flows that began while nothing of
+// the kind was there, those over lo among them. Devices are answered by their LAN, without this. What is
 // remembered lets out whoever sends to that peer from that port later on: so it must be
 // nobody who begins, and the peer must be where the packet came from.
 func (b *builder) clientOpenings() []chain {
@@ -101,7 +101,7 @@ func (b *builder) clientOpenings() []chain {
 		return nil
 	}
 	handshake := byte(tcpFIN | tcpSYN | tcpRST | tcpACK)
-	var rules []rule
+	rules := []rule{newRule("this machine began it, whatever source it has", fromLoopback(), leave())}
 	if b.hasLANs() {
 		rules = append(rules, newRule("a LAN began it", fromLAN(), leave()))
 	}

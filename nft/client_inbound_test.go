@@ -14,6 +14,7 @@ import (
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 func (l *clientLab) listenOutside(addr string) net.Listener {
@@ -241,6 +242,35 @@ func TestAForgedSourceOpensNothing(t *testing.T) {
 		t.Errorf("the outside has heard %d packets", n)
 	}
 	l.wantNothingInbound()
+}
+
+// TestAForgedSourceOfThisMachinesOpensNothing, though the flow has begun while no table was there:
+// the kernel asks about such a flow again and again, since nobody can translate it any more.
+func TestAForgedSourceOfThisMachinesOpensNothing(t *testing.T) {
+	l := newClientLab(t)
+	load(t, `table inet user {
+		chain out { type filter hook output priority 0; ct state new accept; }
+	}`)
+	forge := func() {
+		for from, at := range map[string]string{site4: wan4, site6: wan6} {
+			source, domain := netip.MustParseAddrPort(to(from, "4500")), unix.AF_INET
+			if source.Addr().Is6() {
+				domain = unix.AF_INET6
+			}
+			packet := testnet.UDPDatagram(source, netip.MustParseAddrPort(to(at, "4711")), []byte("?"))
+			if got := l.send(domain, unix.SOCK_RAW, unix.IPPROTO_RAW, nil, packet, sockaddr(at, 0)); got != "sent" {
+				t.Errorf("from %s: %s", from, got)
+			}
+		}
+	}
+	forge()
+	l.apply(l.plan())
+	heard := l.outside.countAll(t)
+	forge()
+	l.wantNothingInbound()
+	if n := heard(); n != 0 {
+		t.Errorf("the outside has heard %d packets", n)
+	}
 }
 
 // odd is a protocol of which nobody knows anything.
