@@ -9,18 +9,13 @@ import (
 	"time"
 )
 
-// Soak inflicts faults at random, each repaired before the next, on one router that
-// is attached once and never rests. It prints each, and at the end what grew.
+// Soak inflicts faults at random, each repaired before the next, on a router that is attached
+// once and never rests: for half of the time devices try everything, then, in client mode, the
+// router itself. It prints each, and at the end of each half what grew.
 type Soak struct {
 	Out      io.Writer
 	Duration time.Duration
 	Seed     uint64
-
-	faults, seen int
-	leaks        []Leak
-	sent         Tally
-	slowest      time.Duration
-	samples      [][]int
 }
 
 // Run tells whether nothing leaked and nothing grew.
@@ -30,16 +25,38 @@ func (s *Soak) Run(ctx context.Context, series *Series) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	fmt.Fprintf(s.Out, "soak of %v with seed %d\n", s.Duration, s.Seed)
-	if err := s.run(ctx, b, series.Recovery); err != nil {
-		return false, fmt.Errorf("%w (seed %d)", err, s.Seed)
+	ok = true
+	for _, h := range []*half{{out: s.Out, who: "devices"}, {out: s.Out, who: "the router itself", own: true}} {
+		fmt.Fprintf(s.Out, "soak by %s for %v with seed %d\n", h.who, s.Duration/2, s.Seed)
+		if err := h.run(ctx, b, series.Recovery, s.Duration/2, s.Seed); err != nil {
+			return false, fmt.Errorf("%w (seed %d)", err, s.Seed)
+		}
+		grown := h.summary(s.Duration/2, s.Seed)
+		ok = ok && len(h.leaks) == 0 && grown == 0
 	}
-	grown := s.summary()
-	return len(s.leaks) == 0 && grown == 0, nil
+	return ok, nil
 }
 
-func (s *Soak) run(ctx context.Context, b *Bench, r Recovery) (err error) {
-	b.ctx = ctx
+// half is one of a soak's.
+type half struct {
+	out io.Writer
+	who string // tries everything
+	own bool   // it is the router itself
+
+	faults, seen int
+	leaks        []Leak
+	sent         Tally
+	slowest      time.Duration
+	samples      [][]int
+}
+
+func (h *half) run(ctx context.Context, b *Bench, r Recovery, duration time.Duration, seed uint64) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // who captured for this half
+	b.ctx, b.own, b.lan = ctx, h.own, lan
+	if h.own {
+		b.lan = ""
+	}
 	peers, err := openConnections(ctx, b.Lab, b.senders()[0])
 	if err != nil {
 		return err
@@ -48,30 +65,30 @@ func (s *Soak) run(ctx context.Context, b *Bench, r Recovery) (err error) {
 		b.letGateGo()
 		err = errors.Join(err, call(&b.before), b.detach(), call(&b.after))
 	}()
-	if err := b.prepare(Fault{}, r); err != nil {
+	if err := b.prepare(Fault{Own: h.own}, r); err != nil {
 		return err
 	}
 	b.watch.Reset()
-	load := startTraffic(ctx, b.Lab, b.senders(), &s.sent, peers, false)
+	load := startTraffic(ctx, b.Lab, b.senders(), &h.sent, peers, false)
 	defer func() { err = errors.Join(err, load.stop(), r.End(b)) }()
-	choice, random := soakFaults(), rand.New(rand.NewPCG(s.Seed, 0))
-	for end := time.Now().Add(s.Duration); time.Now().Before(end); s.faults++ {
+	choice, random := soakFaults(h.own), rand.New(rand.NewPCG(seed, 0))
+	for end := time.Now().Add(duration); time.Now().Before(end); h.faults++ {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		f := choice[random.IntN(len(choice))]
-		if err := s.one(b, f, r, load, peers); err != nil {
+		if err := h.one(b, f, r, load, peers); err != nil {
 			return fmt.Errorf("%s: %w", f.Name, err)
 		}
 	}
 	return nil
 }
 
-// soakFaults are those that need nothing but an attached router.
-func soakFaults() []Fault {
+// soakFaults are those that need nothing but an attached router, or one in client mode.
+func soakFaults(own bool) []Fault {
 	var out []Fault
 	for _, f := range Faults() {
-		if !f.Own && !f.Once && !f.Fresh && !f.Ends && f.Lacks == nil {
+		if f.Own == own && !f.Once && !f.Fresh && !f.Ends && f.Lacks == nil {
 			out = append(out, f)
 		}
 	}
@@ -79,7 +96,7 @@ func soakFaults() []Fault {
 }
 
 // one inflicts a fault and has it repaired.
-func (s *Soak) one(b *Bench, f Fault, r Recovery, load *traffic, peers []peer) error {
+func (h *half) one(b *Bench, f Fault, r Recovery, load *traffic, peers []peer) error {
 	if len(f.Args) > 0 { // by clsact, and then by tcx again
 		if err := b.torbpf("attach", "--no-wait", "--clsact"); err != nil {
 			return err
@@ -96,7 +113,8 @@ func (s *Soak) one(b *Bench, f Fault, r Recovery, load *traffic, peers []peer) e
 	if err := f.Inflict(b); err != nil {
 		return fmt.Errorf("inflict: %w", err)
 	}
-	if err := b.watch.battery(b.ctx, b.senders(), &s.sent); err != nil {
+	b.unframed = f.Unframed
+	if err := b.watch.battery(b.ctx, b.senders(), &h.sent); err != nil {
 		return err
 	}
 	took, err := b.recover(r)
@@ -106,43 +124,43 @@ func (s *Soak) one(b *Bench, f Fault, r Recovery, load *traffic, peers []peer) e
 	if err := call(&b.after); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	s.slowest = max(s.slowest, took)
-	s.look(b, f, peers, took)
+	h.slowest = max(h.slowest, took)
+	h.look(b, f, peers, took)
 	sample, err := b.sample()
-	s.samples = append(s.samples, sample)
+	h.samples = append(h.samples, sample)
 	return err
 }
 
 // look takes in what got out since the fault before.
-func (s *Soak) look(b *Bench, f Fault, peers []peer, took time.Duration) {
-	s.seen += b.watch.Seen()
+func (h *half) look(b *Bench, f Fault, peers []peer, took time.Duration) {
+	h.seen += b.watch.Seen()
 	found := b.watch.Leaks(peers)
 	b.watch.Reset()
-	s.leaks = append(s.leaks, found...)
-	fmt.Fprintf(s.Out, "%4d %-72.72s %3d leaks, recovered in %.2f s\n", s.faults+1, f.Name, len(found), took.Seconds())
+	h.leaks = append(h.leaks, found...)
+	fmt.Fprintf(h.out, "%4d %-72.72s %3d leaks, recovered in %.2f s\n", h.faults+1, f.Name, len(found), took.Seconds())
 	for _, line := range Summary(found) {
-		fmt.Fprintf(s.Out, "    LEAK: %s\n", line)
+		fmt.Fprintf(h.out, "    LEAK: %s\n", line)
 	}
 }
 
 // summary prints the measures and returns how many grew.
-func (s *Soak) summary() (grown int) {
-	fmt.Fprintf(s.Out, "%-50s %8s %8s %8s\n", "", "first", "last", "highest")
+func (h *half) summary(duration time.Duration, seed uint64) (grown int) {
+	fmt.Fprintf(h.out, "%-50s %8s %8s %8s\n", "", "first", "last", "highest")
 	for i, m := range measures {
-		if len(s.samples) == 0 {
+		if len(h.samples) == 0 {
 			break
 		}
-		third := max(1, len(s.samples)/3)
-		early, late := highest(s.samples[:third], i), highest(s.samples[len(s.samples)-third:], i)
+		third := max(1, len(h.samples)/3)
+		early, late := highest(h.samples[:third], i), highest(h.samples[len(h.samples)-third:], i)
 		verdict := ""
 		if !m.told && late > early && (m.slack == 0 || late > early+early/4+m.slack) {
 			verdict = "  GROWN"
 			grown++
 		}
-		fmt.Fprintf(s.Out, "%-50s %8d %8d %8d%s\n", m.name, s.samples[0][i], s.samples[len(s.samples)-1][i], highest(s.samples, i), verdict)
+		fmt.Fprintf(h.out, "%-50s %8d %8d %8d%s\n", m.name, h.samples[0][i], h.samples[len(h.samples)-1][i], highest(h.samples, i), verdict)
 	}
-	fmt.Fprintf(s.Out, "%d faults at random in %v (seed %d): %d probes, %d packets on the WAN, %d leaks, %d measures grew, slowest recovery %.2f s\n",
-		s.faults, s.Duration, s.Seed, s.sent.Total(), s.seen, len(s.leaks), grown, s.slowest.Seconds())
+	fmt.Fprintf(h.out, "%d faults at random and all that %s may try in %v (seed %d): %d probes, %d packets on the WAN, %d leaks, %d measures grew, slowest recovery %.2f s\n",
+		h.faults, h.who, duration, seed, h.sent.Total(), h.seen, len(h.leaks), grown, h.slowest.Seconds())
 	return grown
 }
 
