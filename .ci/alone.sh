@@ -5,7 +5,7 @@
 # The shell stays process 1: a test as process 1 would inherit all orphans, and the
 # network namespace of its main thread would be what torbpf takes for the host's.
 set -Eeuo pipefail
-TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/alone.XXXX")
+TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/tXXX") # short: sockets have paths of 107 bytes at most
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
 chmod 1777 "$TMPDIR"
