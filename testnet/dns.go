@@ -80,6 +80,9 @@ func (l *Lab) startResolvers(context.Context) error {
 			return err
 		}
 	}
+	if l.opts.NoRouterDNS {
+		return nil
+	}
 	forwarder, err := newForwarder(l.Router, netip.AddrPortFrom(Resolver4, PortDNS))
 	if err != nil {
 		return err

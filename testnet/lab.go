@@ -17,6 +17,7 @@ import (
 type Options struct {
 	NoTor        bool // no Tor network: up in well under two seconds
 	SecondLAN    bool // eth2 on the router with client3
+	NoRouterDNS  bool // the router's port 53 is left to a resolver of the test's
 	MasqueradeV6 bool // hide IPv6 behind the WAN address instead of routing it
 
 	// Logf, when set, receives progress. New sets it to the test's.
@@ -33,7 +34,7 @@ type Lab struct {
 	Web       *Services  // web and echo servers of the internet
 	Forwarded *Services  // what the router's port forwards lead to
 	DNS       *DNSServer // the resolver of ISP and exits: a leak oracle
-	RouterDNS *DNSServer // the router's own forwarding resolver
+	RouterDNS *DNSServer // the router's own forwarding resolver; nil with Options.NoRouterDNS
 	Tor       *TorNet    // nil with Options.NoTor
 
 	opts      Options
