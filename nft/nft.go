@@ -73,6 +73,12 @@ func table() *nftables.Table {
 	return &nftables.Table{Name: plan.Table, Family: nftables.TableFamilyINet}
 }
 
+// lacksLookUp tells whether the kernel may have refused a rule for a look-up that it has not:
+// the module is not there, or, before Linux 5.14, not for the hook.
+func lacksLookUp(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
 // Apply makes the table what the plan says, whatever it was before. Peers that
 // are cut off stay so for the rest of their time, and counters go on. The fresh
 // are those LANs of the plan that were not attached until now: for a while only
@@ -97,7 +103,7 @@ func Apply(p *plan.Plan, fresh ...string) error {
 		return err
 	}
 	err = rs.apply()
-	if !errors.Is(err, unix.ENOENT) || !b.looksUp() {
+	if !lacksLookUp(err) || !b.looksUp() {
 		return err
 	}
 	b.strict = true
