@@ -1,0 +1,101 @@
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Names of configurations that others are compared with, or that rows leave out.
+const (
+	Floor      = "floor"
+	Plain      = "plain"
+	Masquerade = "masquerade"
+	NFT        = "nft"
+	TC         = "tc"
+	Torbpf     = "torbpf"
+)
+
+// Config is what a router does with the packets of its LAN. A further mode of torbpf is
+// a further configuration of the same rows.
+type Config struct {
+	Name  string
+	Title string
+	NAT   bool // what is forwarded has the router's source address
+	Floor bool // nothing is forwarded: frames are dropped where they arrive, which is the price of sending them
+
+	prepare func(context.Context, *Path) error
+}
+
+// Configs are all configurations; program is a built torbpf.
+func Configs(program string) []Config {
+	return []Config{
+		{Name: Floor, Title: "sender alone, XDP_DROP at the router", Floor: true},
+		{Name: Plain, Title: "kernel: forwarding alone"},
+		{Name: Masquerade, Title: "kernel: conntrack and masquerade", NAT: true, prepare: loadMasquerade},
+		{Name: NFT, Title: "nft rules of networking.tor", NAT: true, prepare: loadNFT},
+		{Name: TC, Title: "torbpf: tc programs alone", NAT: true, prepare: func(ctx context.Context, p *Path) error {
+			return attachAlone(ctx, p, program)
+		}},
+		{Name: Torbpf, Title: "torbpf: all layers", NAT: true, prepare: func(ctx context.Context, p *Path) error {
+			return attachServing(ctx, p, program)
+		}},
+	}
+}
+
+// masqueradeRules are the user's own, as on any home router.
+const masqueradeRules = `
+table ip nat {
+	chain postrouting {
+		type nat hook postrouting priority srcnat;
+		oifname "eth0" masquerade
+	}
+}
+`
+
+// nftRules do what those of networking.tor do in router mode: what is reserved, but not
+// the virtual range, and what is excluded go direct; DNS and TCP are redirected; the rest
+// is dropped by the policy of the forward chain.
+const nftRules = `
+define reserved = { 0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24,
+	192.0.2.0/24, 192.88.99.0/24, 192.168.0.0/16, 198.18.0.0/15, 198.51.100.0/24, 203.0.113.0/24, 224.0.0.0/4, 240.0.0.0/4 }
+table inet tor_router {
+	chain nat {
+		type nat hook prerouting priority -100;
+		ip daddr != 10.64.0.0/10 ip daddr $reserved return
+		ip daddr %[1]s return
+		udp dport 53 redirect to :9053
+		tcp flags syn / fin,syn,rst,ack redirect to :9040
+	}
+	chain filter {
+		type filter hook forward priority 0; policy drop;
+		ct state established,related accept
+		ip daddr $reserved accept
+		ip daddr %[1]s accept
+	}
+}
+`
+
+func loadMasquerade(ctx context.Context, p *Path) error {
+	return errors.Join(p.loadRules(ctx, masqueradeRules), p.keepFlows())
+}
+
+func loadNFT(ctx context.Context, p *Path) error {
+	return errors.Join(loadMasquerade(ctx, p), p.loadRules(ctx, fmt.Sprintf(nftRules, Direct)))
+}
+
+func (p *Path) loadRules(ctx context.Context, rules string) error {
+	cmd := p.Router.Command(ctx, "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(rules)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("load rules: %w: %s", err, out)
+	}
+	return nil
+}
+
+// keepFlows lets no flow of a row end between two of its turns.
+func (p *Path) keepFlows() error {
+	return p.Router.Sysctl("net.netfilter.nf_conntrack_udp_timeout=3600", "net.netfilter.nf_conntrack_udp_timeout_stream=3600",
+		"net.netfilter.nf_conntrack_tcp_timeout_unacknowledged=3600", "net.netfilter.nf_conntrack_tcp_timeout_max_retrans=3600")
+}

@@ -1,0 +1,130 @@
+package rig
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/torbpf/torbpf/bench/report"
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// TestEveryRowIsMeasured runs the whole of it in small: what each configuration lets
+// through, with which source address, and what it refuses is checked by the rows themselves.
+func TestEveryRowIsMeasured(t *testing.T) {
+	const frames, flows, rounds = 500, 3000, 2
+	paths, d := allPaths(t)
+	if err := d.Calibrate(paths[0]); err != nil {
+		t.Fatal(err)
+	}
+	packets, err := PacketRows(frames, flows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rows := range [][]Row{packets, {BulkRow(1 << 20)}, {ConnectRow(5)}} {
+		measured, err := d.Measure(t.Context(), paths, rows, rounds, func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range measured {
+			checkCells(t, r, rows[i].Configs, rounds)
+		}
+	}
+	for _, p := range paths {
+		checkFlows(t, p, flows)
+	}
+}
+
+func allPaths(t *testing.T) ([]*Path, *Driver) {
+	t.Helper()
+	lab := testnet.New(t, testnet.Options{Bare: true})
+	dir, err := testnet.ProgramDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	program := filepath.Join(dir, "torbpf")
+	if err := testnet.BuildProgram(program); err != nil {
+		t.Fatal(err)
+	}
+	var paths []*Path
+	for _, c := range Configs(program) {
+		p, err := NewPath(t.Context(), lab, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, p)
+	}
+	d, err := NewDriver()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return paths, d
+}
+
+func checkCells(t *testing.T, r report.Row, configs []string, samples int) {
+	t.Helper()
+	if len(r.Cells) != len(configs) {
+		t.Errorf("row %q has %d cells, want those of %v", r.Name, len(r.Cells), configs)
+	}
+	for _, c := range r.Cells {
+		if len(c.Samples) != samples {
+			t.Errorf("row %q, %q: %d samples, want %d", r.Name, c.Config, len(c.Samples), samples)
+		}
+	}
+}
+
+// checkFlows wants as many flows in conntrack as the generator is to make, where there is
+// any: so each has ports or addresses of its own, and what it sends is well-formed.
+func checkFlows(t *testing.T, p *Path, flows int) {
+	t.Helper()
+	if !p.Config.NAT {
+		return
+	}
+	var text []byte
+	err := p.Router.Do(func() (err error) {
+		text, err = os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+		return err
+	})
+	count, parseErr := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err := errors.Join(err, parseErr); err != nil {
+		t.Fatal(err)
+	}
+	if count < flows {
+		t.Errorf("%q: %d flows in conntrack, want %d at least", p.Config.Name, count, flows)
+	}
+}
+
+func TestBurstsAreChecked(t *testing.T) {
+	for _, c := range []struct {
+		refused bool
+		burst   Burst
+		want    string // in the error; none: it is right
+	}{
+		{false, Burst{Sent: 1000, Right: 1000}, ""},
+		{false, Burst{Sent: 1000, Right: 990}, ""},
+		{false, Burst{Sent: 1000, Right: 989}, "only 989 of 1000"},
+		{false, Burst{Sent: 1000, Right: 999, Wrong: 1}, "wrong source"},
+		{true, Burst{Sent: 1000}, ""},
+		{true, Burst{Sent: 1000, Right: 1}, "to be refused"},
+		{true, Burst{Sent: 1000, Wrong: 1}, "to be refused"},
+	} {
+		got := fmt.Sprint(bursts{refused: c.refused}.check(c.burst))
+		if c.want == "" && got != "<nil>" || !strings.Contains(got, c.want) {
+			t.Errorf("%+v, refused %v: %q, want %q", c.burst, c.refused, got, c.want)
+		}
+	}
+}
+
+func TestGeneratorRefusesFlowsThatItCannotNumber(t *testing.T) {
+	for _, flows := range []uint32{0, maxFlows + 1} {
+		if g, err := NewGenerator(Traffic{Protocol: 17, To: Direct, Flows: flows}); err == nil {
+			t.Errorf("%d flows: %v", flows, g.Close())
+		}
+	}
+}
