@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,12 +37,51 @@ func TestEveryRowIsMeasured(t *testing.T) {
 	}
 	for _, p := range paths {
 		checkFlows(t, p, flows)
+		if p.Config.Name == Torbpf {
+			checkObjects(t, p)
+		}
 	}
 }
 
-func allPaths(t *testing.T) ([]*Path, *Driver) {
+// checkObjects wants what the kernel tells of the programs and maps in force.
+func checkObjects(t *testing.T, p *Path) {
 	t.Helper()
+	programs, err := p.Programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(programs, func(o report.Program) bool { return o.Name == "torbpf_lan" })
+	if i < 0 || programs[i].Instructions == 0 || programs[i].JITed == 0 {
+		t.Errorf("of the LAN program nothing is told: %+v", programs)
+	}
+	maps, err := p.Maps()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(maps, func(m report.Map) bool { return m.Name == "counters" && m.Bytes > 0 }) {
+		t.Errorf("of the counters nothing is told: %+v", maps)
+	}
+}
+
+// TestCommandsAreTimed has torbpf come, change and go once.
+func TestCommandsAreTimed(t *testing.T) {
 	lab := testnet.New(t, testnet.Options{Bare: true})
+	rows, err := Times(t.Context(), lab, buildProgram(t), 1, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, r := range rows {
+		names = append(names, r.Name)
+		checkCells(t, r, []string{Torbpf}, 1)
+	}
+	if got, want := strings.Join(names, " "), "attach refresh apply reload detach"; got != want {
+		t.Errorf("timed: %s, want %s", got, want)
+	}
+}
+
+func buildProgram(t *testing.T) string {
+	t.Helper()
 	dir, err := testnet.ProgramDir()
 	if err != nil {
 		t.Fatal(err)
@@ -51,8 +91,14 @@ func allPaths(t *testing.T) ([]*Path, *Driver) {
 	if err := testnet.BuildProgram(program); err != nil {
 		t.Fatal(err)
 	}
+	return program
+}
+
+func allPaths(t *testing.T) ([]*Path, *Driver) {
+	t.Helper()
+	lab := testnet.New(t, testnet.Options{Bare: true})
 	var paths []*Path
-	for _, c := range Configs(program) {
+	for _, c := range Configs(buildProgram(t)) {
 		p, err := NewPath(t.Context(), lab, c)
 		if err != nil {
 			t.Fatal(err)
