@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -15,6 +16,11 @@ const (
 	NFT        = "nft"
 	TC         = "tc"
 	Torbpf     = "torbpf"
+
+	IPRule          = "ip-rule"
+	WithoutNFT      = "without-nft"
+	WithoutUplink   = "without-uplink"
+	WithoutDelivery = "without-delivery"
 )
 
 // Config is what a router does with the packets of its LAN. A further mode of torbpf is
@@ -35,13 +41,49 @@ func Configs(program string) []Config {
 		{Name: Plain, Title: "kernel: forwarding alone"},
 		{Name: Masquerade, Title: "kernel: conntrack and masquerade", NAT: true, prepare: loadMasquerade},
 		{Name: NFT, Title: "nft rules of networking.tor", NAT: true, prepare: loadNFT},
-		{Name: TC, Title: "torbpf: tc programs alone", NAT: true, prepare: func(ctx context.Context, p *Path) error {
-			return attachAlone(ctx, p, program)
-		}},
-		{Name: Torbpf, Title: "torbpf: all layers", NAT: true, prepare: func(ctx context.Context, p *Path) error {
-			return attachServing(ctx, p, program)
-		}},
+		{Name: TC, Title: "torbpf: tc program alone", NAT: true, prepare: attachAlone},
+		{Name: Torbpf, Title: "torbpf: all layers", NAT: true, prepare: less(program)},
+		{Name: IPRule, Title: "masquerade and an ip rule", NAT: true, prepare: addRule},
+		{Name: WithoutNFT, Title: "torbpf without its nft table", NAT: true, prepare: less(program, func(ctx context.Context, p *Path) error {
+			_, err := p.Router.Run(ctx, "nft", "delete", "table", "inet", "torbpf")
+			return err
+		})},
+		{Name: WithoutUplink, Title: "torbpf without the uplink program", NAT: true, prepare: less(program, withoutLinks("uplink-"))},
+		{Name: WithoutDelivery, Title: "torbpf without DNS and delivery guards", NAT: true, prepare: less(program, withoutLinks("dns", "delivery"))},
 	}
+}
+
+// less attaches and takes away a layer.
+func less(program string, layers ...func(context.Context, *Path) error) func(context.Context, *Path) error {
+	return func(ctx context.Context, p *Path) error {
+		if err := attachServing(ctx, p, program); err != nil {
+			return err
+		}
+		for _, remove := range layers {
+			if err := remove(ctx, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func withoutLinks(prefixes ...string) func(context.Context, *Path) error {
+	return func(_ context.Context, p *Path) error {
+		return p.removeLinks(func(name string) bool {
+			return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		})
+	}
+}
+
+// addRule adds an ip rule to masquerading, as torbpf does. The kernel looks routes up by the
+// list of rules then, and for the source of each packet, too.
+func addRule(ctx context.Context, p *Path) error {
+	if err := loadMasquerade(ctx, p); err != nil {
+		return err
+	}
+	_, err := p.Router.Run(ctx, "ip", "rule", "add", "pref", "100", "iif", lan, "fwmark", "0x8000000/0x8000000", "blackhole")
+	return err
 }
 
 // masqueradeRules are the user's own, as on any home router.

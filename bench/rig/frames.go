@@ -15,11 +15,12 @@ import (
 	"github.com/torbpf/torbpf/testnet"
 )
 
-// Traffic is what a device sends.
+// Traffic is what a device sends, or with Back what it is answered.
 type Traffic struct {
 	Protocol uint8        // UDP or TCP
 	To       netip.Prefix // of which firstHost and the next are the destinations
 	Flows    uint32       // at most maxFlows
+	Back     netip.Addr   // the router's or the device's address: answers to it from To; invalid for none
 }
 
 const (
@@ -29,6 +30,7 @@ const (
 	hosts       = 64
 	maxFlows    = 60_000
 	port        = 5000
+	sequence    = 1000 // of every segment, so that they do not become one, and are in the window
 )
 
 // Offsets in an Ethernet frame with IPv4 without options.
@@ -50,17 +52,31 @@ func (t Traffic) template() []byte {
 	first := t.To.Addr().As4()
 	first[3] = firstHost
 	from, to := netip.AddrPortFrom(device, firstPort), netip.AddrPortFrom(netip.AddrFrom4(first), port)
+	src, dst := hardware(testnet.MACClient1), hardware(testnet.MACLAN)
+	if t.Back.IsValid() {
+		from, to = to, netip.AddrPortFrom(t.Back, firstPort)
+		src, dst = hardware(testnet.MACISP), hardware(testnet.MACWAN)
+	}
 	var packet []byte
 	if t.Protocol == unix.IPPROTO_TCP {
-		packet = testnet.TCPSegment(from, to, testnet.FlagACK|testnet.FlagPSH, 1000, 1000, make([]byte, frameLength-offsetPorts-20))
+		packet = testnet.TCPSegment(from, to, testnet.FlagACK|testnet.FlagPSH, sequence, sequence, make([]byte, frameLength-offsetPorts-20))
 	} else {
 		packet = testnet.UDPDatagram(from, to, make([]byte, frameLength-offsetPorts-8))
 	}
-	frame := testnet.Frame(hardware(testnet.MACLAN), hardware(testnet.MACClient1), unix.ETH_P_IP, packet)
+	frame := testnet.Frame(dst, src, unix.ETH_P_IP, packet)
 	if t.Protocol == unix.IPPROTO_UDP {
 		binary.BigEndian.PutUint16(frame[offsetUDPSum:], 0)
 	}
 	return frame
+}
+
+// varying are the fields in which flows differ: the far end's address, as far as its last
+// 16 bits go, and the device's port.
+func (t Traffic) varying() (host, port int) {
+	if t.Back.IsValid() {
+		return offsetSource + 2, offsetPorts + 2
+	}
+	return offsetDest + 2, offsetPorts
 }
 
 // Generator is the XDP program that makes the frames of some traffic, and how many it has made.
@@ -117,8 +133,9 @@ func (t Traffic) instructions(frame []byte, made int) asm.Instructions {
 		word := int32(binary.NativeEndian.Uint32(frame[offset:]))
 		prog = append(prog, asm.StoreImm(asm.R6, int16(offset), int64(word), asm.Word))
 	}
-	prog = append(prog, addTo(frame, offsetDest+2, asm.R8)...)
-	prog = append(prog, addTo(frame, offsetPorts, asm.R9)...)
+	host, port := t.varying()
+	prog = append(prog, addTo(frame, host, asm.R8)...)
+	prog = append(prog, addTo(frame, port, asm.R9)...)
 	prog = append(prog, addToSum(frame, offsetIPSum, asm.R8)...)
 	if t.Protocol == unix.IPPROTO_TCP {
 		prog = append(prog, asm.Add.Reg(asm.R8, asm.R9))

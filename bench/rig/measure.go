@@ -44,12 +44,18 @@ func (d *Driver) measureRow(ctx context.Context, paths []*Path, r Row, out *repo
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		sample, err := r.measure(ctx, d, pathOf(paths, cell.Config))
+		p := pathOf(paths, cell.Config)
+		sample, err := r.measure(ctx, d, p)
 		if err != nil {
 			return fmt.Errorf("row %q, %q: %w", r.Name, cell.Config, err)
 		}
-		if round > 0 {
+		switch {
+		case round > 0:
 			cell.Samples = append(cell.Samples, sample)
+		case r.begin != nil:
+			if err := r.begin(d, p); err != nil {
+				return fmt.Errorf("row %q, %q: %w", r.Name, cell.Config, err)
+			}
 		}
 	}
 	return nil
@@ -86,9 +92,9 @@ func emptyRows(paths []*Path, rows []Row) []report.Row {
 	var out []report.Row
 	for _, r := range rows {
 		row := r.Row
-		for _, p := range paths {
-			if slices.Contains(r.Configs, p.Config.Name) {
-				row.Cells = append(row.Cells, report.Cell{Config: p.Config.Name, Title: p.Config.Title})
+		for _, name := range r.Configs {
+			if p := pathOf(paths, name); p != nil {
+				row.Cells = append(row.Cells, report.Cell{Config: name, Title: p.Config.Title})
 			}
 		}
 		out = append(out, row)
@@ -96,7 +102,11 @@ func emptyRows(paths []*Path, rows []Row) []report.Row {
 	return out
 }
 
+// pathOf is the path of a configuration, nil for none.
 func pathOf(paths []*Path, config string) *Path {
 	i := slices.IndexFunc(paths, func(p *Path) bool { return p.Config.Name == config })
-	return paths[i] // the cell was made of it
+	if i < 0 {
+		return nil
+	}
+	return paths[i]
 }

@@ -34,7 +34,9 @@ type Path struct {
 	Far    *testnet.Node
 
 	lab         *testnet.Lab
+	pinRoot     string
 	deviceIndex int // of the device's interface
+	farIndex    int // of that of the far end
 	sink        *sink
 	stream      *stream
 	trans       int // a listener in place of tor's TransPort
@@ -42,7 +44,7 @@ type Path struct {
 
 // NewPath builds a path in a bare lab, and prepares its router.
 func NewPath(ctx context.Context, lab *testnet.Lab, c Config) (*Path, error) {
-	p := &Path{Config: c, lab: lab}
+	p := &Path{Config: c, lab: lab, pinRoot: pinRoot}
 	for _, step := range []func(context.Context) error{p.addNodes, p.connect, p.enableNAPI, p.fixNeighbours, p.prepare} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("path %q: %w", c.Name, err)
@@ -86,6 +88,10 @@ func (p *Path) connect(context.Context) error {
 		return err
 	}
 	p.deviceIndex = dev.Attrs().Index
+	if dev, err = p.Far.Netlink().LinkByName("eth0"); err != nil {
+		return err
+	}
+	p.farIndex = dev.Attrs().Index
 	if err := p.Device.AddRoute("0.0.0.0/0", testnet.LANRouter4); err != nil {
 		return err
 	}
@@ -136,12 +142,16 @@ func (p *Path) Receive() (stop func() error, err error) {
 	if p.Config.Floor {
 		node, ifname = p.Router, lan
 	}
-	from := router
-	if !p.Config.NAT {
-		from = device
-	}
-	if p.sink, err = newSink(node, ifname, from); err != nil {
+	if p.sink, err = newSink(node, ifname, p.outside(), false); err != nil {
 		return nil, err
 	}
 	return p.sink.close, nil
+}
+
+// outside is the address by which the far end knows the device.
+func (p *Path) outside() netip.Addr {
+	if p.Config.NAT {
+		return router
+	}
+	return device
 }

@@ -3,6 +3,7 @@ package rig
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -18,8 +19,16 @@ type Row struct {
 	Configs []string
 
 	prepare func(*Path) (undo func() error, err error) // before the first round
+	begin   func(*Driver, *Path) error                 // in the first round, once it has been measured; nil for nothing
 	measure func(context.Context, *Driver, *Path) (float64, error)
 	cleanUp func() error
+}
+
+// layers are those by which the price of each layer shows.
+var layers = []string{Masquerade, IPRule, TC, WithoutNFT, WithoutUplink, WithoutDelivery, Torbpf}
+
+func udp(to netip.Prefix, flows int) Traffic {
+	return Traffic{Protocol: unix.IPPROTO_UDP, To: to, Flows: uint32(flows)}
 }
 
 // everywhere are the configurations that let excluded destinations through.
@@ -35,11 +44,12 @@ func PacketRows(frames, many int) ([]Row, error) {
 		configs     []string
 		refused     bool
 	}{
-		{"udp-1", "excluded destination, UDP, 1 flow", Traffic{unix.IPPROTO_UDP, Direct, 1}, NFT, everywhere, false},
-		{"udp-64", "excluded destination, UDP, 64 flows", Traffic{unix.IPPROTO_UDP, Direct, 64}, NFT, append([]string{Floor}, everywhere...), false},
-		{"udp-many", fmt.Sprintf("excluded destination, UDP, %d flows", many), Traffic{unix.IPPROTO_UDP, Direct, uint32(many)}, NFT, everywhere, false},
-		{"tcp-64", "excluded destination, TCP segments of 10 bytes, 64 flows", Traffic{unix.IPPROTO_TCP, Direct, 64}, NFT, everywhere, false},
-		{"refused-many", fmt.Sprintf("refused UDP flood, %d flows", many), Traffic{unix.IPPROTO_UDP, Refused, uint32(many)}, NFT, []string{NFT, TC, Torbpf}, true},
+		{"udp-1", "excluded destination, UDP, 1 flow", udp(Direct, 1), NFT, everywhere, false},
+		{"udp-64", "excluded destination, UDP, 64 flows", udp(Direct, 64), NFT, append([]string{Floor}, everywhere...), false},
+		{"udp-many", fmt.Sprintf("excluded destination, UDP, %d flows", many), udp(Direct, many), NFT, everywhere, false},
+		{"tcp-64", "excluded destination, TCP segments of 10 bytes, 64 flows", Traffic{Protocol: unix.IPPROTO_TCP, To: Direct, Flows: 64}, NFT, everywhere, false},
+		{"refused-many", fmt.Sprintf("refused UDP flood, %d flows", many), udp(Refused, many), NFT, []string{NFT, TC, Torbpf}, true},
+		{"layers", "what each layer costs: excluded destination, UDP, 64 flows", udp(Direct, 64), Masquerade, layers, false},
 	}
 	var rows []Row
 	for _, s := range specs {
@@ -47,10 +57,10 @@ func PacketRows(frames, many int) ([]Row, error) {
 		if err != nil {
 			return nil, err
 		}
-		b := bursts{g, max(frames, int(s.traffic.Flows)), s.refused} // each flow has its turn
+		b := bursts{g, s.traffic, max(frames, int(s.traffic.Flows)), s.refused} // each flow has its turn
 		rows = append(rows, Row{
 			Row:     report.Row{Name: s.name, Title: s.title, Unit: report.NanosecondsPerPacket, Base: s.base},
-			Configs: s.configs, prepare: (*Path).Receive, measure: b.measure, cleanUp: g.Close,
+			Configs: s.configs, prepare: (*Path).Receive, begin: b.answer, measure: b.measure, cleanUp: g.Close,
 		})
 	}
 	return rows, nil
@@ -59,8 +69,17 @@ func PacketRows(frames, many int) ([]Row, error) {
 // bursts is the work of a row of packets.
 type bursts struct {
 	generator *Generator
+	traffic   Traffic
 	frames    int
 	refused   bool
+}
+
+// answer makes the flows of the first burst what flows are: answered.
+func (b bursts) answer(d *Driver, p *Path) error {
+	if b.refused || p.Config.Floor {
+		return nil
+	}
+	return d.Answer(p, b.traffic)
 }
 
 // measure sends a burst and checks what became of it: a router that loses packets, or lets

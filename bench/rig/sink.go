@@ -23,19 +23,20 @@ type sink struct {
 
 // arrived is what a sink has counted.
 type arrived struct {
-	Right uint64 // with the source address that it is to have
+	Right uint64 // with the address that it is to have
 	Wrong uint64
 }
 
-// newSink attaches a sink to an interface of a node.
-func newSink(n *testnet.Node, ifname string, from netip.Addr) (*sink, error) {
+// newSink attaches a sink to an interface of a node. What it takes is from Direct or Refused
+// if it is answers, and to them if not; its other address should be one.
+func newSink(n *testnet.Node, ifname string, other netip.Addr, answers bool) (*sink, error) {
 	counts, err := newCounters("bench_arrived", 2)
 	if err != nil {
 		return nil, fmt.Errorf("make sink: %w", err)
 	}
 	s := &sink{counts: counts}
 	s.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "bench_sink", Type: ebpf.XDP, License: "MIT", Instructions: sinkInstructions(from, counts.FD()),
+		Name: "bench_sink", Type: ebpf.XDP, License: "MIT", Instructions: sinkInstructions(other, answers, counts.FD()),
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("load sink: %w", err), s.close())
@@ -87,9 +88,13 @@ func (s *sink) settled() (arrived, error) {
 	return last, err
 }
 
-// sinkInstructions pass what is not IPv4 to Direct or Refused, which are one /15.
-func sinkInstructions(from netip.Addr, counts int) asm.Instructions {
+// sinkInstructions pass what is not for the sink. Direct and Refused are one /15.
+func sinkInstructions(other netip.Addr, answers bool, counts int) asm.Instructions {
 	const xdpDrop, xdpPass = 1, 2
+	far, near := int16(offsetDest), int16(offsetSource)
+	if answers {
+		far, near = near, far
+	}
 	native := func(a netip.Addr) int32 {
 		b := a.As4()
 		return int32(binary.NativeEndian.Uint32(b[:]))
@@ -103,13 +108,13 @@ func sinkInstructions(from netip.Addr, counts int) asm.Instructions {
 		asm.LoadMem(asm.R2, asm.R6, offsetProtocol, asm.Half),
 		asm.HostTo(asm.BE, asm.R2, asm.Half),
 		asm.JNE.Imm(asm.R2, 0x0800, "pass"),
-		asm.LoadMem(asm.R2, asm.R6, offsetDest, asm.Half),
+		asm.LoadMem(asm.R2, asm.R6, far, asm.Half),
 		asm.HostTo(asm.BE, asm.R2, asm.Half),
 		asm.And.Imm(asm.R2, 0xfffe),
 		asm.JNE.Imm(asm.R2, 51<<8|20, "pass"),
 		asm.LoadMapValue(asm.R1, counts, 0),
-		asm.LoadMem(asm.R2, asm.R6, offsetSource, asm.Word),
-		asm.JEq.Imm32(asm.R2, native(from), "count"),
+		asm.LoadMem(asm.R2, asm.R6, near, asm.Word),
+		asm.JEq.Imm32(asm.R2, native(other), "count"),
 		asm.Add.Imm(asm.R1, 8),
 		asm.Mov.Imm(asm.R2, 1).WithSymbol("count"),
 		asm.StoreXAdd(asm.R1, asm.R2, asm.DWord),

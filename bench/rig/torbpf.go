@@ -11,11 +11,19 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/leaktest"
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/loader"
+)
+
+// Where pins are: torbpf's own, and those of a datapath without the rest of it.
+const (
+	pinRoot   = "/run/torbpf/bpf"
+	aloneRoot = "/run/torbpf-bench"
 )
 
 // attach puts the LAN of a path on Tor with the user's own masquerading beneath it, and
@@ -65,20 +73,54 @@ func attachServing(ctx context.Context, p *Path, program string) error {
 	return gates.Put(uint32(0), abi.DatapathGate{Open: 1})
 }
 
-// attachAlone attaches and takes away every layer but the programs at the LAN: what is left
-// protects nobody, but shows what they cost by themselves.
-func attachAlone(ctx context.Context, p *Path, program string) error {
-	if err := attachServing(ctx, p, program); err != nil {
+// attachAlone loads the datapath without anything else of torbpf, and takes the guards away
+// again: what is left protects nobody, but shows what the program at the LAN costs by itself.
+func attachAlone(ctx context.Context, p *Path) error {
+	if err := loadMasquerade(ctx, p); err != nil {
 		return err
 	}
-	if err := p.removeLinks(func(name string) bool { return !strings.HasPrefix(name, "lan-") && !strings.HasPrefix(name, "out-") }); err != nil {
+	if err := p.Router.Do(loadDatapath); err != nil {
 		return err
 	}
-	if err := p.removeRules(); err != nil {
+	p.pinRoot = aloneRoot
+	return p.removeLinks(func(name string) bool { return !strings.HasPrefix(name, "lan-") })
+}
+
+// loadDatapath loads and attaches what the plan for this namespace says, with the gate open.
+func loadDatapath() error {
+	facts, err := host.Read()
+	if err != nil {
+		return fmt.Errorf("read the host: %w", err)
+	}
+	cfg := config.Default()
+	cfg.Interfaces = []string{lan}
+	cfg.Rules = config.DirectPrefixes(config.KindDestination, Direct)
+	wanted, err := plan.Make(cfg, facts)
+	if err != nil {
 		return err
 	}
-	_, err := p.Router.Run(ctx, "nft", "delete", "table", "inet", "torbpf")
-	return err
+	ns, err := host.Namespace()
+	if err != nil {
+		return err
+	}
+	root, err := loader.Mount(aloneRoot)
+	if err != nil {
+		return err
+	}
+	d := loader.Open(loader.Options{Root: root, Namespace: ns.Name})
+	g, err := d.ApplyGuards(wanted)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(g.AttachLANs(), g.Close()); err != nil {
+		return err
+	}
+	gates, err := d.Gates()
+	if err != nil {
+		return err
+	}
+	defer gates.Close()
+	return gates.Put(uint32(0), abi.DatapathGate{Open: 1})
 }
 
 // removeLinks detaches the programs whose links have such names.
@@ -101,25 +143,6 @@ func (p *Path) removeLinks(which func(string) bool) error {
 	return nil
 }
 
-// removeRules removes the ip rules by which packets of a LAN are blocked.
-func (p *Path) removeRules() error {
-	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		rules, err := p.Router.Netlink().RuleList(family)
-		if err != nil {
-			return fmt.Errorf("list ip rules: %w", err)
-		}
-		for _, r := range rules {
-			if r.IifName != lan {
-				continue
-			}
-			if err := p.Router.Netlink().RuleDel(&r); err != nil {
-				return fmt.Errorf("remove %v: %w", r, err)
-			}
-		}
-	}
-	return nil
-}
-
 // pins returns the path of pins of the router's torbpf.
 func (p *Path) pins(names ...string) (string, error) {
 	var ns string
@@ -128,5 +151,5 @@ func (p *Path) pins(names ...string) (string, error) {
 		ns = n.Name
 		return err
 	})
-	return filepath.Join(append([]string{"/run/torbpf/bpf", ns}, names...)...), err
+	return filepath.Join(append([]string{p.pinRoot, ns}, names...)...), err
 }

@@ -18,7 +18,7 @@ const (
 	framesOfBurst = 20_000
 	bytesOfBulk   = 64 << 20
 	connections   = 200
-	timeRounds    = 9
+	timeRounds    = 5
 )
 
 // options of a run.
