@@ -15,10 +15,12 @@ import (
 
 // How much is done in one turn of a row.
 const (
-	framesOfBurst = 20_000
-	bytesOfBulk   = 64 << 20
-	connections   = 200
-	timeRounds    = 5
+	framesOfBurst   = 20_000
+	bytesOfBulk     = 64 << 20
+	connections     = 200
+	timeRounds      = 5
+	bytesThroughTor = 16 << 20
+	torRounds       = 9
 )
 
 // options of a run.
@@ -49,6 +51,7 @@ func run(ctx context.Context, o options) (_ *report.Result, err error) {
 	for _, part := range []func() ([]report.Row, error){
 		func() ([]report.Row, error) { return rig.Times(ctx, lab, o.program, timeRounds, o.progress) },
 		func() ([]report.Row, error) { return goBenchmarks(ctx, o.progress) },
+		func() ([]report.Row, error) { return throughTor(ctx, o) },
 	} {
 		rows, err := part()
 		if err != nil {
@@ -58,6 +61,15 @@ func run(ctx context.Context, o options) (_ *report.Result, err error) {
 	}
 	r.Machine.LoadAfter, err = loadAverage()
 	return r, err
+}
+
+// throughTor is no row unless it was asked for.
+func throughTor(ctx context.Context, o options) ([]report.Row, error) {
+	if !o.tor {
+		return nil, nil
+	}
+	row, err := rig.ThroughTor(ctx, o.program, torRounds, bytesThroughTor, o.progress)
+	return []report.Row{row}, err
 }
 
 // measurePaths measures what goes through routers.
