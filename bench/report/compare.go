@@ -5,7 +5,7 @@ type Change struct {
 	Row, Config string
 	Against     string // the configuration whose share is compared, none: the figures themselves
 	Before, Now Estimate
-	Slower      bool // and beyond the spread of both
+	Slower      bool // and beyond the spread of both, and what two runs differ by anyway
 	Faster      bool
 }
 
@@ -35,12 +35,28 @@ func Compare(before, now *Result) []Change {
 func compareCell(old, row *Row, config string) Change {
 	c := Change{Row: row.Name, Config: config, Against: row.Base}
 	c.Before, c.Now = old.estimate(config), row.estimate(config)
-	above, below := c.Now.Low > c.Before.High, c.Now.High < c.Before.Low
+	slack := 1 + row.slack()
+	above := c.Now.Low > c.Before.High && c.Now.Median > c.Before.Median*slack
+	below := c.Now.High < c.Before.Low && c.Now.Median < c.Before.Median/slack
 	c.Slower, c.Faster = above, below
 	if row.Higher {
 		c.Slower, c.Faster = below, above
 	}
 	return c
+}
+
+// slack is by how much two runs of the same programs differ beyond the bounds of both, as
+// seen: each builds its paths anew, so other things share the caches, and what is
+// timed by the time of day depends on what else the machine does.
+func (r *Row) slack() float64 {
+	switch {
+	case r.Base == "":
+		return 0.25
+	case r.Unit == NanosecondsPerPacket:
+		return 0.03
+	default:
+		return 0.10
+	}
 }
 
 // estimate is of the share of the base, or of the figures where there is none.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -123,31 +124,53 @@ func TestTargetsAreDecidedOnlyBeyondTheSpread(t *testing.T) {
 
 func TestComparisonTellsWhatGotSlowerBeyondTheSpread(t *testing.T) {
 	before := example(100, 101, 102, 103, 104, 105)
+	plus := func(n float64) []float64 { return []float64{100 + n, 101 + n, 102 + n, 103 + n, 104 + n, 105 + n} }
 	for _, c := range []struct {
+		name           string
 		samples        []float64
 		higher         bool
-		slower, faster bool
+		unit           string
+		slower, faster string // rows
 	}{
-		{[]float64{100, 101, 102, 103, 104, 105}, false, false, false},
-		{[]float64{104, 110, 111, 112, 113, 114}, false, false, false}, // they touch
-		{[]float64{106, 110, 111, 112, 113, 114}, false, true, false},
-		{[]float64{80, 81, 82, 83, 84, 99}, false, false, true},
-		{[]float64{106, 110, 111, 112, 113, 114}, true, false, true},
-		{[]float64{80, 81, 82, 83, 84, 99}, true, true, false},
+		{"the same", plus(0), false, NanosecondsPerPacket, "", ""},
+		{"they touch", plus(5), false, NanosecondsPerPacket, "", ""},
+		{"they touch, to the better", plus(-5), false, NanosecondsPerPacket, "", ""},
+		{"beyond", plus(6), false, NanosecondsPerPacket, "udp-64", ""},
+		{"beyond, to the better", plus(-6), false, NanosecondsPerPacket, "", "udp-64"},
+		{"beyond, and more is better", plus(6), true, NanosecondsPerPacket, "", "udp-64"},
+		{"beyond, to the worse", plus(-6), true, NanosecondsPerPacket, "udp-64", ""},
+		{"within what runs differ by", plus(6), false, Microseconds, "", ""},
+		{"beyond that", plus(11), false, Microseconds, "udp-64", ""},
+		{"within what times of commands differ by", plus(25), false, NanosecondsPerPacket, "udp-64", ""},
+		{"beyond that, too", plus(26), false, NanosecondsPerPacket, "udp-64 attach", ""},
+		{"far beyond, to the better", plus(-50), false, NanosecondsPerPacket, "", "udp-64 attach"},
 	} {
 		now := example(c.samples...)
+		was := *before
+		was.Rows = slices.Clone(before.Rows)
+		was.Rows[0].Unit, now.Rows[0].Unit = c.unit, c.unit
 		for i := range now.Rows {
 			now.Rows[i].Higher = c.higher
 		}
-		changes := Compare(before, now)
-		if len(changes) != 2 {
-			t.Fatalf("%d changes, want 2: %+v", len(changes), changes)
-		}
-		for _, got := range changes {
-			if got.Slower != c.slower || got.Faster != c.faster {
-				t.Errorf("%v, higher %v: %+v", c.samples, c.higher, got)
+		var slower, faster []string
+		for _, got := range Compare(&was, now) {
+			if got.Slower {
+				slower = append(slower, got.Row)
+			}
+			if got.Faster {
+				faster = append(faster, got.Row)
 			}
 		}
+		if s, f := strings.Join(slower, " "), strings.Join(faster, " "); s != c.slower || f != c.faster {
+			t.Errorf("%s: slower: %q, want %q; faster: %q, want %q", c.name, s, c.slower, f, c.faster)
+		}
+	}
+}
+
+func TestSmallDifferencesAreNone(t *testing.T) {
+	before, now := example(100, 100, 100, 100, 100, 100), example(103, 103, 103, 103, 103, 103)
+	if c := Compare(before, now)[0]; c.Slower {
+		t.Errorf("slower by what two runs of the same differ by: %+v", c)
 	}
 }
 
