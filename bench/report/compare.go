@@ -53,7 +53,7 @@ func (r *Row) slack() float64 {
 	case r.Base == "":
 		return 0.25
 	case r.Unit == NanosecondsPerPacket:
-		return 0.03
+		return 0.05
 	default:
 		return 0.10
 	}

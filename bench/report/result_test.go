@@ -168,7 +168,7 @@ func TestComparisonTellsWhatGotSlowerBeyondTheSpread(t *testing.T) {
 }
 
 func TestSmallDifferencesAreNone(t *testing.T) {
-	before, now := example(100, 100, 100, 100, 100, 100), example(103, 103, 103, 103, 103, 103)
+	before, now := example(100, 100, 100, 100, 100, 100), example(105, 105, 105, 105, 105, 105)
 	if c := Compare(before, now)[0]; c.Slower {
 		t.Errorf("slower by what two runs of the same differ by: %+v", c)
 	}

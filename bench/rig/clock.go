@@ -124,6 +124,9 @@ func runLive(program *ebpf.Program, frame []byte, ifindex, frames int) (time.Dur
 		if errno == 0 {
 			return time.Duration(attr.duration) * time.Duration(frames), nil
 		}
+		if errors.Is(errno, unix.EINVAL) {
+			return 0, fmt.Errorf("live frames need Linux 5.18: %w", errno)
+		}
 		if !errors.Is(errno, unix.EINTR) {
 			return 0, errno
 		}

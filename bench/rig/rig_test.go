@@ -35,6 +35,7 @@ func TestEveryRowIsMeasured(t *testing.T) {
 			checkCells(t, r, rows[i].Configs, rounds)
 		}
 	}
+	checkClocks(t, d, paths[0])
 	for _, p := range paths {
 		checkFlows(t, p, flows)
 		if p.Config.Name == Torbpf {
@@ -77,6 +78,31 @@ func TestCommandsAreTimed(t *testing.T) {
 	}
 	if got, want := strings.Join(names, " "), "attach refresh apply reload detach"; got != want {
 		t.Errorf("timed: %s, want %s", got, want)
+	}
+}
+
+// checkClocks wants either clock to tell a time, since a machine uses one only.
+func checkClocks(t *testing.T, d *Driver, p *Path) {
+	t.Helper()
+	stop, err := p.Receive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	g, err := NewGenerator(udp(Direct, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	for _, d.Clock = range []string{ClockCPU, ClockReal} {
+		burst, err := d.Send(p, g, 1000)
+		if err != nil || burst.Took <= 0 || burst.Sent != 1000 {
+			t.Errorf("clock %q: %+v, %v", d.Clock, burst, err)
+		}
+		took, err := d.time(p.Device, func() error { _, err := g.send(p.deviceIndex, 1000); return err })
+		if err != nil || took <= 0 {
+			t.Errorf("clock %q: %v, %v", d.Clock, took, err)
+		}
 	}
 }
 
