@@ -88,7 +88,11 @@ func checkClocks(t *testing.T, d *Driver, p *Path) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stop()
+	defer func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}()
 	g, err := NewGenerator(udp(Direct, 1))
 	if err != nil {
 		t.Fatal(err)
