@@ -8,6 +8,9 @@ IFACE ?=
 ARGS ?=
 FUZZTIME ?= 60
 MINUTES ?= 30
+COMPARE ?=
+OUT ?=
+CHART ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX ?= /usr/local
 UNITDIR ?= /etc/systemd/system
@@ -83,8 +86,12 @@ soak: deps-test build ## Faults at random for MINUTES, and what grows: sudo make
 	$(GO) run ./testnet/cmd/leaktest --soak $(MINUTES)m ./torbpf
 
 .PHONY: bench
-bench: deps-test ## Time the classifier by kind of packet (figures of one run: only their ratios count)
-	$(GO) test -run "^$$" -bench . ./bench
+bench: deps-bench build ## Measure torbpf here beside the alternatives, in about 5 minutes: sudo make bench COMPARE=docs/bench.json
+	$(GO) run -exec "$(CURDIR)/.ci/alone.sh" ./bench/cmd/bench $(if $(OUT),--out $(OUT)) $(if $(CHART),--chart $(CHART)) $(if $(COMPARE),--compare $(COMPARE)) $(ARGS) ./torbpf
+
+.PHONY: bench-lists
+bench-lists: deps-test ## Time lists of destinations: how they are read, merged and looked up
+	$(GO) test -run "^$$" -bench List ./bench
 
 ##@ Other
 
@@ -99,6 +106,10 @@ deps-demo: ## Install what the demo needs, too
 .PHONY: deps-test
 deps-test: ## Install what the tests need, too
 	./packaging/deps.sh test
+
+.PHONY: deps-bench
+deps-bench: ## Install what the benchmarks need, too
+	./packaging/deps.sh bench
 
 .PHONY: deps-systemd
 deps-systemd: ## Install what test-systemd needs, too

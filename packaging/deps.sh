@@ -2,6 +2,7 @@
 # Installs what torbpf needs on Debian and Ubuntu, as far as it is missing.
 #   deps.sh run      to build and attach: Go, tor
 #   deps.sh demo     to show it on a private Tor network: nft
+#   deps.sh bench    to measure it: ip, nft
 #   deps.sh test     to run the tests, too: clang, nft, tcpdump, …
 #   deps.sh systemd  and the one that boots a system of its own: systemd-nspawn, mmdebstrap
 # A tor package starts a tor service of its own; torbpf does not use or touch it.
@@ -11,6 +12,7 @@ trap 'echo "deps.sh: line $LINENO: $BASH_COMMAND: failed" >&2' ERR
 
 run_packages=(tor)
 demo_packages=("${run_packages[@]}" nftables)
+bench_packages=("${demo_packages[@]}" iproute2)
 test_packages=("${demo_packages[@]}" clang llvm clang-format libbpf-dev linux-libc-dev bpftool iproute2 iputils-ping conntrack tcpdump git
 	wireguard-go wireguard-tools)
 # By distro-info-data mmdebstrap knows whose a suite is.
@@ -90,7 +92,8 @@ install_backport_go() {
 case ${1:-} in
 run) install_missing "${run_packages[@]}"; install_go ;;
 demo) install_missing "${demo_packages[@]}"; install_go ;;
+bench) install_missing "${bench_packages[@]}"; install_go ;;
 test) install_missing "${test_packages[@]}"; link_bpftool; install_go ;;
 systemd) install_missing "${test_packages[@]}" "${systemd_packages[@]}"; link_bpftool; install_go ;;
-*) echo "usage: deps.sh run|demo|test|systemd" >&2; exit 2 ;;
+*) echo "usage: deps.sh run|demo|bench|test|systemd" >&2; exit 2 ;;
 esac

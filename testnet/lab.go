@@ -19,6 +19,7 @@ type Options struct {
 	SecondLAN    bool // eth2 on the router with client3
 	NoRouterDNS  bool // the router's port 53 is left to a resolver of the test's
 	MasqueradeV6 bool // hide IPv6 behind the WAN address instead of routing it
+	Bare         bool // nothing at all: whoever starts it adds nodes and links
 
 	// Logf, when set, receives progress. New sets it to the test's.
 	Logf func(format string, args ...any)
@@ -98,10 +99,10 @@ func (l *Lab) start(ctx context.Context) error {
 		run  func(context.Context) error
 		skip bool
 	}{
-		{"topology", l.buildTopology, false},
-		{"servers", l.startServices, false},
-		{"resolvers", l.startResolvers, false},
-		{"tor network", l.startTor, l.opts.NoTor},
+		{"topology", l.buildTopology, l.opts.Bare},
+		{"servers", l.startServices, l.opts.Bare},
+		{"resolvers", l.startResolvers, l.opts.Bare},
+		{"tor network", l.startTor, l.opts.NoTor || l.opts.Bare},
 	}
 	for _, step := range steps {
 		if step.skip {

@@ -219,6 +219,9 @@ func (n *Node) ListenPacket(network, addr string) (net.PacketConn, error) {
 // Netlink is a handle whose sockets are in the namespace.
 func (n *Node) Netlink() *netlink.Handle { return n.nl }
 
+// KillAll ends every process inside the namespace but the caller's.
+func (n *Node) KillAll() error { return killInside(n.Path) }
+
 func (n *Node) close() error {
 	if n.nl != nil {
 		n.nl.Close()

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/torbpf/torbpf/bench/report"
+	"github.com/torbpf/torbpf/bench/rig"
+	"github.com/torbpf/torbpf/testnet"
+)
+
+// How much is done in one turn of a row.
+const (
+	framesOfBurst   = 20_000
+	bytesOfBulk     = 64 << 20
+	connections     = 200
+	timeRounds      = 5
+	bytesThroughTor = 16 << 20
+	torRounds       = 9
+)
+
+// options of a run.
+type options struct {
+	program  string
+	rounds   int
+	tor      bool
+	progress func(string)
+}
+
+// run measures everything, one part after the other: each has its own turns.
+func run(ctx context.Context, o options) (_ *report.Result, err error) {
+	lab, err := testnet.Start(ctx, testnet.Options{Bare: true})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lab.Close()) }()
+	r := &report.Result{Schema: report.Schema, Taken: time.Now().UTC().Truncate(time.Second)}
+	if r.Version, err = versionOf(ctx, o.program); err != nil {
+		return nil, err
+	}
+	if r.Machine, err = readMachine(); err != nil {
+		return nil, err
+	}
+	if err := measurePaths(ctx, lab, o, r); err != nil {
+		return nil, err
+	}
+	for _, part := range []func() ([]report.Row, error){
+		func() ([]report.Row, error) { return rig.Times(ctx, lab, o.program, timeRounds, o.progress) },
+		func() ([]report.Row, error) { return goBenchmarks(ctx, o.progress) },
+		func() ([]report.Row, error) { return throughTor(ctx, o) },
+	} {
+		rows, err := part()
+		if err != nil {
+			return nil, err
+		}
+		r.Rows = append(r.Rows, rows...)
+	}
+	r.Machine.LoadAfter, err = loadAverage()
+	return r, err
+}
+
+// throughTor is no row unless it was asked for.
+func throughTor(ctx context.Context, o options) ([]report.Row, error) {
+	if !o.tor {
+		return nil, nil
+	}
+	row, err := rig.ThroughTor(ctx, o.program, torRounds, bytesThroughTor, o.progress)
+	return []report.Row{row}, err
+}
+
+// measurePaths measures what goes through routers.
+func measurePaths(ctx context.Context, lab *testnet.Lab, o options, r *report.Result) error {
+	var paths []*rig.Path
+	for _, c := range rig.Configs(o.program) {
+		o.progress("prepare: " + c.Title)
+		p, err := rig.NewPath(ctx, lab, c)
+		if err != nil {
+			return err
+		}
+		paths = append(paths, p)
+		if c.Name == rig.Torbpf {
+			if err := readObjects(p, r); err != nil {
+				return err
+			}
+		}
+	}
+	d, err := rig.NewDriver()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Calibrate(paths[0]); err != nil {
+		return err
+	}
+	r.Machine.Clock, r.Machine.Realtime = d.Clock, d.Realtime
+	if r.Machine.Flows, err = rig.ManyFlows(); err != nil {
+		return err
+	}
+	packets, err := rig.PacketRows(framesOfBurst, r.Machine.Flows)
+	if err != nil {
+		return err
+	}
+	for _, kind := range []struct {
+		name string
+		rows []rig.Row
+	}{{"packets", packets}, {"bulk TCP", []rig.Row{rig.BulkRow(bytesOfBulk)}}, {"connections", []rig.Row{rig.ConnectRow(connections)}}} {
+		rows, err := d.Measure(ctx, paths, kind.rows, o.rounds, func(text string) { o.progress(kind.name + ": " + text) })
+		if err != nil {
+			return err
+		}
+		r.Rows = append(r.Rows, rows...)
+	}
+	return nil
+}
+
+func readObjects(p *rig.Path, r *report.Result) (err error) {
+	if r.Programs, err = p.Programs(); err != nil {
+		return err
+	}
+	r.Maps, err = p.Maps()
+	return err
+}
+
+func versionOf(ctx context.Context, program string) (string, error) {
+	out, err := exec.CommandContext(ctx, program, "version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", program, err)
+	}
+	return strings.TrimSpace(strings.TrimPrefix(string(out), "torbpf ")), nil
+}
