@@ -184,12 +184,13 @@ static __always_inline enum verdict class_of(struct decision d)
 static __always_inline void remember_direct(const struct packet *p, const struct settings *s,
 					    struct decision d)
 {
-	struct deadline soon = {.until_ns = bpf_ktime_get_boot_ns() + DIRECT_HOST_NS};
+	struct deadline soon;
 
 	if (!s->devices || (d.reason != REASON_DIRECT_DEVICE && d.reason != REASON_DIRECT_SOURCE))
 		return;
 	if (!is_dns(p) && !is_encrypted_dns(p))
 		return;
+	soon.until_ns = bpf_ktime_get_boot_ns() + DIRECT_HOST_NS;
 	bpf_map_update_elem(&direct_hosts, &p->saddr.key, &soon, BPF_ANY);
 }
 

@@ -18,6 +18,7 @@ type Target struct {
 func Targets() []Target {
 	return []Target{
 		{"refused-many", "torbpf", "nft", 0.30},
+		{"refused-many", "xdp", "nft", 0.12},
 		{"udp-64", "torbpf", "nft", 1.00},
 		{"udp-64", "tc", "masquerade", 1.07},
 		{"bulk", "torbpf", "masquerade", 0.98},

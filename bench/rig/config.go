@@ -16,6 +16,7 @@ const (
 	NFT        = "nft"
 	TC         = "tc"
 	Torbpf     = "torbpf"
+	XDP        = "xdp"
 
 	IPRule          = "ip-rule"
 	WithoutNFT      = "without-nft"
@@ -43,6 +44,7 @@ func Configs(program string) []Config {
 		{Name: NFT, Title: "nft rules of networking.tor", NAT: true, prepare: loadNFT},
 		{Name: TC, Title: "torbpf: tc program alone", NAT: true, prepare: attachAlone},
 		{Name: Torbpf, Title: "torbpf: all layers", NAT: true, prepare: less(program)},
+		{Name: XDP, Title: "torbpf: all layers, early refusal (XDP)", NAT: true, prepare: refuseEarly(program)},
 		{Name: IPRule, Title: "masquerade and an ip rule", NAT: true, prepare: addRule},
 		{Name: WithoutNFT, Title: "torbpf without its nft table", NAT: true, prepare: less(program, func(ctx context.Context, p *Path) error {
 			_, err := p.Router.Run(ctx, "nft", "delete", "table", "inet", "torbpf")
@@ -65,6 +67,13 @@ func less(program string, layers ...func(context.Context, *Path) error) func(con
 			}
 		}
 		return nil
+	}
+}
+
+// refuseEarly attaches with the XDP program in the driver.
+func refuseEarly(program string) func(context.Context, *Path) error {
+	return func(ctx context.Context, p *Path) error {
+		return attachServing(ctx, p, program, "--early-refusal", "native")
 	}
 }
 

@@ -48,7 +48,7 @@ func PacketRows(frames, many int) ([]Row, error) {
 		{"udp-64", "excluded destination, UDP, 64 flows", udp(Direct, 64), NFT, append([]string{Floor}, everywhere...), false},
 		{"udp-many", fmt.Sprintf("excluded destination, UDP, %d flows", many), udp(Direct, many), NFT, everywhere, false},
 		{"tcp-64", "excluded destination, TCP segments of 10 bytes, 64 flows", Traffic{Protocol: unix.IPPROTO_TCP, To: Direct, Flows: 64}, NFT, everywhere, false},
-		{"refused-many", fmt.Sprintf("refused UDP flood, %d flows", many), udp(Refused, many), NFT, []string{NFT, TC, Torbpf}, true},
+		{"refused-many", fmt.Sprintf("refused UDP flood, %d flows", many), udp(Refused, many), NFT, []string{NFT, TC, Torbpf, XDP}, true},
 		{"layers", "what each layer costs: excluded destination, UDP, 64 flows", udp(Direct, 64), Masquerade, layers, false},
 	}
 	var rows []Row

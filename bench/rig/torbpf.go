@@ -29,7 +29,7 @@ const (
 // attach puts the LAN of a path on Tor with the user's own masquerading beneath it, and
 // the direct prefix excluded. It returns the seconds that attach has taken. tor has no network to
 // reach, so it stays as it is at the start.
-func attach(ctx context.Context, p *Path, program string) (seconds float64, err error) {
+func attach(ctx context.Context, p *Path, program string, flags ...string) (seconds float64, err error) {
 	if err := loadMasquerade(ctx, p); err != nil {
 		return 0, err
 	}
@@ -37,7 +37,8 @@ func attach(ctx context.Context, p *Path, program string) (seconds float64, err 
 	if err != nil {
 		return 0, err
 	}
-	out, err := p.Router.Command(ctx, program, "attach", lan, "--exclude", Direct.String(), "--no-wait", "--torrc", torrc, "--json").Output()
+	args := append([]string{"attach", lan, "--exclude", Direct.String(), "--no-wait", "--torrc", torrc, "--json"}, flags...)
+	out, err := p.Router.Command(ctx, program, args...).Output()
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
@@ -54,8 +55,8 @@ func attach(ctx context.Context, p *Path, program string) (seconds float64, err 
 
 // attachServing attaches and has clients served without tor: its processes are ended, and
 // the gate is opened, which stays as it is.
-func attachServing(ctx context.Context, p *Path, program string) error {
-	if _, err := attach(ctx, p, program); err != nil {
+func attachServing(ctx context.Context, p *Path, program string, flags ...string) error {
+	if _, err := attach(ctx, p, program, flags...); err != nil {
 		return err
 	}
 	if err := p.Router.KillAll(); err != nil {
