@@ -77,7 +77,7 @@ func TestAConfigurationIsCheckedAndPlanned(t *testing.T) {
 	for text, says := range map[string]string{
 		"[exclusions]\ndestinations = [\"10.0.0.1/8\"]": ":5, exclusions.destinations",
 		"colour = 1": ":4: unknown key tor.colour",
-		"[exclusions]\ndestinations = [\"0.0.0.0/0\"]": ":5: 0.0.0.0/0 would let everything past Tor",
+		"[exclusions]\ndestinations = [\"0.0.0.0/0\"]": ":5, exclusions.destinations: 0.0.0.0/0 would let everything past Tor",
 	} {
 		rewriteConfig(t, lab, path, text)
 		for _, command := range []string{"check-config", "plan", "apply"} {
