@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/torbpf/torbpf/internal/abi"
 )
 
 // Row is what became of one fault.
@@ -55,11 +59,8 @@ func (b *Bench) Run(ctx context.Context, f Fault, r Recovery) *Row {
 // inflicted is Run without the way back.
 func (b *Bench) inflicted(row *Row, r Recovery) error {
 	f := row.Fault
-	peers, err := openConnections(b.ctx, b.Lab, b.senders()[0])
+	peers, err := b.prepare(f, r)
 	if err != nil {
-		return fmt.Errorf("connect before attach: %w", err)
-	}
-	if err := b.prepare(f, r); err != nil {
 		return err
 	}
 	b.watch.Reset()
@@ -88,28 +89,78 @@ func (b *Bench) inflicted(row *Row, r Recovery) error {
 	return errors.Join(err, r.End(b))
 }
 
-// prepare brings the bench to where a fault begins.
-func (b *Bench) prepare(f Fault, r Recovery) error {
-	var err error
+// prepare brings the bench to where a fault begins, and returns the far ends of connections
+// that attach has cut.
+func (b *Bench) prepare(f Fault, r Recovery) ([]peer, error) {
+	peers, err := openConnections(b.ctx, b.Lab, b.senders()[0])
+	if err != nil {
+		return nil, fmt.Errorf("connect before attach: %w", err)
+	}
 	if b.watch, err = NewWatch(b.ctx, b.Lab); err != nil {
-		return err
+		return nil, err
 	}
 	b.watch.own = f.Own
 	if f.Prepare != nil {
 		if err := f.Prepare(b); err != nil {
-			return fmt.Errorf("prepare: %w", err)
+			return nil, fmt.Errorf("prepare: %w", err)
 		}
 	}
 	if f.Fresh {
-		return nil
+		return peers, nil
 	}
 	if err := b.attach(f.Args...); err != nil {
-		return err
+		return nil, err
 	}
-	if err := b.holdGate(); err != nil {
-		return err
+	if f.Prepare == nil && !f.Own {
+		if peers, err = b.connectAgain(f, peers); err != nil {
+			return nil, err
+		}
 	}
-	return r.Begin(b)
+	return peers, errors.Join(b.holdGate(), r.Begin(b))
+}
+
+// connectAgain begins anew where torbpf could not know of the connections. The kernel forgets
+// what was masqueraded when an uplink goes or loses its address, and does so some time later: on a
+// busy machine what belongs to the fault before takes connections of this one with it.
+func (b *Bench) connectAgain(f Fault, peers []peer) ([]peer, error) {
+	for range 3 {
+		known, err := b.cutKnows(peers)
+		if known || err != nil {
+			return peers, err
+		}
+		if err := b.detach(); err != nil {
+			return nil, err
+		}
+		if peers, err = openConnections(b.ctx, b.Lab, b.senders()[0]); err != nil {
+			return nil, fmt.Errorf("connect before attach: %w", err)
+		}
+		if err := b.attach(f.Args...); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errors.New("attach has not cut what was open before")
+}
+
+// cutKnows tells whether torbpf has cut all connections of IPv4. Of IPv6 nobody keeps track.
+func (b *Bench) cutKnows(peers []peer) (bool, error) {
+	m, err := ebpf.LoadPinnedMap(b.pins("maps", abi.DatapathMapCutFlows), nil)
+	if err != nil {
+		return false, fmt.Errorf("open the map of what was cut: %w", err)
+	}
+	defer m.Close()
+	for _, p := range peers {
+		if !p.to.Addr().Is4() {
+			continue
+		}
+		var until abi.DatapathDeadline
+		switch err := m.Lookup(p.flow(), &until); {
+		case errors.Is(err, ebpf.ErrKeyNotExist):
+			return false, nil
+		case err != nil:
+			return false, fmt.Errorf("look up what was cut: %w", err)
+		}
+	}
+	return true, nil
 }
 
 // right says of what got out that nothing was attached then.

@@ -57,15 +57,12 @@ func (h *half) run(ctx context.Context, b *Bench, r Recovery, duration time.Dura
 	if h.own {
 		b.lan = ""
 	}
-	peers, err := openConnections(ctx, b.Lab, b.senders()[0])
-	if err != nil {
-		return err
-	}
 	defer func() {
 		b.letGateGo()
 		err = errors.Join(err, call(&b.before), b.detach(), call(&b.after))
 	}()
-	if err := b.prepare(Fault{Own: h.own}, r); err != nil {
+	peers, err := b.prepare(Fault{Own: h.own}, r)
+	if err != nil {
 		return err
 	}
 	b.watch.Reset()

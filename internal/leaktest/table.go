@@ -36,6 +36,12 @@ func (s *Series) newBench(ctx context.Context) (*Bench, error) {
 
 // Run runs one fault.
 func (s *Series) Run(ctx context.Context, f Fault) (*Row, error) {
+	// What is left of connections of LANs that were on Tor is in clear when they are not.
+	if s.bench != nil && s.bench.own != f.Own {
+		if err := s.Close(); err != nil {
+			return nil, err
+		}
+	}
 	b, err := s.newBench(ctx)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package leaktest
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/testnet"
 )
 
@@ -98,8 +100,19 @@ func (t *traffic) stop() error {
 // peer is the far end of a connection that was open when torbpf came. That has
 // cut it; whatever the router says to such a peer says on the WAN that it has.
 type peer struct {
+	protocol uint8
 	from, to netip.AddrPort // to: the client, as the internet sees it
 	frame    []byte
+}
+
+// flow is its key among those that torbpf has cut, as the WAN sees it.
+func (p peer) flow() abi.DatapathFlow {
+	port := func(a netip.AddrPort) uint16 {
+		return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, a.Port()))
+	}
+	return abi.DatapathFlow{
+		NearAddr: p.to.Addr().As16(), NearPortBe: port(p.to), PeerAddr: p.from.Addr().As16(), PeerPortBe: port(p.from), Protocol: uint32(p.protocol),
+	}
 }
 
 // openConnections connects from a sender to the internet, by TCP and UDP and both
@@ -132,15 +145,15 @@ func openConnections(ctx context.Context, lab *testnet.Lab, s sender) ([]peer, e
 
 // newPeer is the far end of what a server saw.
 func newPeer(v testnet.Visit) peer {
-	packet := testnet.UDPDatagram(v.Local, v.Source, []byte("still there?"))
+	protocol, packet := uint8(unix.IPPROTO_UDP), testnet.UDPDatagram(v.Local, v.Source, []byte("still there?"))
 	if v.Service == "tcp-echo" {
-		packet = testnet.TCPSegment(v.Local, v.Source, testnet.FlagPSH|testnet.FlagACK, 1, 1, []byte("still there?"))
+		protocol, packet = unix.IPPROTO_TCP, testnet.TCPSegment(v.Local, v.Source, testnet.FlagPSH|testnet.FlagACK, 1, 1, []byte("still there?"))
 	}
 	etherType := uint16(unix.ETH_P_IP)
 	if v.Local.Addr().Is6() {
 		etherType = unix.ETH_P_IPV6
 	}
-	return peer{v.Local, v.Source, testnet.Frame(mac(testnet.MACWAN), mac(testnet.MACISP), etherType, packet)}
+	return peer{protocol, v.Local, v.Source, testnet.Frame(mac(testnet.MACWAN), mac(testnet.MACISP), etherType, packet)}
 }
 
 const (
