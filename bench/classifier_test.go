@@ -5,6 +5,7 @@
 package bench
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -84,7 +85,8 @@ func from(port uint16) netip.AddrPort             { return netip.AddrPortFrom(cl
 func to(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 
 // lanProgram loads the datapath for a small plan, in a network namespace and
-// below a bpffs of its own; with lists, nil for none.
+// below a bpffs of its own; with lists, nil for none. When it returns, nothing is attached
+// or pinned any more.
 func lanProgram(b *testing.B, lists *loader.Lists) *ebpf.Program {
 	b.Helper()
 	if os.Geteuid() != 0 {
@@ -104,8 +106,8 @@ func lanProgram(b *testing.B, lists *loader.Lists) *ebpf.Program {
 	subnet := netip.PrefixFrom(testnet.LANRouter4, 24).Masked()
 	p := &plan.Plan{
 		Mark:       plan.Mark{Shift: 24},
-		LANs:       []plan.LAN{{Name: "lo", Index: loopback, Ethernet: true, Prefixes: []netip.Prefix{subnet}}},
-		Local:      []plan.LocalSubnet{{Prefix: subnet, Index: loopback, Name: "lo"}},
+		LANs:       []plan.LAN{{Name: "lo", Index: loopback, Ethernet: true, Prefixes: []netip.Prefix{subnet, testnet.LANULA}}},
+		Local:      []plan.LocalSubnet{{Prefix: subnet, Index: loopback, Name: "lo"}, {Prefix: testnet.LANULA, Index: loopback, Name: "lo"}},
 		LocalAddrs: []netip.Addr{testnet.LANRouter4},
 		Onion4:     netip.MustParsePrefix("10.192.0.0/10"),
 		Inbound:    true,
@@ -134,17 +136,9 @@ func lanProgram(b *testing.B, lists *loader.Lists) *ebpf.Program {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() {
-		program.Close()
-		if err := g.Close(); err != nil {
-			b.Error(err)
-		}
-		if err := d.Remove(); err != nil {
-			b.Error(err)
-		}
-		if err := loader.Unmount(mount); err != nil {
-			b.Error(err)
-		}
-	})
+	b.Cleanup(func() { program.Close() })
+	if err := errors.Join(g.Close(), d.Remove(), loader.Unmount(mount)); err != nil {
+		b.Fatal(err)
+	}
 	return program
 }

@@ -67,13 +67,18 @@ func BenchmarkListChanged(b *testing.B) {
 	}
 }
 
-// writeList writes n random prefixes and returns the path.
+// writeList writes n random prefixes of both families and returns the path.
 func writeList(b *testing.B, n int) string {
+	b.Helper()
+	return writePrefixes(b, n, randomPrefix)
+}
+
+func writePrefixes(b *testing.B, n int, prefix func() netip.Prefix) string {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "list.txt")
 	text := make([]byte, 0, 32*n)
 	for range n {
-		text = append(randomPrefix().AppendTo(text), '\n')
+		text = append(prefix().AppendTo(text), '\n')
 	}
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		b.Fatal(err)

@@ -44,6 +44,12 @@ enum limit {
 	 * What is behind them, if anything, counts as "tor"; of a source as "block".
 	 */
 	MAX_NESTED = 4,
+	MAX_LIST_LEVELS = 6, /* of a tree, above the leaves */
+	LIST_BRANCHES4 = 17,
+	LIST_BRANCHES6 = 33,
+	LIST_LEAF4 = 12, /* ranges */
+	LIST_LEAF6 = 28,
+	LIST_ENDS = 16, /* a power of two */
 };
 
 /*
@@ -277,6 +283,48 @@ struct rule {
 /* A prefix of a list of destinations. There may be millions: nothing else is in it. */
 struct listed {
 	__u32 until_s; /* CLOCK_BOOTTIME, in seconds; 0: for ever */
+};
+
+/*
+ * A node of the tree of a long list: of each child but the last the last address that it is to
+ * be asked for. Addresses are in host order; those of IPv6 go without their lower half.
+ */
+struct list_node4 {
+	__u32 last[LIST_BRANCHES4 - 1];
+};
+
+struct list_node6 {
+	__u64 last[LIST_BRANCHES6 - 1];
+};
+
+/* A leaf, of the same size: ranges of 1 << bits addresses that lists have. */
+struct list_leaf4 {
+	__u32 first[LIST_LEAF4];
+	__u8 bits[LIST_LEAF4];
+	__u32 unused;
+};
+
+struct list_leaf6 {
+	__u64 first[LIST_LEAF6];
+	__u8 bits[LIST_LEAF6];
+	__u32 unused;
+};
+
+/* What stands in the place of the first node. */
+struct list_shape {
+	__u32 leaves; /* the number of the first one; 0: there is no tree */
+	__u32 ranges;
+	__u32 lives; /* 1: struct list_ends tells until when lists have a range; 0: for ever */
+	__u32 trie;  /* 1: there are lists in the trie, too */
+	__u32 levels;
+	__u32 begins[MAX_LIST_LEVELS]; /* the number of the first node of each level */
+	__u32 unused[5];
+};
+
+/* Until when lists have ranges, in the order of the leaves: of many, since an entry takes no less.
+ */
+struct list_ends {
+	__u32 until_s[LIST_ENDS]; /* CLOCK_BOOTTIME, in seconds; the highest: for ever */
 };
 
 /* Whether what the router itself sends is judged; see uplink.h. */

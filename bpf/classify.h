@@ -13,6 +13,7 @@
 #define TORBPF_CLASSIFY_H
 
 #include "domain.h"
+#include "listed.h"
 #include "match.h"
 
 struct decision {

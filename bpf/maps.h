@@ -44,6 +44,35 @@ PREFIX_MAP(port6_prefixes, struct service6, struct rule, MAX_POLICY_PREFIXES);
 PREFIX_MAP(list4_prefixes, struct prefix4, struct listed, 1);
 PREFIX_MAP(list6_prefixes, struct prefix6, struct listed, 1);
 
+/* The same of long lists, as trees, and when their segments end, where any does. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct list_node4);
+} list4_nodes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct list_node6);
+} list6_nodes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct list_ends);
+} list4_ends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct list_ends);
+} list6_ends SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_DEVICES);

@@ -37,8 +37,6 @@ static __always_inline int onion_destination(const struct packet *p, const struc
 	return 1;
 }
 
-#define NSEC_PER_SEC (1000ULL * 1000 * 1000)
-
 /*
  * The policy of the rule of the longest prefix that covers a key, which it shortens;
  * NO_POLICY where there is none. One whose time is over, with nothing beneath it, is as good
@@ -86,17 +84,6 @@ static __always_inline int source_policy(const struct packet *p)
 static __always_inline int destination_policy(const struct packet *p)
 {
 	return address_policy(p, &p->daddr, &dst4_prefixes, &dst6_prefixes, POLICY_TOR);
-}
-
-/*
- * Whether a list has a destination. Of nested prefixes the longest ends last: user space
- * writes no other.
- */
-static __always_inline int is_listed(const struct packet *p)
-{
-	struct listed *l = lookup_prefix(p, &p->daddr, &list4_prefixes, &list6_prefixes);
-
-	return l && (!l->until_s || l->until_s * NSEC_PER_SEC > bpf_ktime_get_boot_ns());
 }
 
 /* Whether a protocol is told by its port; that of others is 0 in a rule. */

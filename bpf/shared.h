@@ -24,6 +24,8 @@
 #define TELL_INTERVAL_NS (10ULL * 1000 * 1000)
 #define TELL_BURST_NS	 (200 * TELL_INTERVAL_NS)
 
+#define NSEC_PER_SEC (1000ULL * 1000 * 1000)
+
 #define PREFIX_MAP(name, key_type, value_type, size)                                               \
 	struct {                                                                                   \
 		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                                               \

@@ -31,6 +31,9 @@ const enum near_group *near_group_type __attribute__((unused));
 const enum fate *fate_type __attribute__((unused));
 const enum domain_limit *domain_limit_type __attribute__((unused));
 const enum explained *explained_type __attribute__((unused));
+const struct list_shape *list_shape_type __attribute__((unused));
+const struct list_leaf4 *list_leaf4_type __attribute__((unused));
+const struct list_leaf6 *list_leaf6_type __attribute__((unused));
 
 static __always_inline struct settings *load_settings(void)
 {

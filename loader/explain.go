@@ -105,6 +105,9 @@ func NewExplainer(maps map[string]*ebpf.Map, p *plan.Plan) (*Explainer, error) {
 		case constants(name) || slices.Contains(scratch, name):
 		case theirs == nil: // a map of another program
 			delete(spec.Maps, name)
+		case isListMap(name):
+			fitList(m, theirs)
+			inForce[name] = theirs
 		default:
 			m.MaxEntries = theirs.MaxEntries() // that of a plan with many addresses has grown
 			inForce[name] = theirs

@@ -67,7 +67,7 @@ func TestListsAreHandedOn(t *testing.T) {
 	p.Rules = config.DirectPrefixes(config.KindDestination, prefixes("62.10.10.0/24")...)
 	apply(t, next, p)
 	second := mapIDs(t, d)
-	for _, name := range listPrefixes {
+	for _, name := range []string{"list4_prefixes", "list6_prefixes", "list4_nodes", "list6_nodes", "list4_ends", "list6_ends"} {
 		if first[name] != second[name] || first["dst4_prefixes"] == second["dst4_prefixes"] {
 			t.Errorf("map %s was %d and is %d", name, first[name], second[name])
 		}
@@ -104,61 +104,90 @@ func expectFilled(t *testing.T, l *Lists, want bool) {
 }
 
 // TestHalfPinnedListsAreNotTakenForWhole: a process may be killed between the pin of one
-// family's map and that of the other.
+// map and that of the next.
 func TestHalfPinnedListsAreNotTakenForWhole(t *testing.T) {
 	l := newLab(t)
 	d := l.open(t, false)
-	d.UseLists(newLists(t, "one", forEver("62.10.9.0/24")))
-	apply(t, d, l.listed())
-	other := newLists(t, "other", forEver("62.10.9.0/24"))
-	must(t, pinObject(d.mapPin(listPrefixes[1]), other.maps[1]))
-	half, err := d.OpenLists()
-	must(t, err)
-	defer half.Close()
-	expectHolds(t, half, "one", false)
-	expectHolds(t, half, "other", false)
-	expectFilled(t, half, true)
+	for kind, of := range listMapKinds {
+		for family, name := range of.declared {
+			d.UseLists(newLists(t, "one", forEver("62.10.9.0/24")))
+			apply(t, d, l.listed())
+			other := newLists(t, "other", forEver("62.10.9.0/24"))
+			must(t, pinObject(d.mapPin(name), other.maps[kind][family]))
+			half, err := d.OpenLists()
+			must(t, err)
+			expectHolds(t, half, "one", false)
+			expectHolds(t, half, "other", false)
+			expectFilled(t, half, true)
+			must(t, half.Close())
+		}
+	}
 }
+
+// filler are so many prefixes of each family beside all that the tests ask for.
+func filler(n int) (list []netip.Prefix) {
+	for i := range n {
+		list = append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{20, byte(i >> 8), byte(i), 0}), 25))
+	}
+	for i := range n {
+		list = append(list, netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0x20, 4: byte(i >> 8), 5: byte(i)}), 49))
+	}
+	return list
+}
+
+// and adds prefixes to a group.
+func (g ListGroup) and(list []netip.Prefix) ListGroup {
+	g.Prefixes = slices.SortedFunc(slices.Values(slices.Concat(g.Prefixes, list)), config.ComparePrefixes)
+	return g
+}
+
+// lengths are lists without and with what makes them long.
+var lengths = map[string][]netip.Prefix{"short": nil, "long": filler(longList + 1)}
 
 // TestListsEndOneByOne: of nested prefixes the one that lasts longest decides.
 func TestListsEndOneByOne(t *testing.T) {
 	now, err := kernel.BootTime()
 	must(t, err)
-	l := newLists(t, "key",
-		ListGroup{Prefixes: sortedPrefixes("62.10.0.0/16", "62.11.0.0/16", "2001:db8::/32"), Ends: now + time.Hour},
-		ListGroup{Prefixes: sortedPrefixes("62.10.9.0/24", "2001:db8:9::/48", "62.0.0.0/8", "62.11.0.0/16"), Ends: time.Second}, // long over
-		forEver("62.10.10.0/24", "62.12.0.0/16", "2001:db9::/32"))
-	for addr, want := range map[string]bool{
-		"62.10.9.9": true, "62.10.10.1": true, "62.10.1.1": true, "62.11.1.1": true, "62.12.1.1": true, "62.13.1.1": false,
-		"63.0.0.1": false, "2001:db8:9::1": true, "2001:db9::1": true, "2001:dba::1": false,
-	} {
-		if got := l.Has(netip.MustParseAddr(addr)); got != want {
-			t.Errorf("a list has %s: %t, want %t", addr, got, want)
+	for name, more := range lengths {
+		l := newLists(t, "key",
+			ListGroup{Prefixes: sortedPrefixes("62.10.0.0/16", "62.11.0.0/16", "2001:db8::/32", "2001:dbb::1/128", "fd00:1::/48"), Ends: now + time.Hour}.and(more),
+			ListGroup{Prefixes: sortedPrefixes("62.10.9.0/24", "2001:db8:9::/48", "62.0.0.0/8", "62.11.0.0/16", "2001:dbb::/64"), Ends: time.Second}, // long over
+			forEver("62.10.10.0/24", "62.12.0.0/16", "2001:db9::/32", "2001:dba::1/128", "2001:dba::2/127"))
+		for addr, want := range map[string]bool{
+			"62.10.9.9": true, "62.10.10.1": true, "62.10.1.1": true, "62.11.1.1": true, "62.12.1.1": true, "62.13.1.1": false,
+			"63.0.0.1": false, "2001:db8:9::1": true, "2001:db9::1": true, "2001:dba::": false, "2001:dba::1": true, "2001:dba::3": true,
+			"2001:dbb::": false, "2001:dbb::1": true, "fd00:1::1": true, "fd00:2::1": false,
+		} {
+			if got := l.Has(netip.MustParseAddr(addr)); got != want {
+				t.Errorf("a %s list has %s: %t, want %t", name, addr, got, want)
+			}
 		}
-	}
-	for prefix, want := range map[string]bool{
-		"62.10.0.0/16": true, "62.10.0.0/17": true, "62.0.0.0/8": true, "60.0.0.0/6": false, "62.0.0.0/7": false, "2001:db8::/31": true, "2001:db8::/30": false, "::/0": false,
-	} {
-		if got, err := l.Covers(netip.MustParsePrefix(prefix)); got != want || err != nil {
-			t.Errorf("lists cover %s: %t, %v; want %t", prefix, got, err, want)
+		for prefix, want := range map[string]bool{
+			"62.10.0.0/16": true, "62.10.0.0/17": true, "62.0.0.0/8": true, "60.0.0.0/6": false, "62.0.0.0/7": false, "2001:db8::/31": true, "2001:db8::/30": false, "::/0": false,
+			"2001:dbb::/64": true, "2001:dba::/126": false, "2001:dba::2/127": true, "fd00:1::/49": true, "fd00::/47": false,
+		} {
+			if got, err := l.Covers(netip.MustParsePrefix(prefix)); got != want || err != nil {
+				t.Errorf("%s lists cover %s: %t, %v; want %t", name, prefix, got, err, want)
+			}
 		}
 	}
 }
 
-// TestManyEntriesAreAllThere: more than one batch, of both families.
+// TestManyEntriesAreAllThere: a long list of each kind, more than one batch.
 func TestManyEntriesAreAllThere(t *testing.T) {
-	var list []netip.Prefix
 	const n = 2*fillBatch + 7
-	for i := range n {
-		list = append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{20, byte(i >> 8), byte(i), 0}), 24))
+	hosts := make([]netip.Prefix, n)
+	for i := range hosts {
+		hosts[i] = netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0x30, 14: byte(i >> 8), 15: byte(i)}), 128)
 	}
-	for i := range n {
-		list = append(list, netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0x20, 4: byte(i >> 8), 5: byte(i)}), 48))
-	}
+	list := forEver().and(filler(n)).and(hosts).Prefixes
 	l := newLists(t, "key", ListGroup{Prefixes: list})
 	for _, p := range list {
 		if !l.Has(p.Addr()) {
 			t.Fatalf("%s is missing", p)
+		}
+		if next := lastAddr(p).Next(); l.Has(next) && p.Bits() < 128 {
+			t.Fatalf("%s behind %s is there", next, p)
 		}
 	}
 	if l.Has(netip.MustParseAddr("19.255.255.255")) || l.Has(netip.MustParseAddr("2100::")) {
@@ -180,7 +209,8 @@ func TestListsAreExchangedWithoutAMisjudgedPacket(t *testing.T) {
 			f := l.startListFlood(t, d, s)
 			for i := range upgrades {
 				before := f.rounds.Load()
-				d.UseLists(newLists(t, fmt.Sprint(i), forEver([]string{"62.10.9.0/24", "62.10.8.0/23"}[i%2], fmt.Sprintf("62.20.%d.0/24", i))))
+				more := lengths[[]string{"short", "long"}[i/2%2]]
+				d.UseLists(newLists(t, fmt.Sprint(i), forEver([]string{"62.10.9.0/24", "62.10.8.0/23"}[i%2], fmt.Sprintf("62.20.%d.0/24", i)).and(more)))
 				p := l.listed()
 				p.Lists[0].Digest = fmt.Sprint(i)
 				apply(t, d, p)

@@ -168,8 +168,14 @@ type DatapathLan struct {
 type DatapathLimit uint32
 
 const (
-	DatapathLimitMAX_LANS   DatapathLimit = 256
-	DatapathLimitMAX_NESTED DatapathLimit = 4
+	DatapathLimitMAX_LANS        DatapathLimit = 256
+	DatapathLimitMAX_NESTED      DatapathLimit = 4
+	DatapathLimitMAX_LIST_LEVELS DatapathLimit = 6
+	DatapathLimitLIST_BRANCHES4  DatapathLimit = 17
+	DatapathLimitLIST_BRANCHES6  DatapathLimit = 33
+	DatapathLimitLIST_LEAF4      DatapathLimit = 12
+	DatapathLimitLIST_LEAF6      DatapathLimit = 28
+	DatapathLimitLIST_ENDS       DatapathLimit = 16
 )
 
 type DatapathLinkPrefix6 struct {
@@ -177,6 +183,46 @@ type DatapathLinkPrefix6 struct {
 	Prefixlen uint32
 	Ifindex   uint32
 	Addr      [16]uint8
+}
+
+type DatapathListEnds struct {
+	_      structs.HostLayout
+	UntilS [16]uint32
+}
+
+type DatapathListLeaf4 struct {
+	_      structs.HostLayout
+	First  [12]uint32
+	Bits   [12]uint8
+	Unused uint32
+}
+
+type DatapathListLeaf6 struct {
+	_      structs.HostLayout
+	First  [28]uint64
+	Bits   [28]uint8
+	Unused uint32
+}
+
+type DatapathListNode4 struct {
+	_    structs.HostLayout
+	Last [16]uint32
+}
+
+type DatapathListNode6 struct {
+	_    structs.HostLayout
+	Last [32]uint64
+}
+
+type DatapathListShape struct {
+	_      structs.HostLayout
+	Leaves uint32
+	Ranges uint32
+	Lives  uint32
+	Trie   uint32
+	Levels uint32
+	Begins [6]uint32
+	Unused [5]uint32
 }
 
 type DatapathListed struct {
@@ -467,7 +513,11 @@ const (
 	DatapathMapInboundFlows    = "inbound_flows"
 	DatapathMapLans            = "lans"
 	DatapathMapLink6Prefixes   = "link6_prefixes"
+	DatapathMapList4Ends       = "list4_ends"
+	DatapathMapList4Nodes      = "list4_nodes"
 	DatapathMapList4Prefixes   = "list4_prefixes"
+	DatapathMapList6Ends       = "list6_ends"
+	DatapathMapList6Nodes      = "list6_nodes"
 	DatapathMapList6Prefixes   = "list6_prefixes"
 	DatapathMapLocal4Prefixes  = "local4_prefixes"
 	DatapathMapLocal6Prefixes  = "local6_prefixes"
@@ -502,6 +552,9 @@ const (
 	DatapathVarFateType        = "fate_type"
 	DatapathVarGeneration      = "generation"
 	DatapathVarLimitType       = "limit_type"
+	DatapathVarListLeaf4Type   = "list_leaf4_type"
+	DatapathVarListLeaf6Type   = "list_leaf6_type"
+	DatapathVarListShapeType   = "list_shape_type"
 	DatapathVarLocalAddrType   = "local_addr_type"
 	DatapathVarMarkShift       = "mark_shift"
 	DatapathVarNearGroupType   = "near_group_type"
@@ -592,7 +645,11 @@ type DatapathMapSpecs struct {
 	InboundFlows   *ebpf.MapSpec `ebpf:"inbound_flows"`
 	Lans           *ebpf.MapSpec `ebpf:"lans"`
 	Link6Prefixes  *ebpf.MapSpec `ebpf:"link6_prefixes"`
+	List4Ends      *ebpf.MapSpec `ebpf:"list4_ends"`
+	List4Nodes     *ebpf.MapSpec `ebpf:"list4_nodes"`
 	List4Prefixes  *ebpf.MapSpec `ebpf:"list4_prefixes"`
+	List6Ends      *ebpf.MapSpec `ebpf:"list6_ends"`
+	List6Nodes     *ebpf.MapSpec `ebpf:"list6_nodes"`
 	List6Prefixes  *ebpf.MapSpec `ebpf:"list6_prefixes"`
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.MapSpec `ebpf:"local6_prefixes"`
@@ -624,6 +681,9 @@ type DatapathVariableSpecs struct {
 	FateType        *ebpf.VariableSpec `ebpf:"fate_type"`
 	Generation      *ebpf.VariableSpec `ebpf:"generation"`
 	LimitType       *ebpf.VariableSpec `ebpf:"limit_type"`
+	ListLeaf4Type   *ebpf.VariableSpec `ebpf:"list_leaf4_type"`
+	ListLeaf6Type   *ebpf.VariableSpec `ebpf:"list_leaf6_type"`
+	ListShapeType   *ebpf.VariableSpec `ebpf:"list_shape_type"`
 	LocalAddrType   *ebpf.VariableSpec `ebpf:"local_addr_type"`
 	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
 	NearGroupType   *ebpf.VariableSpec `ebpf:"near_group_type"`
@@ -677,7 +737,11 @@ type DatapathMaps struct {
 	InboundFlows   *ebpf.Map `ebpf:"inbound_flows"`
 	Lans           *ebpf.Map `ebpf:"lans"`
 	Link6Prefixes  *ebpf.Map `ebpf:"link6_prefixes"`
+	List4Ends      *ebpf.Map `ebpf:"list4_ends"`
+	List4Nodes     *ebpf.Map `ebpf:"list4_nodes"`
 	List4Prefixes  *ebpf.Map `ebpf:"list4_prefixes"`
+	List6Ends      *ebpf.Map `ebpf:"list6_ends"`
+	List6Nodes     *ebpf.Map `ebpf:"list6_nodes"`
 	List6Prefixes  *ebpf.Map `ebpf:"list6_prefixes"`
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
 	Local6Prefixes *ebpf.Map `ebpf:"local6_prefixes"`
@@ -722,7 +786,11 @@ func (m *DatapathMaps) Close() error {
 		m.InboundFlows,
 		m.Lans,
 		m.Link6Prefixes,
+		m.List4Ends,
+		m.List4Nodes,
 		m.List4Prefixes,
+		m.List6Ends,
+		m.List6Nodes,
 		m.List6Prefixes,
 		m.Local4Prefixes,
 		m.Local6Prefixes,
@@ -755,6 +823,9 @@ type DatapathVariables struct {
 	FateType        *ebpf.Variable `ebpf:"fate_type"`
 	Generation      *ebpf.Variable `ebpf:"generation"`
 	LimitType       *ebpf.Variable `ebpf:"limit_type"`
+	ListLeaf4Type   *ebpf.Variable `ebpf:"list_leaf4_type"`
+	ListLeaf6Type   *ebpf.Variable `ebpf:"list_leaf6_type"`
+	ListShapeType   *ebpf.Variable `ebpf:"list_shape_type"`
 	LocalAddrType   *ebpf.Variable `ebpf:"local_addr_type"`
 	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
 	NearGroupType   *ebpf.Variable `ebpf:"near_group_type"`

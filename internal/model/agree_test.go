@@ -28,6 +28,7 @@ func TestModelAgrees(t *testing.T) {
 	compared, start := 0, time.Now()
 	for batch := 0; compared < agreePackets && time.Since(start) < agreeTime; batch++ {
 		o, p := loaded[batch%len(loaded)], d.policy()
+		o.trees = d.one(2)
 		program := pick(d, "torbpf_lan", "torbpf_lan", "torbpf_lan", "torbpf_lan_l3")
 		frames := d.batch(p, program, agreeBatch)
 		o.set(p)

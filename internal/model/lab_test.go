@@ -39,6 +39,7 @@ type objects struct {
 	// counts are the packets of each counter as compare last saw them.
 	counts map[counted]uint64
 	told   map[uint32]bool // slots of domain_slots in use
+	trees  bool            // lists are put into trees, as long ones are
 }
 
 // enterNamespace moves the calling test into a new network namespace. The
@@ -59,6 +60,12 @@ func load(tb testing.TB, shift uint8) *objects { return loadPorts(tb, shift, por
 
 func loadPorts(tb testing.TB, shift uint8, ports plan.Ports) *objects {
 	tb.Helper()
+	return loadWith(tb, shift, ports, 100)
+}
+
+// loadWith is loadPorts with room for lists of so many prefixes.
+func loadWith(tb testing.TB, shift uint8, ports plan.Ports, listed uint32) *objects {
+	tb.Helper()
 	spec, err := abi.LoadDatapath()
 	if err != nil {
 		tb.Fatal(err)
@@ -72,8 +79,8 @@ func loadPorts(tb testing.TB, shift uint8, ports plan.Ports) *objects {
 			tb.Fatal(err)
 		}
 	}
-	for _, name := range []string{"list4_prefixes", "list6_prefixes"} {
-		spec.Maps[name].MaxEntries = 100
+	for _, name := range []string{"list4_prefixes", "list6_prefixes", "list4_nodes", "list6_nodes", "list4_ends", "list6_ends"} {
+		spec.Maps[name].MaxEntries = listed
 	}
 	if err := rlimit.RemoveMemlock(); err != nil { // it counts BPF memory before 5.11
 		tb.Fatalf("lift the limit on locked memory: %v; run as root", err)
@@ -161,13 +168,7 @@ func (o *objects) set(p *Policy) {
 	for _, e := range p.Services {
 		o.putService(e)
 	}
-	for _, e := range listOf(p) {
-		value := abi.DatapathListed{UntilS: uint32(e.Prefix.Bits()%2) << 30} // or for ever
-		if e.Ended {
-			value.UntilS = 1
-		}
-		o.putPrefix("list", e.Prefix, value)
-	}
+	o.setLists(listOf(p))
 	for mac, d := range p.Devices {
 		o.put("devices", abi.DatapathMac{Addr: mac}, ruleOf(PrefixPolicy{Policy: d.Policy, Ended: d.Ended, Then: d.Then}, 0))
 	}

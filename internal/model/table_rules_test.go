@@ -2,6 +2,7 @@ package model
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
@@ -216,19 +217,12 @@ func domainRows() []row {
 	}
 }
 
-// prefixList is a list of destinations, of which some have ended. As the maps have it, the
-// longest prefix decides.
+// prefixList is a list of destinations, of which some have ended.
 type prefixList []PrefixPolicy
 
-// Has looks for the longest prefix; of equal ones the last.
+// Has says whether any that has not ended has an address.
 func (l prefixList) Has(a netip.Addr) bool {
-	best, has := -1, false
-	for _, e := range l {
-		if e.Prefix.Contains(a) && e.Prefix.Bits() >= best {
-			best, has = e.Prefix.Bits(), !e.Ended
-		}
-	}
-	return has
+	return slices.ContainsFunc(l, func(e PrefixPolicy) bool { return !e.Ended && e.Prefix.Contains(a) })
 }
 
 // listOf returns what the list of a test's policy holds.
