@@ -147,7 +147,7 @@ func TestCountersOfNothingAreNone(t *testing.T) {
 	}
 }
 
-// pinnedMaps is how many maps bpf/maps.h, bpf/shared.h, bpf/listed.h, bpf/identity.h, bpf/link.h and
+// pinnedMaps is how many maps bpf/maps.h, bpf/shared.h, bpf/identity.h, bpf/link.h and
 // bpf/target.h declare, pinnedPrograms how many of the programs of bpf/torbpf.bpf.c a kernel has: one of
 // the two DNS guards.
 const (
