@@ -8,6 +8,7 @@
  *
  * What is handed on stands before the frame, where any XDP program may write. So it is
  * believed only with a number that the loader draws for each generation.
+ * The only file that names the codes that XDP takes; verdict.h has those of tc.
  */
 #ifndef TORBPF_EARLY_H
 #define TORBPF_EARLY_H
@@ -39,6 +40,12 @@ static __always_inline __u64 judged(const struct packet *p)
 	__builtin_memcpy(&mac, p->smac.addr, sizeof(p->smac.addr));
 	ports = hash_words(hash_words(0, &ports, 1), &mac, 1);
 	return hash_words(hash_words(ports, &p->saddr, 2), &p->daddr, 2);
+}
+
+/* What the LAN program judges: it sees all of the packet, and drops all without settings. */
+static __always_inline int leave_to_lan(void)
+{
+	return XDP_PASS;
 }
 
 /* Whether nothing that is asked later overrules a refusal: a mark would have made it pending. */

@@ -69,11 +69,11 @@ int torbpf_early(struct xdp_md *ctx)
 	struct packet *p = this_packet();
 
 	if (!s || !p)
-		return XDP_PASS; /* and torbpf_lan drops it */
+		return leave_to_lan();
 	__builtin_memset(p, 0, sizeof(*p));
 	parse_xdp(ctx, p);
 	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
-		return XDP_PASS;
+		return leave_to_lan();
 	return act_early(ctx, p, s, classify(p, 0, s));
 }
 

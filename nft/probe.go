@@ -108,13 +108,9 @@ func readProbes(conn *nftables.Conn, t *nftables.Table) (map[string]bool, error)
 // ForeignInputChains names the filter chains of others at the input hook, whatever
 // is in them, as `nft` would: "inet filter input".
 func ForeignInputChains() ([]string, error) {
-	conn, err := nftables.New()
+	chains, err := allChains()
 	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	chains, err := conn.ListChains()
-	if err != nil {
-		return nil, fmt.Errorf("list chains: %w", err)
+		return nil, err
 	}
 	var names []string
 	for _, c := range chains {
@@ -133,13 +129,9 @@ func ForeignInputChains() ([]string, error) {
 // WGQuick names the interfaces for which wg-quick has a firewall, as it has for a tunnel that
 // everything is routed to: what comes to their addresses otherwise is dropped.
 func WGQuick() ([]string, error) {
-	conn, err := nftables.New()
+	chains, err := allChains()
 	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	chains, err := conn.ListChains()
-	if err != nil {
-		return nil, fmt.Errorf("list chains: %w", err)
+		return nil, err
 	}
 	var names []string
 	for _, c := range chains {
@@ -149,6 +141,19 @@ func WGQuick() ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// allChains lists those of all tables, ours and others'.
+func allChains() ([]*nftables.Chain, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	return chains, nil
 }
 
 var familyNames = map[nftables.TableFamily]string{
