@@ -81,9 +81,6 @@ func (g *Generation) attachXDP(h hook, flags link.XDPAttachFlags) error {
 			return old.Update(g.collection.Programs[programEarly])
 		}
 	}
-	if g.collection.Programs[programEarly] == nil { // of an older torbpf's
-		return fmt.Errorf("%w: torbpf has to be attached once more", errNoXDP)
-	}
 	fresh, err := link.AttachXDP(link.XDPOptions{Interface: h.ifindex, Program: g.collection.Programs[programEarly], Flags: flags})
 	if err != nil {
 		return explainXDP(err)

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -71,6 +73,7 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 		}
 	}
 
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !needed(name, p) })
 	collection, err := loadCollection(spec, shared)
 	if err != nil {
 		return nil, err
@@ -84,6 +87,22 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
+}
+
+// needed tells whether a plan has use for a program: the verifier takes a tenth of a second
+// for each of the larger ones. Those for Ethernet are always there, to be asked about the
+// maps in force; see mapsInForce.
+func needed(program string, p *plan.Plan) bool {
+	switch program {
+	case programLANL3, programOutL3:
+		return slices.ContainsFunc(p.LANs, func(l plan.LAN) bool { return !l.Ethernet })
+	case programUplinkL3:
+		return slices.ContainsFunc(p.Uplinks, func(u plan.Uplink) bool { return !u.Ethernet })
+	case programEarly:
+		return slices.ContainsFunc(p.LANs, func(l plan.LAN) bool { return wantsEarly(l, plan.EarlyNative) || wantsEarly(l, plan.EarlyGeneric) })
+	default:
+		return true
+	}
 }
 
 // secret is a number that no packet can bring along; see bpf/early.h.

@@ -51,16 +51,14 @@ func TestLANWithoutEthernetHeader(t *testing.T) {
 			tun, index := newTun(t)
 			d := l.open(t, mode.clsact)
 			p := l.plan()
-			p.LANs = append(p.LANs, plan.LAN{Name: "tun0", Index: index, Addr4: netip.MustParseAddr("192.168.99.1")})
-			p.Local = append(p.Local, plan.LocalSubnet{Prefix: netip.MustParsePrefix("192.168.99.0/24"), Index: index, Name: "tun0"})
+			addTunnel(p, index)
 			apply(t, d, p)
 			server := l.newCapture(t)
 			server.arrives(t, l.newSender(t), directUDP)
 			before := server.seen[directUDP]
 			from := netip.MustParseAddr("192.168.99.11")
 			for p, reason := range map[datagram]abi.Reason{refusedUDP: abi.ReasonUDP, directUDP: abi.ReasonDirectDestination} {
-				_, err := unix.Write(tun, p.bytes(from))
-				must(t, err)
+				write(t, tun, p.bytes(from))
 				await(t, "packet to be counted", func() bool {
 					return packets(t, d, index, verdictOf[reason], reason) == 1
 				})
@@ -71,6 +69,18 @@ func TestLANWithoutEthernetHeader(t *testing.T) {
 			})
 		})
 	}
+}
+
+// addTunnel makes a tunnel of newTun's a LAN of a plan.
+func addTunnel(p *plan.Plan, index int) {
+	p.LANs = append(p.LANs, plan.LAN{Name: "tun0", Index: index, Addr4: netip.MustParseAddr("192.168.99.1")})
+	p.Local = append(p.Local, plan.LocalSubnet{Prefix: netip.MustParsePrefix("192.168.99.0/24"), Index: index, Name: "tun0"})
+}
+
+func write(t *testing.T, fd int, packet []byte) {
+	t.Helper()
+	_, err := unix.Write(fd, packet)
+	must(t, err)
 }
 
 // newTun returns the user's end of a tunnel and the index of the router's.

@@ -23,6 +23,9 @@ func (d *Datapath) Reopen(p *plan.Plan) (*Generation, error) {
 		openPins(d.programPin(""), collection.Programs, ebpf.LoadPinnedProgram),
 		openPins(d.mapPin(""), collection.Maps, ebpf.LoadPinnedMap))
 	if err == nil {
+		err = suffices(collection.Programs, p)
+	}
+	if err == nil {
 		err = fillLANs(collection.Maps, p)
 	}
 	if err == nil {
@@ -32,6 +35,17 @@ func (d *Datapath) Reopen(p *plan.Plan) (*Generation, error) {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
+}
+
+// suffices wants every program that a plan needs among those that are pinned: they were
+// loaded for the interfaces of another one, none of which may have been a tunnel.
+func suffices(programs map[string]*ebpf.Program, p *plan.Plan) error {
+	for _, name := range []string{programLAN, programLANL3, programOut, programOutL3, programUplink, programUplinkL3, programEarly} {
+		if needed(name, p) && programs[name] == nil {
+			return fmt.Errorf("no pinned program %s: %w", name, os.ErrNotExist)
+		}
+	}
+	return nil
 }
 
 // openPins opens all objects of a folder of pins by their names.
