@@ -3,6 +3,7 @@
 //
 //	bench ./torbpf                             tables
 //	bench --out FILE --chart FILE ./torbpf     and a file for later comparison, and a picture
+//	bench --rows layers,bulk-tcp ./torbpf      some rows, while a change is being made
 //	bench --compare FILE ./torbpf              and what got slower since then
 package main
 
@@ -62,6 +63,7 @@ func newCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&o.rounds, "rounds", 31, "rounds of packets, streams and connections")
+	flags.StringSliceVar(&o.only, "rows", nil, "measure these rows of packets, streams and connections alone, and nothing else: layers,udp-64 (default all)")
 	flags.BoolVar(&o.tor, "tor", false, "bulk TCP through a private Tor network, too (a minute)")
 	flags.StringVar(&out, "out", "", "write the result to this file")
 	flags.StringVar(&chart, "chart", "", "draw the rows of packets into this file (SVG)")

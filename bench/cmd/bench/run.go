@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ const (
 type options struct {
 	program  string
 	rounds   int
+	only     []string // names of rows; nil for everything
 	tor      bool
 	progress func(string)
 }
@@ -47,6 +49,9 @@ func run(ctx context.Context, o options) (_ *report.Result, err error) {
 	}
 	if err := measurePaths(ctx, lab, o, r); err != nil {
 		return nil, err
+	}
+	if o.only != nil {
+		return r, nil
 	}
 	for _, part := range []func() ([]report.Row, error){
 		func() ([]report.Row, error) { return rig.Times(ctx, lab, o.program, timeRounds, o.progress) },
@@ -104,15 +109,42 @@ func measurePaths(ctx context.Context, lab *testnet.Lab, o options, r *report.Re
 	if err != nil {
 		return err
 	}
-	for _, kind := range []struct {
-		name string
-		rows []rig.Row
-	}{{"packets", packets}, {"bulk TCP", []rig.Row{rig.BulkRow(bytesOfBulk)}}, {"connections", []rig.Row{rig.ConnectRow(connections)}}} {
+	kinds := []kind{{"packets", packets}, {"bulk TCP", []rig.Row{rig.BulkRow(bytesOfBulk)}}, {"connections", []rig.Row{rig.ConnectRow(connections)}}}
+	if err := choose(kinds, o.only); err != nil {
+		return err
+	}
+	for _, kind := range kinds {
 		rows, err := d.Measure(ctx, paths, kind.rows, o.rounds, func(text string) { o.progress(kind.name + ": " + text) })
 		if err != nil {
 			return err
 		}
 		r.Rows = append(r.Rows, rows...)
+	}
+	return nil
+}
+
+// kind is rows that take turns.
+type kind struct {
+	name string
+	rows []rig.Row
+}
+
+// choose leaves the rows of these names, nil for all.
+func choose(kinds []kind, names []string) error {
+	if names == nil {
+		return nil
+	}
+	var known []string
+	for i := range kinds {
+		for _, r := range kinds[i].rows {
+			known = append(known, r.Name)
+		}
+		kinds[i].rows = slices.DeleteFunc(kinds[i].rows, func(r rig.Row) bool { return !slices.Contains(names, r.Name) })
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("no row is called %q; there are %s", name, strings.Join(known, ", "))
+		}
 	}
 	return nil
 }
