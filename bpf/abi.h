@@ -265,9 +265,18 @@ enum fate {
 	FATE_MAX,
 };
 
+/* How many slots there are for what devices have sent, and how far from its place one is. */
+enum device_limit {
+	DEVICE_SLOTS = 4096,
+	DEVICE_PROBES = 4,
+};
+
+/* A slot of the map of that name; on each CPU another device may have it. */
 struct device_traffic {
+	struct device_key device; /* zero: nobody has it */
 	struct counter by_fate[FATE_MAX];
-	__u64 seen_ns; /* CLOCK_BOOTTIME, of the last packet */
+	__u64 seen_ns;	 /* CLOCK_BOOTTIME, of the first packet of the last tick */
+	__u64 seen_tick; /* in jiffies, see traffic.h */
 };
 
 /* What the user wants of some packets; the key of its map says of which. */
@@ -377,7 +386,32 @@ struct exempt_mark {
 };
 
 /* Written only when a program is loaded, before it is attached. */
+/*
+ * What spares most packets a look-up: subnets of LANs in which nothing else is, by the first
+ * half of their bits with IPv6; and bits, one of which is not set only where the map has
+ * nothing to say. Where these say nothing the maps are asked.
+ */
+enum shortcut_limit {
+	SHORTCUT_SUBNETS = 4,
+	SHORTCUT_WORDS = 8, /* of 32 bits */
+};
+
+struct shortcut4 {
+	__be32 addr_be;
+	__be32 mask_be; /* an entry that is not in use is one that nothing matches */
+};
+
+struct shortcut6 {
+	__be32 addr_be[2];
+	__be32 mask_be[2];
+};
+
 struct settings {
+	struct shortcut4 sources4[SHORTCUT_SUBNETS];
+	struct shortcut6 sources6[SHORTCUT_SUBNETS];
+	__u32 router_bits[SHORTCUT_WORDS]; /* local_addrs, by router_bit() */
+	__u32 local_bits[SHORTCUT_WORDS]; /* local4_prefixes and local6_prefixes, by first_byte() */
+	__u32 rule_bits[SHORTCUT_WORDS];  /* dst4_prefixes and dst6_prefixes, by the same */
 	__be32 onion4_addr_be;
 	__be32 onion4_mask_be;
 	__be32 onion6_words_be[4];

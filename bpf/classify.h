@@ -39,9 +39,10 @@ static __always_inline int decided(struct decision d)
 	return d.reason != REASON_NONE;
 }
 
-static __always_inline struct decision classify_foreign(const struct packet *p)
+static __always_inline struct decision classify_foreign(const struct packet *p,
+							const struct settings *s)
 {
-	if (foreign_source(p))
+	if (!plainly_of_lan(p, s) && foreign_source(p))
 		return decide(VERDICT_REFUSED, REASON_FOREIGN_SOURCE);
 	return undecided();
 }
@@ -52,9 +53,10 @@ static __always_inline struct decision classify_foreign(const struct packet *p)
  * router is sent there it answers wherever the source leads, a ping by the WAN if
  * need be; but devices must be found, and get an address, with one of yesterday's.
  */
-static __always_inline struct decision classify_unforwarded(const struct packet *p)
+static __always_inline struct decision classify_unforwarded(const struct packet *p,
+							    const struct settings *s)
 {
-	if (is_dns(p) || asks_router_encrypted(p))
+	if (is_dns(p) || asks_router_encrypted(p, s))
 		return undecided();
 	/* Linux forwards IPv4 link-local addresses as any others. */
 	if (!group_destination(p) && (p->layer3 == LAYER3_IPV4 || !link_local(p, &p->daddr)))
@@ -103,11 +105,12 @@ static __always_inline struct decision classify_onion(const struct packet *p,
  * A rule that names the port of DNS stands before Tor's claim to it: for a resolver
  * behind a VPN. Not for the router's own, which would ask upstream in clear.
  */
-static __always_inline struct decision classify_named_dns(const struct packet *p, int service)
+static __always_inline struct decision classify_named_dns(const struct packet *p, int service,
+							  const struct settings *s)
 {
 	if (service != POLICY_DIRECT || !is_dns(p))
 		return undecided();
-	if (broadcast_destination(p) || bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
+	if (broadcast_destination(p) || to_router(p, s))
 		return undecided();
 	return decide(VERDICT_DIRECT, REASON_DIRECT_PORT);
 }
@@ -129,9 +132,10 @@ static __always_inline struct decision classify_dns(const struct packet *p)
 	return decide(VERDICT_RESOLVER, REASON_DNS_TCP);
 }
 
-static __always_inline struct decision classify_router(const struct packet *p)
+static __always_inline struct decision classify_router(const struct packet *p,
+						       const struct settings *s)
 {
-	if (!bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
+	if (!to_router(p, s))
 		return undecided();
 	/* A later fragment hides its port, and might finish a DNS query. */
 	if (p->fragment != FRAGMENT_NONE && !is_icmp(p))
@@ -151,7 +155,7 @@ static __always_inline struct decision classify_router(const struct packet *p)
 static __always_inline struct decision classify_exclusion(const struct packet *p, __u32 mark,
 							  int service, const struct settings *s)
 {
-	int policy = policy_there(p, service);
+	int policy = policy_there(p, service, s);
 
 	if (policy == POLICY_DIRECT)
 		return decide(VERDICT_DIRECT, service == POLICY_DIRECT ? REASON_DIRECT_PORT
@@ -170,7 +174,7 @@ static __always_inline struct decision classify_local(const struct packet *p,
 {
 	struct local_subnet *subnet;
 
-	subnet = lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
+	subnet = subnet_there(p, s);
 	if (!subnet)
 		return undecided();
 	if (subnet->ifindex && s->local_mode != LOCAL_NONE)
@@ -206,10 +210,10 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	int service;
 	struct decision d;
 
-	d = classify_unforwarded(p);
+	d = classify_unforwarded(p, s);
 	if (decided(d))
 		return d;
-	d = classify_foreign(p);
+	d = classify_foreign(p, s);
 	if (decided(d))
 		return d;
 	d = classify_source(p, s);
@@ -219,13 +223,13 @@ static __always_inline struct decision classify_policy(const struct packet *p, _
 	if (decided(d))
 		return d;
 	service = port_policy(p, s);
-	d = classify_named_dns(p, service);
+	d = classify_named_dns(p, service, s);
 	if (decided(d))
 		return d;
 	d = classify_dns(p);
 	if (decided(d))
 		return d;
-	d = classify_router(p);
+	d = classify_router(p, s);
 	if (decided(d))
 		return d;
 	d = classify_exclusion(p, mark, service, s);
@@ -269,7 +273,7 @@ static __always_inline struct decision reconsider(const struct packet *p, const 
 	if (s->inbound && inbound_reply(p))
 		return decide(VERDICT_PENDING, REASON_INBOUND_REPLY);
 	if (s->late_marks && markable(d.reason) && !is_dns(p) && !onion_destination(p, s) &&
-	    !bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
+	    !to_router(p, s))
 		return decide(VERDICT_PENDING, REASON_LATE_MARK);
 	return d;
 }

@@ -32,10 +32,9 @@ static __always_inline int overruled_by_exit(enum reason reason)
  */
 static __always_inline int kept_from_exit(const struct packet *p, const struct settings *s)
 {
-	if (is_dns(p) || onion_destination(p, s) ||
-	    bpf_map_lookup_elem(&local_addrs, &p->daddr.key))
+	if (is_dns(p) || onion_destination(p, s) || to_router(p, s))
 		return 1;
-	return policy_there(p, port_policy(p, s)) == POLICY_TOR;
+	return policy_there(p, port_policy(p, s), s) == POLICY_TOR;
 }
 
 /* The interface by which the kernel would forward a packet now; 0 if by none. */

@@ -9,10 +9,66 @@
 #include "maps.h"
 #include "packet.h"
 
-/* Whether DNS over TLS or QUIC asks the router itself. */
-static __always_inline int asks_router_encrypted(const struct packet *p)
+/* Which of the bits of settings is an address's; internal/abi/shortcut.go has the same. */
+static __always_inline __u32 router_bit(const union inet_address *a)
 {
-	return is_encrypted_dns(p) && bpf_map_lookup_elem(&local_addrs, &p->daddr.key);
+	__u32 folded = a->word_be[0] ^ a->word_be[1] ^ a->word_be[2] ^ a->word_be[3];
+
+	return folded * 0x9e3779b1U >> 24;
+}
+
+/* The same of a prefix, which has a bit for each of these that it covers. */
+static __always_inline __u32 first_byte(const struct packet *p, const union inet_address *a)
+{
+	return p->layer3 == LAYER3_IPV4 ? a->key.addr[12] : a->key.addr[0];
+}
+
+static __always_inline int bit_is_set(const __u32 *words, __u32 bit)
+{
+	return words[bit / 32 % SHORTCUT_WORDS] >> bit % 32 & 1;
+}
+
+/* Whether a packet is to the router itself, or to all of a subnet of its. */
+static __always_inline int to_router(const struct packet *p, const struct settings *s)
+{
+	return bit_is_set(s->router_bits, router_bit(&p->daddr)) &&
+	       bpf_map_lookup_elem(&local_addrs, &p->daddr.key);
+}
+
+/* What the destination's subnet is, where it is a local or a reserved one. */
+static __always_inline struct local_subnet *subnet_there(const struct packet *p,
+							 const struct settings *s)
+{
+	if (!bit_is_set(s->local_bits, first_byte(p, &p->daddr)))
+		return NULL;
+	return lookup_prefix(p, &p->daddr, &local4_prefixes, &local6_prefixes);
+}
+
+/* Whether the source is known for a LAN's without asking a map; 0 says nothing. */
+static __always_inline int plainly_of_lan(const struct packet *p, const struct settings *s)
+{
+	const union inet_address *a = &p->saddr;
+	int i;
+
+	for (i = 0; i < SHORTCUT_SUBNETS; i++) {
+		const struct shortcut4 *s4 = &s->sources4[i];
+		const struct shortcut6 *s6 = &s->sources6[i];
+
+		if (p->layer3 == LAYER3_IPV4) {
+			if ((a->word_be[3] & s4->mask_be) == s4->addr_be)
+				return 1;
+		} else if ((a->word_be[0] & s6->mask_be[0]) == s6->addr_be[0] &&
+			   (a->word_be[1] & s6->mask_be[1]) == s6->addr_be[1]) {
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* Whether DNS over TLS or QUIC asks the router itself. */
+static __always_inline int asks_router_encrypted(const struct packet *p, const struct settings *s)
+{
+	return is_encrypted_dns(p) && to_router(p, s);
 }
 
 static __always_inline int onion_destination(const struct packet *p, const struct settings *s)
@@ -81,8 +137,10 @@ static __always_inline int source_policy(const struct packet *p)
 }
 
 /* What those for destinations say, but for the ones that name a port. */
-static __always_inline int destination_policy(const struct packet *p)
+static __always_inline int destination_policy(const struct packet *p, const struct settings *s)
 {
+	if (!bit_is_set(s->rule_bits, first_byte(p, &p->daddr)))
+		return NO_POLICY;
 	return address_policy(p, &p->daddr, &dst4_prefixes, &dst6_prefixes, POLICY_TOR);
 }
 
@@ -148,9 +206,10 @@ static __always_inline int port_policy(const struct packet *p, const struct sett
 }
 
 /* What the rules for a destination say: those that name a port are the more specific ones. */
-static __always_inline int policy_there(const struct packet *p, int service)
+static __always_inline int policy_there(const struct packet *p, int service,
+					const struct settings *s)
 {
-	return service != NO_POLICY ? service : destination_policy(p);
+	return service != NO_POLICY ? service : destination_policy(p, s);
 }
 
 /* What the rule for the device itself says. */

@@ -9,6 +9,9 @@
 #include "domain.h"
 #include "maps.h"
 
+/* By how many bits of jiffies the last packet's time is rounded: a third of a second at most. */
+#define SEEN_TICK_SHIFT 5
+
 /* How much arrived at once. */
 struct volume {
 	__u32 packets;
@@ -40,25 +43,52 @@ static __always_inline enum fate fate_of(struct decision d)
 	}
 }
 
+/*
+ * The slot of a device on this CPU. Where each that it may have is another's, the one that
+ * has been silent longest is forgotten.
+ */
+static __always_inline struct device_traffic *traffic_of(const struct device_key *device)
+{
+	__u32 place = hash_words(0, device, 3) >> 52; /* DEVICE_SLOTS: 2^12 */
+	struct device_traffic *slot, *oldest = NULL;
+	__u32 i, index;
+
+	for (i = 0; i < DEVICE_PROBES; i++) {
+		index = (place + i) % DEVICE_SLOTS;
+		slot = bpf_map_lookup_elem(&device_traffic, &index);
+		if (!slot)
+			return NULL;
+		if (same_words(&slot->device, device, 3))
+			return slot;
+		if (!oldest || slot->seen_ns < oldest->seen_ns) /* 0: nobody's */
+			oldest = slot;
+	}
+	if (oldest) {
+		__builtin_memset(oldest, 0, sizeof(*oldest));
+		oldest->device = *device;
+	}
+	return oldest;
+}
+
 static __always_inline void count_device(const struct packet *p, struct decision d,
 					 struct volume volume)
 {
-	struct device_key key = device_of(p);
-	struct device_traffic *traffic = bpf_map_lookup_elem(&device_traffic, &key);
-	struct device_traffic first = {};
+	struct device_key device = device_of(p);
+	__u64 tick = bpf_jiffies64() >> SEEN_TICK_SHIFT; /* a load where the clock is a call */
+	struct device_traffic *traffic;
 	enum fate fate = fate_of(d);
 
 	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
 		return;
-	if (!traffic) {
-		bpf_map_update_elem(&device_traffic, &key, &first, BPF_NOEXIST);
-		traffic = bpf_map_lookup_elem(&device_traffic, &key);
-	}
+	traffic = traffic_of(&device);
 	if (!traffic)
 		return;
 	traffic->by_fate[fate].packets += volume.packets;
 	traffic->by_fate[fate].bytes += volume.bytes;
-	traffic->seen_ns = bpf_ktime_get_boot_ns();
+	if (traffic->seen_tick != tick) {
+		traffic->seen_tick = tick;
+		traffic->seen_ns = bpf_ktime_get_boot_ns();
+	}
 }
 
 #endif

@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 )
@@ -38,31 +36,51 @@ func (d *Datapath) DeviceTraffic() ([]DeviceTraffic, error) {
 		return nil, err
 	}
 	defer m.Close()
-	var key abi.DatapathDeviceKey
-	var perCPU []abi.DatapathDeviceTraffic
-	var out []DeviceTraffic
-	entries := m.Iterate()
-	for entries.Next(&key, &perCPU) {
-		out = append(out, deviceTraffic(key, perCPU))
+	var slots [][]abi.DatapathDeviceTraffic
+	for slot := range m.MaxEntries() {
+		var perCPU []abi.DatapathDeviceTraffic
+		if err := m.Lookup(slot, &perCPU); err != nil {
+			return nil, fmt.Errorf("read the traffic of devices: %w", err)
+		}
+		slots = append(slots, perCPU)
 	}
-	// An entry that is forgotten under the listing may end it early; the next has the rest.
-	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
-		return nil, fmt.Errorf("read the traffic of devices: %w", err)
-	}
-	return out, nil
+	return byDevice(slots), nil
 }
 
-func deviceTraffic(key abi.DatapathDeviceKey, perCPU []abi.DatapathDeviceTraffic) DeviceTraffic {
+// byDevice adds up what the CPUs have counted; on each, another device may have a slot.
+func byDevice(slots [][]abi.DatapathDeviceTraffic) []DeviceTraffic {
+	var out []DeviceTraffic
+	place := make(map[abi.DatapathDeviceKey]int)
+	for _, perCPU := range slots {
+		for _, t := range perCPU {
+			if t.Device == (abi.DatapathDeviceKey{}) {
+				continue
+			}
+			i, known := place[t.Device]
+			if !known {
+				i, place[t.Device] = len(out), len(out)
+				out = append(out, deviceTraffic(t.Device))
+			}
+			out[i].add(t)
+		}
+	}
+	return out
+}
+
+// deviceTraffic is that of a device that has sent nothing yet.
+func deviceTraffic(key abi.DatapathDeviceKey) DeviceTraffic {
 	out := DeviceTraffic{MAC: key.Mac.Addr, ByFate: make(map[abi.Fate]Traffic)}
 	if out.MAC == (config.MAC{}) {
 		out.Addr = netip.AddrFrom16(key.Addr).Unmap()
 	}
-	for _, cpu := range perCPU {
-		out.Seen = max(out.Seen, time.Duration(cpu.SeenNs))
-		for fate, c := range cpu.ByFate {
-			sum := out.ByFate[abi.Fate(fate)]
-			out.ByFate[abi.Fate(fate)] = Traffic{sum.Packets + c.Packets, sum.Bytes + c.Bytes}
-		}
-	}
 	return out
+}
+
+// add counts what one CPU has seen of a device.
+func (d *DeviceTraffic) add(t abi.DatapathDeviceTraffic) {
+	d.Seen = max(d.Seen, time.Duration(t.SeenNs))
+	for fate, c := range t.ByFate {
+		sum := d.ByFate[abi.Fate(fate)]
+		d.ByFate[abi.Fate(fate)] = Traffic{sum.Packets + c.Packets, sum.Bytes + c.Bytes}
+	}
 }

@@ -110,10 +110,21 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		}
 		s.Onion6Prefixlen = uint32(p.Onion6.Bits())
 	}
+	s.Shorten(contents(p))
 	if err := maps[abi.DatapathMapSettings].Put(uint32(0), s); err != nil {
 		return fmt.Errorf("write settings: %w", err)
 	}
 	return nil
+}
+
+// contents is what fillAddrs, fillLocal and fillRules write.
+func contents(p *plan.Plan) abi.Contents {
+	c := abi.Contents{Router: p.LocalAddrs, Local: localSubnets(p)}
+	for _, r := range p.Rules.Of(config.KindDestination) {
+		c.Destinations = append(c.Destinations, r.Prefix)
+	}
+	c.IsLAN = func(ifindex uint32) bool { return isLAN(p, int(ifindex)) }
+	return c
 }
 
 // keepsPort says whether a rule keeps a port with Tor, now or when it has ended; a fragment
@@ -122,53 +133,52 @@ func keepsPort(r config.Rule) bool {
 	return r.Service.HasPorts() && (r.Policy == config.PolicyTor || r.Beneath != nil)
 }
 
-// fillLocal writes the least important first, since of two entries for the
+func fillLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
+	for prefix, subnet := range localSubnets(p) {
+		if err := putPrefix(maps, localPrefixes, prefix, subnet); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// localSubnets sets the least important first, since of two entries for the
 // same prefix the later one stays: reserved space, then the local subnets from the
 // last to the first, which is the one that the plan means. Those of LANs follow
 // the others: a subnet that a LAN shares with another interface must not make
 // its hosts' sources foreign.
-func fillLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
+func localSubnets(p *plan.Plan) map[netip.Prefix]abi.DatapathLocalSubnet {
+	subnets := make(map[netip.Prefix]abi.DatapathLocalSubnet)
 	for _, prefix := range plan.Reserved() {
-		reserved := abi.DatapathLocalSubnet{Reserved: 1}
-		if err := putPrefix(maps, localPrefixes, prefix, reserved); err != nil {
-			return err
-		}
+		subnets[prefix.Masked()] = abi.DatapathLocalSubnet{Reserved: 1}
 	}
 	for _, ofLANs := range []bool{false, true} {
 		for _, l := range slices.Backward(p.Local) {
-			if isLAN(p, l.Index) != ofLANs {
-				continue
-			}
-			subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index), Reserved: setting(plan.Private(l.Prefix))}
-			if err := putPrefix(maps, localPrefixes, l.Prefix, subnet); err != nil {
-				return err
+			if isLAN(p, l.Index) == ofLANs {
+				subnets[l.Prefix.Masked()] = abi.DatapathLocalSubnet{Ifindex: uint32(l.Index), Reserved: setting(plan.Private(l.Prefix))}
 			}
 		}
 	}
-	return fillLinkLocal(maps, p)
+	addLinkLocal(subnets, p)
+	return subnets
 }
 
 func isLAN(p *plan.Plan, index int) bool {
 	return slices.ContainsFunc(p.LANs, func(l plan.LAN) bool { return l.Index == index })
 }
 
-// fillLinkLocal gives link-local space to a LAN. As a destination it is judged
+// addLinkLocal gives link-local space to a LAN. As a destination it is judged
 // before this map is asked; as a source it is how the program knows that a LAN
 // uses IPv4's, and all that the DNS guard of an old kernel has to tell a client
 // that asks from its link-local address.
-func fillLinkLocal(maps map[string]*ebpf.Map, p *plan.Plan) error {
+func addLinkLocal(subnets map[netip.Prefix]abi.DatapathLocalSubnet, p *plan.Plan) {
 	for _, l := range p.LANs {
 		for _, prefix := range l.Prefixes {
-			if !prefix.Addr().IsLinkLocalUnicast() {
-				continue
-			}
-			subnet := abi.DatapathLocalSubnet{Ifindex: uint32(l.Index), Reserved: 1}
-			if err := putPrefix(maps, localPrefixes, prefix, subnet); err != nil {
-				return err
+			if prefix.Addr().IsLinkLocalUnicast() {
+				subnets[prefix.Masked()] = abi.DatapathLocalSubnet{Ifindex: uint32(l.Index), Reserved: 1}
 			}
 		}
 	}
-	return nil
 }
 
 // fillOnLink writes whom this machine may ask for, and answer, as a neighbour.

@@ -67,9 +67,11 @@ type DatapathDeviceKey struct {
 }
 
 type DatapathDeviceTraffic struct {
-	_      structs.HostLayout
-	ByFate [4]DatapathCounter
-	SeenNs uint64
+	_        structs.HostLayout
+	Device   DatapathDeviceKey
+	ByFate   [4]DatapathCounter
+	SeenNs   uint64
+	SeenTick uint64
 }
 
 type DatapathDomainFlow struct {
@@ -436,6 +438,11 @@ type DatapathService6 struct {
 
 type DatapathSettings struct {
 	_               structs.HostLayout
+	Sources4        [4]DatapathShortcut4
+	Sources6        [4]DatapathShortcut6
+	RouterBits      [8]uint32
+	LocalBits       [8]uint32
+	RuleBits        [8]uint32
 	Onion4AddrBe    uint32
 	Onion4MaskBe    uint32
 	Onion6WordsBe   [4]uint32
@@ -454,6 +461,18 @@ type DatapathSettings struct {
 	TimeServer      uint32
 	Client          DatapathClientMode
 	OwnMarks        uint32
+}
+
+type DatapathShortcut4 struct {
+	_      structs.HostLayout
+	AddrBe uint32
+	MaskBe uint32
+}
+
+type DatapathShortcut6 struct {
+	_      structs.HostLayout
+	AddrBe [2]uint32
+	MaskBe [2]uint32
 }
 
 type DatapathTarget struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -281,6 +282,15 @@ func (o *objects) setSettings(p *Policy) {
 		}
 		s.Onion6Prefixlen = uint32(p.Onion6.Bits())
 	}
+	contents := abi.Contents{Router: slices.Concat(p.Addrs, p.Broadcasts), Local: make(map[netip.Prefix]abi.DatapathLocalSubnet)}
+	for _, l := range p.Local {
+		contents.Local[l.Prefix] = abi.DatapathLocalSubnet{Ifindex: uint32(l.Index)}
+	}
+	for _, e := range p.Destinations {
+		contents.Destinations = append(contents.Destinations, e.Prefix)
+	}
+	contents.IsLAN = func(ifindex uint32) bool { return ifindex == lanIndex || ifindex == guestIndex }
+	s.Shorten(contents)
 	o.put("settings", uint32(0), s)
 }
 

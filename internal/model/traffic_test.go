@@ -9,17 +9,22 @@ import (
 // sentBy sums what a device has sent, by what became of it.
 func (o *objects) sentBy(t *testing.T, key abi.DatapathDeviceKey) [4]uint64 {
 	t.Helper()
-	var perCPU []abi.DatapathDeviceTraffic
-	if err := o.maps["device_traffic"].Lookup(key, &perCPU); err != nil {
-		t.Fatalf("look up the traffic of %+v: %v", key, err)
-	}
 	var out [4]uint64
-	for _, cpu := range perCPU {
-		for fate, c := range cpu.ByFate {
-			out[fate] += c.Packets
+	for slot := range o.maps["device_traffic"].MaxEntries() {
+		var perCPU []abi.DatapathDeviceTraffic
+		if err := o.maps["device_traffic"].Lookup(slot, &perCPU); err != nil {
+			t.Fatalf("look up slot %d: %v", slot, err)
 		}
-		if c := cpu.ByFate; c[abi.DatapathFateFATE_TOR].Packets > 0 && cpu.SeenNs == 0 {
-			t.Error("it is not said when it was seen")
+		for _, cpu := range perCPU {
+			if cpu.Device != key {
+				continue
+			}
+			for fate, c := range cpu.ByFate {
+				out[fate] += c.Packets
+			}
+			if cpu.SeenNs == 0 {
+				t.Error("it is not said when it was seen")
+			}
 		}
 	}
 	return out
