@@ -20,14 +20,17 @@ mount --bind "$1/group" /etc/group
 mkdir -p /run/systemd/resolved.conf.d
 cp "$1/resolved.conf" /run/systemd/resolved.conf.d/lab.conf
 chown -R 991:991 /run/systemd/resolve
-exec /usr/lib/systemd/systemd-resolved
+` + privateBus + `exec /usr/lib/systemd/systemd-resolved
 `
 
 // startResolved starts the distribution's systemd-resolved in the router, asking the ISP's
-// resolver.
+// resolver by the uplink, as NetworkManager tells it to.
 func startResolved(t *testing.T, lab *testnet.Lab) {
 	t.Helper()
-	dir := t.TempDir()
+	dir := filepath.Join(lab.Dir(), "resolved")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for name, add := range map[string]string{
 		"passwd": "systemd-resolve:x:991:991::/:/usr/sbin/nologin\n", "group": "systemd-resolve:x:991:\n",
 	} {
@@ -39,11 +42,20 @@ func startResolved(t *testing.T, lab *testnet.Lab) {
 			t.Fatal(err)
 		}
 	}
-	conf := fmt.Sprintf("[Resolve]\nDNS=%s\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no\nCache=no\n", testnet.Resolver4)
+	const conf = "[Resolve]\nFallbackDNS=\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no\nCache=no\n"
 	if err := os.WriteFile(filepath.Join(dir, "resolved.conf"), []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	startUnpacked(t, lab, resolvedScript, dir)
+	writeBus(t, dir)
+	p := startUnpacked(t, lab, resolvedScript, dir)
+	for _, args := range [][]string{{"dns", wan, testnet.Resolver4.String()}, {"domain", wan, "~."}} {
+		eventually(t, patience, "systemd-resolved on the bus", func() error {
+			if r := p.run(t, append([]string{"resolvectl"}, args...)...); r.code != 0 {
+				return fmt.Errorf("%v", r)
+			}
+			return nil
+		})
+	}
 }
 
 // TestResolvedIsAnsweredByTor: systemd-resolved keeps its place and its configuration, and what
