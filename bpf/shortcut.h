@@ -98,12 +98,12 @@ static __always_inline void parse_destination(const struct bpf_sock_addr *ctx, i
 }
 
 /*
- * Whether a socket is like any other: of one that is bound to an address or an interface,
- * or has a mark of the user's, rules or routes may say more.
+ * Whether a socket is like any other: of one that is bound to an address, or has a mark of the
+ * user's, rules or routes may say more.
  */
 static __always_inline int is_plain_socket(const struct bpf_sock *sk)
 {
-	if (sk->protocol != IPPROTO_TCP || sk->bound_dev_if || mark_without_ours(sk->mark))
+	if (sk->protocol != IPPROTO_TCP || mark_without_ours(sk->mark))
 		return 0;
 	if (sk->family == AF_INET)
 		return !sk->src_ip4;
@@ -124,6 +124,19 @@ static __always_inline int is_plain_destination(const struct packet *p)
 	       !lookup_prefix(p, &p->daddr, &detour4_prefixes, &detour6_prefixes) &&
 	       !bpf_map_lookup_elem(&detour_ports, &port) &&
 	       !bpf_map_lookup_elem(&local_addrs, &p->daddr.key);
+}
+
+/*
+ * Unbinds a socket from its interface, by which nothing leads to Tor, the long way neither:
+ * NetworkManager finds out by such a socket whether there is an internet. The kernel lets only
+ * those do it who may bind it to another (CAP_NET_RAW). Returns whether it is bound to none.
+ */
+static __always_inline int unbind_interface(struct bpf_sock_addr *ctx)
+{
+	char none[4] = {};
+
+	return !ctx->sk->bound_dev_if ||
+	       !bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none));
 }
 
 static __always_inline void lead_to_tor(struct bpf_sock_addr *ctx, int family,
@@ -157,7 +170,7 @@ static __always_inline void take_shortcut(struct bpf_sock_addr *ctx, int family,
 		return;
 	parse_destination(ctx, family, &p);
 	if (!shortcut || class == VERDICT_DIRECT || !is_plain_socket(sk) ||
-	    !is_plain_destination(&p)) {
+	    !is_plain_destination(&p) || !unbind_interface(ctx)) {
 		bpf_sk_storage_delete(&client_targets, sk);
 		return;
 	}

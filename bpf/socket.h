@@ -14,6 +14,7 @@
 #define SOL_SOCKET 1
 #define SOL_IPV6   41
 
+#define SO_BINDTODEVICE 25
 #define SO_MARK		36
 #define SO_ORIGINAL_DST 80 /* netfilter's, and IP6T_SO_ORIGINAL_DST */
 

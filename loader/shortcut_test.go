@@ -150,14 +150,18 @@ func TestTheShortWay(t *testing.T) {
 	for _, c := range []struct {
 		to, tor string
 		at      int
+		bound   string // to an interface
 	}{
-		{"51.20.0.80:443", "51.20.0.80:443", 0},
-		{"[::ffff:51.20.0.80]:8080", "51.20.0.80:8080", 0},
-		{"[2a0c::80]:65535", "[2a0c::80]:65535", 1},
-		{"51.20.0.80:853", "51.20.0.80:853", 0},
+		{"51.20.0.80:443", "51.20.0.80:443", 0, ""},
+		{"[::ffff:51.20.0.80]:8080", "51.20.0.80:8080", 0, ""},
+		{"[2a0c::80]:65535", "[2a0c::80]:65535", 1, ""},
+		{"51.20.0.80:853", "51.20.0.80:853", 0, ""},
+		{"51.20.0.80:443", "51.20.0.80:443", 0, "wan0"},
+		{"[2a0c::80]:443", "[2a0c::80]:443", 1, "wan0"},
 	} {
 		to := netip.MustParseAddrPort(c.to)
 		fd := socketTo(t, to)
+		must(t, unix.BindToDevice(fd, c.bound))
 		begin(t, fd, to)
 		got := acceptLed(t, listeners[c.at])
 		if got.err != nil || got.to.String() != c.tor {
@@ -205,7 +209,6 @@ func TestTheLongWay(t *testing.T) {
 		{"what begins outside again", "127.0.0.1:443", nil},
 		{"IPv6 loopback", "[::1]:443", nil},
 		{"bound to an address", public, func(fd int) error { return unix.Bind(fd, sockaddr(netip.MustParseAddrPort(wanAddr+":0"))) }},
-		{"bound to an interface", public, func(fd int) error { return unix.BindToDevice(fd, "wan0") }},
 		{"marked by its user", public, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, 0x100) }},
 		{"direct", public, func(fd int) error {
 			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(markDirect))

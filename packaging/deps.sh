@@ -3,7 +3,8 @@
 #   deps.sh run      to build and attach: Go, tor
 #   deps.sh demo     to show it on a private Tor network: nft
 #   deps.sh bench    to measure it: ip, nft
-#   deps.sh test     to run the tests, too: clang, nft, tcpdump, …
+#   deps.sh test     to run the tests, too: clang, nft, tcpdump, …; squid and the like are not
+#                    installed but unpacked, below /var/cache/torbpf-tests
 #   deps.sh systemd  and the one that boots a system of its own: systemd-nspawn, mmdebstrap
 # A tor package starts a tor service of its own; torbpf does not use or touch it.
 set -Eeuo pipefail
@@ -14,7 +15,10 @@ run_packages=(tor)
 demo_packages=("${run_packages[@]}" nftables)
 bench_packages=("${demo_packages[@]}" iproute2)
 test_packages=("${demo_packages[@]}" clang llvm clang-format libbpf-dev linux-libc-dev bpftool iproute2 iputils-ping conntrack tcpdump git
-	wireguard-go wireguard-tools)
+	wireguard-go wireguard-tools dnsmasq-base)
+# Installed, their services would start and change this host's network: they are unpacked.
+unpacked_packages=(squid network-manager systemd-resolved)
+unpacked=/var/cache/torbpf-tests # internal/e2e looks there
 # By distro-info-data mmdebstrap knows whose a suite is.
 systemd_packages=(systemd systemd-container mmdebstrap distro-info-data procps make)
 
@@ -39,23 +43,47 @@ installed() {
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ] || { [ "$1" = bpftool ] && bpftool version >/dev/null 2>&1; }
 }
 
+# update_lists MISSING… readies apt, or says why it cannot.
+update_lists() {
+	if ! command -v apt-get >/dev/null; then
+		say "this is not Debian or Ubuntu: install by hand what is missing: $*"
+		return 1
+	fi
+	if [ "$(id -u)" != 0 ]; then
+		say "missing: $*; run this with sudo"
+		return 1
+	fi
+	apt-get update -qq
+}
+
 install_missing() {
 	local missing=() p
 	for p; do installed "$p" || missing+=("$p"); done
 	[ ${#missing[@]} -gt 0 ] || return 0
-	if ! command -v apt-get >/dev/null; then
-		say "this is not Debian or Ubuntu: install by hand what is missing: ${missing[*]}"
-		return 1
-	fi
-	if [ "$(id -u)" != 0 ]; then
-		say "missing: ${missing[*]}; run this with sudo, or: sudo apt-get install ${missing[*]}"
-		return 1
-	fi
+	update_lists "${missing[@]}"
 	say "installing ${missing[*]}"
-	apt-get update -qq
 	local names
 	read -ra names <<<"$(for p in "${missing[@]}"; do package_names "$p"; done | xargs)"
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${names[@]}" >/dev/null
+}
+
+# Each package comes with what it needs and this host lacks; those of another release go.
+unpack_missing() {
+	local release missing=() names p
+	release=$(. /etc/os-release && echo "$ID-$VERSION_ID")
+	[ -e "$unpacked/of-$release" ] || rm -rf "$unpacked"
+	for p; do [ -e "$unpacked/has-$p" ] || missing+=("$p"); done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	update_lists "${missing[@]}"
+	say "unpacking ${missing[*]} below $unpacked"
+	mkdir -p "$unpacked"/{debs,usr/{bin,sbin,lib,lib64}}
+	touch "$unpacked/of-$release"
+	for p in bin sbin lib lib64; do ln -sfn "usr/$p" "$unpacked/$p"; done
+	read -ra names <<<"$(apt-get -s install --no-install-recommends "${missing[@]}" | awk '$1 == "Inst" && $3 !~ /^\[/ { print $2 }' | xargs)"
+	(cd "$unpacked/debs" && apt-get download -qq -o APT::Sandbox::User=root "${missing[@]}" "${names[@]}" >/dev/null)
+	for p in "$unpacked"/debs/*.deb; do dpkg-deb --fsys-tarfile "$p" | tar -x -C "$unpacked" --keep-directory-symlink; done
+	rm -r "$unpacked/debs"
+	for p in "${missing[@]}"; do touch "$unpacked/has-$p"; done
 }
 
 # Any Go from 1.21 on fetches the toolchain that go.mod names by itself.
@@ -93,7 +121,7 @@ case ${1:-} in
 run) install_missing "${run_packages[@]}"; install_go ;;
 demo) install_missing "${demo_packages[@]}"; install_go ;;
 bench) install_missing "${bench_packages[@]}"; install_go ;;
-test) install_missing "${test_packages[@]}"; link_bpftool; install_go ;;
-systemd) install_missing "${test_packages[@]}" "${systemd_packages[@]}"; link_bpftool; install_go ;;
+test) install_missing "${test_packages[@]}"; unpack_missing "${unpacked_packages[@]}"; link_bpftool; install_go ;;
+systemd) install_missing "${test_packages[@]}" "${systemd_packages[@]}"; unpack_missing "${unpacked_packages[@]}"; link_bpftool; install_go ;;
 *) echo "usage: deps.sh run|demo|bench|test|systemd" >&2; exit 2 ;;
 esac

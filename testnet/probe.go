@@ -36,6 +36,12 @@ func HTTPGetSOCKS(n *Node, proxy, target string, timeout time.Duration) (string,
 	return httpGet(n, target, timeout, http.ProxyURL(proxyURL))
 }
 
+// HTTPGetProxy does the same through an HTTP proxy that n reaches at "address:port", HTTPS by
+// CONNECT.
+func HTTPGetProxy(n *Node, proxy, target string, timeout time.Duration) (string, error) {
+	return httpGet(n, target, timeout, http.ProxyURL(&url.URL{Scheme: "http", Host: proxy}))
+}
+
 func httpGet(n *Node, target string, timeout time.Duration, proxy func(*http.Request) (*url.URL, error)) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()

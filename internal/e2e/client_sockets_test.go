@@ -21,6 +21,7 @@ type oddSocket struct {
 	domain, kind int
 	protocol     int
 	to           netip.AddrPort
+	user         int // whose it is
 	ready        func(fd int) error
 	sendsTo      bool // without connecting first
 	messageFlags int
@@ -58,7 +59,9 @@ func TestOddSocketsOfTheMachine(t *testing.T) {
 		{name: "TCP_FASTOPEN_CONNECT, IPv6", domain: unix.AF_INET6, kind: stream, to: web6, ready: option(unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT), exit: exit6},
 		{name: "MSG_FASTOPEN", domain: unix.AF_INET, kind: stream, to: web4, sendsTo: true, messageFlags: unix.MSG_FASTOPEN, exit: exit4},
 		{name: "MSG_FASTOPEN, mapped", domain: unix.AF_INET6, kind: stream, to: mapped4, sendsTo: true, messageFlags: unix.MSG_FASTOPEN, exit: exit4},
-		{name: "TCP bound to the uplink", domain: unix.AF_INET, kind: stream, to: web4, ready: boundTo(wan), refused: unix.EAGAIN},
+		{name: "TCP bound to the uplink", domain: unix.AF_INET, kind: stream, to: web4, ready: boundTo(wan), exit: exit4},
+		{name: "TCP bound to the uplink, IPv6", domain: unix.AF_INET6, kind: stream, to: web6, ready: boundTo(wan), exit: exit6},
+		{name: "TCP of a user's, bound to the uplink", domain: unix.AF_INET, kind: stream, to: web4, user: someone, ready: boundTo(wan), refused: unix.EAGAIN},
 		{name: "unconnected UDP", domain: unix.AF_INET, kind: datagram, to: web4, sendsTo: true, refused: unix.EPERM},
 		{name: "unconnected UDP, IPv6", domain: unix.AF_INET6, kind: datagram, to: web6, sendsTo: true, refused: unix.EPERM},
 		{name: "unconnected UDP, mapped", domain: unix.AF_INET6, kind: datagram, to: mapped4, sendsTo: true, refused: unix.EPERM},
@@ -69,7 +72,7 @@ func TestOddSocketsOfTheMachine(t *testing.T) {
 		{name: "raw SCTP, IPv6", domain: unix.AF_INET6, kind: unix.SOCK_RAW, protocol: unix.IPPROTO_SCTP, to: at(testnet.Web6, 0), sendsTo: true, refused: unix.EPERM},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			source, err := s.fetch(lab.Router)
+			source, err := s.fetch(lab.Router.As(s.user))
 			switch {
 			case s.exit == nil && !errors.Is(err, s.refused):
 				t.Errorf("the server saw %v, %v; want %v", source, err, s.refused)

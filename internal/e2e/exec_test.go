@@ -3,7 +3,6 @@ package e2e
 import (
 	"bufio"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -147,8 +146,9 @@ func TestClearnetProxy(t *testing.T) {
 	mustTorbpf(t, lab, "apply", "--config", file, "--timeout", torPatience.String())
 	checkByTor(t, lab, lab.Router, testnet.Web4)
 	forget(lab)
-	for _, target := range []string{page(testnet.Web4), "http://proxied.example.test/"} {
-		if err := fetchByProxy(t, lab, target, testnet.WANRouter4, testnet.WANRouter6); err != nil {
+	const proxy = "127.0.0.1:3128"
+	for _, target := range []string{page(testnet.Web4), "http://proxied.example.test/", "https://proxied.example.test/"} {
+		if err := fetchByProxy(lab.Router, proxy, target, ownAddress); err != nil {
 			t.Error(err)
 		}
 	}
@@ -165,38 +165,24 @@ func TestClearnetProxy(t *testing.T) {
 		t.Errorf("a proxy of the user's: %v", err)
 	}
 	checkByTor(t, lab, lab.Router.As(someone), testnet.Web4)
-	if err := fetchByProxy(t, lab, "http://127.0.0.1:9040/"); err == nil {
+	if err := fetchByProxy(lab.Router, proxy, "http://127.0.0.1:9040/", ownAddress); err == nil {
 		t.Error("the proxy reaches what listens on this machine alone")
 	}
 	mustTorbpf(t, lab, "check")
 }
 
-func fetchByProxy(t testing.TB, lab *testnet.Lab, target string, want ...netip.Addr) error {
-	conn, err := lab.Router.Dial(t.Context(), "tcp", "127.0.0.1:3128")
+// fetchByProxy has a program ask a proxy for a page, HTTPS by CONNECT, and checks whom the
+// server saw.
+func fetchByProxy(n *testnet.Node, proxy, target string, want func(netip.Addr) bool) error {
+	saw, err := testnet.HTTPGetProxy(n, proxy, target, torPatience)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	request, err := http.NewRequest(http.MethodGet, target, nil)
-	if err != nil {
-		return err
+	if source, err := netip.ParseAddr(saw); err != nil || !want(source) {
+		return fmt.Errorf("get %s by the proxy at %s: the server saw %q", target, proxy, saw)
 	}
-	if err := request.WriteProxy(conn); err != nil {
-		return err
-	}
-	response, err := http.ReadResponse(bufio.NewReader(conn), request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	var saw string
-	if _, err := fmt.Fscan(response.Body, &saw); err != nil || response.StatusCode != http.StatusOK {
-		return fmt.Errorf("get %s by the proxy: %s, %q, %w", target, response.Status, saw, err)
-	}
-	for _, w := range want {
-		if saw == w.String() {
-			return nil
-		}
-	}
-	return fmt.Errorf("get %s by the proxy: the server saw %s, want one of %v", target, saw, want)
+	return nil
 }
+
+// ownAddress tells the router's addresses, which a server sees of what is direct.
+func ownAddress(a netip.Addr) bool { return a == testnet.WANRouter4 || a == testnet.WANRouter6 }

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,24 +13,24 @@ import (
 
 // resolvedScript runs systemd-resolved in a file system that shows it a configuration, an
 // account and a /run of its own.
-const resolvedScript = `set -e
-mount -t tmpfs tmpfs /run
+const resolvedScript = `mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/resolve /run/dbus
 mount --bind "$1/passwd" /etc/passwd
 mount --bind "$1/group" /etc/group
 mkdir -p /run/systemd/resolved.conf.d
 cp "$1/resolved.conf" /run/systemd/resolved.conf.d/lab.conf
 chown -R 991:991 /run/systemd/resolve
-exec "$1"/root/*lib/systemd/systemd-resolved
+` + privateBus + `exec /usr/lib/systemd/systemd-resolved
 `
 
 // startResolved starts the distribution's systemd-resolved in the router, asking the ISP's
-// resolver. The package is unpacked, not installed: that would change this host's resolv.conf.
+// resolver by the uplink, as NetworkManager tells it to.
 func startResolved(t *testing.T, lab *testnet.Lab) {
 	t.Helper()
-	dir := t.TempDir()
-	onHost(t, "bash", "-c", `cd "$0" && { apt-get -qq download systemd-resolved || { apt-get -qq update && apt-get -qq download systemd-resolved; }; } 2>/dev/null
-		dpkg -x systemd-resolved_*.deb root && { test -d root/lib || mv root/usr/lib root/; }`, dir)
+	dir := filepath.Join(lab.Dir(), "resolved")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for name, add := range map[string]string{
 		"passwd": "systemd-resolve:x:991:991::/:/usr/sbin/nologin\n", "group": "systemd-resolve:x:991:\n",
 	} {
@@ -43,22 +42,20 @@ func startResolved(t *testing.T, lab *testnet.Lab) {
 			t.Fatal(err)
 		}
 	}
-	conf := fmt.Sprintf("[Resolve]\nDNS=%s\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no\nCache=no\n", testnet.Resolver4)
+	const conf = "[Resolve]\nFallbackDNS=\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no\nCache=no\n"
 	if err := os.WriteFile(filepath.Join(dir, "resolved.conf"), []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	log := &syncBuffer{}
-	cmd := lab.Router.Command(context.Background(), "unshare", "--mount", "--propagation", "private", "bash", "-c", resolvedScript, "resolved", dir)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	writeBus(t, dir)
+	p := startUnpacked(t, lab, resolvedScript, dir)
+	for _, args := range [][]string{{"dns", wan, testnet.Resolver4.String()}, {"domain", wan, "~."}} {
+		eventually(t, patience, "systemd-resolved on the bus", func() error {
+			if r := p.run(t, append([]string{"resolvectl"}, args...)...); r.code != 0 {
+				return fmt.Errorf("%v", r)
+			}
+			return nil
+		})
 	}
-	t.Cleanup(func() {
-		_, _ = cmd.Process.Kill(), cmd.Wait()
-		if t.Failed() {
-			t.Logf("systemd-resolved: %s", log)
-		}
-	})
 }
 
 // TestResolvedIsAnsweredByTor: systemd-resolved keeps its place and its configuration, and what

@@ -3,6 +3,8 @@ package route
 import (
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 )
@@ -32,6 +34,26 @@ func SortFlows(p *plan.Plan, flows []plan.Flow, mayStay func(plan.Flow) bool) (c
 		}
 	}
 	return cut, adopt
+}
+
+// OwnQuestions are the flows by which this machine asks resolvers elsewhere by UDP: those
+// that the sentry answers, and those that nobody redirected. A program that asks from one
+// port for its life has the same flow for as long, which conntrack judges but once.
+//
+// Of the latter those are left out that begin at a port which is not anybody's: without the
+// flow a late answer would be a question from outside, and what is asked next its answer.
+func OwnQuestions(p *plan.Plan, flows []plan.Flow) (redirected, straight []plan.Flow) {
+	k := newKnown(p)
+	for _, f := range flows {
+		switch {
+		case !k.asksElsewhere(f):
+		case k.redirected(f):
+			redirected = append(redirected, f)
+		case p.Client != nil && f.Src.Port() >= p.Client.Ephemeral:
+			straight = append(straight, f)
+		}
+	}
+	return redirected, straight
 }
 
 // known is a plan indexed for asking about many flows.
@@ -67,6 +89,13 @@ func (k *known) begunByLAN(f plan.Flow) bool {
 func (k *known) answeredByLAN(f plan.Flow) bool {
 	src, answers := f.Src.Addr(), f.ReplySrc.Addr()
 	return !k.own[src] && contains(k.lans, answers) && !k.own[answers]
+}
+
+// asksElsewhere is for this machine's own questions by UDP, but for those that do not leave it.
+func (k *known) asksElsewhere(f plan.Flow) bool {
+	src, dst := f.Src.Addr(), f.Dst.Addr()
+	return f.Protocol == unix.IPPROTO_UDP && f.Dst.Port() == config.PortDNS &&
+		k.own[src] && !src.IsLoopback() && !k.own[dst] && !dst.IsLoopback()
 }
 
 func (k *known) mustEnd(f plan.Flow) bool {

@@ -123,3 +123,36 @@ func TestSortFlowsKeepsFlowsAsTheyAre(t *testing.T) {
 		t.Errorf("cut %v and adopted %v of %v", cut, adopt, flows)
 	}
 }
+
+func TestOwnQuestions(t *testing.T) {
+	const tcp, udp = unix.IPPROTO_TCP, unix.IPPROTO_UDP
+	for _, tt := range []struct {
+		name string
+		flow plan.Flow
+		want string // "redirected", "straight" or "" for neither
+	}{
+		{"straight", flow(udp, "62.10.0.2:40000", "9.9.9.9:53"), "straight"},
+		{"straight, from a port that is not anybody's", flow(udp, "62.10.0.2:32767", "9.9.9.9:53"), ""},
+		{"straight IPv6", flow(udp, "[2a0c:10::2]:40000", "[2620:fe::fe]:53"), "straight"},
+		{"of a LAN's subnet", flow(udp, "192.168.50.1:40000", "192.168.50.11:53"), "straight"},
+		{"redirected", flow(udp, "62.10.0.2:40000", "9.9.9.9:53", "127.0.0.1:9054", "62.10.0.2:40000"), "redirected"},
+		{"redirected by another", flow(udp, "62.10.0.2:40000", "9.9.9.9:53", "10.0.0.1:53", "62.10.0.2:40000"), "straight"},
+		{"by TCP", flow(tcp, "62.10.0.2:40000", "9.9.9.9:53"), ""},
+		{"of something else", flow(udp, "62.10.0.2:40000", "9.9.9.9:443"), ""},
+		{"by loopback", flow(udp, "127.0.0.1:40000", "127.0.0.53:53"), ""},
+		{"to its own address", flow(udp, "62.10.0.2:40000", "192.168.50.1:53"), ""},
+		{"of a LAN's device", flow(udp, "192.168.50.11:40000", "9.9.9.9:53", "192.168.50.1:9053", "192.168.50.11:40000"), ""},
+		{"from outside", flow(udp, "62.11.0.2:40000", "62.10.0.2:53"), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := cutPlan()
+			p.Client = &plan.Client{Ephemeral: 32768}
+			p.LocalAddrs = append(p.LocalAddrs, netip.MustParseAddr("127.0.0.1"))
+			redirected, straight := OwnQuestions(&p, []plan.Flow{tt.flow})
+			got := fmt.Sprint(len(redirected), len(straight))
+			if want := map[string]string{"redirected": "1 0", "straight": "0 1", "": "0 0"}[tt.want]; got != want {
+				t.Errorf("redirected and straight %s, want %q", got, tt.want)
+			}
+		})
+	}
+}

@@ -47,7 +47,26 @@ func (j *job) cutOver() error {
 	if _, err = route.Delete(cut); err != nil {
 		return err
 	}
-	return j.markSockets()
+	if err := j.markSockets(); err != nil {
+		return err
+	}
+	return j.askAnew(flows)
+}
+
+// askAnew has conntrack judge anew what this machine asks resolvers for, from now on, by the
+// classes that sockets have. What was asked by Tor before goes on so where nobody has changed a
+// rule: its answer would be lost.
+func (j *job) askAnew(flows []plan.Flow) error {
+	redirected, straight := route.OwnQuestions(j.plan, flows)
+	var anew []plan.Flow
+	if j.plan.Client != nil && j.plan.Client.All {
+		anew = straight
+	}
+	if j.before != nil && j.before.usesClient() && !j.mends {
+		anew = append(anew, redirected...)
+	}
+	_, err := route.Delete(anew)
+	return err
 }
 
 // flowPolicy judges flows as the programs judge their packets: by hardware addresses as
