@@ -87,7 +87,7 @@ func client(cfg config.Config, h Host, rules config.Rules) *Client {
 	}
 	c.Direct = openings(destinations)
 	c.OnLink = onLink(h)
-	c.Exits, c.Widest = exits(h, rules, cfg.Everything)
+	c.Exits, c.Widest = exits(h, h.OwnWays, rules, cfg.Everything)
 	for _, l := range h.Links {
 		if l.Kind == "bridge" && !slices.Contains(cfg.Interfaces, l.Name) && len(h.addrs(l.Index)) > 0 {
 			c.Beside = append(c.Beside, l.Name)
