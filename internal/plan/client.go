@@ -96,6 +96,11 @@ func client(cfg config.Config, h Host, rules config.Rules) *Client {
 	return c
 }
 
+// Identifies says whether somebody on this host is meant by what a rule names.
+func (c *Client) Identifies(e config.Entry) bool {
+	return slices.ContainsFunc(c.Identities, func(id Identity) bool { return id.Rule >= 0 && c.Rules[id.Rule].Entry == e })
+}
+
 // identities finds out whom the rules name.
 func identities(known Identities, rules config.Rules) []Identity {
 	var out []Identity

@@ -5,6 +5,7 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -164,6 +165,14 @@ func (p *Plan) ExemptMarks() []config.Mark {
 		out = append(out, r.Mark)
 	}
 	return out
+}
+
+// AllRules are those about LANs and those about this machine itself.
+func (p *Plan) AllRules() config.Rules {
+	if p.Client == nil {
+		return p.Rules
+	}
+	return slices.Concat(p.Rules, p.Client.Rules)
 }
 
 // Whom lists in words what is torified.

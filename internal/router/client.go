@@ -103,6 +103,7 @@ func clientWarnings(p *plan.Plan, everything bool) []string {
 	if warning := timeWarning(p); warning != "" {
 		w = append(w, warning)
 	}
+	w = append(w, senderWarnings(c)...)
 	w = append(w, wgQuickWarnings()...)
 	for _, wide := range c.Widest {
 		w = append(w, wideWarning(widestWords(wide), wide.Name, everything, "--client --interface"))
