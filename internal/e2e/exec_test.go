@@ -52,7 +52,7 @@ func TestExecByTor(t *testing.T) {
 	lab := torLab(t)
 	before := takeSnapshot(t, lab)
 	detachLater(t, lab)
-	flags := []string{"--tor", "--config", configuration(t, lab, "interfaces = [\"eth1\"]")}
+	flags := []string{"--tor", "--config", configuration(t, lab, "")}
 	for _, addr := range []netip.Addr{testnet.Web4, testnet.Web6} {
 		for kind, saw := range map[string]string{
 			"dynamic": execSaw(t, lab, flags, "", bashGet(addr)...),
@@ -67,6 +67,9 @@ func TestExecByTor(t *testing.T) {
 	if r.code == 0 {
 		t.Errorf("a ping got out: %v", r)
 	}
+	if r := runTorbpf(t, lab, "exec", "--tor", "--config", "/nowhere.toml", "--", "true"); r.code != 1 || !strings.Contains(r.stderr, "/nowhere.toml: no such file") {
+		t.Errorf("with a configuration that is not there: %v", r)
+	}
 	before.checkSame(t, takeSnapshot(t, lab))
 }
 
@@ -77,7 +80,7 @@ func TestExecByTorIsClosedAndAlone(t *testing.T) {
 	before := takeSnapshot(t, lab)
 	detachLater(t, lab)
 	script := fmt.Sprintf(`while :; do timeout 0.05 bash -c 'exec 3<>/dev/tcp/%v/%d' 2>/dev/null; echo tried; done`, testnet.Other4, testnet.PortEcho)
-	cmd := lab.Router.Command(t.Context(), program, "exec", "--tor", "--config", configuration(t, lab, "interfaces = [\"eth1\"]"), "--", "bash", "-c", script)
+	cmd := lab.Router.Command(t.Context(), program, "exec", "--tor", "--config", configuration(t, lab, ""), "--", "bash", "-c", script)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
