@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -97,6 +98,9 @@ func TestExecByTorIsClosedAndAlone(t *testing.T) {
 		}
 	}
 	tries(1)
+	if r := runTorbpf(t, lab, "status"); r.code != 0 || !regexp.MustCompile(`(?m)^exec +bash.* by Tor$`).MatchString(r.stdout) {
+		t.Errorf("status of what exec runs: %v", r)
+	}
 	checkDirect(t, lab.Router, testnet.Web4)
 	checkDirect(t, lab.Router, testnet.Web6)
 	checkDirect(t, lab.Client1, testnet.Web4)
