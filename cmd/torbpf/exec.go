@@ -22,7 +22,9 @@ func newExec() *cobra.Command {
 	var direct, onTor bool
 	var user, file string
 	cmd := &cobra.Command{
-		Use:   "exec (--direct | --tor) [--user USER] -- COMMAND [ARG...]",
+		Use:                   "exec (--direct | --tor) [--user USER] -- COMMAND [ARG...]",
+		DisableFlagsInUseLine: true, // they are before the command
+
 		Short: "Run one program, and all it starts, outside Tor or through it",
 		Long: `exec runs one program, and all that it starts, otherwise than the rest of this
 machine: with --direct outside Tor while torbpf attach --client is on, with --tor
