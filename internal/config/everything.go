@@ -83,7 +83,7 @@ func (rs Rules) Together() string {
 			words = append(words, fmt.Sprintf("%d more", len(rs)-i))
 			break
 		}
-		words = append(words, r.Entry.String())
+		words = append(words, r.String())
 	}
 	text := strings.Join(words, ", ")
 	if len(rs) > 1 {

@@ -18,29 +18,30 @@ type ExecStatus struct {
 	Programs  []string      `json:"programs"`  // their names, each once
 }
 
-// readCells tells of what exec runs. A process may end meanwhile.
-func (s *Status) readCells(r *Router, state *State) error {
-	if len(state.Cells) == 0 {
-		return nil
+// execStatus tells of what exec runs. A process may end meanwhile.
+func (r *Router) execStatus(s *State) ([]ExecStatus, error) {
+	out := []ExecStatus{}
+	if len(s.Cells) == 0 {
+		return out, nil
 	}
 	groups, err := r.groups()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, c := range state.Cells {
+	for _, c := range s.Cells {
 		e := ExecStatus{Policy: c.Policy, Cgroup: c.Path, Processes: []int{}, Programs: []string{}}
 		if i := slices.IndexFunc(groups, func(g cgroup.Group) bool { return g.ID == c.ID }); i >= 0 {
 			pids, err := groups[i].Processes()
 			if err != nil {
-				return err
+				return nil, err
 			}
 			for _, pid := range pids {
 				e.add(pid)
 			}
 		}
-		s.Exec = append(s.Exec, e)
+		out = append(out, e)
 	}
-	return nil
+	return out, nil
 }
 
 func (e *ExecStatus) add(pid int) {

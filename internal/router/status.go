@@ -120,16 +120,10 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		Sentry:    sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
 		Lacks:     append([]string{}, s.Lacks...),
 		// A list without entries is [] in JSON, not null.
-		Interfaces: []InterfaceStatus{}, Exec: []ExecStatus{}, Waiting: []string{}, Unfit: []string{}, Uplinks: []InterfaceStatus{},
+		Interfaces: []InterfaceStatus{}, Waiting: []string{}, Unfit: []string{}, Uplinks: []InterfaceStatus{},
 		Counters: []CounterStatus{}, Warnings: []string{},
 	}
-	if status.Lists, err = s.listStatus(); err != nil {
-		return nil, err
-	}
-	if status.Problems, err = s.listProblems(); err != nil {
-		return nil, err
-	}
-	if err := status.readCells(r, s); err != nil {
+	if err := status.readState(r, s); err != nil {
 		return nil, err
 	}
 	status.Tor = r.torStatus(ctx, s)
@@ -157,6 +151,19 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	status.Warnings = append(status.Warnings, r.warnings(s, p)...)
 	status.judge(s)
 	return status, nil
+}
+
+// readState reads what the state alone leads to.
+func (s *Status) readState(r *Router, state *State) error {
+	var err error
+	if s.Lists, err = state.listStatus(); err != nil {
+		return err
+	}
+	if s.Problems, err = state.listProblems(); err != nil {
+		return err
+	}
+	s.Exec, err = r.execStatus(state)
+	return err
 }
 
 // AttachedNames lists the interfaces that are attached, or waited for.
