@@ -24,7 +24,7 @@ func newCheckConfig() *cobra.Command {
 		Use:   "check-config",
 		Short: "Tell whether a configuration file and its drop-ins can be used",
 		Long: `check-config reads a configuration file and the drop-ins beside it, and says what is
-wrong in which line of which file. It asks nothing of this host, needs no privilege but to
+wrong in which line of which file; --config names the file. It asks nothing of this host, needs no privilege but to
 read them and changes nothing: plan says what the configuration would do here.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,7 +36,7 @@ read them and changes nothing: plan says what the configuration would do here.`,
 			if asJSON {
 				return printJSON(out, map[string]any{"schema": 1, "config": cfg, "ended": ended})
 			}
-			fmt.Fprintf(out, "%s is good: %s, %s\n", file, strings.Join(cfg.Interfaces, ", "), counted(len(cfg.Rules), "rule", "rules"))
+			fmt.Fprintf(out, "%s is good: %s, %s\n", file, strings.Join(onTor(cfg), ", "), counted(len(cfg.Rules), "rule", "rules"))
 			for _, r := range ended {
 				fmt.Fprintf(out, "note: %s: %s has ended\n", r.Origin, r.Words())
 			}
@@ -46,6 +46,14 @@ read them and changes nothing: plan says what the configuration would do here.`,
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return cmd
+}
+
+// onTor names what a configuration puts on Tor.
+func onTor(cfg config.Config) []string {
+	if !cfg.Client.Enable {
+		return cfg.Interfaces
+	}
+	return append(slices.Clone(cfg.Interfaces), "this machine")
 }
 
 // endedRules are those that the time of day is past, of which nothing is in force.
@@ -150,7 +158,7 @@ it changes nothing, and lists are read by that daemon as soon as they change.`,
 			if asJSON {
 				return printJSON(out, attachedJSON(result, map[string]any{"kept": append([]string{}, kept...)}))
 			}
-			fmt.Fprintf(out, "%s is in force: %s, %s\n", file, strings.Join(cfg.Interfaces, ", "), counted(len(cfg.Rules), "rule", "rules"))
+			fmt.Fprintf(out, "%s is in force: %s, %s\n", file, strings.Join(onTor(cfg), ", "), counted(len(cfg.Rules), "rule", "rules"))
 			tellKept(out, kept)
 			return nil
 		},

@@ -79,6 +79,10 @@ rules set, or whatever is routed to an --interface. With --for it ends by itself
 nobody has to be alive for that. DNS stays Tor's, but for an excluded source or device,
 which asks whom it likes, and for a rule that names port 53.
 
+With --client it is about what this machine itself sends, where that is on Tor (torbpf attach
+--client): a destination, a port, a mark or an interface. So it is with --user, --cgroup and
+--program, which say who sends it; whoever is excluded so asks names directly as well.
+
 With --domain, devices reach the addresses that they are told for a name. It is asked of the
 --resolver, in clear, so there has to be one, here or in the configuration.
 
@@ -98,7 +102,10 @@ absorbed.`,
   sudo torbpf exclude add --mark 0x100/0xff00
   sudo torbpf exclude add --interface wg0
   sudo torbpf exclude add --domain bank.example --resolver 192.0.2.53
-  sudo torbpf exclude add --list /etc/torbpf/lists/de.txt`,
+  sudo torbpf exclude add --list /etc/torbpf/lists/de.txt
+  sudo torbpf exclude add --client --port 123/udp
+  sudo torbpf exclude add --user _chrony
+  sudo torbpf exclude add --program /usr/bin/signal-desktop`,
 		Args: usageArgs(someEntry),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, false, args) },
 

@@ -22,7 +22,9 @@ func newExec() *cobra.Command {
 	var direct, onTor bool
 	var user, file string
 	cmd := &cobra.Command{
-		Use:   "exec (--direct | --tor) [--user USER] -- COMMAND [ARG...]",
+		Use:                   "exec (--direct | --tor) [--user USER] -- COMMAND [ARG...]",
+		DisableFlagsInUseLine: true, // they are before the command
+
 		Short: "Run one program, and all it starts, outside Tor or through it",
 		Long: `exec runs one program, and all that it starts, otherwise than the rest of this
 machine: with --direct outside Tor while torbpf attach --client is on, with --tor
@@ -62,6 +64,11 @@ resolved is what would answer. That is what the sign-in page of a hotel's networ
 			if direct {
 				policy = config.PolicyDirect
 			}
+			if cmd.Flags().Changed("config") {
+				if _, err := config.LoadPart(file); err != nil {
+					return err
+				}
+			}
 			return execute(cmd, file, cell.Options{Policy: policy, User: user, Command: args, Stage: []string{stageCommand}})
 		},
 	}
@@ -77,11 +84,14 @@ resolved is what would answer. That is what the sign-in page of a hotel's networ
 type cellRouter struct {
 	*router.Router
 	file string
+	bar  *bootstrapBar
 }
 
 // Begin lets the group's traffic go by the policy.
 func (r cellRouter) Begin(ctx context.Context, policy config.Policy, group cgroup.Group) error {
-	return r.BeginCell(ctx, r.file, policy, group)
+	err := r.BeginCell(ctx, r.file, policy, group, r.bar.show)
+	r.bar.finish(err == nil)
+	return err
 }
 
 // End forgets the group.
@@ -104,11 +114,11 @@ func execute(cmd *cobra.Command, file string, o cell.Options) error {
 	if err != nil {
 		return err
 	}
-	o.Router = cellRouter{r, file}
+	o.Router = cellRouter{r, file, newBootstrapBar(!isTerminal(os.Stderr))}
 	code, err := cell.Run(cmd.Context(), o)
 	switch {
 	case errors.Is(err, router.ErrNotAttached):
-		return fmt.Errorf("this machine is not on Tor, so everything is direct already; run the command as it is: %w", err)
+		return fmt.Errorf("%w: everything of this machine is direct already, so run the command as it is", router.ErrNotAttached)
 	case err != nil && exitCode(err) != exitFailed:
 		return err
 	case err != nil:

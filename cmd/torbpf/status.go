@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/router"
 )
 
@@ -41,6 +44,16 @@ func printStatus(w io.Writer, s *router.Status) error {
 	if s.Client {
 		fmt.Fprintln(t, "client\tthis machine\ton Tor")
 	}
+	for _, e := range s.Exec {
+		how := "by Tor"
+		if e.Policy == config.PolicyDirect {
+			how = "past Tor"
+		}
+		fmt.Fprintf(t, "exec\t%s\t%s\n", cmp.Or(strings.Join(e.Programs, ", "), "has ended"), how)
+	}
+	if s.ProxyPort != 0 {
+		fmt.Fprintf(t, "proxy\t127.0.0.1:%d\tpast Tor, for whoever on this machine asks it\n", s.ProxyPort)
+	}
 	for _, i := range s.Uplinks {
 		fmt.Fprintf(t, "uplink\t%s\tguarded: %s\n", i.Name, attachedBy(i))
 	}
@@ -48,7 +61,7 @@ func printStatus(w io.Writer, s *router.Status) error {
 	fmt.Fprintf(t, ".onion\t%s\t%s\n", s.Tor.Onion4, s.Tor.Onion6)
 	fmt.Fprintf(t, "last guards\tstopped\t%d packets\n", s.Stopped)
 	if s.Resolver.IsValid() {
-		fmt.Fprintf(t, "resolver\t%s\tis asked for excluded names, in clear\n", s.Resolver)
+		fmt.Fprintf(t, "resolver\t%s\tis asked %s, in clear\n", s.Resolver, askedFor(s))
 	}
 	if s.OwnDNS > 0 {
 		fmt.Fprintf(t, "own DNS\tsent\t%d packets of the router itself, not by Tor\n", s.OwnDNS)
@@ -75,6 +88,18 @@ func printStatus(w io.Writer, s *router.Status) error {
 	}
 	printProblems(w, s, "torbpf check shows those of which the headers were kept")
 	return nil
+}
+
+// askedFor says what the resolver is for.
+func askedFor(s *router.Status) string {
+	names := len(s.Rules.Of(config.KindDomain)) > 0
+	switch {
+	case s.ProxyPort == 0:
+		return "for excluded names"
+	case names:
+		return "for excluded names and by the proxy"
+	}
+	return "by the proxy"
 }
 
 // printProblems says what is wrong and what to type; headers is where those of what was

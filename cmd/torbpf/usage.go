@@ -96,6 +96,9 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	err := fmt.Errorf("%s takes no arguments, and got %s", cmd.CommandPath(), strings.Join(args, " "))
+	if cmd.Flags().Lookup("config") != nil {
+		err = fmt.Errorf("%w: name a configuration file with --config", err)
+	}
 	return usageError{err: err, command: cmd.CommandPath()}
 }
 

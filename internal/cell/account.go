@@ -31,7 +31,7 @@ func findAccount(name string, getenv func(string) string) (account, error) {
 	}
 	found, err := lookup(name)
 	if err != nil {
-		return account{}, fmt.Errorf("find --user %s: %w", name, err)
+		return account{}, fmt.Errorf("find --user %s: %w; getent passwd lists them", name, err)
 	}
 	return accountOf(found)
 }

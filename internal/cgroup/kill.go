@@ -119,6 +119,9 @@ func signalAll(dir string, signal unix.Signal) error {
 	return nil
 }
 
+// Processes lists those in the group itself; see processes.
+func (g Group) Processes() ([]int, error) { return processes(g.file("")) }
+
 // processes lists those in one group, but for those of other pid namespaces, which it
 // cannot name.
 func processes(dir string) ([]int, error) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 )
@@ -52,5 +53,26 @@ func TestClientRulesAreWrittenAndReadAgain(t *testing.T) {
 	}
 	if lans, client := again.Rules.OfLANs(), again.Rules.OfClient(); len(lans) != 1 || len(client) != len(cfg.Rules)-1 {
 		t.Errorf("%d rules are of LANs, %d of this machine", len(lans), len(client))
+	}
+}
+
+func TestSendersThatNobodyIsAreRefused(t *testing.T) {
+	for _, c := range []struct {
+		kind        Kind
+		match, says string
+	}{
+		{KindUser, "", "no user"}, {KindUser, "4294967295", "no user"}, {KindUser, "a b", "no user"}, {KindUser, "-1", "no user"},
+		{KindCgroup, "backup.service", "whole path of a control group"},
+		{KindCgroup, "/sys/fs/cgroup/system.slice/ntpd.service", "did you mean /system.slice/ntpd.service?"},
+		{KindCgroup, "/sys/fs/cgroup/unified/system.slice", "did you mean /system.slice?"},
+		{KindCgroup, "/sys/fs/cgroup", "did you mean /?"},
+		{KindProgram, "firefox", "whole path of a program"},
+	} {
+		if _, err := ParseEntry(c.kind, c.match); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s %s: %v, want %q", c.kind, c.match, err, c.says)
+		}
+	}
+	if _, err := ParseEntry(KindCgroup, "/sys/fs/cgroups.slice"); err != nil {
+		t.Error(err)
 	}
 }

@@ -14,15 +14,21 @@ var apart = prefixes("0.0.0.0/8", "10.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", ":
 // families are all addresses of each.
 var families = prefixes("0.0.0.0/0", "::/0")
 
-// Everything says whether prefixes let every address of a family out, alone or together.
+// Everything says whether rules let everything out, alone or together.
 func (rs Rules) Everything() bool { return len(rs.Widest()) > 0 }
 
 // Widest are the rules which together let every address of a family out, at whatever time
-// each of them ends: the other ones may have gone before anybody looks again.
+// each of them ends: the other ones may have gone before anybody looks again. Or it is the one
+// for the control group that all of this machine runs in.
 func (rs Rules) Widest() Rules {
+	layers := rs.Layers()
+	root := func(r Rule) bool { return r.Kind == KindCgroup && r.Cgroup == "/" && r.Policy == PolicyDirect }
+	if i := slices.IndexFunc(layers, root); i >= 0 {
+		return layers[i : i+1]
+	}
 	for _, client := range []bool{false, true} {
 		for _, kind := range []Kind{KindDestination, KindSource} {
-			direct := slices.DeleteFunc(rs.Layers(), func(r Rule) bool {
+			direct := slices.DeleteFunc(slices.Clone(layers), func(r Rule) bool {
 				return r.Kind != kind || r.Client != client || r.Policy != PolicyDirect
 			})
 			for _, family := range families {
@@ -77,7 +83,7 @@ func (rs Rules) Together() string {
 			words = append(words, fmt.Sprintf("%d more", len(rs)-i))
 			break
 		}
-		words = append(words, r.Prefix.String())
+		words = append(words, r.String())
 	}
 	text := strings.Join(words, ", ")
 	if len(rs) > 1 {
@@ -97,5 +103,9 @@ func (v *validation) everything(c Config) {
 	if last.Origin != "" && !last.Runtime {
 		next = "no file may ask for that"
 	}
-	v.add(last.field(), "%s would let everything past Tor: torbpf detach switches Tor off; %s", widest.Together(), next)
+	what := widest.Together()
+	if last.Kind == KindCgroup {
+		what = last.Of()
+	}
+	v.add(last.field(), "%s would let everything past Tor: torbpf detach switches Tor off; %s", what, next)
 }

@@ -28,6 +28,9 @@ type Change struct {
 	CoveredBy []Rule // wider rules that say the same still
 	Absorbed  []Rule // Added: narrower rules that this one replaced
 	Near      []Rule // Absent: the rules most like it, closest first, at most three
+	// Other is, for Absent, the rule of the same entry about this machine instead of LANs, or
+	// the other way round; nil for none.
+	Other *Rule
 	// Longer says, of Present and Covered, that what is there stays longer than was asked for.
 	Longer bool
 	Before *Rule // Changed: what it was
@@ -54,6 +57,10 @@ func (c Change) String() string {
 	}
 	text := r.Of() + " is not in the list"
 	switch {
+	case c.Other != nil && c.Other.Client:
+		return text + fmt.Sprintf(", but %s is: say --client", c.Other.Of())
+	case c.Other != nil:
+		return text + fmt.Sprintf(", but %s is: leave --client out", c.Other.Of())
 	case len(c.CoveredBy) > 0:
 		return text + fmt.Sprintf(", but %s covers it and still lets it out: add it with --policy tor to take it out of that", list(c.CoveredBy))
 	case len(c.Near) > 0:
@@ -182,6 +189,11 @@ func (rs *Rules) Remove(e Entry) Change {
 		return c
 	}
 	c := Change{Rule: Direct(e), Outcome: Absent}
+	other := e
+	other.Client = !e.Client
+	if i := rs.index(other); i >= 0 {
+		c.Other = &(*rs)[i]
+	}
 	same := slices.DeleteFunc(rs.Of(e.Kind), func(r Rule) bool { return r.Client != e.Client })
 	if r, ok := rs.narrowest(e); ok && r.Policy == PolicyDirect {
 		c.CoveredBy = append(c.CoveredBy, r)

@@ -101,6 +101,22 @@ func TestRemoveTellsWhatHappened(t *testing.T) {
 	}
 }
 
+// TestRemoveTellsWhoseTheRuleIs: --client is easily forgotten.
+func TestRemoveTellsWhoseTheRuleIs(t *testing.T) {
+	lans := entry(t, "destination 10.0.0.0/8")
+	own := lans
+	own.Client = true
+	for want, c := range map[string]struct{ has, removed Entry }{
+		"destination 10.0.0.0/8 is not in the list, but destination 10.0.0.0/8 of this machine is: say --client":       {own, lans},
+		"destination 10.0.0.0/8 of this machine is not in the list, but destination 10.0.0.0/8 is: leave --client out": {lans, own},
+	} {
+		rs := Rules{Direct(c.has)}
+		if got := rs.Remove(c.removed); got.Outcome != Absent || got.String() != want || len(rs) != 1 {
+			t.Errorf("%s, %q, want %q", got.Outcome, got, want)
+		}
+	}
+}
+
 func (c change) check(t *testing.T) {
 	t.Helper()
 	rs := rulesOf(t, c.have)

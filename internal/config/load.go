@@ -47,7 +47,13 @@ func (s source) at(line int) string {
 // interfaces are waited for. Errors name the file and, where one line is at fault, that
 // line; they wrap ErrInvalid, or os.ErrNotExist for a file that is not there. Drop-ins
 // alone are no configuration.
-func Load(path string) (Config, error) {
+func Load(path string) (Config, error) { return load(path, Config.complete) }
+
+// LoadPart is Load for who needs a part of it alone, such as what is said of tor: nothing has
+// to be put on Tor by it.
+func LoadPart(path string) (Config, error) { return load(path, Config.Validate) }
+
+func load(path string, judge func(Config) error) (Config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
@@ -57,7 +63,7 @@ func Load(path string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}
-	return parse(append(sources, dropIns...))
+	return parse(append(sources, dropIns...), judge)
 }
 
 func readDropIns(dir string) ([]source, error) {
@@ -84,9 +90,9 @@ func readDropIns(dir string) ([]source, error) {
 }
 
 // Parse reads a configuration from its text; see Load.
-func Parse(text []byte) (Config, error) { return parse([]source{{"", text}}) }
+func Parse(text []byte) (Config, error) { return parse([]source{{"", text}}, Config.complete) }
 
-func parse(sources []source) (Config, error) {
+func parse(sources []source, judge func(Config) error) (Config, error) {
 	var merged file
 	var files []file
 	where, keys := make(map[string]string), make(map[string]string)
@@ -118,7 +124,7 @@ func parse(sources []source) (Config, error) {
 	cfg, err := merged.config()
 	if err == nil {
 		cfg.Rules = rules.overridden(saved)
-		err = errors.Join(rules.contradictions(), saved.contradictions(), cfg.complete())
+		err = errors.Join(rules.contradictions(), saved.contradictions(), judge(cfg))
 		cfg.Rules = cfg.Rules.Stacked()
 	}
 	return cfg, placed(err, where, keys)
@@ -128,7 +134,7 @@ func parse(sources []source) (Config, error) {
 func (c Config) complete() error {
 	problems := []error{c.Validate()}
 	if len(c.Interfaces) == 0 && !c.Client.Enable {
-		problems = append(problems, &FieldError{Field: "interfaces", Problem: `is missing or empty: name the interfaces your devices are behind, such as interfaces = ["eth1"]`})
+		problems = append(problems, &FieldError{Field: "interfaces", Problem: `is missing or empty: name the interfaces your devices are behind, such as interfaces = ["eth1"], or put this machine itself on Tor, by enable = true below [client]`})
 	}
 	return errors.Join(problems...)
 }

@@ -120,7 +120,7 @@ func ParseEntry(kind Kind, s string) (Entry, error) {
 		e.User, err = parseUser(s)
 	case KindCgroup:
 		e.Client = true
-		e.Cgroup, err = parsePath(s, "a control group")
+		e.Cgroup, err = parseCgroup(s)
 	case KindProgram:
 		e.Client = true
 		e.Program, err = parsePath(s, "a program")

@@ -97,6 +97,9 @@ func TestValidateRefuses(t *testing.T) {
 			c.Rules = DirectPrefixes(KindDestination, prefix("0.0.0.0/0"))
 			c.Rules[0].Origin = "torbpf.toml:7"
 		}},
+		{"rules.cgroup", "cgroup / would let everything past Tor: torbpf detach switches Tor off; or insist with --force", func(c *Config) {
+			c.Rules = Rules{Direct(Entry{Kind: KindCgroup, Client: true, Cgroup: "/"})}
+		}},
 		{"rules.destination", "invalid", func(c *Config) { c.Rules = DirectPrefixes(KindDestination, netip.Prefix{}) }},
 		{"rules.source", "IPv4-mapped", func(c *Config) { c.Rules = DirectPrefixes(KindSource, prefix("::ffff:10.0.0.0/104")) }},
 		{"rules.mark", "zero mask", func(c *Config) { c.Rules = DirectMarks(Mark{Value: 1}) }},

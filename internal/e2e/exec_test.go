@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -51,7 +52,7 @@ func TestExecByTor(t *testing.T) {
 	lab := torLab(t)
 	before := takeSnapshot(t, lab)
 	detachLater(t, lab)
-	flags := []string{"--tor", "--config", configuration(t, lab, "interfaces = [\"eth1\"]")}
+	flags := []string{"--tor", "--config", configuration(t, lab, "")}
 	for _, addr := range []netip.Addr{testnet.Web4, testnet.Web6} {
 		for kind, saw := range map[string]string{
 			"dynamic": execSaw(t, lab, flags, "", bashGet(addr)...),
@@ -66,6 +67,9 @@ func TestExecByTor(t *testing.T) {
 	if r.code == 0 {
 		t.Errorf("a ping got out: %v", r)
 	}
+	if r := runTorbpf(t, lab, "exec", "--tor", "--config", "/nowhere.toml", "--", "true"); r.code != 1 || !strings.Contains(r.stderr, "/nowhere.toml: no such file") {
+		t.Errorf("with a configuration that is not there: %v", r)
+	}
 	before.checkSame(t, takeSnapshot(t, lab))
 }
 
@@ -76,7 +80,7 @@ func TestExecByTorIsClosedAndAlone(t *testing.T) {
 	before := takeSnapshot(t, lab)
 	detachLater(t, lab)
 	script := fmt.Sprintf(`while :; do timeout 0.05 bash -c 'exec 3<>/dev/tcp/%v/%d' 2>/dev/null; echo tried; done`, testnet.Other4, testnet.PortEcho)
-	cmd := lab.Router.Command(t.Context(), program, "exec", "--tor", "--config", configuration(t, lab, "interfaces = [\"eth1\"]"), "--", "bash", "-c", script)
+	cmd := lab.Router.Command(t.Context(), program, "exec", "--tor", "--config", configuration(t, lab, ""), "--", "bash", "-c", script)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -93,6 +97,9 @@ func TestExecByTorIsClosedAndAlone(t *testing.T) {
 		}
 	}
 	tries(1)
+	if r := runTorbpf(t, lab, "status"); r.code != 0 || !regexp.MustCompile(`(?m)^exec +bash.* by Tor$`).MatchString(r.stdout) {
+		t.Errorf("status of what exec runs: %v", r)
+	}
 	checkDirect(t, lab.Router, testnet.Web4)
 	checkDirect(t, lab.Router, testnet.Web6)
 	checkDirect(t, lab.Client1, testnet.Web4)

@@ -341,6 +341,8 @@ func explainBadInput(t *testing.T, lab *testnet.Lab) {
 		{name: "a protocol with a name", args: words("--to bank.example --proto tcp"), says: []string{"leave --proto out"}},
 		{name: "a name that no device asks for", args: words("--to m\u00fcnchen.de"), says: []string{"xn--"}},
 		{name: "no LAN has it", args: []string{"--from", "1.2.3.4", "--to", "1.1.1.1"}, says: []string{"no LAN has the source 1.2.3.4", "eth1, eth2", "--lan"}},
+		{name: "the router's own", args: []string{"--from", testnet.WANRouter4.String(), "--to", "1.1.1.1"}, says: []string{"is this machine's own", "docs/CLIENT.md"}},
+		{name: "the router's own loopback", args: []string{"--from", "127.0.0.1", "--to", "1.1.1.1"}, says: []string{"is this machine's own"}},
 		{name: "any LAN may have it", args: []string{"--from", "fe80::7", "--to", "fd50::1"}, says: []string{"may come by any of eth1, eth2", "--lan"}},
 		{name: "no LAN is called so", args: words("--to 1.1.1.1 --lan eth0"), says: []string{"--lan eth0", "which are eth1, eth2"}},
 	} {

@@ -38,21 +38,45 @@ func Ways(lans []plan.LAN, mark uint32) []plan.Route {
 	return out
 }
 
+// OwnWays asks it by which routes it would send, with a mark, what this machine itself sends
+// somewhere on the internet.
+func OwnWays(mark uint32) []plan.Route {
+	var out []plan.Route
+	for _, dst := range somewhere {
+		for _, r := range ownWaysOf(dst, mark) {
+			if !slices.Contains(out, r) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
 // waysOf returns the paths of the route that a packet would take. A kernel that would not
 // forward it, be it only because forwarding is off, is asked for the route of the router's own.
 func waysOf(src, dst netip.Addr, ifindex int, mark uint32) []plan.Route {
 	ask := netlink.RouteGetOptions{SrcAddr: src.AsSlice(), IifIndex: ifindex, Mark: mark, FIBMatch: true}
 	routes, err := netlink.RouteGetWithOptions(dst.AsSlice(), &ask)
 	if err != nil {
-		routes, err = netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Mark: mark, FIBMatch: true})
+		return ownWaysOf(dst, mark)
 	}
+	return paths(routes)
+}
+
+// ownWaysOf is waysOf for what this machine itself sends.
+func ownWaysOf(dst netip.Addr, mark uint32) []plan.Route {
+	routes, err := netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Mark: mark, FIBMatch: true})
 	if err != nil {
 		return nil // nothing leads there
 	}
+	return paths(routes)
+}
+
+func paths(routes []netlink.Route) []plan.Route {
 	var out []plan.Route
 	for i := range routes {
-		if paths, err := pathsOf(&routes[i]); err == nil { // or readRoutes has told why not
-			out = append(out, paths...)
+		if of, err := pathsOf(&routes[i]); err == nil { // or readRoutes has told why not
+			out = append(out, of...)
 		}
 	}
 	return out

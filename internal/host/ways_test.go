@@ -24,8 +24,12 @@ func waysIn(t *testing.T, addrs ...string) []string {
 		lan.Addrs = append(lan.Addrs, prefix)
 		lan.Prefixes = append(lan.Prefixes, prefix.Masked())
 	}
+	return wayWords(h, Ways([]plan.LAN{lan}, classVia))
+}
+
+func wayWords(h plan.Host, ways []plan.Route) []string {
 	var out []string
-	for _, r := range Ways([]plan.LAN{lan}, classVia) {
+	for _, r := range ways {
 		l, _ := h.LinkByIndex(r.Index)
 		out = append(out, fmt.Sprintf("%s by %s, table %d", r.Dst, l.Name, r.Table))
 	}
@@ -69,6 +73,29 @@ ip -6 route add default dev tun0 table 51820
 				t.Errorf("ways differ (-want +got):\n%s", diff)
 			}
 			set(t, "net.ipv4.ip_forward", "0")
+		})
+	}
+}
+
+// TestOwnWaysAreThoseOfWhatThisMachineSends: what rules say of LANs does not count.
+func TestOwnWaysAreThoseOfWhatThisMachineSends(t *testing.T) {
+	const byWAN, byVPN = "0.0.0.0/0 by wan0, table 254", "0.0.0.0/0 by tun0, table 51820"
+	for rule, want := range map[string]string{
+		"":                              byWAN,
+		"not fwmark 0xca6c table 51820": byVPN,
+		"iif lan0 table 51820":          byWAN,
+		"iif lo table 51820":            byVPN,
+		"fwmark 0x04000000/0x0f000000 table 51820": byVPN,
+	} {
+		t.Run(rule, func(t *testing.T) {
+			enterNamespace(t)
+			run(t, router+"ip route add default via 203.0.113.1\nip route add default dev tun0 table 51820")
+			if rule != "" {
+				run(t, "ip rule add "+rule)
+			}
+			if diff := cmp.Diff([]string{want}, wayWords(read(t), OwnWays(classVia))); diff != "" {
+				t.Errorf("ways differ (-want +got):\n%s", diff)
+			}
 		})
 	}
 }

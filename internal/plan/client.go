@@ -87,13 +87,18 @@ func client(cfg config.Config, h Host, rules config.Rules) *Client {
 	}
 	c.Direct = openings(destinations)
 	c.OnLink = onLink(h)
-	c.Exits, c.Widest = exits(h, rules, cfg.Everything)
+	c.Exits, c.Widest = exits(h, h.OwnWays, rules, cfg.Everything)
 	for _, l := range h.Links {
 		if l.Kind == "bridge" && !slices.Contains(cfg.Interfaces, l.Name) && len(h.addrs(l.Index)) > 0 {
 			c.Beside = append(c.Beside, l.Name)
 		}
 	}
 	return c
+}
+
+// Identifies says whether somebody on this host is meant by what a rule names.
+func (c *Client) Identifies(e config.Entry) bool {
+	return slices.ContainsFunc(c.Identities, func(id Identity) bool { return id.Rule >= 0 && c.Rules[id.Rule].Entry == e })
 }
 
 // identities finds out whom the rules name.

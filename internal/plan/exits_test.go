@@ -68,3 +68,28 @@ func TestNothingGoesByTheWayToEverything(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingOfThisMachineGoesByTheWayToEverything: its own ways count, not those of LANs.
+func TestNothingOfThisMachineGoesByTheWayToEverything(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		b := homeRouter(t).link("wg0", "wireguard").routeIn(51820, "0.0.0.0/0", "wg0").way(51820, "0.0.0.0/0", "wg0")
+		if own {
+			b.Ways, b.OwnWays = b.OwnWays, b.Ways
+		}
+		cfg := wish("eth1")
+		cfg.Client.Enable = true
+		for _, client := range []bool{false, true} {
+			cfg.Rules = append(cfg.Rules, config.Rule{Entry: config.Entry{Kind: config.KindInterface, Interface: "wg0", Client: client}, Policy: config.PolicyDirect})
+		}
+		p, err := Make(cfg, b.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lans, machine := len(p.Exits) == 1, len(p.Client.Exits) == 1; lans != own || machine == own {
+			t.Errorf("this machine's own ways: %v; LANs leave by %v, this machine by %v", own, p.Exits, p.Client.Exits)
+		}
+		if lans, machine := len(p.Widest) == 1, len(p.Client.Widest) == 1; lans == own || machine != own {
+			t.Errorf("this machine's own ways: %v; everything of LANs leaves by %v, of this machine by %v", own, p.Widest, p.Client.Widest)
+		}
+	}
+}

@@ -13,6 +13,8 @@ type Host struct {
 	// Ways are the routes that the kernel takes for what a LAN sends to public addresses
 	// which no route is about in particular; asked for only where it matters.
 	Ways []Route
+	// OwnWays are those for what this machine itself sends.
+	OwnWays []Route
 	// TimeServer says that somebody listens on UDP 123, on more than loopback.
 	TimeServer bool
 	// Ephemeral is the first port that the kernel gives to who asks for none.

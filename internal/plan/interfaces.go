@@ -140,12 +140,19 @@ func noMatch(h Host, patterns []string) error {
 		"no interface that could be torified is called %s here: name one of %s", strings.Join(patterns, " or "), orElse(names(h.Links), "those that ip link lists"))
 }
 
+// clientWord is the flag that may be mistaken for an interface.
+const clientWord = "client"
+
 // unknownInterface names those that may be meant: the near ones, else those that fit, else all.
 func unknownInterface(h Host, name string, fit []string) error {
 	existing := names(h.Links)
 	if near := nearNames(name, existing); len(near) > 0 {
 		return refuse(ErrUnknownInterface, name, near,
 			"there is no interface %s here: did you mean %s?", name, strings.Join(near, " or "))
+	}
+	if len(nearNames(name, []string{clientWord})) > 0 {
+		return refuse(ErrUnknownInterface, name, nil,
+			"there is no interface %s here: did you mean --%s, for this machine itself?", name, clientWord)
 	}
 	if len(fit) > 0 {
 		return refuse(ErrUnknownInterface, name, fit,

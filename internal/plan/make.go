@@ -34,7 +34,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		TimeServer: h.TimeServer,
 	}
 	p.Rules = withoutOurs(cfg.Rules.OfLANs(), p.Mark)
-	p.Exits, p.Widest = exits(h, p.Rules, cfg.Everything)
+	p.Exits, p.Widest = exits(h, h.Ways, p.Rules, cfg.Everything)
 	p.Resolver = cfg.Resolver
 	p.Client = client(cfg, h, ofClient)
 	p.Waiting, p.WaitingFor, p.Unfit, p.Patterns = chosen.waiting, chosen.there, chosen.unfit, chosen.patterns

@@ -5,6 +5,7 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -166,16 +167,32 @@ func (p *Plan) ExemptMarks() []config.Mark {
 	return out
 }
 
+// AllRules are those about LANs and those about this machine itself.
+func (p *Plan) AllRules() config.Rules {
+	if p.Client == nil {
+		return p.Rules
+	}
+	return slices.Concat(p.Rules, p.Client.Rules)
+}
+
 // Whom lists in words what is torified.
 func (p *Plan) Whom() string {
 	names := p.LANNames()
-	switch {
-	case p.Client != nil && p.Client.All:
-		names = append(names, "this machine")
-	case p.Client != nil:
-		names = append(names, "what torbpf exec runs")
+	if own := p.Own(); own != "" {
+		names = append(names, own)
 	}
 	return strings.Join(names, ", ")
+}
+
+// Own names what of this machine is on Tor; "" for nothing.
+func (p *Plan) Own() string {
+	switch {
+	case p.Client == nil:
+		return ""
+	case p.Client.All:
+		return "this machine"
+	}
+	return "what torbpf exec runs"
 }
 
 // LANNames returns the names of the torified interfaces.

@@ -36,6 +36,8 @@ func TestMakeRefusesInterfaces(t *testing.T) {
 		{"short and misspelt", wish("l0"), nil, ErrUnknownInterface, "l0", []string{"lo"}, nil},
 		{"unknown", wish("enp3s0"), nil, ErrUnknownInterface, "enp3s0", []string{"eth1"},
 			[]string{"no interface enp3s0", "these fit: eth1"}},
+		{"a flag without its dashes, misspelt", wish("clinet"), nil, ErrUnknownInterface, "clinet", nil,
+			[]string{"did you mean --client, for this machine itself?"}},
 		{"misspelt", wish("ehh1"), nil, ErrUnknownInterface, "ehh1", []string{"eth1", "eth0"},
 			[]string{"did you mean eth1 or eth0?"}},
 		{"unknown uplink", uplinkWish("eth3"), nil, ErrUnknownInterface, "eth3", []string{"eth0", "eth1"},

@@ -55,18 +55,19 @@ func (h Host) defaultRoute(index int) (Route, bool) {
 // mainTable is the routing table that holds where no rule names another one.
 const mainTable = 254
 
-// everything returns the route by which about everything of a LAN leaves, or would leave, by
-// an interface: one that the kernel takes for it, or a default-like one in the main table,
-// which holds as soon as a better one has gone. Of an interface that is down the kernel
-// cannot say what it will be for, so a route of any table counts.
-func (h Host) everything(name string) (Route, bool) {
+// everything returns the route by which about everything of a LAN, or of this machine itself,
+// leaves, or would leave, by an interface: one of the ways that the kernel takes for it, or a
+// default-like one in the main table, which holds as soon as a better one has gone. Of an
+// interface that is down the kernel cannot say what it will be for, so a route of any table
+// counts.
+func (h Host) everything(name string, ways []Route) (Route, bool) {
 	l, ok := h.LinkByName(name)
 	if !ok {
 		return Route{}, false
 	}
 	leads := func(r Route) bool { return r.Index == l.Index && defaultLike(r.Dst) }
-	if i := slices.IndexFunc(h.Ways, leads); i >= 0 {
-		return h.Ways[i], true
+	if i := slices.IndexFunc(ways, leads); i >= 0 {
+		return ways[i], true
 	}
 	i := slices.IndexFunc(h.Routes, func(r Route) bool { return leads(r) && (r.Table == mainTable || l.Down) })
 	if i < 0 {

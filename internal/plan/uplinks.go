@@ -64,15 +64,15 @@ func uplinks(cfg config.Config, h Host, lans []Link) ([]Uplink, error) {
 }
 
 // exits returns the interfaces that rules let packets leave by, and those of the rules'
-// that everything is routed to. Such a one is no exit unless somebody has insisted: a VPN
-// may take the default route long after it was excluded, and no file may ask for
-// everything.
-func exits(h Host, rules config.Rules, insisted bool) (out []Exit, widest []Widest) {
+// that everything is routed to, of which ways tell. Such a one is no exit unless somebody has
+// insisted: a VPN may take the default route long after it was excluded, and no file may ask
+// for everything.
+func exits(h Host, ways []Route, rules config.Rules, insisted bool) (out []Exit, widest []Widest) {
 	for i, r := range rules {
 		if r.Kind != config.KindInterface {
 			continue
 		}
-		route, all := h.everything(r.Interface)
+		route, all := h.everything(r.Interface, ways)
 		if all {
 			widest = append(widest, Widest{r.Interface, route})
 		}

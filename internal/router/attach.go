@@ -57,7 +57,12 @@ func (r *Router) attachAndWait(ctx context.Context, edit func(*State) error, o A
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	return result, r.waitReady(ctx, result.Plan, control, o.Progress)
+	err = r.waitReady(ctx, control, o.Progress)
+	if err != nil && !errors.Is(err, errDetached) {
+		err = fmt.Errorf("%w\n%s refused until Tor is ready; `torbpf status` shows how far it is, `torbpf detach --all` lets traffic out directly again",
+			err, refusedMeanwhile(result.Plan))
+	}
+	return result, err
 }
 
 // attach is Attach up to the point where only Tor is waited for; it returns
@@ -188,7 +193,7 @@ func (r *Router) checkPorts(before, s *State, p *plan.Plan) error {
 const endingPatience = time.Second
 
 // waitReady waits until Tor and the gate say that clients are served.
-func (r *Router) waitReady(ctx context.Context, p *plan.Plan, control string, report func(tor.Progress)) error {
+func (r *Router) waitReady(ctx context.Context, control string, report func(tor.Progress)) error {
 	if report == nil {
 		report = func(tor.Progress) {}
 	}
@@ -204,22 +209,22 @@ func (r *Router) waitReady(ctx context.Context, p *plan.Plan, control string, re
 	if err == nil {
 		err = r.waitGate(ctx)
 	}
-	if err == nil {
-		return nil
-	}
-	if errors.Is(context.Cause(ctx), errDetached) {
+	if err != nil && errors.Is(context.Cause(ctx), errDetached) {
 		return errDetached
 	}
-	return fmt.Errorf("%w\n%s stay refused until Tor is ready; `torbpf status` shows how far it is, `torbpf detach --all` lets traffic out directly again",
-		err, refusedMeanwhile(p))
+	return err
 }
 
 // refusedMeanwhile lists in words what waits for Tor.
 func refusedMeanwhile(p *plan.Plan) string {
-	if len(p.LANs) == 0 {
-		return p.Whom()
+	switch own := p.Own(); {
+	case len(p.LANs) == 0:
+		return own + " stays"
+	case own == "":
+		return joinNames(p.LANNames()) + " and what is behind it stay"
+	default:
+		return fmt.Sprintf("%s and what is behind it, and %s, stay", joinNames(p.LANNames()), own)
 	}
-	return p.Whom() + " and what is behind it"
 }
 
 // errDetached ends the wait for Tor.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -22,23 +23,30 @@ var onLink = []struct {
 	{netip.MustParsePrefix("ff00::/8"), "is of groups, whose packets stay on their link"},
 }
 
-// wideOpen are ports by which most of what devices do goes out, or what they look up.
+// whoLooksUp stands in wideOpen for those who do.
+const whoLooksUp = "NAMES"
+
+// wideOpen are ports by which most of what somebody does goes out, or the names that he looks up.
 var wideOpen = map[uint16]string{
-	config.PortDNS: "what devices look up of whomever they like is in clear then",
+	config.PortDNS: "what " + whoLooksUp + " is in clear then",
 	80:             "that is all of the web without encryption",
 	443:            "that is most of the web",
-	853:            "what devices look up of whomever they like goes past Tor then",
+	853:            "what " + whoLooksUp + " goes past Tor then",
 }
 
 // cautions tells of rules that let out what their writer may not have meant, or that have no
-// effect here. It judges those that are about LANs.
+// effect here.
 func cautions(rules config.Rules, p *plan.Plan) []string {
 	var out []string
 	for _, r := range rules {
-		if r.Client || r.Policy != config.PolicyDirect {
+		if r.Policy != config.PolicyDirect {
 			continue
 		}
-		if why := caution(r, p); why != "" {
+		judge := caution
+		if r.Client {
+			judge = clientCaution
+		}
+		if why := judge(r, p); why != "" {
 			out = append(out, fmt.Sprintf("%s %s %s", r.Kind, r.Entry, why))
 		}
 	}
@@ -52,11 +60,7 @@ func caution(r config.Rule, p *plan.Plan) string {
 	case config.KindSource:
 		return sourceCaution(r.Prefix, p)
 	case config.KindPort:
-		why := wideOpen[r.Service.Port]
-		if why == "" || r.Prefix.IsValid() {
-			return ""
-		}
-		return "is of all destinations: " + why + "; for some only: --port " + r.Service.String() + "@PREFIX"
+		return portCaution(r, "devices look up of whomever they like", "")
 	case config.KindInterface:
 		missing := func(e plan.Exit) bool { return e.Name == r.Interface && e.Index == 0 }
 		if slices.ContainsFunc(p.Exits, missing) {
@@ -64,6 +68,15 @@ func caution(r config.Rule, p *plan.Plan) string {
 		}
 	}
 	return ""
+}
+
+// portCaution is about a port of all destinations; flags go before --port.
+func portCaution(r config.Rule, looksUp, flags string) string {
+	why := wideOpen[r.Service.Port]
+	if why == "" || r.Prefix.IsValid() {
+		return ""
+	}
+	return fmt.Sprintf("is of all destinations: %s; for some only: %s--port %s@PREFIX", strings.Replace(why, whoLooksUp, looksUp, 1), flags, r.Service)
 }
 
 func destinationCaution(prefix netip.Prefix, p *plan.Plan) string {

@@ -103,11 +103,20 @@ func clientWarnings(p *plan.Plan, everything bool) []string {
 	if warning := timeWarning(p); warning != "" {
 		w = append(w, warning)
 	}
+	w = append(w, senderWarnings(c)...)
+	w = append(w, proxyWarnings(p)...)
 	w = append(w, wgQuickWarnings()...)
 	for _, wide := range c.Widest {
 		w = append(w, wideWarning(widestWords(wide), wide.Name, everything, "--client --interface"))
 	}
 	return w
+}
+
+func proxyWarnings(p *plan.Plan) []string {
+	if p.Client.ProxyPort == 0 || p.Resolver.IsValid() {
+		return nil
+	}
+	return []string{"the proxy past Tor takes addresses alone, since it has nobody to ask for names: say resolver below [exclusions] of the configuration"}
 }
 
 // wgQuickWarnings tell of firewalls that drop what Tor and the sentry answer.

@@ -40,7 +40,7 @@ func (r *Router) ApplyConfig(ctx context.Context, cfg config.Config, reset bool,
 	}
 	if result != nil {
 		result.Warnings = append(result.Warnings, waitingWarnings(result.Plan)...)
-		result.Warnings = append(result.Warnings, cautions(result.Plan.Rules, result.Plan)...)
+		result.Warnings = append(result.Warnings, cautions(result.Plan.AllRules(), result.Plan)...)
 	}
 	if err != nil {
 		return result, kept, err

@@ -91,7 +91,7 @@ func (r *Router) attached() (*State, error) {
 		return nil, err
 	}
 	if s == nil {
-		return nil, fmt.Errorf("%w: run `sudo torbpf attach INTERFACE`", ErrNotAttached)
+		return nil, fmt.Errorf("%w: run `sudo torbpf attach INTERFACE`, or --client for this machine itself", ErrNotAttached)
 	}
 	return s, nil
 }

@@ -20,6 +20,9 @@ const (
 	anyName       = "example.com"
 )
 
+// ownFate says where to read what explain does not tell.
+const ownFate = "docs/CLIENT.md has the order in which this machine's own packets are judged, torbpf exclude list the rules"
+
 // nobody is the sender's hardware address where it is not known; the bit for locally
 // administered ones is set.
 var nobody = config.MAC{0x02, 0, 0, 0, 0, 0x01}
@@ -38,6 +41,10 @@ func (x *explained) chooseLAN() (plan.LAN, error) {
 		}
 	}
 	switch {
+	case x.LAN == "" && (x.From.IsLoopback() || slices.Contains(x.plan.LocalAddrs, x.From)):
+		return plan.LAN{}, config.Invalid("%s is this machine's own, and explain is about what devices send: %s", x.From, ownFate)
+	case len(x.plan.LANs) == 0:
+		return plan.LAN{}, config.Invalid("no device is on Tor, and explain is about what those send: torbpf attach INTERFACE; %s", ownFate)
 	case x.LAN != "":
 		return plan.LAN{}, config.Invalid("--lan %s: that is no interface that torbpf is attached to, which are %s", x.LAN, strings.Join(names, ", "))
 	case len(behind) == 1:

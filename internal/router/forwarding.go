@@ -71,11 +71,7 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 	case len(p.Uplinks) == 0:
 		w = append(w, "no interface has a default route now: attach again once there is an uplink, so that its guard can be put in place")
 	}
-	rules := p.Rules
-	if p.Client != nil {
-		rules = slices.Concat(rules, p.Client.Rules)
-	}
-	if wide := rules.Widest(); len(wide) > 0 {
+	if wide := p.AllRules().Widest(); len(wide) > 0 {
 		w = append(w, fmt.Sprintf("%s %s is excluded, so hardly anything is Tor's", wide[0].Kind, wide.Together()))
 	}
 	w = append(w, exitWarnings(s, p)...)

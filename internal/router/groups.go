@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -192,11 +193,11 @@ func (s *State) forgetDirect() {
 // BeginCell lets what a control group sends go by a policy: direct while this machine is on
 // Tor, or by Tor while it is not. Where nothing is attached, Tor is as the configuration
 // file has it, if there is one: it may name bridges.
-func (r *Router) BeginCell(ctx context.Context, file string, policy config.Policy, group cgroup.Group) error {
+func (r *Router) BeginCell(ctx context.Context, file string, policy config.Policy, group cgroup.Group, report func(tor.Progress)) error {
 	if err := r.SweepCells(ctx); err != nil {
 		return err
 	}
-	result, control, err := r.attach(ctx, func(s *State) error {
+	_, control, err := r.attach(ctx, func(s *State) error {
 		if s.unused() {
 			if err := s.takeTorOf(file); err != nil {
 				return err
@@ -211,14 +212,18 @@ func (r *Router) BeginCell(ctx context.Context, file string, policy config.Polic
 	if err != nil || policy == config.PolicyDirect {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, config.Default().Tor.Timeout)
+	patience := config.Default().Tor.Timeout
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("tor is not ready within %v", patience))
 	defer cancel()
-	return r.waitReady(ctx, result.Plan, control, nil)
+	if err := r.waitReady(ctx, control, report); err != nil {
+		return fmt.Errorf("the program was not started: %w", err)
+	}
+	return nil
 }
 
 // takeTorOf takes over what a file says of tor, and of how packets are marked.
 func (s *State) takeTorOf(file string) error {
-	cfg, err := config.Load(file)
+	cfg, err := config.LoadPart(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

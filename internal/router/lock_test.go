@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 	"time"
 
@@ -29,4 +30,32 @@ func TestEndCellWaitsForTheLockAsLongAsItMay(t *testing.T) {
 	if err := newTestRouter(t, never).EndCell(long, cgroup.Group{ID: 1}); err != nil {
 		t.Errorf("with time: %v", err)
 	}
+}
+
+// TestLockIsHadWhileSomebodyElseDetaches: detach removes the folders in which the lock is.
+func TestLockIsHadWhileSomebodyElseDetaches(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	r := newTestRouter(t, never)
+	ctx, stop := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for ctx.Err() == nil {
+			for _, path := range []string{r.dir, r.dir + ".lock", runDir} {
+				_ = os.Remove(path) // unless it is gone, or something is in it
+			}
+		}
+	}()
+	for range 200 {
+		unlock, err := r.lock(t.Context())
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		unlock()
+	}
+	stop()
+	<-gone
 }

@@ -54,7 +54,7 @@ func (r *Router) Preview(ctx context.Context, cfg config.Config, reset bool) (*P
 	if err := r.checkPorts(loaded, s, p); err != nil {
 		return nil, err
 	}
-	out := &Preview{Plan: p, Kept: s.kept(), Notes: slices.Concat(waitingWarnings(p), cautions(p.Rules, p)), Changes: changesOf(before, s)}
+	out := &Preview{Plan: p, Kept: s.kept(), Notes: slices.Concat(waitingWarnings(p), cautions(p.AllRules(), p), senderWarnings(p.Client)), Changes: changesOf(before, s)}
 	if cfg.Tor.Mode == config.TorManaged {
 		if out.Torrc, err = r.torOptions(s, p).Text(); err != nil {
 			return nil, err

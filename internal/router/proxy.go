@@ -22,10 +22,11 @@ func (p *ProxyState) running() bool { return p != nil && proxy.Running(p.PID, p.
 
 // wantedProxy is the proxy of a configuration; nil for none.
 func wantedProxy(s *State, p *plan.Plan) *proxy.Config {
-	if !s.Config.Client.Enable || s.Config.Client.ProxyPort == 0 {
+	port := s.proxyPort()
+	if port == 0 {
 		return nil
 	}
-	return &proxy.Config{Port: s.Config.Client.ProxyPort, Resolver: p.Resolver, OnionPrefixes: []netip.Prefix{p.Onion4, p.Onion6}}
+	return &proxy.Config{Port: port, Resolver: p.Resolver, OnionPrefixes: []netip.Prefix{p.Onion4, p.Onion6}}
 }
 
 // startProxy has the proxy run that is wanted, or none. One that serves already as it

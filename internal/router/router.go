@@ -178,7 +178,8 @@ func (r *Router) planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 		return nil, err
 	}
 	if len(active.Of(config.KindInterface)) > 0 {
-		facts.Ways = host.Ways(p.LANs, p.Mark.Class(uint32(abi.VerdictVia)))
+		via := p.Mark.Class(uint32(abi.VerdictVia))
+		facts.Ways, facts.OwnWays = host.Ways(p.LANs, via), host.OwnWays(via)
 		if p, err = plan.Make(cfg, facts); err != nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -137,14 +138,11 @@ func (r *Router) lockWithin(ctx context.Context, patience time.Duration) (unlock
 	if err := requireRoot(); err != nil {
 		return nil, err
 	}
-	// Root's own folder: others may pass through, to tor's and the sentry's
-	// files, but not look around.
-	for _, dir := range []string{runDir, r.dir} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return nil, fmt.Errorf("make state directory: %w", err)
-		}
+	f, err := r.openLock(ctx, patience)
+	// Somebody else's detach may remove the folder just before its lock is opened.
+	for end := time.Now().Add(patience); errors.Is(err, fs.ErrNotExist) && time.Now().Before(end); {
+		f, err = r.openLock(ctx, patience)
 	}
-	f, err := waitLock(ctx, patience, filepath.Join(runDir, r.ns.Name+".lock"))
 	if errors.Is(err, ErrBusy) {
 		return nil, fmt.Errorf("%w: wait for it to end and try again", err)
 	}
@@ -153,6 +151,18 @@ func (r *Router) lockWithin(ctx context.Context, patience time.Duration) (unlock
 	}
 	sign(f)
 	return func() { f.Close() }, nil
+}
+
+// openLock locks the file beside the state directory, and makes both where they are not there.
+func (r *Router) openLock(ctx context.Context, patience time.Duration) (*os.File, error) {
+	// Root's own folder: others may pass through, to tor's and the sentry's
+	// files, but not look around.
+	for _, dir := range []string{runDir, r.dir} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("make state directory: %w", err)
+		}
+	}
+	return waitLock(ctx, patience, filepath.Join(runDir, r.ns.Name+".lock"))
 }
 
 // sign tells others who holds a lock; a failure to write it changes nothing.

@@ -39,6 +39,8 @@ type Status struct {
 	Unfit      []string          `json:"unfit"`   // why, of each that is waited for by its whole name
 	Uplinks    []InterfaceStatus `json:"uplinks"`
 	Client     bool              `json:"client"` // what this machine itself sends is on Tor
+	Exec       []ExecStatus      `json:"exec"`
+	ProxyPort  uint16            `json:"proxy_port"` // of the proxy past Tor; 0: there is none
 	Tor        TorStatus         `json:"tor"`
 	Ready      bool              `json:"ready"`  // Tor is, and the gate is open: else clients are refused
 	Sentry     bool              `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
@@ -114,16 +116,14 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		Rules:     append(config.Rules{}, rules...),
 		Resolver:  s.Config.Resolver,
 		Client:    s.Config.Client.Enable,
+		ProxyPort: s.proxyPort(),
 		Sentry:    sentry.Running(s.Sentry.PID, s.Sentry.StartTime),
 		Lacks:     append([]string{}, s.Lacks...),
 		// A list without entries is [] in JSON, not null.
 		Interfaces: []InterfaceStatus{}, Waiting: []string{}, Unfit: []string{}, Uplinks: []InterfaceStatus{},
 		Counters: []CounterStatus{}, Warnings: []string{},
 	}
-	if status.Lists, err = s.listStatus(); err != nil {
-		return nil, err
-	}
-	if status.Problems, err = s.listProblems(); err != nil {
+	if err := status.readState(r, s); err != nil {
 		return nil, err
 	}
 	status.Tor = r.torStatus(ctx, s)
@@ -151,6 +151,19 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	status.Warnings = append(status.Warnings, r.warnings(s, p)...)
 	status.judge(s)
 	return status, nil
+}
+
+// readState reads what the state alone leads to.
+func (s *Status) readState(r *Router, state *State) error {
+	var err error
+	if s.Lists, err = state.listStatus(); err != nil {
+		return err
+	}
+	if s.Problems, err = state.listProblems(); err != nil {
+		return err
+	}
+	s.Exec, err = r.execStatus(state)
+	return err
 }
 
 // AttachedNames lists the interfaces that are attached, or waited for.
