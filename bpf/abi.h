@@ -277,6 +277,8 @@ struct device_traffic {
 	struct counter by_fate[FATE_MAX];
 	__u64 seen_ns;	 /* CLOCK_BOOTTIME, of the first packet of the last tick */
 	__u64 seen_tick; /* in jiffies, see traffic.h */
+	__u64 quiet_at;	 /* in jiffies: when this address had spent what it may be told */
+	__u8 quiet_addr[16];
 };
 
 /* What the user wants of some packets; the key of its map says of which. */

@@ -55,11 +55,11 @@ static __always_inline int is_final(const struct settings *s, struct decision d)
 }
 
 static __always_inline int drop_early(const struct xdp_md *ctx, const struct packet *p,
-				      struct decision d)
+				      struct device_traffic *sender, struct decision d)
 {
 	struct volume one = {.packets = 1, .bytes = ctx->data_end - ctx->data};
 
-	count_device(p, d, one);
+	count_device(sender, d, one);
 	count(p->ifindex, d.verdict, d.reason, one.packets, one.bytes);
 	return XDP_DROP;
 }
@@ -84,9 +84,17 @@ static __always_inline int hand_on(struct xdp_md *ctx, const struct packet *p, s
 static __always_inline int act_early(struct xdp_md *ctx, const struct packet *p,
 				     const struct settings *s, struct decision d)
 {
-	if (is_final(s, d) && !may_be_told(p))
-		return drop_early(ctx, p, d);
-	return hand_on(ctx, p, d);
+	struct device_traffic *sender;
+
+	if (!is_final(s, d))
+		return hand_on(ctx, p, d);
+	sender = sender_of(p);
+	if (!is_quiet(sender, p)) {
+		if (may_be_told(p))
+			return hand_on(ctx, p, d);
+		remember_quiet(sender, p);
+	}
+	return drop_early(ctx, p, sender, d);
 }
 
 /* What was decided of a packet before; undecided() where nothing was. */

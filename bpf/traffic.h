@@ -70,17 +70,22 @@ static __always_inline struct device_traffic *traffic_of(const struct device_key
 	return oldest;
 }
 
-static __always_inline void count_device(const struct packet *p, struct decision d,
-					 struct volume volume)
+/* The slot that counts a packet's device; NULL where there is nothing to count. */
+static __always_inline struct device_traffic *sender_of(const struct packet *p)
 {
 	struct device_key device = device_of(p);
-	__u64 tick = bpf_jiffies64() >> SEEN_TICK_SHIFT; /* a load where the clock is a call */
-	struct device_traffic *traffic;
-	enum fate fate = fate_of(d);
 
 	if (p->layer3 != LAYER3_IPV4 && p->layer3 != LAYER3_IPV6)
-		return;
-	traffic = traffic_of(&device);
+		return NULL;
+	return traffic_of(&device);
+}
+
+static __always_inline void count_device(struct device_traffic *traffic, struct decision d,
+					 struct volume volume)
+{
+	__u64 tick = bpf_jiffies64() >> SEEN_TICK_SHIFT; /* a load where the clock is a call */
+	enum fate fate = fate_of(d);
+
 	if (!traffic)
 		return;
 	traffic->by_fate[fate].packets += volume.packets;
@@ -89,6 +94,24 @@ static __always_inline void count_device(const struct packet *p, struct decision
 		traffic->seen_tick = tick;
 		traffic->seen_ns = bpf_ktime_get_boot_ns();
 	}
+}
+
+/*
+ * Whether a sender was found just now to have spent what it may be told: it is asked once
+ * a jiffy, however much it floods.
+ */
+static __always_inline int is_quiet(const struct device_traffic *traffic, const struct packet *p)
+{
+	return traffic && traffic->quiet_at == bpf_jiffies64() &&
+	       same_words(traffic->quiet_addr, &p->saddr, 2);
+}
+
+static __always_inline void remember_quiet(struct device_traffic *traffic, const struct packet *p)
+{
+	if (!traffic)
+		return;
+	traffic->quiet_at = bpf_jiffies64();
+	__builtin_memcpy(traffic->quiet_addr, &p->saddr, sizeof(traffic->quiet_addr));
 }
 
 #endif

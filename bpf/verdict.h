@@ -80,13 +80,17 @@ static __always_inline int answer_refused(struct __sk_buff *skb, int ethernet, s
 
 /* Drops, samples and, where the sender gains from it, answers. */
 static __always_inline int refuse(struct __sk_buff *skb, int ethernet, const struct packet *p,
-				  struct decision d)
+				  struct device_traffic *sender, struct decision d)
 {
 	__u32 ifindex = p->ifindex;
 	int dropped = drop(skb, ifindex, d);
 
-	if (p->layer3 == LAYER3_MALFORMED || !may_tell(p))
+	if (p->layer3 == LAYER3_MALFORMED || is_quiet(sender, p))
 		return dropped;
+	if (!may_tell(p)) {
+		remember_quiet(sender, p);
+		return dropped;
+	}
 	report(ifindex, skb->len, p, d.reason);
 	if (!answer_refused(skb, ethernet, d))
 		return dropped;
@@ -219,16 +223,18 @@ static __always_inline int explain(struct __sk_buff *skb, const struct packet *p
 static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const struct packet *p,
 				      const struct settings *s, struct decision d)
 {
+	struct device_traffic *sender;
 	__u32 instance = 0;
 
 	if (explaining)
 		return explain(skb, p, s, d, instance);
 	d = ask_gate(p, s, d, instance);
-	count_device(p, d, volume_of(skb));
+	sender = sender_of(p);
+	count_device(sender, d, volume_of(skb));
 	if (d.reason == REASON_DNS_NO_DATA)
 		return answer_at_once(skb, ethernet, p, d);
 	if (d.verdict == VERDICT_REFUSED)
-		return refuse(skb, ethernet, p, d);
+		return refuse(skb, ethernet, p, sender, d);
 	remember_direct(p, s, d);
 	remember_asker(p, s, d);
 	if (d.reason == REASON_DIRECT_DOMAIN)

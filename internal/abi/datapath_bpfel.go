@@ -67,11 +67,13 @@ type DatapathDeviceKey struct {
 }
 
 type DatapathDeviceTraffic struct {
-	_        structs.HostLayout
-	Device   DatapathDeviceKey
-	ByFate   [4]DatapathCounter
-	SeenNs   uint64
-	SeenTick uint64
+	_         structs.HostLayout
+	Device    DatapathDeviceKey
+	ByFate    [4]DatapathCounter
+	SeenNs    uint64
+	SeenTick  uint64
+	QuietAt   uint64
+	QuietAddr [16]uint8
 }
 
 type DatapathDomainFlow struct {

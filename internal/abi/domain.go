@@ -45,7 +45,17 @@ func DomainKey(domain string) uint64 {
 // DomainPlace is where a slot is looked for first, as domain_place() of bpf/domain.h
 // has it.
 func DomainPlace(device DatapathDeviceKey, addr [16]byte) uint32 {
-	return uint32(hashWords(slices.Concat(device.Mac.Addr[:], device.Mac.Pad[:], device.Addr[:], addr[:]))>>52) % DomainSlots
+	return uint32(hashWords(slices.Concat(device.bytes(), addr[:]))>>52) % DomainSlots
+}
+
+// DevicePlace is the first of the slots that a device may have in device_traffic, as
+// traffic_of() of bpf/traffic.h has it.
+func DevicePlace(device DatapathDeviceKey) uint32 {
+	return uint32(hashWords(device.bytes()) >> 52)
+}
+
+func (d DatapathDeviceKey) bytes() []byte {
+	return slices.Concat(d.Mac.Addr[:], d.Mac.Pad[:], d.Addr[:])
 }
 
 // hashWords is hash_words() of bpf/domain.h, from 0 on.

@@ -66,11 +66,11 @@ func TestEarlyAgrees(t *testing.T) {
 // or has not, and tells whether it was dropped.
 func (o *objects) compareEarly(p *Policy, frame []byte, spent bool) (dropped bool, err error) {
 	k := Parse(frame, true, Metadata{Protocol: stackProtocol(frame)})
-	allowance := abi.DatapathAllowance{SpentUntilNs: 1}
+	spentUntil := uint64(1)
 	if spent {
-		allowance.SpentUntilNs = 1 << 62
+		spentUntil = 1 << 62
 	}
-	o.put("allowances", abi.DatapathAddress{Addr: k.Src.As16()}, allowance)
+	o.allow(k.Src, spentUntil)
 	verdict, reason := p.Classify(k)
 	key := counted{lanIndex, verdict, reason}
 	before, err := o.count(key)

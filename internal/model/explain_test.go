@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -172,7 +173,8 @@ func TestExplainingMovesNothing(t *testing.T) {
 	}
 }
 
-// contents are all maps but the ring buffer as text.
+// contents are all maps but the ring buffer as text; of the slots of devices those of the
+// host that sends.
 func (o *objects) contents() map[string]string {
 	o.tb.Helper()
 	out := make(map[string]string)
@@ -181,6 +183,10 @@ func (o *objects) contents() map[string]string {
 			continue
 		}
 		if name == abi.DatapathMapTransTargets { // 131,072 of connections of the machine itself: no LAN program has it
+			continue
+		}
+		if name == abi.DatapathMapDeviceTraffic {
+			out[name] = o.hostTraffic()
 			continue
 		}
 		if memory, err := m.Memory(); err == nil { // a look-up for each of its entries would take long
@@ -214,4 +220,17 @@ func (o *objects) contents() map[string]string {
 		out[name] = fmt.Sprint(lines)
 	}
 	return out
+}
+
+func (o *objects) hostTraffic() string {
+	o.tb.Helper()
+	var text strings.Builder
+	for _, slot := range o.hostSlots() {
+		var perCPU []abi.DatapathDeviceTraffic
+		if err := o.maps["device_traffic"].Lookup(slot, &perCPU); err != nil {
+			o.tb.Fatalf("look up slot %d: %v", slot, err)
+		}
+		fmt.Fprintf(&text, "%+v\n", perCPU)
+	}
+	return text.String()
 }

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -51,6 +52,37 @@ func TestOneDeviceIsToldTwoHundredTimes(t *testing.T) {
 	}
 }
 
+// TestWhoHasSpentAllIsAskedOnceAJiffy: until then nobody looks how much it may be told.
+func TestWhoHasSpentAllIsAskedOnceAJiffy(t *testing.T) {
+	enterNamespace(t)
+	o := load(t, 24)
+	o.set(home())
+	frame, other := ether(ip(laptop4, web4, udp(40000, 27015, 'x'))), ether(ip(laptop6, web6, udp(40000, 27015, 'x')))
+	action := func(frame []byte) uint32 {
+		out, err := o.run("torbpf_lan", frame, skBuff{Ifindex: lanIndex})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.action
+	}
+	o.allow(netip.MustParseAddr(laptop4), 1<<62)
+	if got := action(frame); got != actShot {
+		t.Fatalf("who has spent all gets %#x", got)
+	}
+	if got := action(other); got != actRedirect {
+		t.Errorf("its other address gets %#x, want an answer", got)
+	}
+	if got := action(frame); got != actShot { // noted anew: one address at a time
+		t.Fatalf("who has spent all gets %#x", got)
+	}
+	o.put("allowances", abi.DatapathAddress{Addr: as16(laptop4)}, abi.DatapathAllowance{SpentUntilNs: 1})
+	const jiffies = 100 * time.Millisecond // several of the longest there are
+	time.Sleep(jiffies)
+	if got := action(frame); got != actRedirect {
+		t.Errorf("a while later it gets %#x, want an answer", got)
+	}
+}
+
 // TestAllowanceEndsAtTheBurst sets the clock of a device around its limits.
 func TestAllowanceEndsAtTheBurst(t *testing.T) {
 	enterNamespace(t)
@@ -60,7 +92,7 @@ func TestAllowanceEndsAtTheBurst(t *testing.T) {
 	device := abi.DatapathAddress{Addr: as16(laptop6)}
 	spentUntil := func(ns uint64) uint32 {
 		t.Helper()
-		o.put("allowances", device, abi.DatapathAllowance{SpentUntilNs: ns})
+		o.allow(netip.MustParseAddr(laptop6), ns)
 		out, err := o.run("torbpf_lan", frame, skBuff{Ifindex: lanIndex})
 		if err != nil {
 			t.Fatal(err)

@@ -3,6 +3,7 @@ package model
 import (
 	"encoding/binary"
 	"errors"
+	"net/netip"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -75,7 +76,34 @@ func (o *objects) watch(t *testing.T, program string, frame []byte, in skBuff) o
 }
 
 // forget empties the allowances, so that every refusal may be answered again.
-func (o *objects) forget() { clear[abi.DatapathAddress](o, "allowances") }
+func (o *objects) forget() {
+	clear[abi.DatapathAddress](o, "allowances")
+	o.forgetHost()
+}
+
+// allow says until when a source has spent what it may be told, by the monotonic clock.
+func (o *objects) allow(source netip.Addr, spentUntil uint64) {
+	o.put("allowances", abi.DatapathAddress{Addr: source.As16()}, abi.DatapathAllowance{SpentUntilNs: spentUntil})
+	o.forgetHost()
+}
+
+// forgetHost empties the slots that the host may have, in which programs note that it has
+// just been found to have spent that: they ask once a jiffy.
+func (o *objects) forgetHost() {
+	for _, slot := range o.hostSlots() {
+		o.put("device_traffic", slot, make([]abi.DatapathDeviceTraffic, ebpf.MustPossibleCPU()))
+	}
+}
+
+// hostSlots are those of device_traffic that the host that sends may have.
+func (o *objects) hostSlots() (slots []uint32) {
+	const probes = 4 // DEVICE_PROBES
+	place := abi.DevicePlace(abi.DatapathDeviceKey{Mac: abi.DatapathMac{Addr: hostMAC}})
+	for i := range uint32(probes) {
+		slots = append(slots, (place+i)%o.maps["device_traffic"].MaxEntries())
+	}
+	return slots
+}
 
 // stackProtocol is the EtherType by which the kernel hands a frame of a test
 // run on: what stands at byte 12, unless that is the length of an 802.3 frame.
