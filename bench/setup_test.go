@@ -16,7 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/bench/rig"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -236,19 +236,7 @@ func attachClient(tb testing.TB) error {
 	if err := nft.Apply(p); err != nil {
 		return err
 	}
-	g, err := d.ApplyGuards(p)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(g.AttachLANs(), g.Close()); err != nil {
-		return err
-	}
-	gates, err := d.Gates()
-	if err != nil {
-		return err
-	}
-	defer gates.Close()
-	return gates.Put(uint32(0), abi.DatapathGate{Open: 1})
+	return rig.Serve(d, p)
 }
 
 // ownGroup is the control group of this process, and of the listener.

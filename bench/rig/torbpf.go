@@ -109,7 +109,12 @@ func loadDatapath() error {
 		return err
 	}
 	d := loader.Open(loader.Options{Root: root, Namespace: ns.Name})
-	g, err := d.ApplyGuards(wanted)
+	return Serve(d, wanted)
+}
+
+// Serve attaches the programs of a plan and opens the gate, as if its tor were ready.
+func Serve(d *loader.Datapath, p *plan.Plan) error {
+	g, err := d.ApplyGuards(p)
 	if err != nil {
 		return err
 	}
