@@ -178,9 +178,7 @@ func (f *explainFlags) printRefused(w io.Writer) func(router.Refused) {
 			_ = encoder.Encode(watchedLine{1, r}) // a reader that is gone ends this by SIGPIPE
 			return
 		}
-		fmt.Fprintf(w, "%s %s > %s, %s, by %s: %s, %s\n", r.Time.Format(time.TimeOnly),
-			packetEnd(r.Src.Addr().String(), r.Src.Port()), packetEnd(r.Dst.Addr().String(), r.Dst.Port()),
-			config.ProtocolName(r.Protocol), r.Interface, r.Reason, r.Meaning)
+		fmt.Fprintf(w, "%s %s\n", r.Time.Format(time.TimeOnly), packetText("", r))
 	}
 }
 

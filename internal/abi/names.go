@@ -1,6 +1,9 @@
 package abi
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // verdictNames follow the enum of bpf/abi.h: VERDICT_TOR is "tor".
 var verdictNames = map[Verdict]string{
@@ -101,6 +104,26 @@ func (r DatapathReason) String() string {
 		return text.name
 	}
 	return fmt.Sprintf("reason-%d", uint32(r))
+}
+
+// ReasonNamed finds a reason by its name.
+func ReasonNamed(name string) (Reason, bool) {
+	for reason, text := range reasonTexts {
+		if text.name == name {
+			return reason, true
+		}
+	}
+	return 0, false
+}
+
+// ReasonNames are the names of all reasons, in alphabetical order.
+func ReasonNames() []string {
+	var names []string
+	for _, text := range reasonTexts {
+		names = append(names, text.name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Explain says in a few words why a packet got its verdict, for people.

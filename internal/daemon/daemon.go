@@ -93,6 +93,7 @@ func Run(ctx context.Context, o Options) error {
 		g.Go(func() error { return e.watch(ctx, d.kick) })
 	}
 	g.Go(func() error { return d.watchTor(ctx) })
+	g.Go(func() error { return d.watchGate(ctx) })
 	g.Go(func() error { return d.watchAlarms(ctx) })
 	g.Go(func() error { return d.watchLists(ctx) })
 	g.Go(func() error { return d.watchCells(ctx) })
@@ -277,6 +278,7 @@ func (d *daemon) once(ctx context.Context, all bool) error {
 		d.paces.tried(asked, time.Now())
 		d.troubles = nil
 		d.Log.Warn("mended", "found", m.Found, "seconds", m.Took.Seconds())
+		d.Router.Record(router.EventRepair, strings.Join(m.Found, "; "))
 	case len(m.Found) > 0 && asked == nil:
 		d.trouble(m.Found, "cannot be mended by torbpf")
 	case asked == nil:
@@ -318,5 +320,6 @@ func (d *daemon) trouble(found []string, text string) {
 	if !slices.Equal(found, d.troubles) {
 		d.troubles = found
 		d.Log.Error(text, "found", found)
+		d.Router.Record(router.EventTrouble, strings.Join(found, "; ")+": "+text)
 	}
 }

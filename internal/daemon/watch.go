@@ -41,8 +41,37 @@ func (d *daemon) watchTor(ctx context.Context) error {
 		}
 		silent = 0
 		d.Log.Error("tor hangs: it is started anew, clients are refused until it is ready")
+		d.Router.Record(router.EventTor, "it hung, and is started anew: clients are refused until it is ready")
 		if err := d.Router.RestartTor(ctx); err != nil && ctx.Err() == nil {
 			d.Log.Error("tor could not be started anew", "error", err)
+		}
+	}
+}
+
+// gatePause is how often it is looked whether clients are served.
+const gatePause = time.Second
+
+// watchGate tells when Tor begins and ceases to serve clients.
+func (d *daemon) watchGate(ctx context.Context) error {
+	ticker := time.NewTicker(gatePause)
+	defer ticker.Stop()
+	for served := false; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		now, known := d.Router.Served()
+		if !known || now == served {
+			continue
+		}
+		served = now
+		if served {
+			d.Log.Info("Tor is ready, and serves clients")
+			d.Router.Record(router.EventTor, "it is ready, and serves clients")
+		} else {
+			d.Log.Warn("Tor is not ready any more: clients are refused")
+			d.Router.Record(router.EventTor, "it is not ready any more: clients are refused")
 		}
 	}
 }

@@ -92,6 +92,7 @@ func (r *Router) attach(ctx context.Context, edit func(*State) error) (*Result, 
 		}
 		return nil, "", errors.Join(err, r.forgetIfUnused(before))
 	}
+	r.Record(EventAttach, "on Tor: "+s.whom())
 	return result, r.controlAddress(s), nil
 }
 

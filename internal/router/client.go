@@ -45,7 +45,12 @@ func (o OnTor) String() string {
 
 // withClient adds this machine to the names of interfaces, where it is to be on Tor.
 func withClient(cfg config.Config, interfaces []string) []string {
-	if !cfg.Client.Enable {
+	return wordsOf(interfaces, cfg.Client.Enable)
+}
+
+// wordsOf is what there is to say of interfaces, and of this machine itself.
+func wordsOf(interfaces []string, client bool) []string {
+	if !client {
 		return interfaces
 	}
 	return append(slices.Clone(interfaces), clientWords)

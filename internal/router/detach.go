@@ -52,8 +52,11 @@ func (r *Router) Detach(ctx context.Context, interfaces []string, client bool) (
 	if s.unused() {
 		return nothing, r.removeAll(ctx, before)
 	}
-	_, err = r.bring(ctx, before, s, false)
-	return s.onTor(), err
+	if _, err = r.bring(ctx, before, s, false); err != nil {
+		return s.onTor(), err
+	}
+	r.Record(EventAttach, fmt.Sprintf("taken off Tor: %s; still on Tor: %s", joinNames(wordsOf(interfaces, client)), s.whom()))
+	return s.onTor(), nil
 }
 
 // DetachAll removes everything of torbpf from this network namespace. It does

@@ -90,7 +90,11 @@ func (r *Router) enforce(ctx context.Context, before *State, cfg config.Config, 
 			return err
 		}
 		s.Origin = origin
-		return r.block(s)
+		if err := r.block(s); err != nil {
+			return err
+		}
+		r.Record(EventAttach, "the configuration file is read, and blocked until it can be attached: "+s.whom())
+		return nil
 	}
 	s, err := before.wished(cfg, origin)
 	if s == nil || err != nil {
@@ -99,6 +103,7 @@ func (r *Router) enforce(ctx context.Context, before *State, cfg config.Config, 
 	if _, err := r.bringLists(ctx, before, s, false, files); err != nil {
 		return err
 	}
+	r.Record(EventAttach, "the configuration file is in force, on Tor: "+s.whom())
 	if other := s.otherResolver(cfg); other != "" {
 		r.notify("warning: " + other)
 	}

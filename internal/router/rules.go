@@ -291,13 +291,14 @@ func (r *Router) auditChanges(changes []config.Change, by string) {
 
 // audit adds a line; a failure is told and changes nothing.
 func (r *Router) audit(what string, rule config.Rule) {
-	line := fmt.Sprintf("%s %s: %s", time.Now().Format(time.RFC3339), r.ns.Name, what)
 	if rule.Comment != "" {
-		line += fmt.Sprintf(" (%s)", rule.Comment)
+		what += fmt.Sprintf(" (%s)", rule.Comment)
 	}
 	if rule.Origin != "" {
-		line += ", by " + rule.Origin
+		what += ", by " + rule.Origin
 	}
+	r.recordPolicy(what, rule)
+	line := fmt.Sprintf("%s %s: %s", time.Now().Format(time.RFC3339), r.ns.Name, what)
 	if err := appendLine(r.auditPath(), line); err != nil {
 		r.notify(fmt.Sprintf("warning: the audit lacks a line (%s): %v", line, err))
 	}

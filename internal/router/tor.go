@@ -251,3 +251,18 @@ func (r *Router) isOurs(s *State, pid int) bool {
 	d, err := tor.Find(r.torDir())
 	return err == nil && d.PID() == pid
 }
+
+// Served tells whether Tor is ready and the gate open, so that clients are not refused; known
+// is false where nothing is attached, or the gate cannot be read now.
+func (r *Router) Served() (served, known bool) {
+	s, err := r.loadState()
+	if err != nil || s == nil || s.Blocked {
+		return false, false
+	}
+	d, err := r.datapath(s.Config.Clsact)
+	if err != nil {
+		return false, false
+	}
+	served, err = d.GateOpen(0)
+	return served, err == nil
+}

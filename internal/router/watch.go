@@ -188,9 +188,19 @@ func (r *Router) WatchRefusals(ctx context.Context, who string, told func(Refuse
 		return err
 	}
 	r.notify(r.watching(s, from))
+	return r.followRefusals(ctx, func(f Refused) {
+		if from.has(f.Src.Addr(), r.attached) {
+			told(f)
+		}
+	})
+}
+
+// followRefusals tells of each packet that is refused from now on, whoever reads the ring
+// buffer, until ctx ends or nothing is attached any more.
+func (r *Router) followRefusals(ctx context.Context, told func(Refused)) error {
 	begin, busy := time.Now(), 0
-	mine := func(f Refused) {
-		if !f.Time.Before(begin) && from.has(f.Src.Addr(), r.attached) { // older ones may lie there unread
+	fresh := func(f Refused) {
+		if !f.Time.Before(begin) { // older ones may lie there unread
 			told(f)
 		}
 	}
@@ -198,9 +208,9 @@ func (r *Router) WatchRefusals(ctx context.Context, who string, told func(Refuse
 		if _, err := r.attached(); err != nil {
 			return err
 		}
-		heard, err := r.hearRefusals(ctx, mine)
+		heard, err := r.hearRefusals(ctx, fresh)
 		if err == nil && !heard {
-			err = r.readRefusals(ctx, mine)
+			err = r.readRefusals(ctx, fresh)
 		}
 		switch {
 		case errors.Is(err, ErrBusy) && busy < 2*int(time.Second/watchPoll): // while `torbpf run` begins or ends
