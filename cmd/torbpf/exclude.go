@@ -232,16 +232,7 @@ func (f *excludeFlags) run(cmd *cobra.Command, remove bool, args []string) error
 // printChanges prints what has become of each rule.
 func printChanges(w io.Writer, changes []config.Change, asJSON bool) error {
 	if asJSON {
-		type change struct {
-			Kind    string `json:"kind"`
-			Entry   string `json:"entry"`
-			Outcome string `json:"outcome"`
-		}
-		out := []change{}
-		for _, c := range changes {
-			out = append(out, change{string(c.Rule.Kind), c.Rule.String(), string(c.Outcome)})
-		}
-		return printJSON(w, map[string]any{"schema": 1, "changes": out})
+		return printJSON(w, map[string]any{"schema": 1, "changes": append([]config.Change{}, changes...)})
 	}
 	for _, c := range changes {
 		fmt.Fprintln(w, c)

@@ -70,6 +70,8 @@ type Config struct {
 	Rules             Rules `json:"rules"`
 	// Client is for what this machine itself sends.
 	Client Client `json:"client"`
+	// Web is what `torbpf run` serves by TCP.
+	Web Web `json:"web"`
 	// Resolver is asked for excluded names, in clear; invalid for none.
 	Resolver netip.Addr `json:"resolver"`
 	// Devices are names for hardware addresses.
@@ -86,6 +88,7 @@ func (c *Config) UnmarshalJSON(text []byte) error {
 			Marks                 []Mark
 		} `json:"exclusions"`
 	}
+	in.Web = Default().Web // of a state that knew none
 	if err := json.Unmarshal(text, &in); err != nil {
 		return err
 	}
@@ -112,6 +115,11 @@ type Tor struct {
 	Timeout      time.Duration `json:"timeout"` // how long attach waits for the bootstrap
 }
 
+// Web configures what `torbpf run` serves by TCP: metrics.
+type Web struct {
+	Listen []netip.AddrPort `json:"listen"` // none: nothing is served
+}
+
 // Mark matches packets whose fwmark, under Mask, equals Value.
 type Mark struct {
 	Value uint32 `json:"value"`
@@ -125,6 +133,7 @@ func Default() Config {
 		Inbound:   true,
 		MarkShift: 24,
 		Early:     EarlyAuto,
+		Web:       Web{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9959")}},
 		Tor: Tor{
 			Mode:         TorManaged,
 			Binary:       "tor",

@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,6 +35,11 @@ type Change struct {
 	// Longer says, of Present and Covered, that what is there stays longer than was asked for.
 	Longer bool
 	Before *Rule // Changed: what it was
+}
+
+// MarshalJSON says which rule it is about, and what became of it (docs/JSON.md).
+func (c Change) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]string{"kind": string(c.Rule.Kind), "entry": c.Rule.String(), "outcome": string(c.Outcome)})
 }
 
 // String tells the change in one line, with the next step where there is one.

@@ -25,6 +25,7 @@ type file struct {
 	SkipProbe  *bool          `toml:"skip_firewall_probe,omitempty"`
 	Tor        fileTor        `toml:"tor,omitempty"`
 	Client     fileClient     `toml:"client,omitempty"`
+	Web        fileWeb        `toml:"web,omitempty"`
 	Devices    map[string]MAC `toml:"devices,omitempty"`
 	Exclusions fileExclusions `toml:"exclusions,omitempty"`
 	Rules      []fileRule     `toml:"rules,omitempty"`
@@ -35,6 +36,38 @@ type fileClient struct {
 	Enable     *bool          `toml:"enable,omitempty"`
 	ProxyPort  *uint16        `toml:"proxy_port,omitempty"`
 	Exclusions fileExclusions `toml:"exclusions,omitempty"`
+}
+
+// fileWeb is about what is served by TCP.
+type fileWeb struct {
+	Listen *[]string `toml:"listen,omitempty"`
+}
+
+func (f fileWeb) apply(w *Web) error {
+	if f.Listen == nil {
+		return nil
+	}
+	w.Listen = []netip.AddrPort{}
+	for _, s := range *f.Listen {
+		addr, err := netip.ParseAddrPort(s)
+		if err != nil || addr.Port() == 0 {
+			return &FieldError{Field: "web.listen", Problem: fmt.Sprintf("%q is no address with a port, such as 127.0.0.1:9959 or [::1]:9959", s)}
+		}
+		w.Listen = append(w.Listen, addr)
+	}
+	return nil
+}
+
+// text is how a file says it; nil: as by default.
+func (w Web) text() *[]string {
+	if slices.Equal(w.Listen, Default().Web.Listen) {
+		return nil
+	}
+	out := []string{}
+	for _, addr := range w.Listen {
+		out = append(out, addr.String())
+	}
+	return &out
 }
 
 type fileTor struct {
@@ -77,6 +110,9 @@ func (f file) config() (Config, error) {
 		cfg.Inbound = allow
 	}
 	f.Tor.apply(&cfg.Tor)
+	if err := f.Web.apply(&cfg.Web); err != nil {
+		return cfg, err
+	}
 	set(&cfg.Client.Enable, f.Client.Enable)
 	set(&cfg.Client.ProxyPort, f.Client.ProxyPort)
 	if f.Client.Exclusions.Resolver != nil {
@@ -102,6 +138,7 @@ func (f file) over(later file) file {
 	keep(&later.Early, f.Early)
 	keep(&later.SkipProbe, f.SkipProbe)
 	keep(&later.Exclusions.Resolver, f.Exclusions.Resolver)
+	keep(&later.Web.Listen, f.Web.Listen)
 	keep(&later.Client.Enable, f.Client.Enable)
 	keep(&later.Client.ProxyPort, f.Client.ProxyPort)
 	keep(&later.Tor.Mode, f.Tor.Mode)
@@ -198,6 +235,7 @@ func (c Config) Text() ([]byte, error) {
 		f.Tor.Onion6 = &prefix{c.Tor.Onion6}
 	}
 	f.Client = fileClient{Enable: differing(c.Client.Enable, d.Client.Enable), ProxyPort: differing(c.Client.ProxyPort, d.Client.ProxyPort)}
+	f.Web.Listen = c.Web.text()
 	f.setRules(c.Rules)
 	if c.Resolver.IsValid() {
 		f.Exclusions.Resolver = &c.Resolver

@@ -33,6 +33,7 @@ import (
 	"github.com/mdlayher/sdnotify"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/torbpf/torbpf/internal/api"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/router"
 )
@@ -98,6 +99,9 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { return d.watchLists(ctx) })
 	g.Go(func() error { return d.watchCells(ctx) })
 	g.Go(func() error { return d.watchHangups(ctx, hangup) })
+	h := api.New(d.Router, d.Version)
+	g.Go(func() error { return d.serveAPI(ctx, h) })
+	g.Go(func() error { return d.watchWeb(ctx, h) })
 	g.Go(func() error { return d.mend(ctx) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {

@@ -38,6 +38,7 @@ func (r *Router) LockRun(ctx context.Context) (release func(), err error) {
 	sign(f)
 	return func() {
 		defer f.Close()
+		_ = os.Remove(r.APISocket())
 		_ = os.Remove(f.Name())
 		_ = os.Remove(runDir) // unless something else is there
 	}, nil
@@ -53,5 +54,5 @@ func (r *Router) removeRunLock() error {
 		return ignoreMissing(err)
 	}
 	defer f.Close()
-	return os.Remove(f.Name())
+	return errors.Join(ignoreMissing(os.Remove(r.APISocket())), os.Remove(f.Name()))
 }

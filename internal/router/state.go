@@ -234,6 +234,7 @@ func (s *State) clone() *State {
 	c.Config.Interfaces = slices.Clone(s.Config.Interfaces)
 	c.Config.Uplinks = slices.Clone(s.Config.Uplinks)
 	c.Config.Rules = slices.Clone(s.Config.Rules)
+	c.Config.Web.Listen = slices.Clone(s.Config.Web.Listen)
 	c.Config.Devices = maps.Clone(s.Config.Devices)
 	c.Given.Devices = maps.Clone(s.Given.Devices)
 	c.Ended = slices.Clone(s.Ended)

@@ -1,0 +1,157 @@
+// Package conduit lets a process without privileges open connections to one that has some.
+package conduit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Conduit is how a process without privileges reaches an API: whoever holds the other end can
+// open connections, and nobody else, since it has no name. For each it makes a pair of
+// connected sockets and sends one of them through.
+//
+//	torbpf run (root)                     torbpf-web (nobody)
+//	Conduit.Accept ◀── one end of a pair ── Dialer.Dial
+//	      HTTP ◀──────────────────────────▶ HTTP
+type Conduit struct {
+	conn   *net.UnixConn
+	closed sync.Once
+}
+
+// New returns this process's end, and the other one, to hand to a child.
+func New() (*Conduit, *os.File, error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a conduit: %w", err)
+	}
+	theirs := os.NewFile(uintptr(ends[1]), "conduit")
+	conn, err := unixConn(ends[0], "conduit")
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return &Conduit{conn: conn}, theirs, nil
+}
+
+// unixConn takes over a descriptor.
+func unixConn(fd int, name string) (*net.UnixConn, error) {
+	file := os.NewFile(uintptr(fd), name)
+	defer file.Close() // FileConn duplicates it
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, fmt.Errorf("use the %s: %w", name, err)
+	}
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("use the %s: it is a %T", name, conn), conn.Close())
+	}
+	return unixConn, nil
+}
+
+// Accept implements net.Listener. It ends when the other end is gone.
+func (c *Conduit) Accept() (net.Conn, error) {
+	var note [1]byte
+	rights := make([]byte, unix.CmsgSpace(4))
+	for {
+		n, oobn, _, _, err := c.conn.ReadMsgUnix(note[:], rights)
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return nil, net.ErrClosed
+		}
+		fd, err := receivedFD(rights[:oobn])
+		if err != nil {
+			continue // whatever that was, it is no connection
+		}
+		if conn, err := unixConn(fd, "connection through a conduit"); err == nil {
+			return conn, nil
+		}
+	}
+}
+
+// receivedFD takes the one descriptor out of a message; all others it closes.
+func receivedFD(oob []byte) (int, error) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return 0, fmt.Errorf("read the conduit: %w", err)
+	}
+	var fds []int
+	for _, m := range messages {
+		got, err := unix.ParseUnixRights(&m)
+		if err == nil {
+			fds = append(fds, got...)
+		}
+	}
+	for _, fd := range fds[min(1, len(fds)):] {
+		unix.Close(fd)
+	}
+	if len(fds) == 0 {
+		return 0, errors.New("read the conduit: no descriptor came through")
+	}
+	unix.CloseOnExec(fds[0])
+	return fds[0], nil
+}
+
+// Close implements net.Listener.
+func (c *Conduit) Close() (err error) {
+	c.closed.Do(func() { err = c.conn.Close() })
+	return err
+}
+
+// Addr implements net.Listener.
+func (c *Conduit) Addr() net.Addr { return c.conn.LocalAddr() }
+
+// Dialer is the child's end of a conduit.
+type Dialer struct {
+	conn *net.UnixConn
+}
+
+// NewDialer takes over the end that the child was handed.
+func NewDialer(theirs *os.File) (*Dialer, error) {
+	fd, err := unix.FcntlInt(theirs.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("use the conduit: %w", err)
+	}
+	theirs.Close()
+	conn, err := unixConn(fd, "conduit")
+	if err != nil {
+		return nil, err
+	}
+	return &Dialer{conn: conn}, nil
+}
+
+// Dial opens a connection through a conduit. What would name an address is ignored, so that it
+// fits http.Transport.
+func (d *Dialer) Dial(_ context.Context, _, _ string) (net.Conn, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open a connection through a conduit: %w", err)
+	}
+	ours, err := unixConn(pair[0], "connection through a conduit")
+	if err != nil {
+		return nil, errors.Join(err, syscall.Close(pair[1]))
+	}
+	_, _, err = d.conn.WriteMsgUnix([]byte{0}, unix.UnixRights(pair[1]), nil)
+	if err := errors.Join(err, syscall.Close(pair[1])); err != nil {
+		return nil, errors.Join(fmt.Errorf("open a connection through a conduit: %w", err), ours.Close())
+	}
+	return ours, nil
+}
+
+// Wait returns when the other end is gone.
+func (d *Dialer) Wait() {
+	var nothing [1]byte
+	for {
+		n, err := d.conn.Read(nothing[:])
+		if err != nil || n == 0 {
+			return
+		}
+	}
+}

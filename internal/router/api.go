@@ -1,0 +1,41 @@
+package router
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/torbpf/torbpf/internal/config"
+)
+
+// APISocket is where `torbpf run` serves the API, for root. It is beside the state directory,
+// since detach removes that while `torbpf run` goes on.
+func (r *Router) APISocket() string { return filepath.Join(runDir, r.ns.Name+".sock") }
+
+// ListenAPI opens the socket of the API. The caller is the one that LockRun has let run, so
+// what is there is of one that was killed.
+func (r *Router) ListenAPI() (net.Listener, error) {
+	if err := os.Remove(r.APISocket()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove stale socket: %w", err)
+	}
+	l, err := net.Listen("unix", r.APISocket())
+	if err != nil {
+		return nil, fmt.Errorf("listen for the API: %w", err)
+	}
+	if err := os.Chmod(r.APISocket(), 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("keep the API for root: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// Web is what is to be served by TCP; known is false where nothing is attached, and whatever
+// is served may go on.
+func (r *Router) Web() (cfg config.Web, known bool) {
+	s, err := r.loadState()
+	if err != nil || s == nil {
+		return config.Web{}, false
+	}
+	return s.Config.Web, true
+}
