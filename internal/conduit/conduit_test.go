@@ -2,6 +2,7 @@ package conduit
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -71,7 +72,7 @@ func TestHTTPThroughAConduit(t *testing.T) {
 	all.Wait()
 	transport.CloseIdleConnections()
 	must(t, server.Close())
-	if err := <-served; err != http.ErrServerClosed {
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}
 	dialer.Wait() // which ends, since the other end has gone

@@ -117,10 +117,10 @@ func (r *Router) followJournal(ctx context.Context, journal *journalReader, tell
 
 // recordPolicy writes down what has become of a rule.
 func (r *Router) recordPolicy(what string, rule config.Rule) {
-	e := Event{Kind: EventPolicy, Text: what, Rule: &EventOf{Kind: rule.Kind, Entry: rule.Entry.String()}}
+	e := Event{Kind: EventPolicy, Text: what, Rule: &EventOf{Kind: rule.Kind, Entry: rule.String()}}
 	switch rule.Kind {
 	case config.KindDevice, config.KindSource:
-		e.Device = rule.Entry.String()
+		e.Device = rule.String()
 	}
 	r.record(e)
 }

@@ -1,0 +1,130 @@
+package metrics
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/torbpf/torbpf/internal/router"
+	"github.com/torbpf/torbpf/loader"
+)
+
+// fake is a Source of a test's.
+type fake struct {
+	err     error
+	devices []router.DeviceStatus
+}
+
+func (f fake) Status(context.Context) (*router.Status, error) { return &router.Status{}, f.err }
+func (f fake) Devices() ([]router.DeviceStatus, error)        { return f.devices, nil }
+func sent(packets uint64) map[string]loader.Traffic {
+	return map[string]loader.Traffic{"tor": {Packets: packets, Bytes: 100 * packets}}
+}
+
+// deviceSeries are the packets of each label.
+func deviceSeries(t *testing.T, c *Collector) map[string]float64 {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	if err := registry.Register(c); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make(map[string]float64)
+	for _, f := range families {
+		if f.GetName() != "torbpf_device_packets_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "device" {
+					out[l.GetValue()] = m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return out
+}
+
+// TestDevicesAreBounded: a device that has a series keeps it, and who comes when there are
+// enough is told of together with the others, so that no counter runs backwards.
+func TestDevicesAreBounded(t *testing.T) {
+	many := func(from, to int) (out []router.DeviceStatus) {
+		for i := from; i < to; i++ {
+			out = append(out, router.DeviceStatus{MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256), Traffic: sent(uint64(i + 1))})
+		}
+		return out
+	}
+	source := &fake{devices: many(0, maxDevices)}
+	c := NewCollector(source)
+	if got := deviceSeries(t, c); len(got) != maxDevices || got["02:00:00:00:00:05"] != 6 {
+		t.Errorf("of %d devices there are %d series: %v", maxDevices, len(got), got)
+	}
+	late := many(maxDevices, 3*maxDevices)
+	source.devices = slices.Concat(late, many(0, maxDevices)) // the one that sent last comes first
+	got := deviceSeries(t, c)
+	var sum float64
+	for i := range late {
+		sum += float64(maxDevices + i + 1)
+	}
+	if len(got) != maxDevices+1 || got["other"] != sum || got["02:00:00:00:00:05"] != 6 {
+		t.Errorf("with more devices there are %d series, of others %v packets, want %v", len(got), got["other"], sum)
+	}
+}
+
+// TestWhatCannotBeReadIsNoZero.
+func TestWhatCannotBeReadIsNoZero(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewCollector(fake{err: errors.New("no state")}))
+	if _, err := registry.Gather(); err == nil || !strings.Contains(err.Error(), "no state") {
+		t.Errorf("it gathers with %v", err)
+	}
+	if n, err := testutil.GatherAndCount(gatherer(NewCollector(fake{err: router.ErrNotAttached}))); n != 1 || err != nil {
+		t.Errorf("while nothing is attached there are %d series: %v", n, err)
+	}
+}
+
+func gatherer(c prometheus.Collector) prometheus.Gatherer {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(c)
+	return registry
+}
+
+// TestEveryMetricIsInTheDocs, and none that does not exist is there or on the dashboard.
+func TestEveryMetricIsInTheDocs(t *testing.T) {
+	read := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	docs, board := read("../../docs/METRICS.md"), read("../../packaging/grafana/torbpf.json")
+	if !json.Valid([]byte(board)) {
+		t.Error("the dashboard is no JSON")
+	}
+	known := map[string]bool{"torbpf_build_info": true}
+	for _, d := range all {
+		name := regexp.MustCompile(`fqName: "([a-z_]+)"`).FindStringSubmatch(d.String())[1]
+		known[name] = true
+		if !strings.Contains(docs, "`"+name+"`") {
+			t.Errorf("docs/METRICS.md does not have %s", name)
+		}
+	}
+	for _, name := range regexp.MustCompile(`torbpf_[a-z_]+`).FindAllString(docs+board, -1) {
+		if !known[name] {
+			t.Errorf("there is no %s", name)
+		}
+	}
+}
