@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -35,14 +36,18 @@ func refuseMarkInUse(cfg config.Config, h Host) error {
 	if by == "" {
 		return nil
 	}
+	kind := ErrMarkInUse
+	if clashing(m, config.Config{}, h) == "" { // what was asked for is at odds with itself
+		kind = errors.Join(ErrMarkInUse, config.ErrInvalid)
+	}
 	bits := fmt.Sprintf("0x%08x", m.Mask())
 	for shift := 24; shift >= 0; shift -= 4 {
 		if clashing(Mark{Shift: uint8(shift)}, cfg, h) == "" {
-			return refuse(ErrMarkInUse, bits, []string{fmt.Sprint(shift)},
+			return refuse(kind, bits, []string{fmt.Sprint(shift)},
 				"mark bits %s are used by %s as well: take free ones with --mark-shift %[3]d of torbpf attach, or mark_shift = %[3]d in a configuration file", bits, by, shift)
 		}
 	}
-	return refuse(ErrMarkInUse, bits, nil,
+	return refuse(kind, bits, nil,
 		"mark bits %s are used by %s as well, and no eight bits in a row are free: ip rule shows who uses them, narrow one of the masks", bits, by)
 }
 

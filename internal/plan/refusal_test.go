@@ -148,6 +148,12 @@ func TestMakeRefusesMarksAndRanges(t *testing.T) {
 	} {
 		c.check(t)
 	}
+	if _, err := Make(exempt, homeRouter(t).Host); !errors.Is(err, config.ErrInvalid) {
+		t.Errorf("a mark that torbpf uses itself is no fault of the host's: %v", err)
+	}
+	if _, err := Make(wish("eth1"), homeRouter(t).rule(5210, 0x80000000, 0x80000000).Host); err == nil || errors.Is(err, config.ErrInvalid) {
+		t.Errorf("a rule of the host's is no fault of the configuration's: %v", err)
+	}
 }
 
 func uplinkOnly(uplink string) config.Config {
