@@ -36,6 +36,14 @@ enum verdict_bit {
 	VERDICT_BLOCKED_BIT = 8,
 };
 
+/*
+ * The high nibble of what the router itself sends. What tor does carries what others send, and
+ * is counted apart from that; nothing else goes by it.
+ */
+enum own_instance {
+	OWN_OF_TOR = 15,
+};
+
 /* How many there may be; of LANs nftables has a set of the same size. */
 enum limit {
 	MAX_LANS = 256,

@@ -31,12 +31,17 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 
 /* Keeps in BTF what only user space names. */
 const struct program_key *program_key_type __attribute__((unused));
+const enum own_instance *own_instance_type __attribute__((unused));
 
 /* The network namespace, by the number that the kernel gives to none after it. */
 const volatile __u64 netns_cookie = 0;
 
 /* 1: all that the router itself sends is judged, not only what torbpf exec runs. */
 const volatile __u32 client_all = 0;
+
+/* Who tor is: its user, and its control group where torbpf has started it; 0: none. */
+const volatile __u32 tor_user = 0;
+const volatile __u64 tor_cgroup = 0;
 
 /* How many rules there are about control groups and programs. A generation's stay as they
  * are, so what nobody says anything of need not be looked up for each socket. */
@@ -193,11 +198,20 @@ static __always_inline int note_identity(void *sk, const struct identity *who)
 	return 1;
 }
 
-static __always_inline __u32 mark_with(__u32 mark, enum verdict class)
+static __always_inline __u32 mark_with(__u32 mark, __u32 bits)
 {
-	mark = mark_without_ours(mark) | (__u32) class << mark_shift;
+	mark = mark_without_ours(mark) | bits << mark_shift;
 	asm volatile("" : "+r"(mark)); /* clang would narrow a store of it */
 	return mark;
+}
+
+/* What a socket's mark says of who has it: the class, and whether tor itself is direct by it. */
+static __always_inline __u32 bits_of(enum verdict class, const struct identity *who)
+{
+	int tor = (who->kind == IDENTITY_USER && tor_user && who->number == tor_user) ||
+		  (who->kind == IDENTITY_CGROUP && tor_cgroup && who->number == tor_cgroup);
+
+	return class == VERDICT_DIRECT && tor ? class | OWN_OF_TOR << CLASS_SIZE : class;
 }
 
 static __always_inline int mark_new(struct bpf_sock *sk, enum sight sight)
@@ -212,7 +226,7 @@ static __always_inline int mark_new(struct bpf_sock *sk, enum sight sight)
 	if (class == VERDICT_DIRECT && !note_identity(sk, &who))
 		return ALLOW; /* no guard would know when that ends */
 	if (class != VERDICT_NONE)
-		sk->mark = mark_with(sk->mark, class);
+		sk->mark = mark_with(sk->mark, bits_of(class, &who));
 	return ALLOW;
 }
 
@@ -224,19 +238,18 @@ static __always_inline int mark_new(struct bpf_sock *sk, enum sight sight)
  * makes itself and gives the mark, so direct is noted once more.
  */
 static __always_inline enum verdict class_at_connect(struct bpf_sock *sk, enum verdict has,
-						     enum sight sight)
+						     enum sight sight, struct identity *who)
 {
-	struct identity who = {};
 	enum verdict class;
 
 	if (has == VERDICT_INBOUND)
 		has = VERDICT_NONE;
 	if (has != VERDICT_NONE && has != VERDICT_DIRECT)
 		return has;
-	class = class_of_task(sight, &who);
+	class = class_of_task(sight, who);
 	if (class == VERDICT_TOR)
 		return class;
-	if (sight == SIGHT_FULL && class == VERDICT_DIRECT && note_identity(sk, &who))
+	if (sight == SIGHT_FULL && class == VERDICT_DIRECT && note_identity(sk, who))
 		return class;
 	return has;
 }
@@ -245,14 +258,15 @@ static __always_inline enum verdict class_at_connect(struct bpf_sock *sk, enum v
 static __always_inline enum verdict mark_connecting(struct bpf_sock_addr *ctx, enum sight sight)
 {
 	struct bpf_sock *sk = ctx->sk;
+	struct identity who = {};
 	enum verdict has, class;
 	__u32 mark;
 
 	has = mark_class(sk->mark);
-	class = class_at_connect(sk, has, sight);
+	class = class_at_connect(sk, has, sight, &who);
 	if (class == has)
 		return has;
-	mark = mark_with(sk->mark, class);
+	mark = mark_with(sk->mark, bits_of(class, &who));
 	bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
 	return class;
 }

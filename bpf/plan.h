@@ -15,6 +15,7 @@
 const volatile __u32 mark_shift = 0;
 #define CLASS_BITS 0x0fU
 #define MARK_BITS  0xffU
+#define CLASS_SIZE 4
 
 /* Where redirected packets go, in host order. */
 const volatile __u16 trans_port = 0;

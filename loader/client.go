@@ -108,12 +108,24 @@ func (g *Generation) clientSpec(cookie uint64) (*ebpf.CollectionSpec, error) {
 	err = errors.Join(
 		spec.Variables[abi.ClientVarNetnsCookie].Set(cookie),
 		spec.Variables[abi.ClientVarClientAll].Set(setting(g.plan.Client.All)),
+		spec.Variables[abi.ClientVarTorUser].Set(torOf(g.plan, config.KindUser).User),
+		spec.Variables[abi.ClientVarTorCgroup].Set(torOf(g.plan, config.KindCgroup).Cgroup),
 		spec.Variables[abi.ClientVarCgroupRules].Set(identitiesOf(g.plan, config.KindCgroup)),
 		spec.Variables[abi.ClientVarProgramRules].Set(identitiesOf(g.plan, config.KindProgram)))
 	if err != nil {
 		return nil, fmt.Errorf("set variables: %w", err)
 	}
 	return spec, prepareShortcut(spec, g.plan)
+}
+
+// torOf is how tor is told from others, of one kind; nobody where it is not.
+func torOf(p *plan.Plan, kind config.Kind) plan.Identity {
+	for _, i := range p.Client.Identities {
+		if i.Tor && i.Kind == kind {
+			return i
+		}
+	}
+	return plan.Identity{}
 }
 
 // identitiesOf counts the rules about senders of one kind.

@@ -58,9 +58,14 @@ func (d *Datapath) mapsInForce() (map[string]*ebpf.Map, error) {
 		return nil, fmt.Errorf("open pinned program %s: %w", programLAN, err)
 	}
 	defer program.Close()
+	return mapsOf(program, programLAN)
+}
+
+// mapsOf opens the maps that a program uses, by their names in bpf/.
+func mapsOf(program *ebpf.Program, name string) (map[string]*ebpf.Map, error) {
 	info, err := program.Info()
 	if err != nil {
-		return nil, fmt.Errorf("inspect program %s: %w", programLAN, err)
+		return nil, fmt.Errorf("inspect program %s: %w", name, err)
 	}
 	ids, _ := info.MapIDs()
 	maps := make(map[string]*ebpf.Map)
@@ -68,13 +73,13 @@ func (d *Datapath) mapsInForce() (map[string]*ebpf.Map, error) {
 		m, err := ebpf.NewMapFromID(id)
 		if err != nil {
 			closeMaps(maps)
-			return nil, fmt.Errorf("open map %d of %s: %w", id, programLAN, err)
+			return nil, fmt.Errorf("open map %d of %s: %w", id, name, err)
 		}
 		info, err := m.Info()
 		if err != nil {
 			m.Close()
 			closeMaps(maps)
-			return nil, fmt.Errorf("inspect map %d of %s: %w", id, programLAN, err)
+			return nil, fmt.Errorf("inspect map %d of %s: %w", id, name, err)
 		}
 		maps[declaredName(info.Name)] = m
 	}
@@ -163,9 +168,10 @@ func (e *Explainer) Judge(lan plan.LAN, frame []byte, mark uint32) (Explained, e
 		ReadyReason:  abi.Reason(out.Words[abi.ExplainedReadyReason]),
 	}
 	if out.Words[abi.ExplainedAnswered] != 0 {
-		explained.Answer = opts.DataOut[ethernetHeader:]
+		explained.Answer = opts.DataOut[EthernetHeader:]
 	}
 	return explained, nil
 }
 
-const ethernetHeader = 14
+// EthernetHeader is how many bytes come before a packet on a link that has it.
+const EthernetHeader = 14

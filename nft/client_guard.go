@@ -25,6 +25,8 @@ const (
 	chainClientVia      = "client_via"
 	chainClientUnjudged = "client_unjudged"
 	chainClientEgress   = "client_egress"
+	chainClientLocalOut = "client_local_out"
+	chainClientViaOut   = "client_via_out"
 )
 
 // loopbacks are where a redirect of our own packets leads.
@@ -170,10 +172,10 @@ func (b *builder) clientGuardChains() []chain {
 		guard,
 		subChain(chainClientDiverted, append(diverted,
 			refuse("it was not redirected: its connection is older than what redirects it, or somebody else's rule was first", DroppedClientUndiverted)...)...),
-		subChain(chainClientLocal, slices.Concat(b.localRules(accept()), housekeepingRules(accept()), b.linkRules(accept()))...),
+		subChain(chainClientLocal, b.nearRules(accept())...),
 		subChain(chainClientVia, b.exitRules(accept())...),
-		b.clientEgress(),
 	}
+	chains = append(chains, b.clientEgress()...)
 	if !b.Client.All {
 		return chains
 	}
@@ -186,18 +188,32 @@ func (b *builder) clientGuardChains() []chain {
 // clientEgress sees the interface by which a packet leaves. At the output hook all chains
 // see that of the route before a redirect, or before a mark of the user's led elsewhere;
 // so what the guard let pass by its interface is asked for it once more. Nobody can be
-// told here.
-func (b *builder) clientEgress() chain {
+// told here. It is the last of ours, so what passes it is counted there.
+func (b *builder) clientEgress() []chain {
 	local, via := b.isClass(abi.VerdictLocal), b.isClass(abi.VerdictVia)
 	elsewhere := "its route has changed: this may be the way out"
-	return baseChain(chainClientEgress, nftables.ChainTypeFilter, nftables.ChainHookPostrouting, plan.PriorityGuard,
-		newRule("only what this machine sends", fromSomewhere(), accept()),
-		newRule("it stays here", toLoopback(), accept()),
-		newRule("redirected, but its socket is bound to another interface", b.blocked(), drop(DroppedClientUndiverted)),
-		newRule("by the interface it was learned on", local, jump(chainClientLocal)),
-		newRule(elsewhere, local, drop(DroppedClientElsewhere)),
-		newRule("by an excluded interface", via, jump(chainClientVia)),
-		newRule(elsewhere, via, drop(DroppedClientElsewhere)))
+	stays := accept()
+	if b.Client.All {
+		stays = goTo(chainClientToItself)
+	}
+	egress := baseChain(chainClientEgress, nftables.ChainTypeFilter, nftables.ChainHookPostrouting, plan.PriorityGuard,
+		append([]rule{
+			newRule("only what this machine sends", fromSomewhere(), accept()),
+			newRule("it stays here", toLoopback(), stays),
+			newRule("redirected, but its socket is bound to another interface", b.blocked(), drop(DroppedClientUndiverted)),
+			newRule("by the interface it was learned on", local, jump(chainClientLocalOut)),
+			newRule(elsewhere, local, drop(DroppedClientElsewhere)),
+			newRule("by an excluded interface", via, jump(chainClientViaOut)),
+			newRule(elsewhere, via, drop(DroppedClientElsewhere)),
+		}, b.clientPassed()...)...)
+	return append(b.clientToItself(), egress,
+		subChain(chainClientLocalOut, b.nearRules(b.countOwn(countClientLocal))...),
+		subChain(chainClientViaOut, b.exitRules(b.countOwn(countClientDirect))...))
+}
+
+// nearRules match what goes to a neighbour, or to a link and no further.
+func (b *builder) nearRules(then []expr.Any) []rule {
+	return slices.Concat(b.localRules(then), housekeepingRules(then), b.linkRules(then))
 }
 
 // refuse ends a connection by a reset. Who sends anything else is told by the error of the

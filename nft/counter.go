@@ -7,7 +7,7 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// The counters of the table, one for each way to be dropped by it.
+// The counters of the table for each way to be dropped by it.
 const (
 	// DroppedCutPeer counts packets of flows that attach cut off.
 	DroppedCutPeer = "cut_peer"
@@ -50,7 +50,7 @@ func routerCounters() []string {
 	return []string{DroppedCutPeer, DroppedPort, DroppedAnswer, DroppedError, DroppedBlocked, DroppedLocal, DroppedUnjudged, RefusedLate}
 }
 
-func clientCounters() []string {
+func clientDrops() []string {
 	return []string{RefusedClient, DroppedClientUndiverted, DroppedClientElsewhere, DroppedClientUnjudged}
 }
 
@@ -59,7 +59,11 @@ func (b *builder) counterNames() []string {
 	if b.Client == nil {
 		return routerCounters()
 	}
-	return append(routerCounters(), clientCounters()...)
+	names := append(routerCounters(), clientDrops()...)
+	if !b.Client.All {
+		return names
+	}
+	return append(names, countClientTor, countClientDirect, countClientLocal, countClientOfTor)
 }
 
 // Drop is what one guard has dropped since attach.
@@ -83,7 +87,7 @@ func Drops() ([]Drop, error) {
 		return nil, err
 	}
 	var drops []Drop
-	for _, name := range append(routerCounters(), clientCounters()...) {
+	for _, name := range append(routerCounters(), clientDrops()...) {
 		if o := objects[name]; o != nil {
 			if c, ok := o.Obj.(*expr.Counter); ok {
 				drops = append(drops, Drop{Guard: name, Packets: c.Packets, Bytes: c.Bytes})

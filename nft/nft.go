@@ -21,7 +21,8 @@
 //	                        (nat)                 all else
 //	     input                                                    ──▶ -10 client_egress
 //	-199 client_openings                                              by the interfaces that
-//	a connection from outside is remembered (nat)                     it may leave by only
+//	a connection from outside is remembered (nat)                     it may leave by only,
+//	                                                                  and counts what passes
 //
 // The nat chains are asked once for each connection, the others for each
 // packet; so those begin with what most packets fail in the fewest steps.

@@ -43,6 +43,7 @@ func printStatus(w io.Writer, s *router.Status) error {
 	}
 	if s.Client {
 		fmt.Fprintln(t, "client\tthis machine\ton Tor")
+		fmt.Fprintf(t, "\thas sent\t%s\n", ownWords(s))
 	}
 	for _, e := range s.Exec {
 		how := "by Tor"
@@ -88,6 +89,22 @@ func printStatus(w io.Writer, s *router.Status) error {
 	}
 	printProblems(w, s, "torbpf check shows those of which the headers were kept")
 	return nil
+}
+
+// ownWords tell what this machine itself has sent, by what became of it.
+func ownWords(s *router.Status) string {
+	var out []string
+	for _, f := range []struct{ fate, words string }{
+		{"tor", "%s by Tor"}, {"direct", "%s direct"}, {"local", "%s local"}, {"refused", "%s refused"}, {"tor_itself", "%s by tor itself"},
+	} {
+		c := s.OwnTraffic[f.fate]
+		text := counted(int(c.Packets), "packet", "packets")
+		if c.Packets > 0 {
+			text += fmt.Sprintf(" (%s)", size(c.Bytes))
+		}
+		out = append(out, fmt.Sprintf(f.words, text))
+	}
+	return strings.Join(out, ", ")
 }
 
 // askedFor says what the resolver is for.

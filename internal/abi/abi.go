@@ -52,6 +52,9 @@ const (
 	SSDPHops       = uint8(DatapathNearGroupSSDP_HOPS)
 )
 
+// OwnOfTor is the instance in the mark of what tor itself sends.
+const OwnOfTor = uint32(ClientOwnInstanceOWN_OF_TOR)
+
 // ForEver is until when something holds that does not end, where 0 says that it is not there.
 const ForEver = uint64(math.MaxUint64)
 
@@ -74,7 +77,10 @@ const (
 	ClientAll  = DatapathClientModeCLIENT_ALL
 )
 
-// The kinds of whom a rule of client mode is about.
+// IdentityKind is whom a rule of client mode is about.
+type IdentityKind = DatapathIdentityKind
+
+// The kinds of bpf/abi.h.
 const (
 	IdentityUser    = DatapathIdentityKindIDENTITY_USER
 	IdentityCgroup  = DatapathIdentityKindIDENTITY_CGROUP
@@ -170,10 +176,16 @@ const (
 // Fate is what becomes of a device's traffic, in a few words.
 type Fate = DatapathFate
 
+// The fates of bpf/abi.h.
+const (
+	FateTor     = DatapathFateFATE_TOR
+	FateDirect  = DatapathFateFATE_DIRECT
+	FateLocal   = DatapathFateFATE_LOCAL
+	FateRefused = DatapathFateFATE_REFUSED
+)
+
 // FateNames are the names of fates.
-var FateNames = map[Fate]string{
-	DatapathFateFATE_TOR: "tor", DatapathFateFATE_DIRECT: "direct", DatapathFateFATE_LOCAL: "local", DatapathFateFATE_REFUSED: "refused",
-}
+var FateNames = map[Fate]string{FateTor: "tor", FateDirect: "direct", FateLocal: "local", FateRefused: "refused"}
 
 // PolicyOf returns the policy that a rule means; of none that there is, PolicyTor.
 func PolicyOf(p config.Policy) Policy {

@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type ClientOwnInstance uint32
+
+const (
+	ClientOwnInstanceOWN_OF_TOR ClientOwnInstance = 15
+)
+
 type ClientProgramKey struct {
 	_     structs.HostLayout
 	Inode uint64
@@ -61,10 +67,13 @@ const (
 	ClientVarGeneration        = "generation"
 	ClientVarMarkShift         = "mark_shift"
 	ClientVarNetnsCookie       = "netns_cookie"
+	ClientVarOwnInstanceType   = "own_instance_type"
 	ClientVarProgramKeyType    = "program_key_type"
 	ClientVarProgramRules      = "program_rules"
 	ClientVarResolverPort      = "resolver_port"
 	ClientVarShortcut          = "shortcut"
+	ClientVarTorCgroup         = "tor_cgroup"
+	ClientVarTorUser           = "tor_user"
 	ClientVarTransPort         = "trans_port"
 )
 
@@ -152,18 +161,21 @@ type ClientMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ClientVariableSpecs struct {
-	CgroupRules    *ebpf.VariableSpec `ebpf:"cgroup_rules"`
-	ClientAll      *ebpf.VariableSpec `ebpf:"client_all"`
-	DnsPort        *ebpf.VariableSpec `ebpf:"dns_port"`
-	Explaining     *ebpf.VariableSpec `ebpf:"explaining"`
-	Generation     *ebpf.VariableSpec `ebpf:"generation"`
-	MarkShift      *ebpf.VariableSpec `ebpf:"mark_shift"`
-	NetnsCookie    *ebpf.VariableSpec `ebpf:"netns_cookie"`
-	ProgramKeyType *ebpf.VariableSpec `ebpf:"program_key_type"`
-	ProgramRules   *ebpf.VariableSpec `ebpf:"program_rules"`
-	ResolverPort   *ebpf.VariableSpec `ebpf:"resolver_port"`
-	Shortcut       *ebpf.VariableSpec `ebpf:"shortcut"`
-	TransPort      *ebpf.VariableSpec `ebpf:"trans_port"`
+	CgroupRules     *ebpf.VariableSpec `ebpf:"cgroup_rules"`
+	ClientAll       *ebpf.VariableSpec `ebpf:"client_all"`
+	DnsPort         *ebpf.VariableSpec `ebpf:"dns_port"`
+	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
+	Generation      *ebpf.VariableSpec `ebpf:"generation"`
+	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
+	NetnsCookie     *ebpf.VariableSpec `ebpf:"netns_cookie"`
+	OwnInstanceType *ebpf.VariableSpec `ebpf:"own_instance_type"`
+	ProgramKeyType  *ebpf.VariableSpec `ebpf:"program_key_type"`
+	ProgramRules    *ebpf.VariableSpec `ebpf:"program_rules"`
+	ResolverPort    *ebpf.VariableSpec `ebpf:"resolver_port"`
+	Shortcut        *ebpf.VariableSpec `ebpf:"shortcut"`
+	TorCgroup       *ebpf.VariableSpec `ebpf:"tor_cgroup"`
+	TorUser         *ebpf.VariableSpec `ebpf:"tor_user"`
+	TransPort       *ebpf.VariableSpec `ebpf:"trans_port"`
 }
 
 // ClientObjects contains all objects after they have been loaded into the kernel.
@@ -235,18 +247,21 @@ func (m *ClientMaps) Close() error {
 //
 // It can be passed to LoadClientObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ClientVariables struct {
-	CgroupRules    *ebpf.Variable `ebpf:"cgroup_rules"`
-	ClientAll      *ebpf.Variable `ebpf:"client_all"`
-	DnsPort        *ebpf.Variable `ebpf:"dns_port"`
-	Explaining     *ebpf.Variable `ebpf:"explaining"`
-	Generation     *ebpf.Variable `ebpf:"generation"`
-	MarkShift      *ebpf.Variable `ebpf:"mark_shift"`
-	NetnsCookie    *ebpf.Variable `ebpf:"netns_cookie"`
-	ProgramKeyType *ebpf.Variable `ebpf:"program_key_type"`
-	ProgramRules   *ebpf.Variable `ebpf:"program_rules"`
-	ResolverPort   *ebpf.Variable `ebpf:"resolver_port"`
-	Shortcut       *ebpf.Variable `ebpf:"shortcut"`
-	TransPort      *ebpf.Variable `ebpf:"trans_port"`
+	CgroupRules     *ebpf.Variable `ebpf:"cgroup_rules"`
+	ClientAll       *ebpf.Variable `ebpf:"client_all"`
+	DnsPort         *ebpf.Variable `ebpf:"dns_port"`
+	Explaining      *ebpf.Variable `ebpf:"explaining"`
+	Generation      *ebpf.Variable `ebpf:"generation"`
+	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
+	NetnsCookie     *ebpf.Variable `ebpf:"netns_cookie"`
+	OwnInstanceType *ebpf.Variable `ebpf:"own_instance_type"`
+	ProgramKeyType  *ebpf.Variable `ebpf:"program_key_type"`
+	ProgramRules    *ebpf.Variable `ebpf:"program_rules"`
+	ResolverPort    *ebpf.Variable `ebpf:"resolver_port"`
+	Shortcut        *ebpf.Variable `ebpf:"shortcut"`
+	TorCgroup       *ebpf.Variable `ebpf:"tor_cgroup"`
+	TorUser         *ebpf.Variable `ebpf:"tor_user"`
+	TransPort       *ebpf.Variable `ebpf:"trans_port"`
 }
 
 // ClientPrograms contains all programs after they have been loaded into the kernel.

@@ -37,6 +37,7 @@ type Identity struct {
 	Policy  config.Policy
 	Ends    time.Duration // since boot; 0: never
 	Rule    int           // its place in Rules; -1: torbpf's own
+	Tor     bool          // it is tor, which sends what others have given it
 	// ThenTor says that its packets are Tor's when that has ended, until ThenEnds.
 	ThenTor  bool
 	ThenEnds time.Duration // since boot; 0: never

@@ -62,6 +62,9 @@ func (m Mark) ClassMask() uint32 { return 0x0f << m.Shift }
 // Class returns a class in place, to compare under ClassMask.
 func (m Mark) Class(class uint32) uint32 { return class << m.Shift }
 
+// Bits returns a class with an instance in place, to compare under Mask.
+func (m Mark) Bits(class, instance uint32) uint32 { return (instance<<4 | class) << m.Shift }
+
 // LAN is a torified interface.
 type LAN struct {
 	Name     string

@@ -286,6 +286,9 @@ func (j *job) applyNFT() error {
 	if err != nil {
 		return err
 	}
+	if err := j.beginCounting(); err != nil {
+		return err
+	}
 	if err := nft.Apply(j.plan, j.freshLANs()...); err != nil {
 		return err
 	}

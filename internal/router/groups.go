@@ -113,7 +113,7 @@ func (s *State) ownIdentities(namespace string) ([]plan.Identity, error) {
 		return out, nil
 	}
 	if s.TorUser != 0 {
-		out = append(out, plan.Identity{Kind: config.KindUser, User: s.TorUser, Policy: config.PolicyDirect, Rule: -1})
+		out = append(out, plan.Identity{Kind: config.KindUser, User: s.TorUser, Policy: config.PolicyDirect, Rule: -1, Tor: true})
 	}
 	root, err := cgroup.Tree()
 	if err != nil {
@@ -127,7 +127,7 @@ func (s *State) ownIdentities(namespace string) ([]plan.Identity, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, plan.Identity{Kind: config.KindCgroup, Cgroup: id, Policy: config.PolicyDirect, Rule: -1})
+		out = append(out, plan.Identity{Kind: config.KindCgroup, Cgroup: id, Policy: config.PolicyDirect, Rule: -1, Tor: name == groupTor})
 	}
 	return out, nil
 }

@@ -109,8 +109,7 @@ func (m *marker) mark(s *sockets.Socket) error {
 			return fmt.Errorf("%w, one of process %d", err, s.Owner.PID)
 		}
 	}
-	mask := m.plan.Mark.ClassMask()
-	want := s.Mark&^mask | m.plan.Mark.Class(uint32(class))
+	want := s.Mark&^m.plan.Mark.Mask() | m.bits(class, by)
 	if want == s.Mark {
 		return nil
 	}
@@ -118,6 +117,15 @@ func (m *marker) mark(s *sockets.Socket) error {
 		return fmt.Errorf("%w of process %d", err, s.Owner.PID)
 	}
 	return nil
+}
+
+// bits is bits_of() of bpf/client.bpf.c.
+func (m *marker) bits(class abi.Verdict, by plan.Identity) uint32 {
+	var instance uint32
+	if class == abi.VerdictDirect && by.Tor {
+		instance = abi.OwnOfTor
+	}
+	return m.plan.Mark.Bits(uint32(class), instance)
 }
 
 // class is that of bpf/client.bpf.c, and whose rule says so, if one does.

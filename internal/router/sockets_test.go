@@ -84,3 +84,22 @@ func TestOlderSocketsGetTheClassOfNewOnes(t *testing.T) {
 		}
 	}
 }
+
+// TestTorItselfIsMarkedApart by what tells it from others, and nobody else is.
+func TestTorItselfIsMarkedApart(t *testing.T) {
+	m := newMarker(&plan.Plan{Mark: plan.Mark{Shift: 24}}, 0, nil)
+	for _, c := range []struct {
+		class abi.Verdict
+		by    plan.Identity
+		want  uint32
+	}{
+		{abi.VerdictDirect, plan.Identity{Kind: config.KindUser, User: 117, Rule: -1, Tor: true}, 0xf1000000},
+		{abi.VerdictDirect, plan.Identity{Kind: config.KindUser, User: 117, Rule: -1}, 0x01000000},
+		{abi.VerdictInbound, plan.Identity{Tor: true}, 0x03000000},
+		{abi.VerdictNone, plan.Identity{}, 0},
+	} {
+		if got := m.bits(c.class, c.by); got != c.want {
+			t.Errorf("class %s by %+v: bits %#x, want %#x", c.class, c.by, got, c.want)
+		}
+	}
+}

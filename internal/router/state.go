@@ -61,6 +61,8 @@ type State struct {
 	// Stopped is what the last guards had stopped when all stood: on the way
 	// there they meet packets that the layers before them do not judge yet.
 	Stopped uint64 `json:"stopped"`
+	// Behind is what had been refused behind nftables when that began to count.
+	Behind behind `json:"behind"`
 }
 
 // Given is a part of a configuration.

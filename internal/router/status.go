@@ -39,17 +39,19 @@ type Status struct {
 	Unfit      []string          `json:"unfit"`   // why, of each that is waited for by its whole name
 	Uplinks    []InterfaceStatus `json:"uplinks"`
 	Client     bool              `json:"client"` // what this machine itself sends is on Tor
-	Exec       []ExecStatus      `json:"exec"`
-	ProxyPort  uint16            `json:"proxy_port"` // of the proxy past Tor; 0: there is none
-	Tor        TorStatus         `json:"tor"`
-	Ready      bool              `json:"ready"`  // Tor is, and the gate is open: else clients are refused
-	Sentry     bool              `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
-	Rules      config.Rules      `json:"rules"`
-	Resolver   netip.Addr        `json:"resolver"` // asked for excluded names, in clear; "" for none
-	Lists      []ListStatus      `json:"lists"`    // that rules name
-	Counters   []CounterStatus   `json:"counters"`
-	Guards     []nft.Drop        `json:"guards"`  // what the nftables guards dropped
-	Stopped    uint64            `json:"stopped"` // packets that only the last guards stopped since the last change; 0 is how it should be
+	// OwnTraffic is what it has sent so, by fate; "tor_itself" is what tor has for all that it carries.
+	OwnTraffic map[string]loader.Traffic `json:"own_traffic"`
+	Exec       []ExecStatus              `json:"exec"`
+	ProxyPort  uint16                    `json:"proxy_port"` // of the proxy past Tor; 0: there is none
+	Tor        TorStatus                 `json:"tor"`
+	Ready      bool                      `json:"ready"`  // Tor is, and the gate is open: else clients are refused
+	Sentry     bool                      `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
+	Rules      config.Rules              `json:"rules"`
+	Resolver   netip.Addr                `json:"resolver"` // asked for excluded names, in clear; "" for none
+	Lists      []ListStatus              `json:"lists"`    // that rules name
+	Counters   []CounterStatus           `json:"counters"`
+	Guards     []nft.Drop                `json:"guards"`  // what the nftables guards dropped
+	Stopped    uint64                    `json:"stopped"` // packets that only the last guards stopped since the last change; 0 is how it should be
 	// OwnDNS counts the packets by which the router itself asked for names by an
 	// uplink: no LAN's, but they tell of the household all the same.
 	OwnDNS   uint64   `json:"own_dns"`
@@ -213,6 +215,9 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, i
 		s.Stopped = stopped - inForce.Stopped
 	}
 	if s.Guards, err = nft.Drops(); err != nil {
+		return err
+	}
+	if s.OwnTraffic, err = ownTraffic(readBehind(counters, p).since(inForce.Behind)); err != nil {
 		return err
 	}
 	attachments, err := d.Attachments()
