@@ -201,7 +201,7 @@ func match(r abi.DatapathRule, table string, key any) (m Match, ok bool, err err
 func lookup[V any](e *Explainer, table string, key any) (value V, ok bool, err error) {
 	m := e.maps[table]
 	if m == nil {
-		return value, false, fmt.Errorf("the LAN program in force uses no map %s: run `torbpf attach` once more", table)
+		return value, false, fmt.Errorf("the programs in force use no map %s: run `torbpf attach` once more", table)
 	}
 	err = m.Lookup(key, &value)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -51,18 +51,19 @@ func (b *builder) clientClassifyChains() []chain {
 	chains := []chain{
 		baseChain(chainClientClassify, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityLateMarks, rules...),
 		b.clientLoopback(),
-		subChain(chainClientLink, slices.Concat(housekeepingRules(b.give(abi.VerdictLocal)), b.torLinkRules(), b.linkRules(b.give(abi.VerdictLocal)))...),
+		subChain(chainClientLink, slices.Concat(because(abi.ReasonLocalSubnet, housekeepingRules(b.give(abi.VerdictLocal))),
+			b.torLinkRules(), because(abi.ReasonLocalSubnet, b.linkRules(b.give(abi.VerdictLocal))))...),
 		b.clientDNS(),
 		subChain(chainClientCell, b.clientRest()...),
 		subChain(chainClientTor,
-			newRule("to Tor", tcp, b.give(abi.VerdictTor)),
-			newRule("Tor cannot carry it", b.give(abi.VerdictRefused))),
+			newRule("to Tor", tcp, b.give(abi.VerdictTor)).because(abi.ReasonTCP),
+			newRule("Tor cannot carry it", b.give(abi.VerdictRefused)).because(abi.ReasonProtocol)),
 	}
 	if len(b.onionPrefixes()) > 0 {
 		chains = append(chains, subChain(chainClientOnion,
-			newRule(".onion", tcp, b.give(abi.VerdictOnion)),
-			newRule(".onion, asked for a name", protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
-			newRule("no service has anything else", b.give(abi.VerdictRefused))))
+			newRule(".onion", tcp, b.give(abi.VerdictOnion)).because(abi.ReasonOnionTCP),
+			newRule(".onion, asked for a name", protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), b.give(abi.VerdictResolver)).because(abi.ReasonOnionDNS),
+			newRule("no service has anything else", b.give(abi.VerdictRefused)).because(abi.ReasonOnionProtocol)))
 	}
 	if b.Client.All {
 		chains = append(chains, b.clientAnswers())
@@ -75,7 +76,7 @@ func (b *builder) clientExclusions() []rule {
 	rules := b.portRules(false)
 	for _, m := range b.clientMarks {
 		rules = append(rules, newRule("exempt by the user's mark; without our bits, since the user's rules may compare all of it",
-			markIs(m.value, m.mask), before(m.until), setMark(^b.Mark.Mask(), 0), accept()))
+			markIs(m.value, m.mask), before(m.until), setMark(^b.Mark.Mask(), 0), accept()).because(abi.ReasonExemptMark).of(m.of))
 	}
 	return append(rules, b.openingRules()...)
 }
@@ -84,8 +85,8 @@ func (b *builder) clientExclusions() []rule {
 // than this, and no exits.
 func (b *builder) clientRest(exits ...rule) []rule {
 	return slices.Concat([]rule{
-		newRule("a later fragment hides its port, and might finish a query", isLaterFragment(), b.give(abi.VerdictRefused)),
-	}, exits, b.localRules(b.give(abi.VerdictLocal)), []rule{
+		newRule("a later fragment hides its port, and might finish a query", isLaterFragment(), b.give(abi.VerdictRefused)).because(abi.ReasonFragment),
+	}, because(abi.ReasonDirectInterface, exits), because(abi.ReasonLocalSubnet, b.localRules(b.give(abi.VerdictLocal))), []rule{
 		newRule("all else is Tor's, or nobody's", goTo(chainClientTor)),
 	})
 }
@@ -111,8 +112,8 @@ func (b *builder) clientSockets() []rule {
 		return rules
 	}
 	return append(rules,
-		newRule("of an exempt user, control group or program", b.isClass(abi.VerdictDirect), accept()),
-		newRule("of a connection that was accepted from outside", b.isClass(abi.VerdictInbound), accept()),
+		newRule("of an exempt user, control group or program", b.isClass(abi.VerdictDirect), accept()).because(abi.ReasonDirectSource),
+		newRule("of a connection that was accepted from outside", b.isClass(abi.VerdictInbound), accept()).because(abi.ReasonInboundReply),
 		newRule("an answer, but not of what runs by Tor: it has no answers in clear",
 			markIsNot(b.class(abi.VerdictTor), b.Mark.ClassMask()), ctDirection(reply), jump(chainClientAnswers)))
 }
@@ -133,17 +134,17 @@ func (b *builder) clientLoopback() chain {
 	others := markIsNot(b.class(abi.VerdictTor), b.Mark.ClassMask())
 	why := "a resolver of this machine would ask in clear for what runs by Tor"
 	rules := []rule{
-		newRule("of nobody who runs by Tor alone", others, accept()),
-		newRule(why, tor, protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
-		newRule(why, tor, protocol(unix.IPPROTO_TCP), toPort(config.PortDNS), b.give(abi.VerdictResolver)),
-		newRule(why, tor, protocol(unix.IPPROTO_TCP), toPort(portDNSTLS), reject(RefusedClient, unix.NFT_REJECT_TCP_RST, 0)),
-		newRule(why, tor, protocol(unix.IPPROTO_UDP), toPort(portDNSTLS), drop(RefusedClient)),
+		newRule("of nobody who runs by Tor alone", others, accept()).because(abi.ReasonRouterAddress),
+		newRule(why, tor, protocol(unix.IPPROTO_UDP), toPort(config.PortDNS), b.give(abi.VerdictResolver)).because(abi.ReasonDNSUDP),
+		newRule(why, tor, protocol(unix.IPPROTO_TCP), toPort(config.PortDNS), b.give(abi.VerdictResolver)).because(abi.ReasonDNSTCP),
+		newRule(why, tor, protocol(unix.IPPROTO_TCP), toPort(portDNSTLS), reject(RefusedClient, unix.NFT_REJECT_TCP_RST, 0)).because(abi.ReasonRouterDNS),
+		newRule(why, tor, protocol(unix.IPPROTO_UDP), toPort(portDNSTLS), drop(RefusedClient)).because(abi.ReasonRouterDNS),
 	}
 	if port := b.Client.ProxyPort; port != 0 {
 		rules = append(rules, newRule("the proxy past Tor is for others", tor, protocol(unix.IPPROTO_TCP), toPort(port),
-			reject(RefusedClient, unix.NFT_REJECT_TCP_RST, 0)))
+			reject(RefusedClient, unix.NFT_REJECT_TCP_RST, 0)).because(abi.ReasonBlockedSource))
 	}
-	return subChain(chainClientLoopback, append(rules, newRule("to a neighbour on this machine", tor, setMark(^b.Mark.Mask(), 0)))...)
+	return subChain(chainClientLoopback, append(rules, newRule("to a neighbour on this machine", tor, setMark(^b.Mark.Mask(), 0)).because(abi.ReasonRouterAddress))...)
 }
 
 // clientAnswers let out what answers a connection from outside, as conntrack knows it.
@@ -177,17 +178,17 @@ func (b *builder) clientDNSRules() []rule {
 func (b *builder) clientDNS() chain {
 	var rules []rule
 	if b.Client.All {
-		rules = append(rules, newRule("what runs by Tor asks nobody else", b.isClass(abi.VerdictTor), b.give(abi.VerdictResolver)))
+		rules = append(rules, newRule("what runs by Tor asks nobody else", b.isClass(abi.VerdictTor), b.give(abi.VerdictResolver)).because(abi.ReasonDNSUDP))
 		rules = append(rules, b.portRules(true)...)
 	}
-	return subChain(chainClientDNS, append(rules, newRule("DNS, whomever it asks: the sentry answers", b.give(abi.VerdictResolver)))...)
+	return subChain(chainClientDNS, append(rules, newRule("DNS, whomever it asks: the sentry answers", b.give(abi.VerdictResolver)).because(abi.ReasonDNSUDP))...)
 }
 
 // torLinkRules keep what runs by Tor from telling the link what it looks for.
 func (b *builder) torLinkRules() []rule {
 	var rules []rule
 	for _, p := range toMany {
-		rules = append(rules, newRule("who runs by Tor tells nobody", b.isClass(abi.VerdictTor), toPrefix(p), b.give(abi.VerdictRefused)))
+		rules = append(rules, newRule("who runs by Tor tells nobody", b.isClass(abi.VerdictTor), toPrefix(p), b.give(abi.VerdictRefused)).because(abi.ReasonProtocol))
 	}
 	return append(rules, newRule("who runs by Tor keeps no network", b.isClass(abi.VerdictTor), leave()))
 }
@@ -234,16 +235,16 @@ func (b *builder) portRules(dns bool) []rule {
 }
 
 func (b *builder) portRule(r config.Rule, dns bool) []rule {
-	then, comment := b.give(abi.VerdictDirect), "excluded: "+r.String()
+	then, comment, reason := b.give(abi.VerdictDirect), "excluded: "+r.String(), abi.ReasonDirectPort
 	if r.Policy != config.PolicyDirect {
-		then, comment = goTo(chainClientTor), "taken back: "+r.String()
+		then, comment, reason = goTo(chainClientTor), "taken back: "+r.String(), abi.ReasonNone
 		if dns {
-			then = b.give(abi.VerdictResolver)
+			then, reason = b.give(abi.VerdictResolver), abi.ReasonDNSUDP
 		}
 	}
 	var rules []rule
 	for _, service := range serviceMatches(r) {
-		rules = append(rules, newRule(comment, service, before(r.Until), then))
+		rules = append(rules, newRule(comment, service, before(r.Until), then).because(reason).of(r))
 	}
 	return rules
 }
@@ -273,10 +274,10 @@ func (b *builder) openingRules() []rule {
 	var rules []rule
 	for _, o := range b.direct {
 		if len(o.prefixes4) > 0 {
-			rules = append(rules, newRule("excluded destinations", destination(ipv4), []expr.Any{in(o.set4)}, before(o.until), b.give(abi.VerdictDirect)))
+			rules = append(rules, newRule("excluded destinations", destination(ipv4), []expr.Any{in(o.set4)}, before(o.until), b.give(abi.VerdictDirect)).because(abi.ReasonDirectDestination))
 		}
 		if len(o.prefixes6) > 0 {
-			rules = append(rules, newRule("excluded destinations", destination(ipv6), []expr.Any{in(o.set6)}, before(o.until), b.give(abi.VerdictDirect)))
+			rules = append(rules, newRule("excluded destinations", destination(ipv6), []expr.Any{in(o.set6)}, before(o.until), b.give(abi.VerdictDirect)).because(abi.ReasonDirectDestination))
 		}
 	}
 	return rules
@@ -286,7 +287,8 @@ func (b *builder) openingRules() []rule {
 func (b *builder) exitRules(then []expr.Any) []rule {
 	var rules []rule
 	for _, e := range b.Client.Exits {
-		rules = append(rules, newRule("by an excluded interface", isInterface(expr.MetaKeyOIFNAME, e.Name), before(b.Client.Rules[e.Rule].Until), then))
+		r := b.Client.Rules[e.Rule]
+		rules = append(rules, newRule("by an excluded interface", isInterface(expr.MetaKeyOIFNAME, e.Name), before(r.Until), then).of(r))
 	}
 	return rules
 }

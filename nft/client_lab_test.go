@@ -42,7 +42,8 @@ const (
 // clientLab is a lab whose router is the machine itself: own is its namespace.
 type clientLab struct {
 	*lab
-	own *node
+	own   *node
+	judge *Judge // of the plan that was applied last; nil: somebody else has a say
 }
 
 func newClientLab(t *testing.T) *clientLab {
@@ -212,7 +213,11 @@ func answerOr(answer string, err error) string {
 func (l *clientLab) apply(p *plan.Plan) {
 	l.t.Helper()
 	l.lab.apply(p)
-	wantDifferences(l.t, p)
+	var differences []string
+	var err error
+	if l.judge, differences, err = InForce(p); err != nil || len(differences) > 0 {
+		l.t.Fatalf("the table is not as planned: %q, %v", differences, err)
+	}
 }
 
 func prefixOf(addr string) netip.Prefix {

@@ -258,6 +258,7 @@ func TestARouteThatAMarkOfTheUsersChangesIsNoWayOut(t *testing.T) {
 	load(t, `table ip user_route { chain output { type route hook output priority 50; udp dport 80 meta mark set meta mark | 0x5; }; }`)
 	for _, host := range []string{vpn4, dmz4} {
 		before := l.drops(DroppedClientElsewhere)
+		l.judge = nil
 		l.mustGet(want{0, "udp", to(host, "80"), refusedUDP})
 		if l.drops(DroppedClientElsewhere) == before {
 			t.Errorf("what went to %s is not counted", host)
@@ -331,6 +332,7 @@ func TestWithoutItsChainsNothingLeaves(t *testing.T) {
 			l := newClientLab(t)
 			l.apply(l.plan())
 			load(t, "flush chain inet torbpf "+test.chain)
+			l.judge = nil
 			if test.tcp != "" {
 				l.mustGet(want{0, "tcp", to(site4, "80"), test.tcp})
 			}

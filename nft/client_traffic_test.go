@@ -37,6 +37,7 @@ func (l *clientLab) mustGet(wants ...want) {
 		if n := heard(); n > 0 && w.answer != "outside" && w.answer != "pong" {
 			l.t.Errorf("%s to %s, mark %#x: the outside has heard %d packets", w.network, w.to, w.mark, n)
 		}
+		l.mustForetell(w)
 	}
 }
 

@@ -215,12 +215,13 @@ func repliesFrom() []expr.Any {
 // icmp is where the two protocols of that name differ.
 type icmp struct {
 	number, unreachable byte
+	echo                byte   // that asks for an answer
 	header              uint32 // length of the quoted IP header, without options
 }
 
 var (
-	icmp4 = icmp{number: unix.IPPROTO_ICMP, unreachable: 3, header: 20}
-	icmp6 = icmp{number: unix.IPPROTO_ICMPV6, unreachable: 1, header: 40}
+	icmp4 = icmp{number: unix.IPPROTO_ICMP, unreachable: 3, echo: 8, header: 20}
+	icmp6 = icmp{number: unix.IPPROTO_ICMPV6, unreachable: 1, echo: 128, header: 40}
 )
 
 // aboutUntracked matches what a LAN says of an answer from port 53 of which conntrack

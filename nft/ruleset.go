@@ -40,10 +40,32 @@ type chain struct {
 type rule struct {
 	comment string
 	exprs   []expr.Any
+	reason  abi.Reason   // why what this machine sends gets its class here; none: it does not
+	by      *config.Rule // of the user's, that this one stands for; nil: none
 }
 
 func newRule(comment string, parts ...[]expr.Any) rule {
 	return rule{comment: comment, exprs: slices.Concat(parts...)}
+}
+
+// because says why a packet gets its class by a rule.
+func (r rule) because(reason abi.Reason) rule {
+	r.reason = reason
+	return r
+}
+
+// of says for which rule of the user's one stands.
+func (r rule) of(by config.Rule) rule {
+	r.by = &by
+	return r
+}
+
+// because is that for several.
+func because(reason abi.Reason, rules []rule) []rule {
+	for i := range rules {
+		rules[i].reason = reason
+	}
+	return rules
 }
 
 // userData is the comment as nft stores it.
@@ -73,6 +95,7 @@ type builder struct {
 type exemptMark struct {
 	value, mask uint32
 	until       time.Time // zero: for ever
+	of          config.Rule
 }
 
 // build is pure: the same plan gives the same ruleset.
@@ -129,7 +152,7 @@ func (b *builder) readMarks(rules config.Rules) (marks []exemptMark, err error) 
 		if m.Value&m.Mask&ours != 0 {
 			return nil, fmt.Errorf("exempt mark %#x/%#x: it uses torbpf's own bits %#x, choose another mark shift", m.Value, m.Mask, ours)
 		}
-		exempt := exemptMark{value: m.Value & m.Mask, mask: m.Mask &^ ours, until: r.Until}
+		exempt := exemptMark{value: m.Value & m.Mask, mask: m.Mask &^ ours, until: r.Until, of: r}
 		if exempt.value == 0 {
 			return nil, fmt.Errorf("exempt mark %#x/%#x: unmarked packets match it, name a bit that must be set", m.Value, m.Mask)
 		}

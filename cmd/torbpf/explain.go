@@ -22,6 +22,7 @@ import (
 
 // explainFlags say which packet is asked about.
 type explainFlags struct {
+	ownFlags
 	to, proto, mac, mark string
 	asJSON, watch        bool
 	question             router.Question
@@ -31,7 +32,7 @@ func newExplain() *cobra.Command {
 	f := explainFlags{}
 	cmd := &cobra.Command{
 		Use:   "explain",
-		Short: "Say what becomes of a device's packet, why, and how to change it",
+		Short: "Say what becomes of a packet of a device's or of this machine's, why, and how to change it",
 		Long: `explain asks the program that judges a LAN's packets what it would do with one, and says
 why, which rule decided, what nftables and routing do then, and what to type for another
 outcome. It is the program itself, on the rules in force, with all that acts switched
@@ -41,11 +42,17 @@ The device is told by an address of it, or by its name (torbpf device name) or h
 address where the router knows an address. With a name for --to it says who answers the DNS
 query for that; the name is not resolved.
 
+With --own it is about what begins a flow of this machine's own, in client mode: it goes by the
+maps of the programs that judge sockets and by the rules of nftables, as they are in the kernel.
+Nothing is sent. Who sends it is said by --user, --cgroup, --program or --pid.
+
 With --watch it prints what one device is refused from then on, a line each, until it is
 interrupted.`,
 		Example: `  sudo torbpf explain --from 192.168.1.7 --to 1.1.1.1 --proto udp --dport 443
   sudo torbpf explain --from 192.168.1.7 --to 10.8.0.1 --proto icmp
   sudo torbpf explain --from 192.168.1.7 --to bank.example --type HTTPS
+  sudo torbpf explain --own --to 1.1.1.1 --dport 443 --user alice
+  sudo torbpf explain --own --to 192.0.2.53 --proto udp --dport 53 --pid 4711
   sudo torbpf explain --watch --from kitchen-tv`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
@@ -58,10 +65,11 @@ interrupted.`,
 	flags.Uint16Var(&q.DstPort, "dport", 0, "the destination port (TCP: 443)")
 	flags.StringVar(&q.Type, "type", "", "the record that a DNS query asks for, such as AAAA or HTTPS (A)")
 	flags.StringVar(&f.mac, "mac", "", "the device's hardware address, if the router does not know it")
-	flags.StringVar(&f.mark, "mark", "", "the fwmark with which it arrives, if your own rules set one before")
+	flags.StringVar(&f.mark, "mark", "", "the fwmark with which it arrives, if your own rules set one before; with --own that of its socket")
 	flags.StringVar(&q.LAN, "lan", "", "the interface it comes by, where the address does not say")
 	flags.BoolVar(&f.watch, "watch", false, "print what the device is refused from now on")
 	flags.BoolVar(&f.asJSON, "json", false, "print as JSON, with --watch a line for each")
+	f.registerOwn(cmd)
 	offer(cmd, "from", completeDevices)
 	offer(cmd, "lan", completeAttached)
 	completeFlags(cmd, map[string][]string{"proto": {"tcp", "udp", "icmp", "gre"}, "type": {"A", "AAAA", "HTTPS", "PTR", "TXT", "MX"}})
@@ -70,10 +78,14 @@ interrupted.`,
 
 func (f *explainFlags) run(cmd *cobra.Command) error {
 	parse := func() error { return f.parse(cmd) }
-	if f.watch {
+	if f.watch && !f.own {
 		parse = func() error { return f.parseWatch(cmd) }
 	}
-	if err := parse(); err != nil {
+	err := f.apart(cmd)
+	if err == nil {
+		err = parse()
+	}
+	if err != nil {
 		return usageError{err: err, command: cmd.CommandPath()}
 	}
 	r, err := newRouter()
@@ -83,7 +95,11 @@ func (f *explainFlags) run(cmd *cobra.Command) error {
 	if f.watch {
 		return r.WatchRefusals(cmd.Context(), f.question.Who, f.printRefused(cmd.OutOrStdout()))
 	}
-	e, err := r.Explain(f.question)
+	ask := r.Explain
+	if f.own {
+		ask = func(router.Question) (*router.Explanation, error) { return f.askOwn(r) }
+	}
+	e, err := ask(f.question)
 	if err != nil {
 		return err
 	}
@@ -96,13 +112,16 @@ func (f *explainFlags) run(cmd *cobra.Command) error {
 // parse reads the flags into the question.
 func (f *explainFlags) parse(cmd *cobra.Command) error {
 	q := &f.question
-	if q.Who == "" || f.to == "" {
-		return errors.New("which packet? give --from ADDRESS and --to ADDRESS")
+	if q.Who == "" && !f.own || f.to == "" {
+		return errors.New("which packet? give --to ADDRESS, and --from ADDRESS for a device's or --own for this machine's")
 	}
 	var err error
 	if q.To, err = netip.ParseAddr(f.to); err != nil {
 		if q.To = (netip.Addr{}); !isName(f.to) {
 			return fmt.Errorf("--to %q is neither an address nor a name: write 1.1.1.1, or bank.example for its DNS query", f.to)
+		}
+		if f.own {
+			return errNoOwnName
 		}
 		q.Name = f.to
 	}
@@ -234,7 +253,15 @@ func packetEnd(addr string, port uint16) string {
 
 // packetLine tells a packet as captures do.
 func packetLine(p router.Packet) string {
-	text := fmt.Sprintf("%s > %s, %s, by %s", packetEnd(p.From, p.SrcPort), packetEnd(p.To, p.DstPort), p.Protocol, p.LAN)
+	text := fmt.Sprintf("%s > %s, %s", packetEnd(p.From, p.SrcPort), packetEnd(p.To, p.DstPort), p.Protocol)
+	if p.LAN != "" {
+		text += ", by " + p.LAN
+	} else {
+		text += ", by this machine itself"
+	}
+	if p.Sender != "" {
+		text += ", " + p.Sender
+	}
 	if p.MAC != "" {
 		text += " from " + p.MAC
 	}

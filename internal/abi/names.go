@@ -48,7 +48,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonRouterAddress: {VerdictLocal, "router-address", "to the router itself: its own firewall decides"},
 	ReasonLocalSubnet:   {VerdictLocal, "local-subnet", "to a subnet that no uplink leads to"},
 
-	ReasonDirectSource:      {VerdictDirect, "direct-source", "the source is excluded: the packet leaves in clear"},
+	ReasonDirectSource:      {VerdictDirect, "direct-source", "the source, or who on this machine sends it, is excluded: the packet leaves in clear"},
 	ReasonDirectDestination: {VerdictDirect, "direct-destination", "the destination is excluded: the packet leaves in clear"},
 	ReasonExemptMark:        {VerdictDirect, "exempt-mark", "the packet carries an exempt mark: it leaves in clear"},
 	ReasonDirectPort:        {VerdictDirect, "direct-port", "the destination's port, or the protocol, is excluded: the packet leaves in clear"},
@@ -67,7 +67,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonInboundReply: {VerdictPending, "inbound-reply", "perhaps a reply to a connection begun outside: passes if conntrack says so"},
 	ReasonLateMark:     {VerdictPending, "late-mark", "refused, unless a prerouting rule gives it an exempt mark"},
 
-	ReasonBlockedSource:   {VerdictRefused, "blocked-source", "the source is blocked"},
+	ReasonBlockedSource:   {VerdictRefused, "blocked-source", "the source is blocked, or runs by Tor and asks the proxy past it"},
 	ReasonBlockedDevice:   {VerdictRefused, "blocked-device", "the device is blocked by its hardware address"},
 	ReasonOnionFromDirect: {VerdictRefused, "onion-from-direct", "an onion service is out of reach for a source outside Tor"},
 	ReasonOnionProtocol:   {VerdictRefused, "onion-protocol", "onion services speak TCP only"},

@@ -147,6 +147,8 @@ var badCommands = []badInput{
 		says: []string{"::/0 would let everything past Tor", "insist with --force"}},
 	{name: "mark of everything", args: []string{"attach", lan, "--exclude-mark", "0"}, code: 2,
 		says: []string{"a zero mark", "mark the packets meant and name that mark"}},
+	{name: "a mark of torbpf's own bits", args: []string{"attach", lan, "--exclude-mark", "0x1000000"}, code: 2,
+		says: []string{"mark bits 0xff000000 are used by the exempt mark 0x1000000", "--mark-shift 16"}},
 	{name: "a source where there are no devices", args: []string{"attach", "--client", "--exclude-source", "192.168.50.12"}, code: 2,
 		says: []string{"source 192.168.50.12/32 is about LANs", "nothing that this machine itself sends has one"}},
 	{name: "public virtual range", args: []string{"attach", lan, "--onion4", "8.0.0.0/8"}, code: 2,
@@ -205,6 +207,8 @@ var badHosts = []badInput{
 		says: []string{"torbpf: not attached", "run `sudo torbpf attach INTERFACE`"}},
 	{name: "not attached: explain", args: []string{"explain", "--from", "192.168.50.11", "--to", "1.1.1.1"}, code: 3,
 		says: []string{"torbpf: not attached", "run `sudo torbpf attach INTERFACE`"}},
+	{name: "not attached: explain, of this machine", args: []string{"explain", "--own", "--to", "1.1.1.1"}, code: 3,
+		says: []string{"torbpf: not attached", "--client for this machine itself"}},
 	{name: "not attached: exclude del", args: []string{"exclude", "del", "104.16.0.0/13"}, code: 3, says: []string{"torbpf: not attached"}},
 }
 
@@ -291,7 +295,7 @@ func onlyRootMay(t *testing.T, lab *testnet.Lab) {
 	before := takeSnapshot(t, lab)
 	for _, args := range [][]string{
 		{"attach", lan}, {"detach", "--all"}, {"detach", lan}, {"status"}, {"status", "--json"},
-		{"explain", "--from", "192.168.50.11", "--to", "1.1.1.1"},
+		{"explain", "--from", "192.168.50.11", "--to", "1.1.1.1"}, {"explain", "--own", "--to", "1.1.1.1"},
 		{"exclude", "list"}, {"exclude", "add", "104.16.0.0/13"}, {"exclude", "del", "104.16.0.0/13"},
 	} {
 		badInput{args: args, code: 5, says: []string{"this needs root", "run it with sudo"}}.refused(t, asNobody(t, lab, args...))

@@ -325,7 +325,7 @@ func explainMovesNothing(t *testing.T, lab *testnet.Lab) {
 
 func explainBadInput(t *testing.T, lab *testnet.Lab) {
 	for _, b := range []badInput{
-		{name: "nothing", args: nil, says: []string{"which packet? give --from ADDRESS and --to ADDRESS", "see `torbpf explain --help`"}},
+		{name: "nothing", args: nil, says: []string{"which packet? give --to ADDRESS, and --from ADDRESS", "see `torbpf explain --help`"}},
 		{name: "no destination", args: []string{"--from", neverSeen}, says: []string{"--to ADDRESS"}},
 		{name: "a name for a device", args: []string{"--from", "printer", "--to", "1.1.1.1"}, says: []string{"no device has this name, and none has any"}},
 		{name: "an address with a slip", args: words("--to 1.1.1.300"), says: []string{`"1.1.1.300" is neither an address nor a name`}},
@@ -341,7 +341,7 @@ func explainBadInput(t *testing.T, lab *testnet.Lab) {
 		{name: "a protocol with a name", args: words("--to bank.example --proto tcp"), says: []string{"leave --proto out"}},
 		{name: "a name that no device asks for", args: words("--to m\u00fcnchen.de"), says: []string{"xn--"}},
 		{name: "no LAN has it", args: []string{"--from", "1.2.3.4", "--to", "1.1.1.1"}, says: []string{"no LAN has the source 1.2.3.4", "eth1, eth2", "--lan"}},
-		{name: "the router's own", args: []string{"--from", testnet.WANRouter4.String(), "--to", "1.1.1.1"}, says: []string{"is this machine's own", "docs/CLIENT.md"}},
+		{name: "the router's own", args: []string{"--from", testnet.WANRouter4.String(), "--to", "1.1.1.1"}, says: []string{"is this machine's own", "--own instead of --from"}},
 		{name: "the router's own loopback", args: []string{"--from", "127.0.0.1", "--to", "1.1.1.1"}, says: []string{"is this machine's own"}},
 		{name: "any LAN may have it", args: []string{"--from", "fe80::7", "--to", "fd50::1"}, says: []string{"may come by any of eth1, eth2", "--lan"}},
 		{name: "no LAN is called so", args: words("--to 1.1.1.1 --lan eth0"), says: []string{"--lan eth0", "which are eth1, eth2"}},
@@ -351,4 +351,6 @@ func explainBadInput(t *testing.T, lab *testnet.Lab) {
 			b.refused(t, runTorbpf(t, lab, b.args...))
 		})
 	}
+	b := badInput{args: []string{"explain", "--own", "--to", "1.1.1.1"}, code: 3, says: []string{"is not on Tor", "torbpf attach --client"}}
+	b.refused(t, runTorbpf(t, lab, b.args...))
 }

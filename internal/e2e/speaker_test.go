@@ -13,10 +13,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/testnet"
 )
@@ -140,27 +142,38 @@ func speak() {
 	}
 }
 
-// obey knows: serve NETWORK ADDR; open NAME NETWORK ADDR; echo NAME; try NETWORK ADDR;
+// speaking are the sockets of a speaker.
+var speaking = net.Dialer{Timeout: speakerPatience}
+
+// obey knows: mark NUMBER; serve NETWORK ADDR; open NAME NETWORK ADDR; echo NAME; try NETWORK ADDR;
 // get IP; ask SERVER NAME.
 func obey(open map[string]net.Conn, words []string) (string, error) {
 	switch words[0] {
+	case "mark":
+		mark, err := strconv.ParseUint(words[1], 0, 32)
+		speaking.Control = func(_, _ string, raw syscall.RawConn) error {
+			var failed error
+			err := raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)) })
+			return errors.Join(err, failed)
+		}
+		return "marked", err
 	case "serve":
 		return "serving", serveEcho(words[1], words[2])
 	case "open":
-		conn, err := net.DialTimeout(words[2], words[3], speakerPatience)
+		conn, err := speaking.Dial(words[2], words[3])
 		open[words[1]] = conn
 		return "open", err
 	case "echo":
 		return "echo", echoOn(open[words[1]])
 	case "try":
-		conn, err := net.DialTimeout(words[1], words[2], speakerPatience)
+		conn, err := speaking.Dial(words[1], words[2])
 		if err != nil {
 			return "", err
 		}
 		defer conn.Close()
 		return "echo", echoOn(conn)
 	case "get":
-		client := http.Client{Timeout: speakerPatience, Transport: &http.Transport{DisableKeepAlives: true}}
+		client := http.Client{Timeout: speakerPatience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: speaking.DialContext}}
 		response, err := client.Get(page(netip.MustParseAddr(words[1])))
 		if err != nil {
 			return "", err
@@ -170,7 +183,7 @@ func obey(open map[string]net.Conn, words []string) (string, error) {
 		return strings.TrimSpace(string(body)), err
 	case "ask":
 		query := new(dns.Msg).SetQuestion(dns.Fqdn(words[2]), dns.TypeA)
-		answer, _, err := (&dns.Client{Timeout: speakerPatience}).Exchange(query, words[1])
+		answer, _, err := (&dns.Client{Timeout: speakerPatience, Dialer: &speaking}).Exchange(query, words[1])
 		if err == nil && len(answer.Answer) == 0 {
 			err = fmt.Errorf("%s: %s", words[2], dns.RcodeToString[answer.Rcode])
 		}

@@ -59,6 +59,24 @@ type Hop struct {
 	Gateway netip.Addr
 }
 
+// Sending returns where the kernel would send a packet to now that a socket of a user's has,
+// with a mark, and from which address. The error says why it would not.
+func Sending(dst netip.Addr, mark uint32, user *uint32) (Hop, netip.Addr, error) {
+	routes, err := netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Mark: mark, UID: user})
+	if err != nil {
+		return Hop{}, netip.Addr{}, fmt.Errorf("ask for the route to %s: %w", dst, err)
+	}
+	if len(routes) == 0 {
+		return Hop{}, netip.Addr{}, fmt.Errorf("ask for the route to %s: there is none", dst)
+	}
+	hop := Hop{Index: routes[0].LinkIndex}
+	if gateway, ok := netip.AddrFromSlice(routes[0].Gw); ok {
+		hop.Gateway = gateway.Unmap()
+	}
+	src, _ := netip.AddrFromSlice(routes[0].Src)
+	return hop, src.Unmap(), nil
+}
+
 // Forwarding returns where the kernel would forward a packet to now that comes in by an
 // interface. The error says why it would not.
 func Forwarding(src, dst netip.Addr, ifindex int, mark uint32) (Hop, error) {

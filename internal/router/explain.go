@@ -48,7 +48,8 @@ type Explanation struct {
 
 // Packet is the one that was judged.
 type Packet struct {
-	LAN      string `json:"lan"`
+	LAN      string `json:"lan"`              // "" for this machine's own
+	Sender   string `json:"sender,omitempty"` // who on this machine, in words
 	From     string `json:"from"`
 	MAC      string `json:"mac,omitempty"`
 	To       string `json:"to"`

@@ -20,9 +20,6 @@ const (
 	anyName       = "example.com"
 )
 
-// ownFate says where to read what explain does not tell.
-const ownFate = "docs/CLIENT.md has the order in which this machine's own packets are judged, torbpf exclude list the rules"
-
 // nobody is the sender's hardware address where it is not known; the bit for locally
 // administered ones is set.
 var nobody = config.MAC{0x02, 0, 0, 0, 0, 0x01}
@@ -42,9 +39,9 @@ func (x *explained) chooseLAN() (plan.LAN, error) {
 	}
 	switch {
 	case x.LAN == "" && (x.From.IsLoopback() || slices.Contains(x.plan.LocalAddrs, x.From)):
-		return plan.LAN{}, config.Invalid("%s is this machine's own, and explain is about what devices send: %s", x.From, ownFate)
+		return plan.LAN{}, config.Invalid("%s is this machine's own address: ask about what it sends itself with --own instead of --from", x.From)
 	case len(x.plan.LANs) == 0:
-		return plan.LAN{}, config.Invalid("no device is on Tor, and explain is about what those send: torbpf attach INTERFACE; %s", ownFate)
+		return plan.LAN{}, config.Invalid("no device is on Tor: torbpf attach INTERFACE; for what this machine itself sends ask with --own instead of --from")
 	case x.LAN != "":
 		return plan.LAN{}, config.Invalid("--lan %s: that is no interface that torbpf is attached to, which are %s", x.LAN, strings.Join(names, ", "))
 	case len(behind) == 1:

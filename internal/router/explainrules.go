@@ -122,7 +122,7 @@ func (x *explained) foundRule(kind config.Kind, m loader.Match) ruleSearch {
 // decided says in words what decided: a rule, or what else the reason follows from.
 func (x *explained) decided() (string, error) {
 	if x.rules.rule != nil {
-		return x.ruleWords(*x.rules.rule), nil
+		return ruleWords(*x.rules.rule), nil
 	}
 	if x.rules.hidden {
 		return fmt.Sprintf("%d rules for a %s that cover it have ended, and hide whether any other is in force", abi.MaxNested, x.rules.entry.Kind), nil
@@ -173,7 +173,7 @@ func (x *explained) localWords() (string, error) {
 }
 
 // ruleWords tells a rule as `exclude list` has it, and what put it there.
-func (x *explained) ruleWords(r config.Rule) string {
+func ruleWords(r config.Rule) string {
 	text := fmt.Sprintf("the rule %s %s (%s)", r.Kind, r.Entry, r.Policy)
 	if !r.Until.IsZero() {
 		text += " until " + r.Until.Local().Format(time.DateTime)

@@ -41,10 +41,10 @@ var EventKinds = []EventKind{EventRefused, EventAlarm, EventRepair, EventTrouble
 type Event struct {
 	Time   time.Time `json:"time"`
 	Kind   EventKind `json:"kind"`
-	Text   string    `json:"text"`             // what has happened, in words; of packets why
-	Device string    `json:"device,omitempty"` // whom it is about: a name, else an address; "" for no device or several
-	Packet *Refused  `json:"packet,omitempty"` // of refusals and alarms
-	Rule   *EventOf  `json:"rule,omitempty"`   // of policies
+	Text   string    `json:"text"`   // what has happened, in words; of packets why
+	Device string    `json:"device"` // whom it is about: a name, else an address; "" for no device or several
+	Packet *Refused  `json:"packet"` // of refusals and alarms
+	Rule   *EventOf  `json:"rule"`   // of policies
 }
 
 // EventOf names the rule that an event is about.

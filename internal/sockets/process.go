@@ -58,6 +58,26 @@ func EachProcess(visit func(*Process)) error {
 	})
 }
 
+// Find reads one process. It must be in the calling thread's network namespace.
+func Find(pid int) (*Process, error) {
+	here, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("find the network namespace: %w", err)
+	}
+	there, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, fmt.Errorf("find the network namespace of process %d: %w", pid, err)
+	}
+	if there != here {
+		return nil, fmt.Errorf("process %d is in another network namespace", pid)
+	}
+	p := &Process{PID: pid}
+	if err := p.read(); err != nil {
+		return nil, fmt.Errorf("read process %d: %w", pid, err)
+	}
+	return p, nil
+}
+
 func openProcess(pid int) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
