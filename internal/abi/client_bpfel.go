@@ -56,16 +56,17 @@ const (
 	ClientProgTorbpfSockopsB   = "torbpf_sockops_b"
 	ClientVarCgroupRules       = "cgroup_rules"
 	ClientVarClientAll         = "client_all"
-	ClientVarDnsPort           = "dns_port"
+	ClientVarDnsPorts          = "dns_ports"
 	ClientVarExplaining        = "explaining"
 	ClientVarGeneration        = "generation"
+	ClientVarInstances         = "instances"
 	ClientVarMarkShift         = "mark_shift"
 	ClientVarNetnsCookie       = "netns_cookie"
 	ClientVarProgramKeyType    = "program_key_type"
 	ClientVarProgramRules      = "program_rules"
 	ClientVarResolverPort      = "resolver_port"
 	ClientVarShortcut          = "shortcut"
-	ClientVarTransPort         = "trans_port"
+	ClientVarTransPorts        = "trans_ports"
 )
 
 // LoadClient returns the embedded CollectionSpec for Client.
@@ -154,16 +155,17 @@ type ClientMapSpecs struct {
 type ClientVariableSpecs struct {
 	CgroupRules    *ebpf.VariableSpec `ebpf:"cgroup_rules"`
 	ClientAll      *ebpf.VariableSpec `ebpf:"client_all"`
-	DnsPort        *ebpf.VariableSpec `ebpf:"dns_port"`
+	DnsPorts       *ebpf.VariableSpec `ebpf:"dns_ports"`
 	Explaining     *ebpf.VariableSpec `ebpf:"explaining"`
 	Generation     *ebpf.VariableSpec `ebpf:"generation"`
+	Instances      *ebpf.VariableSpec `ebpf:"instances"`
 	MarkShift      *ebpf.VariableSpec `ebpf:"mark_shift"`
 	NetnsCookie    *ebpf.VariableSpec `ebpf:"netns_cookie"`
 	ProgramKeyType *ebpf.VariableSpec `ebpf:"program_key_type"`
 	ProgramRules   *ebpf.VariableSpec `ebpf:"program_rules"`
 	ResolverPort   *ebpf.VariableSpec `ebpf:"resolver_port"`
 	Shortcut       *ebpf.VariableSpec `ebpf:"shortcut"`
-	TransPort      *ebpf.VariableSpec `ebpf:"trans_port"`
+	TransPorts     *ebpf.VariableSpec `ebpf:"trans_ports"`
 }
 
 // ClientObjects contains all objects after they have been loaded into the kernel.
@@ -237,16 +239,17 @@ func (m *ClientMaps) Close() error {
 type ClientVariables struct {
 	CgroupRules    *ebpf.Variable `ebpf:"cgroup_rules"`
 	ClientAll      *ebpf.Variable `ebpf:"client_all"`
-	DnsPort        *ebpf.Variable `ebpf:"dns_port"`
+	DnsPorts       *ebpf.Variable `ebpf:"dns_ports"`
 	Explaining     *ebpf.Variable `ebpf:"explaining"`
 	Generation     *ebpf.Variable `ebpf:"generation"`
+	Instances      *ebpf.Variable `ebpf:"instances"`
 	MarkShift      *ebpf.Variable `ebpf:"mark_shift"`
 	NetnsCookie    *ebpf.Variable `ebpf:"netns_cookie"`
 	ProgramKeyType *ebpf.Variable `ebpf:"program_key_type"`
 	ProgramRules   *ebpf.Variable `ebpf:"program_rules"`
 	ResolverPort   *ebpf.Variable `ebpf:"resolver_port"`
 	Shortcut       *ebpf.Variable `ebpf:"shortcut"`
-	TransPort      *ebpf.Variable `ebpf:"trans_port"`
+	TransPorts     *ebpf.Variable `ebpf:"trans_ports"`
 }
 
 // ClientPrograms contains all programs after they have been loaded into the kernel.
