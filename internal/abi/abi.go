@@ -171,6 +171,9 @@ const (
 // Fate is what becomes of a device's traffic, in a few words.
 type Fate = DatapathFate
 
+// FateTor is that of what goes to a tor, or to the sentry.
+const FateTor = DatapathFateFATE_TOR
+
 // FateNames are the names of fates.
 var FateNames = map[Fate]string{
 	DatapathFateFATE_TOR: "tor", DatapathFateFATE_DIRECT: "direct", DatapathFateFATE_LOCAL: "local", DatapathFateFATE_REFUSED: "refused",

@@ -37,7 +37,7 @@ type TorInstance struct {
 	DNSPort   uint16 `json:"dns_port"`
 	Onion4    string `json:"onion4"`
 	Onion6    string `json:"onion6"`
-	Devices   int    `json:"devices"` // that have sent anything since attach, and use it now
+	Devices   int    `json:"devices"` // that have sent something by Tor since attach, and use it now
 }
 
 // torStatus asks all tors at once, since one that hangs takes its time.
@@ -94,7 +94,7 @@ func askTor(ctx context.Context, control string) TorInstance {
 	return status
 }
 
-// countDevices says how many of the devices that have sent anything each tor has now. That
+// countDevices says how many of the devices that have sent something by Tor each has now. That
 // cannot be read only where other things are amiss, of which is told.
 func (s *TorStatus) countDevices(d *loader.Datapath) {
 	traffic, err := d.DeviceTraffic()
@@ -102,6 +102,9 @@ func (s *TorStatus) countDevices(d *loader.Datapath) {
 		return
 	}
 	for _, t := range traffic {
+		if t.ByFate[abi.FateTor].Packets == 0 {
+			continue
+		}
 		key := abi.DatapathDeviceKey{Mac: abi.DatapathMac{Addr: t.MAC}}
 		if t.MAC == (config.MAC{}) {
 			key.Addr = t.Addr.As16()
