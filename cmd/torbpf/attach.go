@@ -98,6 +98,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	offer(cmd, "uplink", completeInterfaces)
 	completeFlags(cmd, map[string][]string{
 		"tor":           {string(config.TorManaged), string(config.TorSystem)},
+		"tor-instances": {"1", "2", "4", config.AutoInstances.String()},
 		"early-refusal": {string(config.EarlyAuto), string(config.EarlyNative), string(config.EarlyGeneric), string(config.EarlyOff)},
 
 		"local": {string(config.LocalConnected), string(config.LocalReserved), string(config.LocalNone)},
