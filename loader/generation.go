@@ -113,7 +113,7 @@ func secret() uint64 {
 }
 
 // The configuration has as many tors as the mark can tell apart.
-var _ = [abi.MaxInstances]struct{}([config.MaxInstances]struct{}{})
+var _ [abi.MaxInstances]struct{} = [config.MaxInstances]struct{}{}
 
 // setVariables gives the programs of any object the mark and the ports of a
 // plan; all call them the same.

@@ -300,8 +300,11 @@ func TestTheDaemonBringsATorBack(t *testing.T) {
 			return netip.Addr{}, err
 		}
 		reply, err := conn.ReadMsg()
-		if err != nil || len(reply.Answer) != 1 {
-			return netip.Addr{}, fmt.Errorf("%v: %v", err, reply)
+		if err == nil && len(reply.Answer) != 1 {
+			err = fmt.Errorf("it is told %v", reply)
+		}
+		if err != nil {
+			return netip.Addr{}, err
 		}
 		addr, _ := netip.AddrFromSlice(reply.Answer[0].(*dns.A).A)
 		return addr.Unmap(), nil
