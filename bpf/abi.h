@@ -47,6 +47,7 @@ enum own_instance {
 /* How many there may be; of LANs nftables has a set of the same size. */
 enum limit {
 	MAX_LANS = 256,
+	MAX_INSTANCES = 16, /* of tor: the high four of our mark bits tell them apart */
 	/*
 	 * So many rules of one kind that have ended and cover a packet are looked behind.
 	 * What is behind them, if anything, counts as "tor"; of a source as "block".
@@ -138,6 +139,8 @@ enum reason {
 	REASON_CLIENT_GUARD, /* refused: the router's own, and nobody has let it go */
 	REASON_CLIENT_ENDED, /* refused: the router's own, and no rule lets its socket out any more
 			      */
+
+	REASON_ONION_MOVED, /* refused: another tor gave out this .onion address */
 
 	REASON_MAX,
 };
@@ -424,6 +427,7 @@ struct settings {
 	__u32 rule_bits[SHORTCUT_WORDS];  /* dst4_prefixes and dst6_prefixes, by the same */
 	__be32 onion4_addr_be;
 	__be32 onion4_mask_be;
+	__u32 onion4_prefixlen;
 	__be32 onion6_words_be[4];
 	__u32 onion6_prefixlen;
 	enum local_mode local_mode;

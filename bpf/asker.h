@@ -9,6 +9,7 @@
 #include "classify.h"
 #include "domain.h"
 #include "maps.h"
+#include "plan.h"
 
 /* By what the sentry knows of a question: address, port, id and protocol. */
 static __always_inline __u32 asker_place(const struct asker *a)
@@ -31,15 +32,15 @@ static __always_inline __be16 query_id(void)
 }
 
 /*
- * Whether a packet brings the sentry a question for an excluded name, or may do so. By
- * TCP nothing is read of it here: who begins a connection is who asks by it, since no
- * other hears the numbers that it takes to go on.
+ * Whether a packet brings the sentry a question for an excluded name, or may do so, or one
+ * of which it has to know whose tor to ask. By TCP nothing is read of it here: who begins a
+ * connection is who asks by it, since no other hears the numbers that it takes to go on.
  */
-static __always_inline int asks_for_domain(const struct packet *p, const struct settings *s,
-					   struct decision d)
+static __always_inline int asks_by_device(const struct packet *p, const struct settings *s,
+					  struct decision d)
 {
 	if (d.reason == REASON_DNS_TCP)
-		return s->domains && tcp_begins(p);
+		return (s->domains || instances > 1) && tcp_begins(p);
 	return d.reason == REASON_DNS_DOMAIN;
 }
 
@@ -70,7 +71,7 @@ __attribute__((noinline)) int write_asker(__u32 id_be)
 static __always_inline void remember_asker(const struct packet *p, const struct settings *s,
 					   struct decision d)
 {
-	if (asks_for_domain(p, s, d))
+	if (asks_by_device(p, s, d))
 		write_asker(d.reason == REASON_DNS_DOMAIN ? query_id() : 0);
 }
 

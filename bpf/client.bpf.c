@@ -401,7 +401,7 @@ static __always_inline void mark_accepted(struct bpf_sock_ops *ctx, enum sight s
 	__u32 mark, port;
 
 	port = ctx->local_port;
-	if (port == trans_port || port == dns_port || port == resolver_port)
+	if (is_port_of(trans_ports, port) || is_port_of(dns_ports, port) || port == resolver_port)
 		return;
 	parse_peer(ctx, &p.saddr, &p.layer3);
 	if (own_address(p.layer3, &p.saddr) ||
@@ -439,7 +439,7 @@ static __always_inline int watch(struct bpf_sock_ops *ctx, enum sight sight)
 	__u32 op = ctx->op;
 
 	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB && sight == SIGHT_FULL &&
-	    (!shortcut || bpf_ntohl(ctx->remote_port) != trans_port))
+	    (!shortcut || bpf_ntohl(ctx->remote_port) != own_trans_port()))
 		return ALLOW;
 	if (op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && op != BPF_SOCK_OPS_TCP_CONNECT_CB)
 		return ALLOW;

@@ -169,17 +169,24 @@ static __always_inline int drop(const struct sk_buff *skb, __u32 ifindex, const 
 	return NF_DROP;
 }
 
-/* Whether a packet has come to where its class sends it. */
-static __always_inline int diverted(const struct packet *p, enum verdict class)
+/*
+ * Whether a packet has come to where its mark sends it: to a tor, which need not be the one
+ * that its device uses by now, as connections stay where they began.
+ */
+static __always_inline int diverted(const struct packet *p, __u32 mark)
 {
 	__u16 port = bpf_ntohs(p->dport_be);
+	enum verdict class = mark_class(mark);
 
-	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
+	if ((p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP) || !port ||
+	    mark_instance(mark) >= instances)
 		return 0;
 	if (class == VERDICT_TIME)
 		return p->protocol == IPPROTO_UDP && port == PORT_NTP;
-	return port && (port == resolver_port ||
-			port == (p->protocol == IPPROTO_TCP ? trans_port : dns_port));
+	if (port == resolver_port)
+		return 1;
+	return p->protocol == IPPROTO_TCP ? is_port_of(trans_ports, port)
+					  : is_port_of(dns_ports, port);
 }
 
 /* Neighbour and router discovery are answered on the link, whatever the source. */
@@ -256,7 +263,7 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	reading = read_packet(&data, &p);
 	if (class == VERDICT_NONE && foreign_source(&p) && !answered_on_link(&p))
 		return drop(skb, ifindex, &p, REASON_DELIVERY_GUARD);
-	if (blocked && (reading != READING_DONE || !diverted(&p, class)))
+	if (blocked && (reading != READING_DONE || !diverted(&p, skb->mark)))
 		return drop(skb, ifindex, &p, REASON_DELIVERY_GUARD);
 	if (!blocked && broadcast_dns(&p, reading))
 		return drop(skb, ifindex, &p, REASON_DNS_GUARD);

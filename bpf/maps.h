@@ -15,7 +15,6 @@
 #include "shared.h"
 
 #define MAX_POLICY_PREFIXES 16384
-#define MAX_INSTANCES	    16
 #define MAX_INBOUND_FLOWS   16384
 
 /*
@@ -122,6 +121,13 @@ struct {
 	__type(key, __u32); /* Tor instance */
 	__type(value, struct gate);
 } gates SEC(".maps");
+
+static __always_inline int gate_is_open(__u32 instance)
+{
+	struct gate *gate = bpf_map_lookup_elem(&gates, &instance);
+
+	return gate && gate->open;
+}
 
 /* What one run of a program reads of a query; the stack has no room for it. */
 struct {

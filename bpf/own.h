@@ -207,14 +207,10 @@ static __always_inline int own_leaves(struct __sk_buff *skb, struct packet *p,
  */
 static __always_inline int shut_off(const struct bpf_sk_lookup *ctx, const struct settings *s)
 {
-	__u32 first = 0;
-	struct gate *gate;
-
-	if (READ_CONTEXT(ctx->local_port) != trans_port ||
+	if (READ_CONTEXT(ctx->local_port) != own_trans_port() ||
 	    READ_CONTEXT(ctx->protocol) != IPPROTO_TCP || !s || !s->client)
 		return 0;
-	gate = bpf_map_lookup_elem(&gates, &first);
-	return !gate || !gate->open;
+	return !gate_is_open(OWN_INSTANCE);
 }
 
 #endif

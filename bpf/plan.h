@@ -17,10 +17,17 @@ const volatile __u32 mark_shift = 0;
 #define MARK_BITS  0xffU
 #define CLASS_SIZE 4
 
-/* Where redirected packets go, in host order. */
-const volatile __u16 trans_port = 0;
-const volatile __u16 dns_port = 0;
+/* Of ours, those above the class. */
+#define INSTANCE_SHIFT 4
+
+/* How many tors there are, and where redirected packets go, in host order: by instance. */
+const volatile __u32 instances = 0;
+const volatile __u16 trans_ports[MAX_INSTANCES] = {};
+const volatile __u16 dns_ports[MAX_INSTANCES] = {};
 const volatile __u16 resolver_port = 0;
+
+/* The one that carries what this machine itself sends. */
+#define OWN_INSTANCE 0
 
 /* 1: a copy that says what it would do, and does nothing; see explain() in verdict.h. */
 const volatile __u32 explaining = 0;
@@ -31,6 +38,30 @@ const volatile __u64 generation = 0;
 static __always_inline enum verdict mark_class(__u32 mark)
 {
 	return (enum verdict)(mark >> mark_shift & CLASS_BITS);
+}
+
+static __always_inline __u32 mark_instance(__u32 mark)
+{
+	return (mark >> mark_shift & MARK_BITS) >> INSTANCE_SHIFT;
+}
+
+/* Whether a port is a TransPort or a DNSPort, which one being told by the table of them. */
+static __always_inline int is_port_of(const volatile __u16 *ports, __u16 port)
+{
+	__u32 i;
+
+	for (i = 0; i < MAX_INSTANCES; i++) {
+		if (i >= instances)
+			return 0;
+		if (ports[i] == port)
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline __u16 own_trans_port(void)
+{
+	return trans_ports[OWN_INSTANCE];
 }
 
 static __always_inline __u32 mark_without_ours(__u32 mark)

@@ -152,7 +152,7 @@ static __always_inline void lead_to_tor(struct bpf_sock_addr *ctx, int family,
 		ctx->user_ip6[2] = 0;
 		ctx->user_ip6[3] = bpf_htonl(1);
 	}
-	ctx->user_port = bpf_htons(trans_port);
+	ctx->user_port = bpf_htons(own_trans_port());
 }
 
 /*
@@ -213,7 +213,7 @@ static __always_inline struct target *target_of(const struct bpf_sock *sk)
 				   bpf_ntohs(sk->dst_port));
 	struct target *target;
 
-	if (sk->src_port != trans_port)
+	if (sk->src_port != own_trans_port())
 		return NULL;
 	target = bpf_map_lookup_elem(&trans_targets, &place);
 	return target && target->port_be ? target : NULL;
@@ -230,7 +230,7 @@ static __always_inline int answer_original4(struct bpf_sockopt *ctx, const struc
 
 	if (ctx->sk->dst_ip4 != bpf_htonl(LOOPBACK_ADDR) || (void *)(answer + 1) > ctx->optval_end)
 		return 0;
-	if (!ctx->retval && (answer->port_be != bpf_htons(trans_port) ||
+	if (!ctx->retval && (answer->port_be != bpf_htons(own_trans_port()) ||
 			     answer->addr_be != bpf_htonl(LOOPBACK_ADDR)))
 		return 0;
 	__builtin_memset(answer, 0, sizeof(*answer));
@@ -249,8 +249,8 @@ static __always_inline int answer_original6(struct bpf_sockopt *ctx, const struc
 	    (void *)(answer + 1) > ctx->optval_end)
 		return 0;
 	if (!ctx->retval &&
-	    (answer->port_be != bpf_htons(trans_port) || answer->addr_be[0] || answer->addr_be[1] ||
-	     answer->addr_be[2] || answer->addr_be[3] != bpf_htonl(1)))
+	    (answer->port_be != bpf_htons(own_trans_port()) || answer->addr_be[0] ||
+	     answer->addr_be[1] || answer->addr_be[2] || answer->addr_be[3] != bpf_htonl(1)))
 		return 0;
 	__builtin_memset(answer, 0, sizeof(*answer));
 	answer->family = AF_INET6;

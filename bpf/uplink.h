@@ -35,11 +35,10 @@ static __always_inline int diverted_answer(struct __sk_buff *skb, const struct p
 	if (!sk)
 		return 0;
 	port = sk->src_port;
-	if (port != trans_port && port != dns_port && port != resolver_port)
-		return 0;
 	if (port == resolver_port)
 		return 1;
-	return p->protocol != (port == trans_port ? IPPROTO_UDP : IPPROTO_TCP);
+	return (p->protocol != IPPROTO_UDP && is_port_of(trans_ports, port)) ||
+	       (p->protocol != IPPROTO_TCP && is_port_of(dns_ports, port));
 }
 
 /*

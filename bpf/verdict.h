@@ -14,11 +14,10 @@
 #include "answer.h"
 #include "asker.h"
 #include "classify.h"
+#include "instance.h"
 #include "maps.h"
 #include "plan.h"
 #include "traffic.h"
-
-#define INSTANCE_SHIFT 4
 
 /* "Next" to tcx as well as to clsact: whoever comes after us has a say, too. */
 #define ACTION_NEXT TC_ACT_UNSPEC
@@ -99,19 +98,6 @@ static __always_inline int refuse(struct __sk_buff *skb, int ethernet, const str
 	return bpf_redirect(ifindex, 0);
 }
 
-static __always_inline int goes_to_tor(enum verdict verdict)
-{
-	switch (verdict) {
-	case VERDICT_TOR:
-	case VERDICT_ONION:
-	case VERDICT_DNS:
-	case VERDICT_RESOLVER:
-		return 1;
-	default:
-		return 0;
-	}
-}
-
 /*
  * Answers a query that never has data. It costs the device nothing of what it may
  * be told of refusals: one that floods with something else would make its browsers
@@ -156,14 +142,11 @@ static __always_inline int needs_tor(const struct settings *s, struct decision d
 static __always_inline struct decision ask_gate(const struct packet *p, const struct settings *s,
 						struct decision d, __u32 instance)
 {
-	struct gate *gate;
-
 	if (!needs_tor(s, d))
 		return d;
 	if (p->protocol == IPPROTO_TCP && !tcp_begins(p))
 		return d;
-	gate = bpf_map_lookup_elem(&gates, &instance);
-	if (gate && gate->open)
+	if (gate_is_open(instance))
 		return d;
 	return decide(VERDICT_REFUSED, REASON_TOR_NOT_READY);
 }
@@ -199,9 +182,9 @@ static __always_inline void remember_direct(const struct packet *p, const struct
 }
 
 /*
- * In the copy that explains: hands back what would be decided, and the packet as its
- * answer, to the test run. Nothing is counted, learned, marked or sent. Its frames have
- * an Ethernet header, whatever those of the LAN have.
+ * In the copy that explains: hands back what would be decided, the instance in the mark,
+ * and the packet as its answer, to the test run. Nothing is counted, learned or sent. Its
+ * frames have an Ethernet header, whatever those of the LAN have.
  */
 static __always_inline int explain(struct __sk_buff *skb, const struct packet *p,
 				   const struct settings *s, struct decision d, __u32 instance)
@@ -212,6 +195,7 @@ static __always_inline int explain(struct __sk_buff *skb, const struct packet *p
 	skb->cb[EXPLAINED_REASON] = now.reason;
 	skb->cb[EXPLAINED_READY_VERDICT] = d.verdict;
 	skb->cb[EXPLAINED_READY_REASON] = d.reason;
+	set_class(skb, p->mark, class_of(d), instance);
 	if (now.reason == REASON_DNS_NO_DATA)
 		skb->cb[EXPLAINED_ANSWERED] = answer(skb, 1, ANSWER_NO_DATA);
 	else if (now.verdict == VERDICT_REFUSED && p->layer3 != LAYER3_MALFORMED)
@@ -223,9 +207,10 @@ static __always_inline int explain(struct __sk_buff *skb, const struct packet *p
 static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const struct packet *p,
 				      const struct settings *s, struct decision d)
 {
+	__u32 instance = instance_for(d);
 	struct device_traffic *sender;
-	__u32 instance = 0;
 
+	d = judge_onion(p, s, d, instance);
 	if (explaining)
 		return explain(skb, p, s, d, instance);
 	d = ask_gate(p, s, d, instance);

@@ -169,6 +169,41 @@ func TestDeliveryGuardKeepsWhatIsTorsFromOthers(t *testing.T) {
 	}
 }
 
+// TestDeliveryGuardKnowsAllTors, and stops what is of none: a redirect of the user's has put a
+// mark into the place of ours.
+func TestDeliveryGuardKnowsAllTors(t *testing.T) {
+	needNetfilter(t)
+	l := newLab(t)
+	d := l.open(t, false)
+	p := l.plan()
+	p.Ports, p.Instances = plan.Ports{Trans: 19040, DNS: 19053, Resolver: 19054}, 2
+	must(t, guards(t, d, p).pin())
+	s := l.newSender(t)
+	to := func(port uint16) datagram {
+		return datagram{unix.IPPROTO_UDP, netip.AddrPortFrom(netip.MustParseAddr(routerAddr), port)}
+	}
+	for instance := range 4 {
+		run(t, fmt.Sprintf(`
+			nft add table inet user
+			nft delete table inet user
+			nft add table inet user
+			nft add chain inet user mangle { type filter hook prerouting priority -150 ; }
+			nft add rule inet user mangle meta l4proto udp meta mark set %#x`,
+			p.Mark.Class(uint32(abi.VerdictDNS))|p.Mark.Instance(instance)))
+		for port, of := range map[uint16]string{19053: "tor", 19153: "tor", 19054: "the sentry", 19253: ""} {
+			if of == "" || instance >= p.Instances {
+				countedAtDelivery(t, d, l, s, to(port))
+				continue
+			}
+			conn, err := net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
+			must(t, err)
+			must(t, s.send(to(port)))
+			expectFrom(t, conn, clientAddr)
+			must(t, conn.Close())
+		}
+	}
+}
+
 func countedAtDelivery(t *testing.T, d *Datapath, l *lab, s sender, p datagram) {
 	t.Helper()
 	counted(t, d, s, p, l.lan.Attrs().Index, abi.VerdictRefused, abi.ReasonDeliveryGuard)

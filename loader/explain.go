@@ -16,6 +16,7 @@ import (
 // them on the same maps, in which all that acts on a decision is switched off: nothing is
 // counted, learned, answered or sent.
 type Explainer struct {
+	mark     plan.Mark
 	maps     map[string]*ebpf.Map // those in force
 	programs *ebpf.Collection
 }
@@ -27,6 +28,7 @@ type Explained struct {
 	// The same with Tor ready.
 	ReadyVerdict abi.Verdict
 	ReadyReason  abi.Reason
+	Instance     int // of tor, where it goes to one
 	// Answer is the IP packet that a refused sender is told; nil: nothing. How often
 	// one device is told is limited besides.
 	Answer []byte
@@ -125,7 +127,7 @@ func NewExplainer(maps map[string]*ebpf.Map, p *plan.Plan) (*Explainer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the programs that explain: %w", explainLoad(err))
 	}
-	return &Explainer{maps: maps, programs: programs}, nil
+	return &Explainer{mark: p.Mark, maps: maps, programs: programs}, nil
 }
 
 // Close releases the programs and the maps.
@@ -166,6 +168,7 @@ func (e *Explainer) Judge(lan plan.LAN, frame []byte, mark uint32) (Explained, e
 		Reason:       abi.Reason(out.Words[abi.ExplainedReason]),
 		ReadyVerdict: abi.Verdict(out.Words[abi.ExplainedReadyVerdict]),
 		ReadyReason:  abi.Reason(out.Words[abi.ExplainedReadyReason]),
+		Instance:     e.mark.InstanceOf(out.Mark),
 	}
 	if out.Words[abi.ExplainedAnswered] != 0 {
 		explained.Answer = opts.DataOut[EthernetHeader:]

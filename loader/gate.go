@@ -16,18 +16,22 @@ import (
 // connections. The caller closes it.
 func (d *Datapath) Gates() (*ebpf.Map, error) { return d.openMap(abi.DatapathMapGates) }
 
-// GateOpen tells whether the sentry lets new connections go to one Tor instance.
-func (d *Datapath) GateOpen(instance uint32) (bool, error) {
+// GatesOpen tells of the first so many tors whether the sentry lets new connections go to them.
+func (d *Datapath) GatesOpen(tors int) ([]bool, error) {
 	m, err := d.Gates()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer m.Close()
-	var gate abi.DatapathGate
-	if err := m.Lookup(instance, &gate); err != nil {
-		return false, fmt.Errorf("read gate %d: %w", instance, err)
+	open := make([]bool, tors)
+	for i := range open {
+		var gate abi.DatapathGate
+		if err := m.Lookup(uint32(i), &gate); err != nil {
+			return nil, fmt.Errorf("read gate %d: %w", i, err)
+		}
+		open[i] = gate.Open != 0
 	}
-	return gate.Open != 0, nil
+	return open, nil
 }
 
 // HoldShut closes Tor to new connections, for good once the sentry is gone, and keeps what

@@ -112,13 +112,22 @@ func secret() uint64 {
 	return max(binary.NativeEndian.Uint64(b[:]), 1)
 }
 
+// The configuration has as many tors as the mark can tell apart.
+var _ [abi.MaxInstances]struct{} = [config.MaxInstances]struct{}{}
+
 // setVariables gives the programs of any object the mark and the ports of a
 // plan; all call them the same.
 func setVariables(spec *ebpf.CollectionSpec, p *plan.Plan) error {
+	var trans, dns [abi.MaxInstances]uint16
+	tors := p.Tors()
+	for i, t := range tors {
+		trans[i], dns[i] = t.Trans, t.DNS
+	}
 	for name, value := range map[string]any{
 		abi.DatapathVarMarkShift:    uint32(p.Mark.Shift),
-		abi.DatapathVarTransPort:    p.Ports.Trans,
-		abi.DatapathVarDnsPort:      p.Ports.DNS,
+		abi.DatapathVarInstances:    uint32(len(tors)),
+		abi.DatapathVarTransPorts:   trans,
+		abi.DatapathVarDnsPorts:     dns,
 		abi.DatapathVarResolverPort: p.Ports.Resolver,
 		abi.DatapathVarGeneration:   secret(),
 	} {

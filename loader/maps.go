@@ -102,6 +102,7 @@ func fillSettings(maps map[string]*ebpf.Map, p *plan.Plan) error {
 		s.Onion4AddrBe = binary.NativeEndian.Uint32(addr[:])
 		mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Onion4.Bits()))
 		s.Onion4MaskBe = binary.NativeEndian.Uint32(mask)
+		s.Onion4Prefixlen = uint32(p.Onion4.Bits())
 	}
 	if p.Onion6.IsValid() {
 		addr := p.Onion6.Masked().Addr().As16()

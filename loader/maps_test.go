@@ -111,7 +111,7 @@ func expectSameMaps(t *testing.T, d *Datapath, pinned map[string]ebpf.MapID) {
 func TestWhatProgramsCountAndTheGateOutliveAGeneration(t *testing.T) {
 	l := newLab(t)
 	d := l.open(t, false)
-	if _, err := d.GateOpen(0); !errors.Is(err, os.ErrNotExist) {
+	if _, err := d.GatesOpen(1); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the gate of nothing: %v", err)
 	}
 	g := guards(t, d, l.plan())
@@ -132,9 +132,9 @@ func TestWhatProgramsCountAndTheGateOutliveAGeneration(t *testing.T) {
 
 func expectGate(t *testing.T, d *Datapath, want bool) {
 	t.Helper()
-	open, err := d.GateOpen(0)
+	open, err := d.GatesOpen(1)
 	must(t, err)
-	if open != want {
+	if open[0] != want {
 		t.Errorf("the gate is open: %t, want %t", open, want)
 	}
 }

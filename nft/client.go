@@ -105,8 +105,14 @@ func (b *builder) clientSockets() []rule {
 	rules = append(rules,
 		newRule("it stays on this machine", toLoopback(), goTo(chainClientLoopback)),
 		newRule("of a connection that is redirected already, as all of its packets are", b.isRedirected(), b.give(abi.VerdictTor)))
-	for _, p := range b.onionPrefixes() {
+	own := b.Tors()[0]
+	for _, p := range valid(own.Onion4, own.Onion6) {
 		rules = append(rules, newRule(".onion, whoever asks", toPrefix(p), goTo(chainClientOnion)))
+	}
+	if b.severalTors() {
+		for _, p := range b.onionPrefixes() {
+			rules = append(rules, newRule(".onion as another tor has it, which this machine does not use", toPrefix(p), b.give(abi.VerdictRefused)))
+		}
 	}
 	if !b.Client.All {
 		return rules

@@ -2,7 +2,6 @@ package nft
 
 import (
 	"cmp"
-	"encoding/binary"
 	"net/netip"
 	"slices"
 
@@ -23,10 +22,10 @@ func (b *builder) dnsRules() []rule {
 	for _, lan := range b.LANs {
 		for _, a := range answering(lan.Addrs) {
 			rules = append(rules, newRule("to tor's DNSPort, where tor answers this subnet from",
-				fromInterface(lan.Name), fromPrefix(a.Masked()), udp, dnat(a.Addr(), b.Ports.DNS)))
+				fromInterface(lan.Name), fromPrefix(a.Masked()), udp, dnat(a.Addr(), b.dnsPort(word(4)))))
 		}
 	}
-	return append(rules, newRule("to tor's DNSPort", udp, redirect(b.Ports.DNS)))
+	return append(rules, newRule("to tor's DNSPort", udp, redirectTo(b.dnsPort(reg1))))
 }
 
 // answering returns the address of each subnet that the kernel prefers, the
@@ -44,15 +43,13 @@ func answering(addrs []netip.Prefix) []netip.Prefix {
 
 func fromInterface(name string) []expr.Any { return isInterface(expr.MetaKeyIIFNAME, name) }
 
-// dnat rewrites the destination. The flags are those that the kernel lists.
-func dnat(to netip.Addr, port uint16) []expr.Any {
-	reg2 := word(4)
-	return []expr.Any{
+// dnat rewrites the destination, to the port that load puts into the register of word 4. The
+// flags are those that the kernel lists.
+func dnat(to netip.Addr, load []expr.Any) []expr.Any {
+	return append(load,
 		&expr.Immediate{Register: reg1, Data: to.AsSlice()},
-		&expr.Immediate{Register: reg2, Data: binary.BigEndian.AppendUint16(nil, port)},
 		&expr.NAT{
 			Type: expr.NATTypeDestNAT, Family: uint32(familyOf(to).number), Specified: true,
-			RegAddrMin: reg1, RegAddrMax: reg1, RegProtoMin: reg2, RegProtoMax: reg2,
-		},
-	}
+			RegAddrMin: reg1, RegAddrMax: reg1, RegProtoMin: word(4), RegProtoMax: word(4),
+		})
 }

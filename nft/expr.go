@@ -282,11 +282,26 @@ func setCtMark(mask, xor uint32) []expr.Any {
 	}
 }
 
-func redirect(port uint16) []expr.Any {
+func redirect(port uint16) []expr.Any { return redirectTo(thePort(port, reg1)) }
+
+// thePort loads a port.
+func thePort(port uint16, register uint32) []expr.Any {
+	return []expr.Any{&expr.Immediate{Register: register, Data: binary.BigEndian.AppendUint16(nil, port)}}
+}
+
+// portByMark loads the port to which a map leads from these bits of the mark. What it lacks
+// ends the rule, which then does nothing.
+func portByMark(mask uint32, name string, register uint32) []expr.Any {
 	return []expr.Any{
-		&expr.Immediate{Register: reg1, Data: binary.BigEndian.AppendUint16(nil, port)},
-		&expr.Redir{RegisterProtoMin: reg1, RegisterProtoMax: reg1, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED},
+		meta(expr.MetaKeyMARK), and(native(mask)),
+		&expr.Lookup{SourceRegister: reg1, DestRegister: register, IsDestRegSet: true, SetName: name},
 	}
+}
+
+// redirectTo redirects to a port that load puts into the first register.
+func redirectTo(load []expr.Any) []expr.Any {
+	return append(load,
+		&expr.Redir{RegisterProtoMin: reg1, RegisterProtoMax: reg1, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED})
 }
 
 // snat rewrites the source.

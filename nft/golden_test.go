@@ -72,6 +72,13 @@ func noLocalPlan() *plan.Plan {
 	return p
 }
 
+func severalTorsPlan() *plan.Plan {
+	p := fullPlan()
+	p.Instances = 3
+	p.Client = clientPlan().Client
+	return p
+}
+
 func awaitingPlan() *plan.Plan {
 	p := minimalPlan()
 	p.Waiting, p.Patterns = []string{"eth7"}, []string{"wlan*"}
@@ -90,6 +97,7 @@ var goldens = []struct {
 	{"inbound-off", closedPlan},
 	{"local-none", noLocalPlan},
 	{"awaited", awaitingPlan},
+	{"several-tors", severalTorsPlan},
 	{"client", clientPlan},
 	{"client-exec", clientExecPlan},
 	{"client-and-lans", clientAndLANsPlan},

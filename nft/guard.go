@@ -304,12 +304,9 @@ func outAndTo(f family) []expr.Any {
 		payload(expr.PayloadBaseNetworkHeader, f.destination, f.size, word(4)))
 }
 
-func (b *builder) onionPrefixes() []netip.Prefix {
-	var prefixes []netip.Prefix
-	for _, p := range []netip.Prefix{b.Onion4, b.Onion6} {
-		if p.IsValid() {
-			prefixes = append(prefixes, p)
-		}
-	}
-	return prefixes
+func (b *builder) onionPrefixes() []netip.Prefix { return valid(b.Onion4, b.Onion6) }
+
+// valid leaves out the prefixes that there are none of.
+func valid(prefixes ...netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(prefixes, func(p netip.Prefix) bool { return !p.IsValid() })
 }

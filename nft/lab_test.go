@@ -203,10 +203,18 @@ func forgetOldFlows(t *testing.T) {
 // the one before.
 func (l *lab) classify(match string, class abi.Verdict) {
 	l.t.Helper()
-	bits := minimalPlan().Mark.Class(uint32(class))
-	if class != abi.VerdictNone {
-		bits |= 0x50000000
+	instance := 5
+	if class == abi.VerdictNone {
+		instance = 0
 	}
+	l.classifyAs(match, class, instance)
+}
+
+// classifyAs is classify with one instance.
+func (l *lab) classifyAs(match string, class abi.Verdict, instance int) {
+	l.t.Helper()
+	mark := minimalPlan().Mark
+	bits := mark.Class(uint32(class)) | mark.Instance(instance)
 	load(l.t, fmt.Sprintf(`
 table inet tc
 delete table inet tc

@@ -106,8 +106,11 @@ func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 	}
 	have := make(map[string]nftables.SetElement)
 	for _, e := range elements {
-		if e.VerdictData, err = decodeVerdict(e.Val); err != nil {
-			return change, fmt.Errorf("list elements of set %s: %w", s.Name, err)
+		if s.DataType == nftables.TypeVerdict {
+			if e.VerdictData, err = decodeVerdict(e.Val); err != nil {
+				return change, fmt.Errorf("list elements of set %s: %w", s.Name, err)
+			}
+			e.Val = nil
 		}
 		if s.keeps != nil && s.keeps(e.Key) {
 			continue
@@ -133,11 +136,11 @@ func (s set) compare(conn *nftables.Conn, live *nftables.Set) (changes, error) {
 
 // identify tells elements apart by all that we set of them.
 func identify(e nftables.SetElement) string {
-	return fmt.Sprintf("%x-%x %v", e.Key, e.KeyEnd, e.VerdictData)
+	return fmt.Sprintf("%x-%x %x %v", e.Key, e.KeyEnd, e.Val, e.VerdictData)
 }
 
-// decodeVerdict reads the value of a map element, which the library leaves as
-// netlink attributes; nil for a set, whose elements have none.
+// decodeVerdict reads the value of an element of a map of verdicts, which the library leaves
+// as netlink attributes; nil for an element without one.
 func decodeVerdict(data []byte) (*expr.Verdict, error) {
 	if len(data) == 0 {
 		return nil, nil

@@ -177,8 +177,10 @@ func (b *builder) divertChains() []chain {
 		newRule("DNS without a class: tc is gone or the mark was wiped, still it is Tor's",
 			tcp, toPort(config.PortDNS), redirect(b.Ports.Resolver)),
 	}
-	for _, p := range b.onionPrefixes() {
-		unjudged = append(unjudged, newRule(".onion without a class", toPrefix(p), tcp, redirect(b.Ports.Trans)))
+	for _, t := range b.Tors() {
+		for _, p := range valid(t.Onion4, t.Onion6) {
+			unjudged = append(unjudged, newRule(".onion without a class", toPrefix(p), tcp, redirect(t.Trans)))
+		}
 	}
 	var chains []chain
 	if b.hasLANs() {
@@ -187,7 +189,7 @@ func (b *builder) divertChains() []chain {
 			newRule("by class; direct, local and inbound go their way", lookUpClass(b.Mark.ClassMask(), mapDivert))))
 	}
 	chains = append(chains,
-		subChain(chainDivertTrans, newRule("to tor's TransPort", tcp, redirect(b.Ports.Trans))),
+		subChain(chainDivertTrans, newRule("to tor's TransPort", tcp, redirectTo(b.transPort(reg1)))),
 		subChain(chainDivertDNS, b.dnsRules()...),
 		subChain(chainDivertResolver,
 			newRule("to the sentry, for what DNSPort cannot answer", tcp, redirect(b.Ports.Resolver)),

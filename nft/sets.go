@@ -33,7 +33,7 @@ const (
 	mapForward = "verdicts"
 )
 
-// classes is how many values the class nibble has: the size of a map by class.
+// classes is how many values a nibble of the mark has: the size of a map by one.
 // With its size known, the kernel chooses its fastest hash.
 const classes = 16
 
@@ -55,7 +55,7 @@ func (b *builder) sets() ([]set, error) {
 		return nil, err
 	}
 	client, err := b.clientSets()
-	return append([]set{
+	return slices.Concat([]set{
 		lans, local4, local6,
 		{Set: cutSet(setCut4, nftables.TypeIPAddr)},
 		{Set: cutSet(setCut6, nftables.TypeIP6Addr)},
@@ -64,7 +64,7 @@ func (b *builder) sets() ([]set, error) {
 		b.portSet(),
 		b.classMap(mapDivert, b.diversions()),
 		b.classMap(mapForward, b.forwardVerdicts()),
-	}, client...), err
+	}, b.torMaps(), client), err
 }
 
 // lanSet goes by name, so that an interface that was deleted and came back is
@@ -189,17 +189,15 @@ func (b *builder) portSet() set {
 		Name: setPorts, KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
 		Concatenation: true, Comment: "tor and the sentry",
 	}}
-	for _, listener := range []struct {
-		protocol uint8
-		port     uint16
-	}{
-		{unix.IPPROTO_TCP, b.Ports.Trans},
-		{unix.IPPROTO_UDP, b.Ports.DNS},
-		{unix.IPPROTO_TCP, b.Ports.Resolver},
-		{unix.IPPROTO_UDP, b.Ports.Resolver},
-	} {
-		s.elements = append(s.elements, nftables.SetElement{Key: slices.Concat(protocolKey(listener.protocol), portKey(listener.port))})
+	add := func(protocol uint8, port uint16) {
+		s.elements = append(s.elements, nftables.SetElement{Key: slices.Concat(protocolKey(protocol), portKey(port))})
 	}
+	for _, t := range b.Tors() {
+		add(unix.IPPROTO_TCP, t.Trans)
+		add(unix.IPPROTO_UDP, t.DNS)
+	}
+	add(unix.IPPROTO_TCP, b.Ports.Resolver)
+	add(unix.IPPROTO_UDP, b.Ports.Resolver)
 	s.Size = uint32(len(s.elements))
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -110,6 +111,18 @@ var reserved = func() map[string]bool {
 	keys["virtualaddrnetworkipv4"], keys["virtualaddrnetworkipv6"] = true, true
 	return keys
 }()
+
+// once tells whether only one of several tors can have an option: a port to listen on, a file to
+// write to, or a service to be.
+func (l extraLine) once() bool {
+	return strings.HasPrefix(l.key, "hiddenservice") || slices.Contains(onceOptions, l.key)
+}
+
+// onceOptions are the others of these, in lower case.
+var onceOptions = []string{
+	"socksport", "httptunnelport", "natdport", "controlport", "orport", "extorport", "dirport", "metricsport",
+	"log", "controlportwritetofile",
+}
 
 // allowed refuses options that are torbpf's.
 func (l extraLine) allowed() error {

@@ -49,6 +49,7 @@ type Options struct {
 	Ports          plan.Ports     // Trans and DNS; tor does not know Resolver
 	Onion4, Onion6 netip.Prefix   // where names under .onion are mapped
 	AllowFrom      []netip.Prefix // sources that TransPort and DNSPort answer
+	Beside         bool           // another one of ours is there, which has what of ExtraTorrc only one can have
 	ExtraTorrc     string         // file of the user's own torrc lines; "" for none
 	Cgroup         *os.File       // the folder of the control group that tor is started in; nil for that of the caller
 }

@@ -108,6 +108,9 @@ func (o Options) torrc(extra *extraFile, v6 bool) string {
 	if extra != nil {
 		fmt.Fprintf(&b, "\n# The lines of %s:\n", extra.path)
 		for _, l := range extra.lines {
+			if o.Beside && l.once() {
+				continue
+			}
 			b.WriteString(l.text + "\n")
 			socks = socks || l.key == "socksport"
 		}

@@ -109,6 +109,25 @@ func TestLinesOfTheUserAreKept(t *testing.T) {
 	}
 }
 
+// TestATorBesideAnotherHasNothingThatOnlyOneCanHave of the user's lines, such as a port.
+func TestATorBesideAnotherHasNothingThatOnlyOneCanHave(t *testing.T) {
+	x, err := parseExtra("f", []byte("UseBridges 1\nSocksPort 9050\n+Log info file /var/log/x\nHiddenServiceDir /srv/onion\nHiddenServicePort 80 \\\n 127.0.0.1:80\nControlPort 9051\nNickname x\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := exampleOptions()
+	o.Beside = true
+	rc := o.torrc(x, true)
+	for line, want := range map[string]bool{
+		"UseBridges 1\n": true, "Nickname x\n": true, "SocksPort 0\n": true,
+		"9050": false, "/var/log/x": false, "HiddenService": false, "127.0.0.1:80": false, "9051": false,
+	} {
+		if strings.Contains(rc, line) != want {
+			t.Errorf("%q is in it: %t, want %t\n%s", line, !want, want, rc)
+		}
+	}
+}
+
 func TestAFileThatIsNoTorrcIsRefused(t *testing.T) {
 	dir := place(t)
 	sh(t, "mkfifo "+dir+"/fifo; head -c 300000 /dev/zero | tr '\\0' '#' >"+dir+"/big")

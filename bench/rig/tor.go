@@ -87,10 +87,15 @@ func (t *torLab) byNFT(ctx context.Context) error {
 
 // fetch has the device read what the site sends.
 func (t *torLab) fetch(ctx context.Context, bytes int) (time.Duration, error) {
+	return t.fetchFrom(ctx, netip.Addr{}, bytes)
+}
+
+// fetchFrom is fetch from one of the device's addresses.
+func (t *torLab) fetchFrom(ctx context.Context, src netip.Addr, bytes int) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	begin := time.Now()
-	conn, err := t.path.Device.Dial(ctx, "tcp", t.site.String())
+	conn, err := t.path.Device.DialFrom(ctx, src, "tcp", t.site.String())
 	if err != nil {
 		return 0, err
 	}

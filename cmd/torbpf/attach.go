@@ -23,6 +23,7 @@ import (
 // where they are given, so that attaching again keeps what is in force.
 type attachFlags struct {
 	torMode, control, torrc, binary   string
+	torInstances                      string
 	transPort, dnsPort, resolverPort  uint16
 	onion4, onion6                    string
 	uplinks                           []string
@@ -71,6 +72,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.torMode, "tor", string(d.Tor.Mode), "whose tor: managed (started by torbpf) or system (already running)")
 	flags.StringVar(&f.control, "control", "", "control port of a system tor: a socket's path or 127.0.0.1:9051")
 	flags.StringVar(&f.torrc, "torrc", "", "append this file's lines to the managed tor's configuration (bridges, authorities)")
+	flags.StringVar(&f.torInstances, "tor-instances", d.Tor.Instances.String(), "how many managed tors share the devices: 1 to 16, or auto (one for two CPUs)")
 	flags.StringVar(&f.binary, "tor-binary", d.Tor.Binary, "the tor program")
 	flags.Uint16Var(&f.transPort, "trans-port", d.Tor.TransPort, "port of tor's TransPort")
 	flags.Uint16Var(&f.dnsPort, "dns-port", d.Tor.DNSPort, "port of tor's DNSPort")
@@ -96,6 +98,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	offer(cmd, "uplink", completeInterfaces)
 	completeFlags(cmd, map[string][]string{
 		"tor":           {string(config.TorManaged), string(config.TorSystem)},
+		"tor-instances": {"1", "2", "4", config.AutoInstances.String()},
 		"early-refusal": {string(config.EarlyAuto), string(config.EarlyNative), string(config.EarlyGeneric), string(config.EarlyOff)},
 
 		"local": {string(config.LocalConnected), string(config.LocalReserved), string(config.LocalNone)},
@@ -213,6 +216,10 @@ func (f *attachFlags) editTor(given func(string) bool) ([]func(*config.Config), 
 	if err != nil {
 		return nil, err
 	}
+	instances, err := config.ParseInstances(f.torInstances)
+	if err != nil {
+		return nil, fmt.Errorf("--tor-instances: %w", err)
+	}
 	torrc := f.torrc
 	if torrc != "" {
 		if torrc, err = filepath.Abs(torrc); err != nil {
@@ -229,6 +236,7 @@ func (f *attachFlags) editTor(given func(string) bool) ([]func(*config.Config), 
 		}
 	})
 	on("control", func(t *config.Tor) { t.Control = f.control })
+	on("tor-instances", func(t *config.Tor) { t.Instances = instances })
 	on("torrc", func(t *config.Tor) { t.Torrc = torrc })
 	on("tor-binary", func(t *config.Tor) { t.Binary = f.binary })
 	on("trans-port", func(t *config.Tor) { t.TransPort = f.transPort })

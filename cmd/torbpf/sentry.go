@@ -31,9 +31,9 @@ func (w watchedTor) Bootstrap(ctx context.Context) (int, string, error) {
 	return p.Percent, p.Summary, err
 }
 
-func dialTor(cfg sentry.Config) sentry.Dialer {
+func dialTor(control string) sentry.Dialer {
 	return func(ctx context.Context) (sentry.Tor, io.Closer, error) {
-		c, err := tor.Dial(ctx, cfg.Control)
+		c, err := tor.Dial(ctx, control)
 		if err != nil {
 			return nil, nil, err
 		}

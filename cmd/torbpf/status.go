@@ -58,7 +58,7 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, i := range s.Uplinks {
 		fmt.Fprintf(t, "uplink\t%s\tguarded: %s\n", i.Name, attachedBy(i))
 	}
-	fmt.Fprintf(t, "Tor\t%s\t%s\n", s.Tor.Mode, torLine(s))
+	printTors(t, s)
 	fmt.Fprintf(t, ".onion\t%s\t%s\n", s.Tor.Onion4, s.Tor.Onion6)
 	fmt.Fprintf(t, "last guards\tstopped\t%d packets\n", s.Stopped)
 	if s.Resolver.IsValid() {
@@ -155,6 +155,33 @@ func attachedBy(i router.InterfaceStatus) string {
 		return fmt.Sprintf("%s, floods are refused by XDP (%s)", i.AttachedBy, i.Early)
 	}
 	return i.AttachedBy
+}
+
+// printTors prints a line, and where there are several one more for each.
+func printTors(w io.Writer, s *router.Status) {
+	fmt.Fprintf(w, "Tor\t%s\t%s\n", s.Tor.Mode, torLine(s))
+	if len(s.Tor.Instances) == 1 {
+		return
+	}
+	for _, i := range s.Tor.Instances {
+		fmt.Fprintf(w, "Tor %d\t%d, %d\t%s\n", i.Instance, i.TransPort, i.DNSPort, instanceLine(i))
+	}
+}
+
+// instanceLine is one of several tors.
+func instanceLine(t router.TorInstance) string {
+	if !t.Alive {
+		return "no answer, its devices use the others: " + t.Summary
+	}
+	devices := fmt.Sprintf("%d devices", t.Devices)
+	if t.Devices == 1 {
+		devices = "1 device"
+	}
+	text := fmt.Sprintf("%d%% (%s), %s", t.Percent, t.Summary, devices)
+	if !t.Ready {
+		text += ": not ready"
+	}
+	return text
 }
 
 func torLine(s *router.Status) string {

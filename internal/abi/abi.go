@@ -141,6 +141,7 @@ const (
 	ReasonDirectList        = DatapathReasonREASON_DIRECT_LIST
 	ReasonClientGuard       = DatapathReasonREASON_CLIENT_GUARD
 	ReasonClientEnded       = DatapathReasonREASON_CLIENT_ENDED
+	ReasonOnionMoved        = DatapathReasonREASON_ONION_MOVED
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

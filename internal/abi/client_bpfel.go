@@ -62,9 +62,10 @@ const (
 	ClientProgTorbpfSockopsB   = "torbpf_sockops_b"
 	ClientVarCgroupRules       = "cgroup_rules"
 	ClientVarClientAll         = "client_all"
-	ClientVarDnsPort           = "dns_port"
+	ClientVarDnsPorts          = "dns_ports"
 	ClientVarExplaining        = "explaining"
 	ClientVarGeneration        = "generation"
+	ClientVarInstances         = "instances"
 	ClientVarMarkShift         = "mark_shift"
 	ClientVarNetnsCookie       = "netns_cookie"
 	ClientVarOwnInstanceType   = "own_instance_type"
@@ -74,7 +75,7 @@ const (
 	ClientVarShortcut          = "shortcut"
 	ClientVarTorCgroup         = "tor_cgroup"
 	ClientVarTorUser           = "tor_user"
-	ClientVarTransPort         = "trans_port"
+	ClientVarTransPorts        = "trans_ports"
 )
 
 // LoadClient returns the embedded CollectionSpec for Client.
@@ -163,9 +164,10 @@ type ClientMapSpecs struct {
 type ClientVariableSpecs struct {
 	CgroupRules     *ebpf.VariableSpec `ebpf:"cgroup_rules"`
 	ClientAll       *ebpf.VariableSpec `ebpf:"client_all"`
-	DnsPort         *ebpf.VariableSpec `ebpf:"dns_port"`
+	DnsPorts        *ebpf.VariableSpec `ebpf:"dns_ports"`
 	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
 	Generation      *ebpf.VariableSpec `ebpf:"generation"`
+	Instances       *ebpf.VariableSpec `ebpf:"instances"`
 	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
 	NetnsCookie     *ebpf.VariableSpec `ebpf:"netns_cookie"`
 	OwnInstanceType *ebpf.VariableSpec `ebpf:"own_instance_type"`
@@ -175,7 +177,7 @@ type ClientVariableSpecs struct {
 	Shortcut        *ebpf.VariableSpec `ebpf:"shortcut"`
 	TorCgroup       *ebpf.VariableSpec `ebpf:"tor_cgroup"`
 	TorUser         *ebpf.VariableSpec `ebpf:"tor_user"`
-	TransPort       *ebpf.VariableSpec `ebpf:"trans_port"`
+	TransPorts      *ebpf.VariableSpec `ebpf:"trans_ports"`
 }
 
 // ClientObjects contains all objects after they have been loaded into the kernel.
@@ -249,9 +251,10 @@ func (m *ClientMaps) Close() error {
 type ClientVariables struct {
 	CgroupRules     *ebpf.Variable `ebpf:"cgroup_rules"`
 	ClientAll       *ebpf.Variable `ebpf:"client_all"`
-	DnsPort         *ebpf.Variable `ebpf:"dns_port"`
+	DnsPorts        *ebpf.Variable `ebpf:"dns_ports"`
 	Explaining      *ebpf.Variable `ebpf:"explaining"`
 	Generation      *ebpf.Variable `ebpf:"generation"`
+	Instances       *ebpf.Variable `ebpf:"instances"`
 	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
 	NetnsCookie     *ebpf.Variable `ebpf:"netns_cookie"`
 	OwnInstanceType *ebpf.Variable `ebpf:"own_instance_type"`
@@ -261,7 +264,7 @@ type ClientVariables struct {
 	Shortcut        *ebpf.Variable `ebpf:"shortcut"`
 	TorCgroup       *ebpf.Variable `ebpf:"tor_cgroup"`
 	TorUser         *ebpf.Variable `ebpf:"tor_user"`
-	TransPort       *ebpf.Variable `ebpf:"trans_port"`
+	TransPorts      *ebpf.Variable `ebpf:"trans_ports"`
 }
 
 // ClientPrograms contains all programs after they have been loaded into the kernel.

@@ -173,6 +173,7 @@ type DatapathLimit uint32
 
 const (
 	DatapathLimitMAX_LANS        DatapathLimit = 256
+	DatapathLimitMAX_INSTANCES   DatapathLimit = 16
 	DatapathLimitMAX_NESTED      DatapathLimit = 4
 	DatapathLimitMAX_LIST_LEVELS DatapathLimit = 6
 	DatapathLimitLIST_BRANCHES4  DatapathLimit = 17
@@ -392,7 +393,8 @@ const (
 	DatapathReasonREASON_DIRECT_LIST        DatapathReason = 46
 	DatapathReasonREASON_CLIENT_GUARD       DatapathReason = 47
 	DatapathReasonREASON_CLIENT_ENDED       DatapathReason = 48
-	DatapathReasonREASON_MAX                DatapathReason = 49
+	DatapathReasonREASON_ONION_MOVED        DatapathReason = 49
+	DatapathReasonREASON_MAX                DatapathReason = 50
 )
 
 type DatapathRefusal struct {
@@ -447,6 +449,7 @@ type DatapathSettings struct {
 	RuleBits        [8]uint32
 	Onion4AddrBe    uint32
 	Onion4MaskBe    uint32
+	Onion4Prefixlen uint32
 	Onion6WordsBe   [4]uint32
 	Onion6Prefixlen uint32
 	LocalMode       DatapathLocalMode
@@ -566,12 +569,13 @@ const (
 	DatapathProgTorbpfUplink   = "torbpf_uplink"
 	DatapathProgTorbpfUplink3  = "torbpf_uplink3"
 	DatapathVarClientModeType  = "client_mode_type"
-	DatapathVarDnsPort         = "dns_port"
+	DatapathVarDnsPorts        = "dns_ports"
 	DatapathVarDomainLimitType = "domain_limit_type"
 	DatapathVarExplainedType   = "explained_type"
 	DatapathVarExplaining      = "explaining"
 	DatapathVarFateType        = "fate_type"
 	DatapathVarGeneration      = "generation"
+	DatapathVarInstances       = "instances"
 	DatapathVarLimitType       = "limit_type"
 	DatapathVarListLeaf4Type   = "list_leaf4_type"
 	DatapathVarListLeaf6Type   = "list_leaf6_type"
@@ -582,7 +586,7 @@ const (
 	DatapathVarPolicyType      = "policy_type"
 	DatapathVarRefusalType     = "refusal_type"
 	DatapathVarResolverPort    = "resolver_port"
-	DatapathVarTransPort       = "trans_port"
+	DatapathVarTransPorts      = "trans_ports"
 	DatapathVarVerdictBitType  = "verdict_bit_type"
 )
 
@@ -695,12 +699,13 @@ type DatapathMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
 	ClientModeType  *ebpf.VariableSpec `ebpf:"client_mode_type"`
-	DnsPort         *ebpf.VariableSpec `ebpf:"dns_port"`
+	DnsPorts        *ebpf.VariableSpec `ebpf:"dns_ports"`
 	DomainLimitType *ebpf.VariableSpec `ebpf:"domain_limit_type"`
 	ExplainedType   *ebpf.VariableSpec `ebpf:"explained_type"`
 	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
 	FateType        *ebpf.VariableSpec `ebpf:"fate_type"`
 	Generation      *ebpf.VariableSpec `ebpf:"generation"`
+	Instances       *ebpf.VariableSpec `ebpf:"instances"`
 	LimitType       *ebpf.VariableSpec `ebpf:"limit_type"`
 	ListLeaf4Type   *ebpf.VariableSpec `ebpf:"list_leaf4_type"`
 	ListLeaf6Type   *ebpf.VariableSpec `ebpf:"list_leaf6_type"`
@@ -711,7 +716,7 @@ type DatapathVariableSpecs struct {
 	PolicyType      *ebpf.VariableSpec `ebpf:"policy_type"`
 	RefusalType     *ebpf.VariableSpec `ebpf:"refusal_type"`
 	ResolverPort    *ebpf.VariableSpec `ebpf:"resolver_port"`
-	TransPort       *ebpf.VariableSpec `ebpf:"trans_port"`
+	TransPorts      *ebpf.VariableSpec `ebpf:"trans_ports"`
 	VerdictBitType  *ebpf.VariableSpec `ebpf:"verdict_bit_type"`
 }
 
@@ -837,12 +842,13 @@ func (m *DatapathMaps) Close() error {
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
 	ClientModeType  *ebpf.Variable `ebpf:"client_mode_type"`
-	DnsPort         *ebpf.Variable `ebpf:"dns_port"`
+	DnsPorts        *ebpf.Variable `ebpf:"dns_ports"`
 	DomainLimitType *ebpf.Variable `ebpf:"domain_limit_type"`
 	ExplainedType   *ebpf.Variable `ebpf:"explained_type"`
 	Explaining      *ebpf.Variable `ebpf:"explaining"`
 	FateType        *ebpf.Variable `ebpf:"fate_type"`
 	Generation      *ebpf.Variable `ebpf:"generation"`
+	Instances       *ebpf.Variable `ebpf:"instances"`
 	LimitType       *ebpf.Variable `ebpf:"limit_type"`
 	ListLeaf4Type   *ebpf.Variable `ebpf:"list_leaf4_type"`
 	ListLeaf6Type   *ebpf.Variable `ebpf:"list_leaf6_type"`
@@ -853,7 +859,7 @@ type DatapathVariables struct {
 	PolicyType      *ebpf.Variable `ebpf:"policy_type"`
 	RefusalType     *ebpf.Variable `ebpf:"refusal_type"`
 	ResolverPort    *ebpf.Variable `ebpf:"resolver_port"`
-	TransPort       *ebpf.Variable `ebpf:"trans_port"`
+	TransPorts      *ebpf.Variable `ebpf:"trans_ports"`
 	VerdictBitType  *ebpf.Variable `ebpf:"verdict_bit_type"`
 }
 

@@ -28,13 +28,14 @@ const (
 	DeliveryMapRefusals         = "refusals"
 	DeliveryProgTorbpfDelivery  = "torbpf_delivery"
 	DeliveryProgTorbpfDeparture = "torbpf_departure"
-	DeliveryVarDnsPort          = "dns_port"
+	DeliveryVarDnsPorts         = "dns_ports"
 	DeliveryVarExplaining       = "explaining"
 	DeliveryVarGeneration       = "generation"
+	DeliveryVarInstances        = "instances"
 	DeliveryVarMarkShift        = "mark_shift"
 	DeliveryVarOwnMarkCount     = "own_mark_count"
 	DeliveryVarResolverPort     = "resolver_port"
-	DeliveryVarTransPort        = "trans_port"
+	DeliveryVarTransPorts       = "trans_ports"
 )
 
 // LoadDelivery returns the embedded CollectionSpec for Delivery.
@@ -103,13 +104,14 @@ type DeliveryMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryVariableSpecs struct {
-	DnsPort      *ebpf.VariableSpec `ebpf:"dns_port"`
+	DnsPorts     *ebpf.VariableSpec `ebpf:"dns_ports"`
 	Explaining   *ebpf.VariableSpec `ebpf:"explaining"`
 	Generation   *ebpf.VariableSpec `ebpf:"generation"`
+	Instances    *ebpf.VariableSpec `ebpf:"instances"`
 	MarkShift    *ebpf.VariableSpec `ebpf:"mark_shift"`
 	OwnMarkCount *ebpf.VariableSpec `ebpf:"own_mark_count"`
 	ResolverPort *ebpf.VariableSpec `ebpf:"resolver_port"`
-	TransPort    *ebpf.VariableSpec `ebpf:"trans_port"`
+	TransPorts   *ebpf.VariableSpec `ebpf:"trans_ports"`
 }
 
 // DeliveryObjects contains all objects after they have been loaded into the kernel.
@@ -163,13 +165,14 @@ func (m *DeliveryMaps) Close() error {
 //
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryVariables struct {
-	DnsPort      *ebpf.Variable `ebpf:"dns_port"`
+	DnsPorts     *ebpf.Variable `ebpf:"dns_ports"`
 	Explaining   *ebpf.Variable `ebpf:"explaining"`
 	Generation   *ebpf.Variable `ebpf:"generation"`
+	Instances    *ebpf.Variable `ebpf:"instances"`
 	MarkShift    *ebpf.Variable `ebpf:"mark_shift"`
 	OwnMarkCount *ebpf.Variable `ebpf:"own_mark_count"`
 	ResolverPort *ebpf.Variable `ebpf:"resolver_port"`
-	TransPort    *ebpf.Variable `ebpf:"trans_port"`
+	TransPorts   *ebpf.Variable `ebpf:"trans_ports"`
 }
 
 // DeliveryPrograms contains all programs after they have been loaded into the kernel.

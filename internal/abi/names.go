@@ -70,6 +70,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonBlockedSource:   {VerdictRefused, "blocked-source", "the source is blocked, or runs by Tor and asks the proxy past it"},
 	ReasonBlockedDevice:   {VerdictRefused, "blocked-device", "the device is blocked by its hardware address"},
 	ReasonOnionFromDirect: {VerdictRefused, "onion-from-direct", "an onion service is out of reach for a source outside Tor"},
+	ReasonOnionMoved:      {VerdictRefused, "onion-moved", "an address that another of the tors gave out for a .onion name: the device uses this one now, and asks for the name anew"},
 	ReasonOnionProtocol:   {VerdictRefused, "onion-protocol", "onion services speak TCP only"},
 	ReasonFragment:        {VerdictRefused, "fragment", "a fragment: its ports, or those of its other parts, are hidden"},
 	ReasonPrivate:         {VerdictRefused, "private", "private or reserved destination that no local interface leads to; with --local none also a local subnet"},

@@ -94,6 +94,7 @@ func (c *Config) UnmarshalJSON(text []byte) error {
 	}
 	*c = Config(in.plain)
 	c.Early = cmp.Or(c.Early, EarlyAuto)
+	c.Tor.Instances = cmp.Or(c.Tor.Instances, 1)
 	c.Rules = slices.Concat(c.Rules,
 		DirectPrefixes(KindDestination, in.Exclusions.Destinations...),
 		DirectPrefixes(KindSource, in.Exclusions.Sources...),
@@ -105,7 +106,8 @@ func (c *Config) UnmarshalJSON(text []byte) error {
 type Tor struct {
 	Mode         TorMode       `json:"mode"`
 	Binary       string        `json:"binary"` // path or name of the tor program
-	Torrc        string        `json:"torrc"`  // absolute path of a file whose lines are appended; "" for none
+	Instances    Instances     `json:"instances"`
+	Torrc        string        `json:"torrc"` // absolute path of a file whose lines are appended; "" for none
 	Control      string        `json:"control"`
 	TransPort    uint16        `json:"trans_port"`
 	DNSPort      uint16        `json:"dns_port"`
@@ -137,6 +139,7 @@ func Default() Config {
 		Tor: Tor{
 			Mode:         TorManaged,
 			Binary:       "tor",
+			Instances:    1,
 			TransPort:    9040,
 			DNSPort:      9053,
 			ResolverPort: 9054,

@@ -73,6 +73,7 @@ func (w Web) text() *[]string {
 type fileTor struct {
 	Mode         *string `toml:"mode,omitempty"`
 	Binary       *string `toml:"binary,omitempty"`
+	Instances    any     `toml:"instances,omitempty"` // a number, or "auto"
 	Torrc        *string `toml:"torrc,omitempty"`
 	Control      *string `toml:"control,omitempty"`
 	TransPort    *uint16 `toml:"trans_port,omitempty"`
@@ -109,7 +110,9 @@ func (f file) config() (Config, error) {
 		}
 		cfg.Inbound = allow
 	}
-	f.Tor.apply(&cfg.Tor)
+	if err := f.Tor.apply(&cfg.Tor); err != nil {
+		return cfg, err
+	}
 	if err := f.Web.apply(&cfg.Web); err != nil {
 		return cfg, err
 	}
@@ -143,6 +146,9 @@ func (f file) over(later file) file {
 	keep(&later.Client.ProxyPort, f.Client.ProxyPort)
 	keep(&later.Tor.Mode, f.Tor.Mode)
 	keep(&later.Tor.Binary, f.Tor.Binary)
+	if later.Tor.Instances == nil {
+		later.Tor.Instances = f.Tor.Instances
+	}
 	keep(&later.Tor.Torrc, f.Tor.Torrc)
 	keep(&later.Tor.Control, f.Tor.Control)
 	keep(&later.Tor.TransPort, f.Tor.TransPort)
@@ -182,7 +188,7 @@ func keep[T any](later **T, earlier *T) {
 	}
 }
 
-func (f fileTor) apply(t *Tor) {
+func (f fileTor) apply(t *Tor) error {
 	set((*string)(&t.Mode), f.Mode)
 	set(&t.Binary, f.Binary)
 	set(&t.Torrc, f.Torrc)
@@ -196,6 +202,14 @@ func (f fileTor) apply(t *Tor) {
 	if f.Onion6 != nil {
 		t.Onion6 = f.Onion6.Prefix
 	}
+	if f.Instances == nil {
+		return nil
+	}
+	var err error
+	if t.Instances, err = readInstances(f.Instances); err != nil {
+		return &FieldError{Field: "tor.instances", Problem: err.Error()}
+	}
+	return nil
 }
 
 // set takes a value over where the file has one.
@@ -227,6 +241,9 @@ func (c Config) Text() ([]byte, error) {
 	if !c.Inbound {
 		refuse := "refuse"
 		f.Inbound = &refuse
+	}
+	if c.Tor.Instances.String() != d.Tor.Instances.String() {
+		f.Tor.Instances = c.Tor.Instances.written()
 	}
 	if c.Tor.Onion4.IsValid() {
 		f.Tor.Onion4 = &prefix{c.Tor.Onion4}

@@ -24,11 +24,12 @@ clsact = true
 [tor]
 mode = "managed"
 binary = "/opt/tor"
+instances = 4
 torrc = "/etc/torbpf/bridges"
 trans_port = 19040
 dns_port = 19053
 resolver_port = 19054
-onion4 = "172.24.0.0/13"
+onion4 = "172.16.0.0/12"
 onion6 = "fd12:3456::/32"
 
 [exclusions]
@@ -62,13 +63,13 @@ until = 2026-12-24T18:00:00Z
 	want.Wait = true
 	want.Interfaces, want.Uplinks = []string{"eth1", "wlan*"}, []string{"ppp0"}
 	want.Local, want.Inbound, want.MarkShift, want.Clsact = LocalReserved, false, 16, true
-	want.Tor.Binary, want.Tor.Torrc = "/opt/tor", "/etc/torbpf/bridges"
+	want.Tor.Binary, want.Tor.Torrc, want.Tor.Instances = "/opt/tor", "/etc/torbpf/bridges", 4
 	want.Tor.TransPort, want.Tor.DNSPort, want.Tor.ResolverPort = 19040, 19053, 19054
-	want.Tor.Onion4, want.Tor.Onion6 = netip.MustParsePrefix("172.24.0.0/13"), netip.MustParsePrefix("fd12:3456::/32")
+	want.Tor.Onion4, want.Tor.Onion6 = netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("fd12:3456::/32")
 	want.Rules = rulesOf(t, "104.16.0.0/13 2001:db8::/32 port:22/tcp port:53/udp@10.8.0.1/32 from:192.168.1.7/32 mac:02:00:00:00:00:07 mark:0x100/0xff00 by:wg0 list:/etc/torbpf/lists/de.txt list:/etc/torbpf/lists/at.txt 104.17.0.0/16=tor mac:02:00:00:00:00:08=block list:/srv/ch.txt")
 	until := time.Date(2026, 12, 24, 18, 0, 0, 0, time.UTC)
 	want.Rules[10].Comment, want.Rules[11].Until, want.Rules[12].Until = "not this part", until, until
-	for i, line := range []int{20, 21, 24, 24, 22, 25, 23, 26, 27, 27, 29, 34, 39} {
+	for i, line := range []int{21, 22, 25, 25, 23, 26, 24, 27, 28, 28, 30, 35, 40} {
 		want.Rules[i].Origin = fmt.Sprintf("line %d", line)
 	}
 	if !reflect.DeepEqual(cfg, want) {

@@ -70,8 +70,8 @@ func (c Config) Validate() error {
 	v.modes(c)
 	v.tor(c.Tor)
 	v.ports(c)
-	v.onion("tor.onion4", c.Tor.Onion4, onionBits4, onionSpace4)
-	v.onion("tor.onion6", c.Tor.Onion6, onionBits6, onionSpace6)
+	v.onion("tor.onion4", c.Tor.Onion4, longestOnion(true, c.Tor.Instances.Most()), onionSpace4)
+	v.onion("tor.onion6", c.Tor.Onion6, longestOnion(false, c.Tor.Instances.Most()), onionSpace6)
 	v.rules(c)
 	v.devices(c)
 	return errors.Join(v.problems...)
@@ -141,11 +141,17 @@ func (v *validation) tor(t Tor) {
 		if t.Torrc != "" {
 			v.add("tor.torrc", "%s would be ignored: the running tor reads its own torrc, add the lines there or use tor.mode %s", t.Torrc, TorManaged)
 		}
+		if t.Instances.Most() > 1 {
+			v.add("tor.instances", "is %s, but a tor that runs already is one, and torbpf starts none beside it: use tor.mode %s, or leave instances (--tor-instances) at 1", t.Instances, TorManaged)
+		}
 	default:
 		v.add("tor.mode", "%q is none of %s, %s", t.Mode, TorManaged, TorSystem)
 	}
 	if t.Torrc != "" && !filepath.IsAbs(t.Torrc) {
 		v.add("tor.torrc", "%s is relative to a directory that a service does not share: write the whole path", t.Torrc)
+	}
+	if n := t.Instances.Most(); n > MaxInstances {
+		v.add("tor.instances", "is %d, and a mark has room to tell %d apart: write 1 to %d, or %s", n, MaxInstances, MaxInstances, autoInstances)
 	}
 	if t.Timeout < 0 {
 		v.add("tor.timeout", "%s is negative: write a duration such as 2m0s", t.Timeout)
@@ -175,6 +181,28 @@ func (v *validation) ports(c Config) {
 			taken[p.port] = p.field
 		}
 	}
+	v.instancePorts(t, taken)
+}
+
+// instancePorts are those of all tors but the first. "auto" may become as many as there can be.
+func (v *validation) instancePorts(t Tor, taken map[uint16]string) {
+	for i := 1; i < min(t.Instances.Most(), MaxInstances); i++ {
+		for _, first := range []struct {
+			field string
+			port  uint16
+		}{{"tor.trans_port", t.TransPort}, {"tor.dns_port", t.DNSPort}} {
+			port := PortOf(first.port, i)
+			other, ok := taken[port]
+			switch {
+			case port < first.port:
+				v.add(first.field, "is %d, which leaves no port for tor %d, whose is %d higher: choose a lower one", first.port, i, portStride*i)
+				return
+			case ok:
+				v.add(first.field, "is %d, so that of tor %d is %d like %s: choose another", first.port, i, port, other)
+			}
+			taken[port] = fmt.Sprintf("%s of tor %d", first.field, i)
+		}
+	}
 }
 
 // onion judges a virtual range; the zero prefix asks for one to be chosen.
@@ -191,7 +219,7 @@ func (v *validation) onion(field string, p netip.Prefix, bits int, space []netip
 	case !inside:
 		v.add(field, "%s is not within private space that clients send to their gateway: choose a part of %s", p, join(space))
 	case p.Bits() > bits:
-		v.add(field, "%s is too small for tor, which takes /%d and shorter: did you mean %s?",
+		v.add(field, "%s is too small, tor takes /%d and shorter, or of several tors each would get too little: did you mean %s?",
 			p, bits, netip.PrefixFrom(p.Addr(), bits).Masked())
 	}
 }

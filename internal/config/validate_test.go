@@ -68,6 +68,18 @@ func TestValidateRefuses(t *testing.T) {
 		{"tor.dns_port", "like tor.trans_port", func(c *Config) { c.Tor.DNSPort = c.Tor.TransPort }},
 		{"tor.resolver_port", "like tor.dns_port", func(c *Config) { c.Tor.ResolverPort = c.Tor.DNSPort }},
 		{"tor.dns_port", "is 53", func(c *Config) { c.Tor.DNSPort = 53 }},
+		{"tor.instances", "a tor that runs already is one", func(c *Config) { c.Tor.Mode, c.Tor.Instances = TorSystem, 2 }},
+		{"tor.instances", "is auto, but a tor that runs already is one", func(c *Config) { c.Tor.Mode, c.Tor.Instances = TorSystem, AutoInstances }},
+		{"tor.instances", "is 17, and a mark has room to tell 16 apart", func(c *Config) { c.Tor.Instances = 17 }},
+		{"tor.trans_port", "leaves no port for tor 1", func(c *Config) { c.Tor.TransPort, c.Tor.Instances = 65500, 2 }},
+		{"tor.trans_port", "leaves no port for tor 6", func(c *Config) { c.Tor.TransPort, c.Tor.Instances = 65000, AutoInstances }},
+		{"tor.trans_port", "so that of tor 2 is 9253 like tor.resolver_port", func(c *Config) {
+			c.Tor.TransPort, c.Tor.ResolverPort, c.Tor.Instances = 9053+0, 9253, 3
+			c.Tor.DNSPort = 9060
+		}},
+		{"tor.trans_port", "so that of tor 1 is 9140 like tor.dns_port: choose another", func(c *Config) { c.Tor.DNSPort, c.Tor.Instances = 9140, 2 }},
+		{"tor.onion4", "did you mean 10.0.0.0/12?", func(c *Config) { c.Tor.Onion4, c.Tor.Instances = prefix("10.5.0.0/16"), 2 }},
+		{"tor.onion6", "did you mean fd00::/100?", func(c *Config) { c.Tor.Onion6, c.Tor.Instances = prefix("fd00::/104"), AutoInstances }},
 		{"tor.onion4", "wrong family", func(c *Config) { c.Tor.Onion4 = prefix("fd00::/40") }},
 		{"tor.onion6", "wrong family", func(c *Config) { c.Tor.Onion6 = prefix("10.0.0.0/10") }},
 		{"tor.onion4", "wrong family", func(c *Config) { c.Tor.Onion4 = netip.PrefixFrom(netip.MustParseAddr("10.0.0.0"), 40) }},

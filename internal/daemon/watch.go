@@ -2,6 +2,9 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/router"
@@ -14,37 +17,40 @@ const (
 	torPatience = 3 // unanswered questions in a row, each of a few seconds
 )
 
-// watchTor restarts a managed tor that hangs.
+// watchTor restarts managed tors that hang.
 func (d *daemon) watchTor(ctx context.Context) error {
 	ticker := time.NewTicker(torPause)
 	defer ticker.Stop()
-	silent := 0
+	silent := make(map[int]int) // by instance
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
-		hangs, err := d.Router.TorHangs(ctx)
+		hung, err := d.Router.HungTors(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
 			d.Log.Warn("tor could not be looked at", "error", err)
 			continue
-		case !hangs:
-			silent = 0
-			continue
 		}
-		if silent++; silent < torPatience {
-			continue
+		maps.DeleteFunc(silent, func(instance, _ int) bool { return !slices.Contains(hung, instance) })
+		for _, instance := range hung {
+			if silent[instance]++; silent[instance] == torPatience {
+				delete(silent, instance)
+				d.restartTor(ctx, instance)
+			}
 		}
-		silent = 0
-		d.Log.Error("tor hangs: it is started anew, clients are refused until it is ready")
-		d.Router.Record(router.EventTor, "it hung, and is started anew: clients are refused until it is ready")
-		if err := d.Router.RestartTor(ctx); err != nil && ctx.Err() == nil {
-			d.Log.Error("tor could not be started anew", "error", err)
-		}
+	}
+}
+
+func (d *daemon) restartTor(ctx context.Context, instance int) {
+	d.Log.Error("tor hangs: it is started anew, until it is ready its clients use another or are refused", "instance", instance)
+	d.Router.Record(router.EventTor, fmt.Sprintf("number %d hung, and is started anew: until it is ready its clients use another, or are refused", instance))
+	if err := d.Router.RestartTor(ctx, instance); err != nil && ctx.Err() == nil {
+		d.Log.Error("tor could not be started anew", "instance", instance, "error", err)
 	}
 }
 

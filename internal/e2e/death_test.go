@@ -113,10 +113,16 @@ func kill(t testing.TB, signal unix.Signal, pids ...int) {
 	}
 }
 
-// torPID is the managed tor's, as torbpf has written it down.
+// torPID is the managed tor's, or the first one's, as torbpf has written it down.
 func torPID(t testing.TB, lab *testnet.Lab) int {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(stateDir(t, lab), "tor", "process.json"))
+	return torPIDIn(t, lab, "tor")
+}
+
+// torPIDIn is torPID of the tor whose folder is called so.
+func torPIDIn(t testing.TB, lab *testnet.Lab, folder string) int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(stateDir(t, lab), folder, "process.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,6 +46,7 @@ var beyondExplain = map[abi.Reason]string{
 	abi.ReasonOwnDNS:        "of the router's own",
 	abi.ReasonClientGuard:   "of the router's own",
 	abi.ReasonClientEnded:   "of the router's own",
+	abi.ReasonOnionMoved:    "there is one tor here: tors_test.go",
 }
 
 const (

@@ -5,7 +5,8 @@
 //	/proc/sys  bridge-nf-call-*                 ├─ Read ── plan.Host
 //	/proc/sys  forwarding, accept_ra            ─ EnableForwarding ⇄ Restore
 //	/proc/N/ns which namespace this is          ─ Namespace
-//	/proc/net  a time server                    ┘
+//	/proc/net  a time server                    │
+//	/sys/…/cpu how many CPUs are online         ┘
 //	bind(2)    ports somebody else holds        ─ PortsInUse
 //
 // Everything is that of the network namespace of the calling thread: netlink
@@ -48,6 +49,9 @@ func Read() (plan.Host, error) {
 		return plan.Host{}, err
 	}
 	if h.Ephemeral, err = ephemeral(); err != nil {
+		return plan.Host{}, err
+	}
+	if h.CPUs, err = onlineCPUs(); err != nil {
 		return plan.Host{}, err
 	}
 	return h, nil

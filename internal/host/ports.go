@@ -33,20 +33,22 @@ func (c Conflict) String() string {
 // because something in this namespace is bound to them on any address. The
 // kernel is asked by binding, as tables of sockets do not list all that bind.
 // Port 0 is nobody's.
-func PortsInUse(ports plan.Ports) ([]Conflict, error) {
+func PortsInUse(all ...plan.Ports) ([]Conflict, error) {
 	var conflicts []Conflict
-	for _, want := range []struct {
-		protocol string
-		port     uint16
-	}{
-		{"tcp", ports.Trans}, {"udp", ports.DNS}, {"tcp", ports.Resolver}, {"udp", ports.Resolver},
-	} {
-		used, err := portInUse(want.protocol, want.port)
-		if err != nil {
-			return nil, err
-		}
-		if used {
-			conflicts = append(conflicts, findHolder(want.protocol, want.port))
+	for _, ports := range all {
+		for _, want := range []struct {
+			protocol string
+			port     uint16
+		}{
+			{"tcp", ports.Trans}, {"udp", ports.DNS}, {"tcp", ports.Resolver}, {"udp", ports.Resolver},
+		} {
+			used, err := portInUse(want.protocol, want.port)
+			if err != nil {
+				return nil, err
+			}
+			if used {
+				conflicts = append(conflicts, findHolder(want.protocol, want.port))
+			}
 		}
 	}
 	return conflicts, nil

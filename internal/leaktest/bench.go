@@ -220,7 +220,7 @@ func (b *Bench) index(name string) (int, error) {
 	return link.Attrs().Index, nil
 }
 
-// HoldGateOpen keeps the gate open, which without a Tor network the sentry would
+// HoldGateOpen keeps the gates open, which without a Tor network the sentry would
 // close: with it closed the LAN program refuses what the guards behind it should
 // have to stop. pinDir is where the pins of the router's namespace are.
 func HoldGateOpen(pinDir string) (release func(), err error) {
@@ -228,7 +228,13 @@ func HoldGateOpen(pinDir string) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	open := func() error { return gates.Put(uint32(0), abi.DatapathGate{Open: 1}) }
+	open := func() error {
+		var err error
+		for i := range gates.MaxEntries() {
+			err = errors.Join(err, gates.Put(i, abi.DatapathGate{Open: 1}))
+		}
+		return err
+	}
 	if err := open(); err != nil {
 		return nil, errors.Join(err, gates.Close())
 	}

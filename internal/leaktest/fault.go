@@ -103,6 +103,7 @@ func pairFaults() []Fault {
 		{"tcx", nil, []Fault{lanPinsGone, tableGone, rulesetGone, lanRenamed, allKilled}},
 		{"clsact", []string{"--clsact"}, []Fault{filterGone, qdiscGone, tableGone, rulesetGone, lanRenamed, allKilled}},
 		{"early refusal", []string{"--early-refusal", "native"}, []Fault{lanPinsGone, rulesetGone, lanRenamed, allKilled}},
+		{"four tors, of which the clients use two", []string{"--tor-instances", "4"}, []Fault{lanPinsGone, rulesetGone, allKilled}},
 	} {
 		for i, first := range mode.faults {
 			for _, second := range mode.faults[i+1:] {

@@ -8,17 +8,20 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// Judge returns what becomes of a packet from a LAN: Classify, and while Tor
-// is not ready the refusal of whatever begins.
+// Judge returns what becomes of a packet from a LAN: Classify, the refusal of a .onion address
+// that another tor than its device's gave out, and while no tor is ready of whatever begins.
 func (p *Policy) Judge(k Packet) (abi.Verdict, abi.Reason) {
 	verdict, reason := p.Classify(k)
+	if reason == abi.ReasonOnionTCP && k.begins() && p.onionOf(k.Dst) != p.Instance(k) {
+		return abi.VerdictRefused, abi.ReasonOnionMoved
+	}
 	switch verdict {
 	case abi.VerdictTor, abi.VerdictOnion, abi.VerdictDNS, abi.VerdictResolver:
-		if !p.GateOpen && k.begins() && !p.needsNoTor(reason) {
+		if !p.someTor() && k.begins() && !p.needsNoTor(reason) {
 			return abi.VerdictRefused, abi.ReasonTorNotReady
 		}
 	}
-	if reason == abi.ReasonDNSNoData && !p.GateOpen {
+	if reason == abi.ReasonDNSNoData && !p.someTor() {
 		return abi.VerdictRefused, abi.ReasonTorNotReady
 	}
 	return verdict, reason

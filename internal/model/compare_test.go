@@ -3,6 +3,7 @@ package model
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -43,6 +44,9 @@ func (o *objects) compare(p *Policy, program string, frame []byte, mark uint32) 
 		class = abi.VerdictNone
 	}
 	passed := mark&^o.mark.Mask() | o.mark.Class(uint32(class))
+	if toTor(verdict) {
+		passed |= o.mark.Instance(p.Instance(k))
+	}
 	switch {
 	case verdict == abi.VerdictRefused && out.action == actNext:
 		return fmt.Errorf("a packet that counts as %s passes", reason)
@@ -51,6 +55,11 @@ func (o *objects) compare(p *Policy, program string, frame []byte, mark uint32) 
 			verdict, reason, out.action, out.mark, uint32(actNext), passed)
 	}
 	return nil
+}
+
+// toTor says whether a tor, or the sentry, gets what a verdict is about.
+func toTor(v abi.Verdict) bool {
+	return slices.Contains([]abi.Verdict{abi.VerdictTor, abi.VerdictOnion, abi.VerdictDNS, abi.VerdictResolver}, v)
 }
 
 // count reads one counter; one that has never moved is 0.

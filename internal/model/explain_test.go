@@ -29,7 +29,7 @@ func (o *objects) explainer() *loader.Explainer {
 		}
 		shared[name] = clone
 	}
-	e, err := loader.NewExplainer(shared, &plan.Plan{Mark: o.mark, Ports: ports})
+	e, err := loader.NewExplainer(shared, &plan.Plan{Mark: o.mark, Ports: ports, Instances: o.tors})
 	if err != nil {
 		o.tb.Fatal(err)
 	}
@@ -58,6 +58,9 @@ func (o *objects) explains(e *loader.Explainer, program string, frame []byte, ma
 	}
 	if said.Verdict != verdict || said.Reason != reason {
 		return fmt.Errorf("explained as %s, %s; the program says %s, %s", said.Verdict, said.Reason, verdict, reason)
+	}
+	if toTor(verdict) && said.Instance != o.mark.InstanceOf(did.mark) {
+		return fmt.Errorf("explained as of tor %d; the program says %d", said.Instance, o.mark.InstanceOf(did.mark))
 	}
 	if did.action != actRedirect { // rate-limited, or never answered
 		return nil
@@ -100,7 +103,7 @@ func TestExplainingSaysWhatTheProgramDoes(t *testing.T) {
 func TestExplainingAgrees(t *testing.T) {
 	enterNamespace(t)
 	const packets, batch, limit = 100_000, 500, 20 * time.Second
-	o := load(t, 24)
+	o := loadTors(t, 24, 5)
 	e := o.explainer()
 	d := newDice(3)
 	compared, start := 0, time.Now()

@@ -37,6 +37,7 @@ type objects struct {
 	progs map[string]*ebpf.Program
 	maps  map[string]*ebpf.Map
 	mark  plan.Mark
+	tors  int
 	// counts are the packets of each counter as compare last saw them.
 	counts map[counted]uint64
 	told   map[uint32]bool // slots of domain_slots in use
@@ -61,19 +62,31 @@ func load(tb testing.TB, shift uint8) *objects { return loadPorts(tb, shift, por
 
 func loadPorts(tb testing.TB, shift uint8, ports plan.Ports) *objects {
 	tb.Helper()
-	return loadWith(tb, shift, ports, 100)
+	return loadWith(tb, shift, plan.Plan{Ports: ports}, 100)
 }
 
-// loadWith is loadPorts with room for lists of so many prefixes.
-func loadWith(tb testing.TB, shift uint8, ports plan.Ports, listed uint32) *objects {
+// loadTors loads all programs for so many tors.
+func loadTors(tb testing.TB, shift uint8, tors int) *objects {
+	tb.Helper()
+	return loadWith(tb, shift, plan.Plan{Ports: ports, Instances: tors}, 100)
+}
+
+// loadWith loads all programs for the tors and the ports of a plan, with room for lists of so
+// many prefixes.
+func loadWith(tb testing.TB, shift uint8, p plan.Plan, listed uint32) *objects {
 	tb.Helper()
 	spec, err := abi.LoadDatapath()
 	if err != nil {
 		tb.Fatal(err)
 	}
+	var trans, dns [abi.MaxInstances]uint16
+	tors := p.Tors()
+	for i, t := range tors {
+		trans[i], dns[i] = t.Trans, t.DNS
+	}
 	for name, value := range map[string]any{
-		abi.DatapathVarMarkShift: uint32(shift), abi.DatapathVarTransPort: ports.Trans,
-		abi.DatapathVarDnsPort: ports.DNS, abi.DatapathVarResolverPort: ports.Resolver,
+		abi.DatapathVarMarkShift: uint32(shift), abi.DatapathVarInstances: uint32(len(tors)), abi.DatapathVarTransPorts: trans,
+		abi.DatapathVarDnsPorts: dns, abi.DatapathVarResolverPort: p.Ports.Resolver,
 		abi.DatapathVarGeneration: uint64(generation),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
@@ -96,7 +109,7 @@ func loadWith(tb testing.TB, shift uint8, ports plan.Ports, listed uint32) *obje
 		tb.Fatalf("load the BPF programs: %+v; run as root", err)
 	}
 	tb.Cleanup(coll.Close)
-	o := &objects{tb: tb, progs: coll.Programs, maps: coll.Maps, mark: plan.Mark{Shift: shift}, counts: make(map[counted]uint64)}
+	o := &objects{tb: tb, progs: coll.Programs, maps: coll.Maps, mark: plan.Mark{Shift: shift}, tors: len(tors), counts: make(map[counted]uint64)}
 	o.put("lans", uint32(lanIndex), abi.DatapathLan{
 		Addr4Be: be4(routerAddr4), Addr6: routerAddr6.As16(),
 	})
@@ -145,7 +158,7 @@ func clear[K any](o *objects, name string) {
 // set makes the maps hold a policy and nothing else.
 func (o *objects) set(p *Policy) {
 	o.tb.Helper()
-	p.OurMark = o.mark
+	p.OurMark, p.Instances = o.mark, o.tors
 	for _, name := range []string{"dst4_prefixes", "src4_prefixes", "local4_prefixes", "list4_prefixes"} {
 		clear[abi.DatapathPrefix4](o, name)
 	}
@@ -190,7 +203,9 @@ func (o *objects) set(p *Policy) {
 	for f := range p.Flows {
 		o.put("inbound_flows", inboundKey(f), abi.DatapathInboundSeen{TimeNs: 1})
 	}
-	o.put("gates", uint32(0), abi.DatapathGate{Open: flag(p.GateOpen)})
+	for i := range o.tors {
+		o.put("gates", uint32(i), abi.DatapathGate{Open: flag(p.ready(i))})
+	}
 }
 
 // ruleOf is a rule of a map whose keys have that many bits, if they are prefixes. One
@@ -274,6 +289,7 @@ func (o *objects) setSettings(p *Policy) {
 		mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Onion4.Bits()))
 		s.Onion4AddrBe = be4(p.Onion4.Masked().Addr())
 		s.Onion4MaskBe = binary.NativeEndian.Uint32(mask)
+		s.Onion4Prefixlen = uint32(p.Onion4.Bits())
 	}
 	if p.Onion6.IsValid() {
 		addr := p.Onion6.Masked().Addr().As16()

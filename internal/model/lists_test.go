@@ -10,6 +10,7 @@ import (
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/listtree"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // listEnds is the second at which an entry of a list ends: long ago, far off, or never. Nested
@@ -123,7 +124,7 @@ func putTree[K listtree.Key](o *objects, list prefixList, beside bool) {
 func TestTreesAndTriesSayTheSame(t *testing.T) {
 	enterNamespace(t)
 	const entries = 4000
-	o := loadWith(t, 24, ports, entries)
+	o := loadWith(t, 24, plan.Plan{Ports: ports}, entries)
 	r := rand.New(rand.NewPCG(5, 6))
 	for _, shape := range []struct {
 		name  string

@@ -102,6 +102,8 @@ type Policy struct {
 	Answers      map[Answer]string         // what devices were told of them
 	NameFlows    map[NameFlow]string       // what has begun by one
 	GateOpen     bool
+	Instances    int            // of tor; 0: one
+	Shut         []int          // those of them that are not ready while GateOpen
 	Client       abi.ClientMode // what becomes of what the router itself sends
 }
 
@@ -119,6 +121,7 @@ func FromPlan(p *plan.Plan) *Policy {
 		TimeServer: p.TimeServer,
 		Onion4:     p.Onion4,
 		Onion6:     p.Onion6,
+		Instances:  p.Instances,
 	}
 	for _, r := range p.Rules {
 		out.add(r)

@@ -143,6 +143,7 @@ func (d dice) policy() *Policy {
 		Inbound:    d.one(2),
 		TimeServer: d.one(2),
 		GateOpen:   !d.one(4),
+		Shut:       pick(d, nil, []int{0}, []int{1, 2}),
 		LANs:       []int{lanIndex, guestIndex},
 	}
 	if d.one(3) {
@@ -214,8 +215,9 @@ func (d dice) policy() *Policy {
 		p.Exempt = append(p.Exempt, config.Mark{Value: d.Uint32() & mask, Mask: mask})
 	}
 	if !d.one(4) {
-		p.Onion4 = netip.PrefixFrom(d.address(p, true), 1+d.IntN(32)).Masked()
-		p.Onion6 = netip.PrefixFrom(d.address(p, false), 1+d.IntN(128)).Masked()
+		const instance = 4 // bits of the part of each tor
+		p.Onion4 = netip.PrefixFrom(d.address(p, true), 1+d.IntN(32-instance)).Masked()
+		p.Onion6 = netip.PrefixFrom(d.address(p, false), 1+d.IntN(128-instance)).Masked()
 	}
 	return p
 }

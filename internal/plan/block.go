@@ -9,6 +9,7 @@ func Block(cfg config.Config) *Plan {
 	p := &Plan{
 		Mark:      Mark{Shift: cfg.MarkShift},
 		Ports:     Ports{Trans: cfg.Tor.TransPort, DNS: cfg.Tor.DNSPort, Resolver: cfg.Tor.ResolverPort},
+		Instances: cfg.Tor.Instances.Most(), // some may run yet
 		LocalMode: config.LocalNone,
 	}
 	if cfg.Client.Enable {

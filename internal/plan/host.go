@@ -19,6 +19,7 @@ type Host struct {
 	TimeServer bool
 	// Ephemeral is the first port that the kernel gives to who asks for none.
 	Ephemeral uint16
+	CPUs      int  // that are online
 	BridgeNF  bool // bridged packets traverse nftables (net.bridge.bridge-nf-call-*)
 
 	Identities Identities // what rules about this machine's own senders name

@@ -29,6 +29,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		LocalAddrs: localAddrs(h),
 		Broadcasts: broadcasts(h),
 		Ports:      Ports{Trans: cfg.Tor.TransPort, DNS: cfg.Tor.DNSPort, Resolver: cfg.Tor.ResolverPort},
+		Instances:  cfg.Tor.Instances.On(h.CPUs),
 		LocalMode:  cfg.Local,
 		Inbound:    cfg.Inbound,
 		TimeServer: h.TimeServer,
@@ -48,7 +49,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 	}
 	p.Outside = outside(h, p.Uplinks)
 	p.Local = localSubnets(h, p.Uplinks, p.LANs)
-	if p.Onion4, p.Onion6, err = chooseOnion(cfg, h); err != nil {
+	if p.Onion4, p.Onion6, err = chooseOnion(cfg, h, p.Instances); err != nil {
 		return nil, err
 	}
 	if p.Client != nil {

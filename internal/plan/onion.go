@@ -53,13 +53,16 @@ type onionFamily struct {
 	option     string // of a torrc
 }
 
-// chooseOnion returns the virtual ranges of both families.
-func chooseOnion(cfg config.Config, h Host) (v4, v6 netip.Prefix, err error) {
-	v4, err = onionRange(cfg, h, onionFamily{cfg.Tor.Onion4, onionCandidates4, "--onion4", "VirtualAddrNetworkIPv4"})
+// chooseOnion returns the virtual ranges of both families, with room for so many tors.
+func chooseOnion(cfg config.Config, h Host, instances int) (v4, v6 netip.Prefix, err error) {
+	roomy := func(candidates []netip.Prefix) []netip.Prefix {
+		return slices.DeleteFunc(slices.Clone(candidates), func(p netip.Prefix) bool { return !config.OnionFits(p, instances) })
+	}
+	v4, err = onionRange(cfg, h, onionFamily{cfg.Tor.Onion4, roomy(onionCandidates4), "--onion4", "VirtualAddrNetworkIPv4"})
 	if err != nil {
 		return v4, v6, err
 	}
-	v6, err = onionRange(cfg, h, onionFamily{cfg.Tor.Onion6, onionCandidates6, "--onion6", "VirtualAddrNetworkIPv6"})
+	v6, err = onionRange(cfg, h, onionFamily{cfg.Tor.Onion6, roomy(onionCandidates6), "--onion6", "VirtualAddrNetworkIPv6"})
 	return v4, v6, err
 }
 

@@ -128,7 +128,8 @@ type Plan struct {
 	Broadcasts []netip.Addr // those that stand for all hosts of a subnet of the router's
 	Onion4     netip.Prefix
 	Onion6     netip.Prefix
-	Ports      Ports
+	Ports      Ports // of the first tor and of the sentry
+	Instances  int   // how many tors there are, see Tors; 0: one
 	LocalMode  config.LocalMode
 	Inbound    bool
 	TimeServer bool         // the router answers NTP, so it gets what devices ask others

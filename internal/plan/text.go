@@ -19,6 +19,11 @@ func (p *Plan) String() string {
 	line("rules from priority %d, protocol %d", RulePriority, RuleProtocol)
 	line("ports trans %d, dns %d, resolver %d", p.Ports.Trans, p.Ports.DNS, p.Ports.Resolver)
 	line("onion %s, %s", p.Onion4, p.Onion6)
+	if tors := p.Tors(); len(tors) > 1 {
+		for i, t := range tors {
+			line("tor %d: trans %d, dns %d, onion %s, %s", i, t.Trans, t.DNS, t.Onion4, t.Onion6)
+		}
+	}
 	line("local %s", p.LocalMode)
 	line("inbound replies %s", map[bool]string{true: "pass", false: "refused"}[p.Inbound])
 	line("NTP %s", map[bool]string{true: "to the router's time server", false: "refused"}[p.TimeServer])

@@ -117,11 +117,7 @@ func (k *known) redirected(f plan.Flow) bool {
 	if !k.own[answers] && !answers.IsLoopback() {
 		return false
 	}
-	switch f.ReplySrc.Port() {
-	case k.plan.Ports.Trans, k.plan.Ports.DNS, k.plan.Ports.Resolver:
-		return true
-	}
-	return false
+	return k.plan.IsPort(f.ReplySrc.Port())
 }
 
 func contains(prefixes []netip.Prefix, addr netip.Addr) bool {

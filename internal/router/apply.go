@@ -24,6 +24,7 @@ const (
 	stepPrograms = "programs"
 	stepCut      = "cut"
 	stepSentry   = "sentry"
+	stepFormer   = "former"
 	stepProxy    = "proxy"
 	stepState    = "state"
 )
@@ -59,28 +60,22 @@ type job struct {
 // steps in the order up; see the package comment. A repair leaves tor, which may take
 // its time or not be had at all, to the end: until then nothing listens on its ports.
 func (j *job) steps() []step {
-	steps := j.datapathSteps()
+	steps := append(j.datapathSteps(), step{stepSentry, j.startSentry}, step{stepFormer, j.endFormerTors}, step{stepProxy, j.startProxy})
 	if j.mends {
-		return append(steps, step{stepSentry, j.startSentry}, step{stepProxy, j.startProxy}, step{stepTor, j.tryTor}, step{stepState, j.writeState})
+		return append(steps, step{stepTor, j.tryTors}, step{stepState, j.writeState})
 	}
-	return slices.Concat([]step{{stepTor, j.startTor}}, steps, []step{{stepSentry, j.startSentry}, {stepProxy, j.startProxy}, {stepState, j.writeState}})
+	return slices.Concat([]step{{stepTor, j.startTors}}, steps, []step{{stepState, j.writeState}})
 }
 
-// tryTor is startTor for a repair: what else there is to do is done without it.
-func (j *job) tryTor(ctx context.Context) error {
-	patience := torStarts
-	if j.tor.daemon != nil && j.tor.daemon.Alive() {
-		patience = torAnswers
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+// tryTors is startTors for a repair: what else there is to do is done without them.
+func (j *job) tryTors(ctx context.Context) error {
 	if j.torErr == nil {
-		j.torErr = j.startTor(ctx)
+		j.torErr = j.startTors(ctx)
 	}
 	return nil
 }
 
-// What a repair, and with it the next one and commands, waits for tor at most.
+// What a repair, and with it the next one and commands, waits for one tor at most.
 const (
 	torStarts  = 20 * time.Second
 	torAnswers = 4 * time.Second // one that runs may hang; then it is asked again

@@ -47,7 +47,7 @@ func (r *Router) Attach(ctx context.Context, edit func(*config.Config), o Attach
 
 func (r *Router) attachAndWait(ctx context.Context, edit func(*State) error, o AttachOptions) (*Result, error) {
 	begin := time.Now()
-	result, control, err := r.attach(ctx, edit)
+	result, controls, err := r.attach(ctx, edit)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (r *Router) attachAndWait(ctx context.Context, edit func(*State) error, o A
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	err = r.waitReady(ctx, control, o.Progress)
+	err = r.waitReady(ctx, controls, o.Progress)
 	if err != nil && !errors.Is(err, errDetached) {
 		err = fmt.Errorf("%w\n%s refused until Tor is ready; `torbpf status` shows how far it is, `torbpf detach --all` lets traffic out directly again",
 			err, refusedMeanwhile(result.Plan))
@@ -65,35 +65,35 @@ func (r *Router) attachAndWait(ctx context.Context, edit func(*State) error, o A
 	return result, err
 }
 
-// attach is Attach up to the point where only Tor is waited for; it returns
-// the address of tor's control port.
-func (r *Router) attach(ctx context.Context, edit func(*State) error) (*Result, string, error) {
+// attach is Attach up to the point where only Tor is waited for; it returns the control
+// addresses of the tors of which one has to be ready.
+func (r *Router) attach(ctx context.Context, edit func(*State) error) (*Result, []string, error) {
 	unlock, err := r.lock(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	defer unlock()
 
 	before, err := r.loadState()
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	s := &State{Config: config.Default()}
 	if before != nil {
 		s = before.clone()
 	}
 	if err := edit(s); err != nil {
-		return nil, "", errors.Join(err, r.forgetIfUnused(before))
+		return nil, nil, errors.Join(err, r.forgetIfUnused(before))
 	}
 	result, err := r.bringLists(ctx, before, s, true, listFiles{strict: listPaths(s.Config.Rules)})
 	if err != nil {
 		if before != nil {
 			r.forgetCopies(before.Lists) // of lists that were read, and refused
 		}
-		return nil, "", errors.Join(err, r.forgetIfUnused(before))
+		return nil, nil, errors.Join(err, r.forgetIfUnused(before))
 	}
 	r.Record(EventAttach, "on Tor: "+s.whom())
-	return result, r.controlAddress(s), nil
+	return result, r.controlAddresses(s)[:s.awaited()], nil
 }
 
 // refuseUnfit refuses interfaces that are new and not fit, though the configuration
@@ -166,13 +166,15 @@ func (r *Router) bringLists(ctx context.Context, before, s *State, acknowledges 
 // checkPorts refuses ports that somebody else listens on. What torbpf itself
 // has there already is no conflict, nor is the user's own tor where it is to be.
 func (r *Router) checkPorts(before, s *State, p *plan.Plan) error {
-	ports := p.Ports
-	if s.Config.Tor.Mode == config.TorSystem {
-		ports.Trans, ports.DNS = 0, 0
+	ports := []plan.Ports{{Resolver: p.Ports.Resolver}}
+	if s.Config.Tor.Mode == config.TorManaged {
+		for _, t := range p.Tors() {
+			ports = append(ports, plan.Ports{Trans: t.Trans, DNS: t.DNS})
+		}
 	}
 	var foreign []error
 	for end := time.Now().Add(endingPatience); ; {
-		conflicts, err := host.PortsInUse(ports)
+		conflicts, err := host.PortsInUse(ports...)
 		if err != nil {
 			return fmt.Errorf("check ports: %w", err)
 		}
@@ -193,22 +195,25 @@ func (r *Router) checkPorts(before, s *State, p *plan.Plan) error {
 // killed has its sockets until the last of its threads has ended.
 const endingPatience = time.Second
 
-// waitReady waits until Tor and the gate say that clients are served.
-func (r *Router) waitReady(ctx context.Context, control string, report func(tor.Progress)) error {
+// waitReady waits until one of the first tors, and its gate, say that clients are served.
+func (r *Router) waitReady(ctx context.Context, controls []string, report func(tor.Progress)) error {
 	if report == nil {
 		report = func(tor.Progress) {}
 	}
 	ctx, detached := context.WithCancelCause(ctx)
 	defer detached(nil)
-	dial := func(ctx context.Context) (*tor.Control, error) {
-		if s, err := r.loadState(); err == nil && s == nil {
-			detached(errDetached)
-		}
-		return tor.Dial(ctx, control)
+	var dials []dial
+	for _, control := range controls {
+		dials = append(dials, func(ctx context.Context) (*tor.Control, error) {
+			if s, err := r.loadState(); err == nil && s == nil {
+				detached(errDetached)
+			}
+			return tor.Dial(ctx, control)
+		})
 	}
-	err := tor.WaitBootstrap(ctx, dial, report)
+	err := waitBootstrap(ctx, dials, report)
 	if err == nil {
-		err = r.waitGate(ctx)
+		err = r.waitGate(ctx, len(controls))
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errDetached) {
 		return errDetached
@@ -234,9 +239,9 @@ var errDetached = errors.New("detached by another command while this one waited 
 // gateEvery is how often the gate is looked at while somebody waits for it.
 const gateEvery = 20 * time.Millisecond
 
-// waitGate waits until the sentry, too, has seen that Tor is ready: until then
-// clients are refused.
-func (r *Router) waitGate(ctx context.Context) error {
+// waitGate waits until the sentry, too, has seen that one of the first tors is ready: until
+// then clients are refused.
+func (r *Router) waitGate(ctx context.Context, tors int) error {
 	d, err := r.datapath(false)
 	if err != nil {
 		return err
@@ -244,11 +249,11 @@ func (r *Router) waitGate(ctx context.Context) error {
 	tick := time.NewTicker(gateEvery)
 	defer tick.Stop()
 	for {
-		open, err := d.GateOpen(0)
+		open, err := d.GatesOpen(tors)
 		if err != nil {
 			return fmt.Errorf("wait for the gate to open: %w", err)
 		}
-		if open {
+		if slices.Contains(open, true) {
 			return nil
 		}
 		select {

@@ -184,7 +184,10 @@ func (r *Router) forgetFlows(s *State) error {
 	if err != nil {
 		return err
 	}
-	ports := []uint16{s.Config.Tor.TransPort, s.Config.Tor.DNSPort, s.Config.Tor.ResolverPort}
+	ports := []uint16{s.Config.Tor.ResolverPort}
+	for i := range s.tors() {
+		ports = append(ports, config.PortOf(s.Config.Tor.TransPort, i), config.PortOf(s.Config.Tor.DNSPort, i))
+	}
 	var redirected []plan.Flow
 	for _, f := range flows {
 		for _, port := range ports {

@@ -110,7 +110,8 @@ func (r *Router) anythingLeft() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if _, err := tor.Find(r.torDir()); !errors.Is(err, tor.ErrNotRunning) {
+	daemons, err := r.findDaemons()
+	if err != nil || slices.ContainsFunc(daemons, func(d *tor.Daemon) bool { return d != nil }) {
 		return true, err
 	}
 	return d.Present() || table, nil
@@ -144,7 +145,7 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 		release(),
 		r.forgetFlows(s),
 		r.forgetSockets(s),
-		r.stopTor(ctx),
+		r.stopTors(ctx, 0),
 		r.removeGroups(s),
 		host.Restore(s.Sysctls),
 	)
@@ -155,18 +156,6 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 		return fmt.Errorf("remove copies of lists: %w", err)
 	}
 	return r.removeDirs()
-}
-
-// stopTor ends the managed tor, if there is one.
-func (r *Router) stopTor(ctx context.Context) error {
-	d, err := tor.Find(r.torDir())
-	if errors.Is(err, tor.ErrNotRunning) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return d.Stop(ctx)
 }
 
 // removeDirs removes the run-time files, and those shared by all namespaces

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
@@ -40,10 +41,12 @@ type Explanation struct {
 	Decided string       `json:"decided"` // what decided, in words
 	Rule    *config.Rule `json:"rule"`    // which one did, if it was one
 	Answer  string       `json:"answer"`  // what a refused sender is told; "" for nothing
-	Then    []string     `json:"then"`    // what nftables and routing do with it
-	Depends []string     `json:"depends"` // what may change that
-	Change  []Advice     `json:"change"`
-	Notes   []string     `json:"notes"`
+	// Instance is the tor that it goes to; nil: there is one alone, or it goes to none.
+	Instance *int     `json:"instance"`
+	Then     []string `json:"then"`    // what nftables and routing do with it
+	Depends  []string `json:"depends"` // what may change that
+	Change   []Advice `json:"change"`
+	Notes    []string `json:"notes"`
 }
 
 // Packet is the one that was judged.
@@ -191,12 +194,18 @@ func (x *explained) explanation() (*Explanation, error) {
 		Change:    append([]Advice{}, x.change()...),
 		Notes:     append([]string{}, x.notes()...),
 	}
+	if x.plan.Instances > 1 && slices.Contains(toTor, x.said.ReadyVerdict) {
+		e.Instance = &x.said.Instance
+	}
 	if x.said.Reason != x.said.ReadyReason {
 		ready := judgement(x.said.ReadyVerdict, x.said.ReadyReason)
 		e.Ready = &ready
 	}
 	return e, nil
 }
+
+// toTor are the verdicts on what goes to a tor, or to the sentry.
+var toTor = []abi.Verdict{abi.VerdictTor, abi.VerdictOnion, abi.VerdictDNS, abi.VerdictResolver}
 
 func judgement(v abi.Verdict, r abi.Reason) Judgement {
 	return Judgement{Verdict: v.String(), Reason: r.String(), Meaning: r.Explain()}

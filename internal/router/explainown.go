@@ -105,9 +105,11 @@ func (x *ownExplained) look() error {
 	if err != nil {
 		return err
 	}
-	if x.open, err = d.GateOpen(0); err != nil {
+	open, err := d.GatesOpen(1) // the first tor is this machine's own
+	if err != nil {
 		return err
 	}
+	x.open = open[0]
 	if x.own, err = d.OwnExplainer(); errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("the programs of client mode are not to be found below %s: run `torbpf attach` once more: %w", d.Dir(), err)
 	}

@@ -26,7 +26,11 @@ func (x *explained) then() []string {
 }
 
 func (x *explained) fate(v abi.Verdict) string {
-	ports := x.plan.Ports
+	ports, of := x.plan.Ports, "tor's"
+	t := x.plan.Tors()[x.said.Instance]
+	if x.plan.Instances > 1 {
+		of = fmt.Sprintf("tor %d's", x.said.Instance)
+	}
 	switch v {
 	case abi.VerdictLocal:
 		return x.localFate()
@@ -38,9 +42,9 @@ func (x *explained) fate(v abi.Verdict) string {
 	case abi.VerdictVia:
 		return "it is forwarded, by an excluded interface and by no other: " + x.way()
 	case abi.VerdictTor, abi.VerdictOnion:
-		return fmt.Sprintf("nftables redirects it to tor's TransPort, %d of the router", ports.Trans)
+		return fmt.Sprintf("nftables redirects it to %s TransPort, %d of the router", of, t.Trans)
 	case abi.VerdictDNS:
-		return fmt.Sprintf("nftables redirects it to tor's DNSPort, %d of the router, whoever was asked", ports.DNS)
+		return fmt.Sprintf("nftables redirects it to %s DNSPort, %d of the router, whoever was asked", of, t.DNS)
 	case abi.VerdictResolver:
 		if x.reason == abi.ReasonDNSLocal {
 			return fmt.Sprintf("nftables redirects it to the sentry, port %d of the router, which asks the router's own resolver if that keeps such names to itself", ports.Resolver)
@@ -81,14 +85,12 @@ func (x *explained) localFate() string {
 // toListener tells whether the packet is for a port of tor's or of the sentry's; see setPorts
 // of package nft.
 func (x *explained) toListener() bool {
-	ports := x.plan.Ports
-	switch x.Protocol {
-	case unix.IPPROTO_TCP:
-		return x.DstPort == ports.Trans || x.DstPort == ports.Resolver
-	case unix.IPPROTO_UDP:
-		return x.DstPort == ports.DNS || x.DstPort == ports.Resolver
+	if x.Protocol != unix.IPPROTO_TCP && x.Protocol != unix.IPPROTO_UDP {
+		return false
 	}
-	return false
+	return x.DstPort == x.plan.Ports.Resolver || slices.ContainsFunc(x.plan.Tors(), func(t plan.Tor) bool {
+		return x.DstPort == t.Trans && x.Protocol == unix.IPPROTO_TCP || x.DstPort == t.DNS && x.Protocol == unix.IPPROTO_UDP
+	})
 }
 
 // toRouter tells whether the packet is delivered to this host whatever its class is.

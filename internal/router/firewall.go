@@ -72,15 +72,26 @@ func (j *job) explainFirewall(lan plan.LAN, probes []nft.Probe, arrived map[stri
 		return fmt.Errorf("%w: nftables has no input chain, so look at `iptables-legacy -S INPUT` and at the programs that `bpftool net` and `tc filter` list; or attach with --skip-firewall-probe", lacking)
 	}
 	var rules strings.Builder
+	tcp, udp := j.diverted()
 	for _, c := range chains {
-		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q tcp dport '{ %d, %d }' accept", c, lan.Name, j.plan.Ports.Trans, j.plan.Ports.Resolver)
-		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q udp dport '{ %d, %d }' accept", c, lan.Name, j.plan.Ports.DNS, j.plan.Ports.Resolver)
+		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q tcp dport '{ %s }' accept", c, lan.Name, tcp)
+		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q udp dport '{ %s }' accept", c, lan.Name, udp)
 	}
 	return fmt.Errorf("%w: allow it with the rules below that name the chain at fault, or attach with --skip-firewall-probe%s",
 		lacking, rules.String())
 }
 
-// probes returns what to inject into a LAN: a packet for TransPort and one for
+// diverted lists the ports to which something is diverted.
+func (j *job) diverted() (tcp, udp string) {
+	var trans, dns []string
+	for _, t := range j.plan.Tors() {
+		trans, dns = append(trans, fmt.Sprint(t.Trans)), append(dns, fmt.Sprint(t.DNS))
+	}
+	resolver := fmt.Sprint(j.plan.Ports.Resolver)
+	return strings.Join(append(trans, resolver), ", "), strings.Join(append(dns, resolver), ", ")
+}
+
+// probes returns what to inject into a LAN: a packet for each TransPort and one for
 // DNSPort, for each family that the LAN has.
 func (j *job) probes(lan plan.LAN) ([]nft.Probe, [][]byte) {
 	var probes []nft.Probe
@@ -89,15 +100,25 @@ func (j *job) probes(lan plan.LAN) ([]nft.Probe, [][]byte) {
 		probes = append(probes, nft.Probe{Name: name, Dst: dst, Protocol: protocol})
 		frames = append(frames, probeFrame(lan, protocol, src, dst))
 	}
-	if src, ok := neighbour(lan, lan.Addr4); ok {
-		dst := j.plan.Onion4.Addr().Next()
-		add("tcp4", unix.IPPROTO_TCP, src, dst)
-		add("udp4", unix.IPPROTO_UDP, src, dst)
+	src4, ok4 := neighbour(lan, lan.Addr4)
+	src6, ok6 := neighbour(lan, lan.Addr6)
+	for i, t := range j.plan.Tors() {
+		of := ""
+		if i > 0 {
+			of = fmt.Sprintf(" of tor %d", i)
+		}
+		if ok4 {
+			add("tcp4"+of, unix.IPPROTO_TCP, src4, t.Onion4.Addr().Next())
+		}
+		if ok6 && !src6.IsLinkLocalUnicast() {
+			add("tcp6"+of, unix.IPPROTO_TCP, src6, t.Onion6.Addr().Next())
+		}
 	}
-	if src, ok := neighbour(lan, lan.Addr6); ok && !src.IsLinkLocalUnicast() {
-		dst := j.plan.Onion6.Addr().Next()
-		add("tcp6", unix.IPPROTO_TCP, src, dst)
-		add("udp6", unix.IPPROTO_UDP, src, dst)
+	if ok4 {
+		add("udp4", unix.IPPROTO_UDP, src4, j.plan.Onion4.Addr().Next())
+	}
+	if ok6 && !src6.IsLinkLocalUnicast() {
+		add("udp6", unix.IPPROTO_UDP, src6, j.plan.Onion6.Addr().Next())
 	}
 	return probes, frames
 }

@@ -197,7 +197,7 @@ func (r *Router) BeginCell(ctx context.Context, file string, policy config.Polic
 	if err := r.SweepCells(ctx); err != nil {
 		return err
 	}
-	_, control, err := r.attach(ctx, func(s *State) error {
+	_, controls, err := r.attach(ctx, func(s *State) error {
 		if s.unused() {
 			if err := s.takeTorOf(file); err != nil {
 				return err
@@ -215,7 +215,7 @@ func (r *Router) BeginCell(ctx context.Context, file string, policy config.Polic
 	patience := config.Default().Tor.Timeout
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("tor is not ready within %v", patience))
 	defer cancel()
-	if err := r.waitReady(ctx, control, report); err != nil {
+	if err := r.waitReady(ctx, controls, report); err != nil {
 		return fmt.Errorf("the program was not started: %w", err)
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"github.com/torbpf/torbpf/internal/sentry"
 	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/nft"
-	"github.com/torbpf/torbpf/tor"
 )
 
 // What a finding may name in the place of one step.
@@ -277,12 +275,19 @@ func (r *Router) processes(f *findings, s *State) error {
 	if s.Config.Tor.Mode == config.TorSystem {
 		return nil
 	}
-	_, err := tor.Find(r.torDir())
-	if errors.Is(err, tor.ErrNotRunning) {
-		f.add(stepTor, "tor is gone: clients are refused")
-		return nil
+	for i := range s.tors() {
+		d, err := r.findDaemon(i)
+		switch {
+		case err != nil:
+			return err
+		case d != nil:
+		case s.tors() == 1:
+			f.add(stepTor, "tor is gone: clients are refused")
+		default:
+			f.add(stepTor, "tor %d is gone: its devices use the others", i)
+		}
 	}
-	return err
+	return nil
 }
 
 // look reads the state in force and the host, and finds what is wrong. A nil

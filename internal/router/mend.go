@@ -40,6 +40,7 @@ func (r *Router) Mend(ctx context.Context, all bool, may func(found []string) bo
 		return r.seen.mended, nil
 	}
 	d, m, err := r.diagnose()
+	r.moveQuestions(d.state, d.plan)
 	r.seen = seen{}
 	if errors.Is(err, ErrTakenOver) {
 		return m, err
@@ -97,6 +98,7 @@ func (r *Router) glance() bool {
 	if err != nil {
 		return false
 	}
+	r.moveQuestions(s, r.seen.plan)
 	var f findings
 	err = errors.Join(f.guards(s, r.seen.plan, d), f.attachments(r.seen.plan, d), r.processes(&f, s))
 	return err == nil && slices.Equal(f.texts(), r.seen.mended.Found)
@@ -234,9 +236,9 @@ func (r *Router) rebringLists(ctx context.Context, before *State, only []string,
 	return errors.Join(err, j.torErr)
 }
 
-// RestartTor ends a managed tor that hangs and starts it anew. Clients are
-// refused until it is bootstrapped.
-func (r *Router) RestartTor(ctx context.Context) error {
+// RestartTor ends a managed tor that hangs and starts it anew. Until it is bootstrapped its
+// clients use another one, or are refused where it is alone.
+func (r *Router) RestartTor(ctx context.Context, instance int) error {
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return err
@@ -246,38 +248,47 @@ func (r *Router) RestartTor(ctx context.Context) error {
 	if err != nil || !managesTor(s) {
 		return err
 	}
-	if hangs, err := r.TorHangs(ctx); err != nil || !hangs {
+	d, err := r.findDaemon(instance)
+	if err != nil || d == nil || !hangs(ctx, d) {
 		return err // a command was faster
 	}
-	if err := r.stopTor(ctx); err != nil {
+	if err := d.Stop(ctx); err != nil {
 		return err
 	}
 	return r.rebring(ctx, s, []string{stepTor})
 }
 
-// TorHangs tells whether a tor that is ours to restart is there and does not
-// answer its control connection within a few seconds.
-func (r *Router) TorHangs(ctx context.Context) (bool, error) {
+// HungTors returns the instances of the tors that are ours to restart, are there and do not
+// answer their control connection within a few seconds. One that is gone is for Mend.
+func (r *Router) HungTors(ctx context.Context) ([]int, error) {
 	s, err := r.loadState()
 	if err != nil || !managesTor(s) {
-		return false, err
+		return nil, err
 	}
-	d, err := tor.Find(r.torDir())
-	if errors.Is(err, tor.ErrNotRunning) {
-		return false, nil // that is for Mend
+	var hung []int
+	for i := range s.tors() {
+		d, err := r.findDaemon(i)
+		if err != nil {
+			return nil, err
+		}
+		if d != nil && hangs(ctx, d) {
+			hung = append(hung, i)
+		}
 	}
-	if err != nil {
-		return false, err
-	}
+	return hung, nil
+}
+
+// hangs tells whether a tor does not answer within a few seconds.
+func hangs(ctx context.Context, d *tor.Daemon) bool {
 	ctx, cancel := context.WithTimeout(ctx, controlPatience)
 	defer cancel()
 	c, err := d.Dial(ctx)
 	if err != nil {
-		return true, nil
+		return true
 	}
 	defer c.Close()
 	_, err = c.Version(ctx)
-	return err != nil, nil
+	return err != nil
 }
 
 // managesTor tells whether a state has a tor that torbpf starts and stops.

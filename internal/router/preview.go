@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -56,7 +57,7 @@ func (r *Router) Preview(ctx context.Context, cfg config.Config, reset bool) (*P
 	}
 	out := &Preview{Plan: p, Kept: s.kept(), Notes: slices.Concat(waitingWarnings(p), cautions(p.AllRules(), p), senderWarnings(p.Client)), Changes: changesOf(before, s)}
 	if cfg.Tor.Mode == config.TorManaged {
-		if out.Torrc, err = r.torOptions(s, p).Text(); err != nil {
+		if out.Torrc, err = r.torrcs(s, p); err != nil {
 			return nil, err
 		}
 	}
@@ -70,6 +71,19 @@ func (r *Router) Preview(ctx context.Context, cfg config.Config, reset bool) (*P
 		return nil
 	})
 	return out, err
+}
+
+// torrcs are the configurations of all tors.
+func (r *Router) torrcs(s *State, p *plan.Plan) (string, error) {
+	var texts []string
+	for i := range p.Tors() {
+		text, err := r.torOptions(s, p, i).Text()
+		if err != nil {
+			return "", err
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, "\n"), nil
 }
 
 // changesOf tells interfaces and rules that come and go, with + and - before them.

@@ -56,8 +56,9 @@ type Router struct {
 	version string
 	notify  func(string) // one line of progress
 
-	seen seen // by Mend
-	own  bool // Mend has seen a state that this version wrote
+	seen  seen   // by Mend
+	gates []bool // as Mend saw them last, see moveQuestions
+	own   bool   // Mend has seen a state that this version wrote
 
 	// fail lets a test make a step fail after it was done.
 	fail func(step string) error
@@ -163,10 +164,10 @@ func (r *Router) planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 		return nil, err
 	}
 	facts.Torified = s.lanIndices()
-	if !cfg.Tor.Onion4.IsValid() {
+	if !cfg.Tor.Onion4.IsValid() && config.OnionFits(s.Onion4, cfg.Tor.Instances.Most()) {
 		cfg.Tor.Onion4 = s.Onion4
 	}
-	if !cfg.Tor.Onion6.IsValid() {
+	if !cfg.Tor.Onion6.IsValid() && config.OnionFits(s.Onion6, cfg.Tor.Instances.Most()) {
 		cfg.Tor.Onion6 = s.Onion6
 	}
 	p, err := plan.Make(cfg, facts)
@@ -184,7 +185,7 @@ func (r *Router) planFor(s *State, facts plan.Host) (*plan.Plan, error) {
 			return nil, err
 		}
 	}
-	s.Onion4, s.Onion6 = p.Onion4, p.Onion6
+	s.Onion4, s.Onion6, s.Instances = p.Onion4, p.Onion6, p.Instances
 	p.Lists = s.plannedLists(active)
 	return p, nil
 }

@@ -135,7 +135,7 @@ func inForce(t *testing.T, r *Router) map[string]string {
 	if s.Proxy != nil && !s.Proxy.running() {
 		t.Error("the proxy of the state does not run")
 	}
-	daemon, err := tor.Find(r.torDir())
+	daemon, err := tor.Find(r.torDir(0))
 	must(t, err)
 	p, err := r.makePlan(s)
 	must(t, err)
@@ -152,7 +152,7 @@ func inForce(t *testing.T, r *Router) map[string]string {
 	must(t, err)
 	attachments, err := d.Attachments()
 	must(t, err)
-	torrc, err := os.ReadFile(filepath.Join(r.torDir(), "torrc"))
+	torrc, err := os.ReadFile(filepath.Join(r.torDir(0), "torrc"))
 	must(t, err)
 	return map[string]string{
 		"state": string(state), "plan": string(planned), "attachments": fmt.Sprint(attachments),

@@ -29,15 +29,17 @@ type State struct {
 	Version string `json:"version"` // of the program that wrote it
 	Cookie  uint64 `json:"cookie"`  // of the namespace; 0 where the kernel has none
 
-	Config  config.Config  `json:"config"`
-	Lists   []ListState    `json:"lists,omitempty"` // what the maps of lists hold, see chooseLists
-	Onion4  netip.Prefix   `json:"onion4"`          // the .onion ranges in use
-	Onion6  netip.Prefix   `json:"onion6"`
-	Links   map[string]int `json:"links"` // ifindex of each interface whose attach was completed, by name
-	Sentry  Process        `json:"sentry"`
-	Proxy   *ProxyState    `json:"proxy,omitempty"`    // nil: none runs
-	Cells   []Cell         `json:"cells,omitempty"`    // what exec runs
-	TorUser uint32         `json:"tor_user,omitempty"` // whose tor it is, as client mode must know
+	Config config.Config `json:"config"`
+	Lists  []ListState   `json:"lists,omitempty"` // what the maps of lists hold, see chooseLists
+	Onion4 netip.Prefix  `json:"onion4"`          // the .onion ranges in use
+	Onion6 netip.Prefix  `json:"onion6"`
+	// Instances is how many tors there are; 0, of a torbpf that knew one alone: one.
+	Instances int            `json:"instances"`
+	Links     map[string]int `json:"links"` // ifindex of each interface whose attach was completed, by name
+	Sentry    Process        `json:"sentry"`
+	Proxy     *ProxyState    `json:"proxy,omitempty"`    // nil: none runs
+	Cells     []Cell         `json:"cells,omitempty"`    // what exec runs
+	TorUser   uint32         `json:"tor_user,omitempty"` // whose tor it is, as client mode must know
 	// TorGroup is the control group that all sockets of tor's are of; "" if it has others.
 	TorGroup string            `json:"tor_group,omitempty"`
 	Sysctls  map[string]string `json:"sysctls,omitempty"` // what detach restores

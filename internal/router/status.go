@@ -16,7 +16,6 @@ import (
 	"github.com/torbpf/torbpf/internal/sentry"
 	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/nft"
-	"github.com/torbpf/torbpf/tor"
 )
 
 // statusSchema numbers the shape of Status in JSON.
@@ -71,19 +70,6 @@ type InterfaceStatus struct {
 	WhyNot string `json:"early_refusal_off,omitempty"`
 }
 
-// TorStatus is the tor behind the router.
-type TorStatus struct {
-	Mode      config.TorMode `json:"mode"`
-	Alive     bool           `json:"alive"`
-	Version   string         `json:"version"`
-	Percent   int            `json:"percent"` // of its bootstrap
-	Summary   string         `json:"summary"`
-	TransPort uint16         `json:"trans_port"`
-	DNSPort   uint16         `json:"dns_port"`
-	Onion4    string         `json:"onion4"`
-	Onion6    string         `json:"onion6"`
-}
-
 // CounterStatus is one counter of the tc programs and guards.
 type CounterStatus struct {
 	Interface string `json:"interface"`
@@ -128,7 +114,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 	if err := status.readState(r, s); err != nil {
 		return nil, err
 	}
-	status.Tor = r.torStatus(ctx, s)
+	status.Tor = r.torStatus(ctx, s, d)
 	s.followRenames(facts)
 	p, err := r.planFor(s, facts)
 	planned := err == nil
@@ -136,7 +122,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		status.problem("the host no longer fits the configuration: %v", err)
 		p = plan.Block(s.Config)
 	} else {
-		status.Tor.Onion4, status.Tor.Onion6 = p.Onion4.String(), p.Onion6.String()
+		status.Tor.plan(p)
 	}
 	status.Waiting = append(status.Waiting, p.Waiting...)
 	status.Waiting = append(status.Waiting, p.Patterns...)
@@ -149,7 +135,7 @@ func (r *Router) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	status.Problems = append(status.Problems, found.texts()...)
-	status.Ready, _ = d.GateOpen(0) // one that cannot be read is a problem that was found
+	status.Ready = slices.ContainsFunc(status.Tor.Instances, func(t TorInstance) bool { return t.Ready })
 	status.Warnings = append(status.Warnings, r.warnings(s, p)...)
 	status.judge(s)
 	return status, nil
@@ -270,31 +256,6 @@ func (s *Status) judge(state *State) {
 	if !s.Tor.Alive {
 		s.problem("tor does not answer: clients are refused")
 	}
-}
-
-func (r *Router) torStatus(ctx context.Context, s *State) TorStatus {
-	t := s.Config.Tor
-	status := TorStatus{Mode: t.Mode, TransPort: t.TransPort, DNSPort: t.DNSPort}
-	ctx, cancel := context.WithTimeout(ctx, controlPatience)
-	defer cancel()
-	err := func() error {
-		c, err := tor.Dial(ctx, r.controlAddress(s))
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		if status.Version, err = c.Version(ctx); err != nil {
-			return err
-		}
-		progress, err := c.Bootstrap(ctx)
-		status.Percent, status.Summary = progress.Percent, progress.Summary
-		return err
-	}()
-	status.Alive = err == nil
-	if err != nil {
-		status.Summary = err.Error()
-	}
-	return status
 }
 
 func linkName(facts plan.Host, index int) string {

@@ -24,22 +24,12 @@ var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustPa
 
 // foundTor is what findTor learned of the tor to be used.
 type foundTor struct {
-	daemon *tor.Daemon    // a managed tor that runs already; nil for none
-	system *tor.SystemTor // the user's own; nil for a managed one
-	group  uint32         // whose members may read the control cookie
+	daemons []*tor.Daemon  // managed ones that run already, by instance; nil where there is none
+	system  *tor.SystemTor // the user's own; nil for a managed one
+	group   uint32         // whose members may read the control cookie
 }
-
-func (r *Router) torDir() string { return filepath.Join(r.dir, "tor") }
 
 func (r *Router) sentryLog() string { return filepath.Join(r.dir, "sentry.log") }
-
-// controlAddress is where the tor of a state takes commands.
-func (r *Router) controlAddress(s *State) string {
-	if s.Config.Tor.Mode == config.TorSystem {
-		return s.Config.Tor.Control
-	}
-	return tor.SocketPath(r.torDir())
-}
 
 // findTor looks at the tor to be used before anything is planned: a system tor
 // brings its own ports and .onion ranges into the configuration.
@@ -52,14 +42,14 @@ func (r *Router) findTor(ctx context.Context, s *State) (*foundTor, error) {
 		return nil, err
 	}
 	s.TorUser = account.UID
-	d, err := tor.Find(r.torDir())
-	if err != nil && !errors.Is(err, tor.ErrNotRunning) {
+	daemons, err := r.findDaemons()
+	if err != nil {
 		return nil, err
 	}
-	if s.TorGroup, err = r.torGroup(s.Config, d); err != nil {
+	if s.TorGroup, err = r.torGroup(s.Config, daemons[0]); err != nil {
 		return nil, err
 	}
-	return &foundTor{daemon: d, group: account.GID}, nil
+	return &foundTor{daemons: daemons, group: account.GID}, nil
 }
 
 func findSystemTor(ctx context.Context, s *State) (*foundTor, error) {
@@ -99,39 +89,62 @@ func controlGroup(address string) (uint32, error) {
 	return account.GID, err
 }
 
-func (r *Router) torOptions(s *State, p *plan.Plan) tor.Options {
+// torOptions are those of one of the tors of a plan.
+func (r *Router) torOptions(s *State, p *plan.Plan, instance int) tor.Options {
 	allow := slices.Concat(p.LANPrefixes(), loopback)
+	t := p.Tors()[instance]
 	return tor.Options{
-		Dir:        r.torDir(),
-		DataDir:    filepath.Join(r.data, "tor"),
+		Dir:        r.torDir(instance),
+		DataDir:    filepath.Join(r.data, torName(instance)),
+		Beside:     instance > 0,
 		Binary:     s.Config.Tor.Binary,
-		Ports:      p.Ports,
-		Onion4:     p.Onion4,
-		Onion6:     p.Onion6,
+		Ports:      plan.Ports{Trans: t.Trans, DNS: t.DNS, Resolver: p.Ports.Resolver},
+		Onion4:     t.Onion4,
+		Onion6:     t.Onion6,
 		AllowFrom:  allow,
 		ExtraTorrc: s.Config.Tor.Torrc,
 	}
 }
 
-// startTor starts the managed tor or brings it up to date. A system tor is
+// startTors starts the managed tors or brings them up to date. A system tor is
 // only ever asked.
-func (j *job) startTor(ctx context.Context) error {
-	options := j.torOptions(j.state, j.plan)
+func (j *job) startTors(ctx context.Context) error {
 	if j.state.Config.Tor.Mode == config.TorSystem {
+		ctx, cancel := j.bounded(ctx, torStarts)
+		defer cancel()
 		// Only now is it known whom it must serve.
-		if _, err := tor.System(ctx, j.tor.system.Address, options); err != nil {
+		if _, err := tor.System(ctx, j.tor.system.Address, j.torOptions(j.state, j.plan, 0)); err != nil {
 			return err
 		}
-		return j.stopTor(ctx) // the managed one, if the mode has just changed
+		return j.stopTors(ctx, 0) // the managed ones, if the mode has just changed
 	}
 	if err := os.MkdirAll(j.data, 0o711); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
-	daemon := j.tor.daemon
+	tors := len(j.plan.Tors())
+	var errs []error
+	for i := range tors {
+		err := j.bringTor(ctx, i)
+		if err != nil && tors > 1 {
+			err = fmt.Errorf("tor %d: %w", i, err)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// bringTor starts one of the managed tors, or brings it up to date.
+func (j *job) bringTor(ctx context.Context, instance int) error {
+	options := j.torOptions(j.state, j.plan, instance)
+	daemon := j.tor.daemons[instance]
 	var err error
 	if daemon != nil && daemon.Alive() {
+		ctx, cancel := j.bounded(ctx, torAnswers)
+		defer cancel()
 		_, err = daemon.Update(ctx, options)
 	} else {
+		ctx, cancel := j.bounded(ctx, torStarts)
+		defer cancel()
 		daemon, err = j.newTor(ctx, options)
 	}
 	if err != nil || !j.state.Config.Client.Enable {
@@ -194,8 +207,7 @@ func (j *job) startSentry(context.Context) error {
 		Cgroup: group,
 		Args:   []string{"sentry"},
 		Config: sentry.Config{
-			Control:       j.controlAddress(j.state),
-			DNSPort:       j.plan.Ports.DNS,
+			Tors:          j.watchedTors(),
 			ResolverPort:  j.plan.Ports.Resolver,
 			LANPrefixes:   j.plan.LANPrefixes(),
 			LANs:          j.plan.LANNames(),
@@ -248,12 +260,12 @@ func (r *Router) isOurs(s *State, pid int) bool {
 	if s.Config.Tor.Mode == config.TorSystem {
 		return false
 	}
-	d, err := tor.Find(r.torDir())
-	return err == nil && d.PID() == pid
+	daemons, err := r.findDaemons()
+	return err == nil && slices.ContainsFunc(daemons, func(d *tor.Daemon) bool { return d != nil && d.PID() == pid })
 }
 
-// Served tells whether Tor is ready and the gate open, so that clients are not refused; known
-// is false where nothing is attached, or the gate cannot be read now.
+// Served tells whether a tor is ready and its gate open, so that clients are not refused; known
+// is false where nothing is attached, or the gates cannot be read now.
 func (r *Router) Served() (served, known bool) {
 	s, err := r.loadState()
 	if err != nil || s == nil || s.Blocked {
@@ -263,6 +275,6 @@ func (r *Router) Served() (served, known bool) {
 	if err != nil {
 		return false, false
 	}
-	served, err = d.GateOpen(0)
-	return served, err == nil
+	open, err := d.GatesOpen(s.tors())
+	return slices.Contains(open, true), err == nil
 }

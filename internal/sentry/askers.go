@@ -43,7 +43,7 @@ func (a *askers) close() error { return unix.Munmap(a.mem) }
 // device returns who sent a question, or began a connection, a moment ago, as the programs
 // tell devices apart: nobody where the LAN program has not just said so.
 func (a *askers) device(addr netip.AddrPort, protocol uint8, id uint16) abi.DatapathDeviceKey {
-	if a == nil { // no name is excluded
+	if a == nil { // it does not matter
 		return nobodysDevice
 	}
 	now, err := kernel.BootTime()

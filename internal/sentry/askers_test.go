@@ -129,7 +129,7 @@ func TestWhoAskedIsLetOut(t *testing.T) {
 	}
 	excluded := newExcludedNames(t)
 	r := newResolver(t, quick(nil), excluded)
-	r.gate.Set(false) // Tor is not needed for it
+	r.tors[0].gate.Set(false) // Tor is not needed for it
 	var want []abi.DatapathDeviceKey
 	for i, l := range links {
 		for _, known := range []bool{true, false} {

@@ -10,8 +10,7 @@ import (
 
 // Config is what a sentry must know; it travels as JSON from Spawn to RunChild.
 type Config struct {
-	Control      string         `json:"control"` // tor's control address, for the Dialer
-	DNSPort      uint16         `json:"dns_port"`
+	Tors         []TorConfig    `json:"tors"`          // by instance, which is the number of a gate as well
 	ResolverPort uint16         `json:"resolver_port"` // TCP and UDP, both families
 	LANPrefixes  []netip.Prefix `json:"lan_prefixes"`  // whom to serve
 	// LANs are the names of the torified interfaces. A link-local peer has an
@@ -28,10 +27,15 @@ type Config struct {
 	Domains  []Domain   `json:"domains,omitempty"`
 	Resolver netip.Addr `json:"resolver"`
 
-	GateFD   int    `json:"gate_fd"`   // the BPF array `gates`; set by Spawn
-	SlotsFD  int    `json:"slots_fd"`  // the BPF array `domain_slots`; set by Spawn
-	AskersFD int    `json:"askers_fd"` // the BPF array `askers`; set by Spawn
-	Instance uint32 `json:"instance"`  // which gate of the array is ours
+	GateFD   int `json:"gate_fd"`   // the BPF array `gates`; set by Spawn
+	SlotsFD  int `json:"slots_fd"`  // the BPF array `domain_slots`; set by Spawn, 0: there is none
+	AskersFD int `json:"askers_fd"` // the BPF array `askers`; set by Spawn, 0: there is none
+}
+
+// TorConfig is one of the tors that are watched and asked.
+type TorConfig struct {
+	Control string `json:"control"` // its control address, for the Dialer
+	DNSPort uint16 `json:"dns_port"`
 }
 
 // Domain is an excluded name.
@@ -40,8 +44,15 @@ type Domain struct {
 	Ends time.Duration `json:"ends_ns,omitempty"` // since boot (CLOCK_BOOTTIME); 0: never
 }
 
+// tellsDevices says whether it matters which device asks.
+func (c Config) tellsDevices() bool { return len(c.Domains) > 0 || len(c.Tors) > 1 }
+
 func (c Config) validate() error {
-	if c.DNSPort == 0 || c.ResolverPort == 0 {
+	if len(c.Tors) == 0 {
+		return errors.New("validate the sentry's configuration: there is no tor to watch")
+	}
+	noDNSPort := slices.ContainsFunc(c.Tors, func(t TorConfig) bool { return t.DNSPort == 0 })
+	if noDNSPort || c.ResolverPort == 0 {
 		return errors.New("validate the sentry's configuration: DNSPort and resolver port must not be 0")
 	}
 	for _, p := range c.LANPrefixes {

@@ -31,8 +31,8 @@ func TestPeersAreTheLANAndTheRouter(t *testing.T) {
 
 func TestConfigSurvivesItsJourney(t *testing.T) {
 	want := Config{
-		Control: "unix:/run/tor/control", DNSPort: 1, ResolverPort: 2,
-		LANPrefixes: lanPrefixes, LANs: []string{"eth1"}, GateFD: 3, Instance: 4,
+		Tors: []TorConfig{{Control: "unix:/run/tor/control", DNSPort: 1}, {Control: "unix:/run/tor-1/control", DNSPort: 3}}, ResolverPort: 2,
+		LANPrefixes: lanPrefixes, LANs: []string{"eth1"}, GateFD: 3,
 	}
 	text, err := json.Marshal(want)
 	must(t, err)
@@ -44,10 +44,11 @@ func TestConfigSurvivesItsJourney(t *testing.T) {
 }
 
 func TestIncompleteConfigIsRefused(t *testing.T) {
-	whole := Config{DNSPort: 1, ResolverPort: 2}
+	whole := Config{Tors: []TorConfig{{DNSPort: 1}}, ResolverPort: 2}
 	must(t, whole.validate())
 	for name, change := range map[string]func(*Config){
-		"no DNSPort":       func(c *Config) { c.DNSPort = 0 },
+		"no DNSPort":       func(c *Config) { c.Tors = []TorConfig{{DNSPort: 1}, {}} },
+		"no tor":           func(c *Config) { c.Tors = nil },
 		"no resolver port": func(c *Config) { c.ResolverPort = 0 },
 		"empty prefix":     func(c *Config) { c.LANPrefixes = []netip.Prefix{{}} },
 		"everyone":         func(c *Config) { c.LANPrefixes = []netip.Prefix{netip.MustParsePrefix("::/0")} },

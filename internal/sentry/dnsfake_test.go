@@ -147,11 +147,11 @@ func newResolver(t *testing.T, lim limits, excluded ...excludedNames) *resolver 
 	must(t, err)
 	gate.Set(true)
 	ctx, cancel := context.WithCancel(context.Background())
-	cfg := Config{DNSPort: dnsPort, ResolverPort: resolverPort, LANPrefixes: lanPrefixes, LANs: []string{"eth1"}}
+	cfg := Config{Tors: []TorConfig{{DNSPort: dnsPort}}, ResolverPort: resolverPort, LANPrefixes: lanPrefixes, LANs: []string{"eth1"}}
 	for _, e := range excluded {
 		cfg.Domains, cfg.Resolver, cfg.SlotsFD, cfg.AskersFD = e.domains, e.resolver, e.slots.FD(), e.askers.FD()
 	}
-	r.server, err = newServer(ctx, cfg, gate, lim, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	r.server, err = newServer(ctx, cfg, []*Gate{gate}, lim, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	must(t, err)
 	served := make(chan error)
 	go func() { served <- r.serve(ctx) }()

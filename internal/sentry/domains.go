@@ -31,7 +31,6 @@ type domains struct {
 	resolver netip.AddrPort
 	timeout  time.Duration // of one question, by UDP and then by TCP
 	slots    *Slots
-	askers   *askers // nil: no name is excluded
 	onions   []netip.Prefix
 	lans     []netip.Prefix
 }
@@ -44,13 +43,9 @@ func newDomains(cfg Config, timeout time.Duration) (*domains, error) {
 	if err != nil {
 		return nil, err
 	}
-	askers, err := openAskers(cfg.AskersFD)
-	if err != nil {
-		return nil, err
-	}
 	return &domains{
 		patterns: cfg.Domains, resolver: netip.AddrPortFrom(cfg.Resolver, config.PortDNS), timeout: timeout,
-		slots: slots, askers: askers, onions: cfg.OnionPrefixes, lans: cfg.LANPrefixes,
+		slots: slots, onions: cfg.OnionPrefixes, lans: cfg.LANPrefixes,
 	}, nil
 }
 

@@ -7,7 +7,7 @@ func TestStopAllEndsForgottenSentries(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	opts := spawnOptions(newGates(t))
+	opts := spawnOptions(t, newGates(t))
 	pid, starttime := spawned(t, opts)
 	must(t, StopAll())
 	if Running(pid, starttime) {
@@ -21,7 +21,7 @@ func TestStopAllLeavesOtherNamespacesAlone(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	pid, starttime := spawned(t, spawnOptions(newGates(t)))
+	pid, starttime := spawned(t, spawnOptions(t, newGates(t)))
 	newOutside(t).do(t, StopAll)
 	if !Running(pid, starttime) {
 		t.Error("the sentry of another namespace was ended")

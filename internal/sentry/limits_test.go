@@ -101,7 +101,7 @@ func TestEndOfServingWaitsForNobody(t *testing.T) {
 	newFakeDNSPort(t).set(func(*dns.Msg) *dns.Msg { return nil })
 	up(t, "lo")
 	ctx, cancel := context.WithCancel(context.Background())
-	s, err := newServer(ctx, Config{DNSPort: dnsPort, ResolverPort: resolverPort}, gate, defaultLimits(), silent())
+	s, err := newServer(ctx, Config{Tors: []TorConfig{{DNSPort: dnsPort}}, ResolverPort: resolverPort}, []*Gate{gate}, defaultLimits(), silent())
 	must(t, err)
 	served := make(chan error)
 	go func() { served <- s.serve(ctx) }()

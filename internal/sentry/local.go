@@ -58,7 +58,9 @@ func newLocalResolver(cfg Config, timeout time.Duration) *localResolver {
 		}
 	}
 	// A tor that has its DNSPort there would ask an exit.
-	servers = slices.DeleteFunc(slices.Clone(servers), func(s netip.AddrPort) bool { return s.Port() == cfg.DNSPort })
+	servers = slices.DeleteFunc(slices.Clone(servers), func(s netip.AddrPort) bool {
+		return slices.ContainsFunc(cfg.Tors, func(t TorConfig) bool { return s.Port() == t.DNSPort })
+	})
 	return &localResolver{servers: servers, timeout: timeout, zones: make(map[tried]*trust)}
 }
 

@@ -105,7 +105,7 @@ func TestLocalNamesAreTheRoutersOwn(t *testing.T) {
 	r := newResolver(t, quick(nil))
 	newOwnDNS(t, "127.0.0.1:53", keeper(t))
 	for _, open := range []bool{true, false} {
-		r.gate.Set(open)
+		r.tors[0].gate.Set(open)
 		for _, l := range links {
 			conn := r.connect(t, l)
 			for _, c := range []struct {
@@ -247,7 +247,7 @@ func TestRouterWithoutResolverKnowsNoLocalName(t *testing.T) {
 	if l.ask(t.Context(), question("printer.lan.", dns.TypeA).Question[0], zone{domain: "lan."}) == nil {
 		t.Error("a resolver on ::1 alone is not asked")
 	}
-	if tor := newLocalResolver(Config{DNSPort: 53}, time.Second); len(tor.servers) != 0 {
+	if tor := newLocalResolver(Config{Tors: []TorConfig{{DNSPort: 9053}, {DNSPort: 53}}}, time.Second); len(tor.servers) != 0 {
 		t.Errorf("tor itself would be asked, at %v", tor.servers)
 	}
 }

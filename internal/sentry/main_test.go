@@ -28,7 +28,7 @@ import (
 
 // What the test binary does instead of testing when this is its first argument.
 const (
-	roleSentry     = "role-sentry"      // RunChild, with a tor as bootstrapped as Config.Control says
+	roleSentry     = "role-sentry"      // RunChild, with a tor as bootstrapped as its control address says
 	roleMute       = "role-mute"        // dies at once
 	roleSilent     = "role-silent"      // reports nothing and lives on
 	roleGateWriter = "role-gate-writer" // opens gate 3 of descriptor 3, shuts it after a line on stdin
@@ -73,9 +73,9 @@ func (constantTor) Close() error                                     { return ni
 func beSentry() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	return RunChild(ctx, func(cfg Config) Dialer {
+	return RunChild(ctx, func(control string) Dialer {
 		return func(context.Context) (Tor, io.Closer, error) {
-			percent, err := strconv.Atoi(cfg.Control)
+			percent, err := strconv.Atoi(control)
 			return constantTor(percent), constantTor(percent), err
 		}
 	})

@@ -14,35 +14,43 @@ type Options struct {
 	Ready func() error // called once when all listens; an error ends Run
 }
 
-// Run watches tor and answers DNS until ctx ends, which is no error. The gate is
+// Run watches the tors and answers DNS until ctx ends, which is no error. The gate is
 // left as it is.
-func Run(ctx context.Context, cfg Config, dial Dialer, opts Options) error {
-	return run(ctx, cfg, dial, opts, defaultLimits())
+func Run(ctx context.Context, cfg Config, dialer func(control string) Dialer, opts Options) error {
+	return run(ctx, cfg, dialer, opts, defaultLimits())
 }
 
-func run(ctx context.Context, cfg Config, dial Dialer, opts Options, lim limits) (err error) {
+func run(ctx context.Context, cfg Config, dialer func(control string) Dialer, opts Options, lim limits) (err error) {
 	if err := cfg.validate(); err != nil {
 		return err
 	}
-	gate, err := OpenGate(cfg.GateFD, cfg.Instance)
+	gates, err := openGates(cfg)
+	defer func() {
+		for _, gate := range gates {
+			if closeErr := gate.Close(); err == nil {
+				err = closeErr
+			}
+		}
+	}()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if closeErr := gate.Close(); err == nil {
-			err = closeErr
-		}
-	}()
-	server, err := newServer(ctx, cfg, gate, lim, opts.Log)
+	server, err := newServer(ctx, cfg, gates, lim, opts.Log)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.serve(ctx) })
-	g.Go(func() error {
-		Watch(ctx, dial, gate, opts.Watch, opts.Log)
-		return nil
-	})
+	for i, t := range cfg.Tors {
+		log := opts.Log
+		if len(cfg.Tors) > 1 {
+			log = log.With("tor", i)
+		}
+		g.Go(func() error {
+			Watch(ctx, dialer(t.Control), gates[i], opts.Watch, log)
+			return nil
+		})
+	}
 	if opts.Ready != nil {
 		g.Go(opts.Ready)
 	}

@@ -58,10 +58,10 @@ func defaultLimits() limits {
 // and RFC 7766 wants them in parallel), waits for slow readers for ever and
 // starts as many goroutines as there come datagrams.
 type server struct {
-	gate        *Gate
+	tors        tors
+	askers      *askers // nil: whose a question is does not matter
 	peers       peers
 	names       names
-	upstream    *upstream
 	local       *localResolver
 	domains     *domains
 	limits      limits
@@ -76,17 +76,23 @@ type server struct {
 
 // newServer listens on the wildcard address: where a redirected packet arrives
 // is for the kernel to choose, and changes with the addresses of the interface.
-func newServer(ctx context.Context, cfg Config, gate *Gate, lim limits, log *slog.Logger) (*server, error) {
+func newServer(ctx context.Context, cfg Config, gates []*Gate, lim limits, log *slog.Logger) (*server, error) {
 	domains, err := newDomains(cfg, lim.chosen)
 	if err != nil {
 		return nil, err
 	}
+	var who *askers
+	if cfg.tellsDevices() {
+		if who, err = openAskers(cfg.AskersFD); err != nil {
+			return nil, err
+		}
+	}
 	s := &server{
 		domains:     domains,
-		gate:        gate,
+		tors:        newTors(cfg, gates, lim.attempt),
+		askers:      who,
 		peers:       peers{prefixes: cfg.LANPrefixes, lans: cfg.LANs},
 		names:       names{lans: cfg.LANPrefixes, onions: cfg.OnionPrefixes, chosen: func(name string) bool { return domains.match(name) != "" }},
-		upstream:    newUpstream(cfg.DNSPort, lim.attempt),
 		local:       newLocalResolver(cfg, lim.local),
 		limits:      lim,
 		connections: newLimiter(lim.connections, lim.connectionsPerPeer),
@@ -144,7 +150,7 @@ func (s *server) serve(ctx context.Context) error {
 // asking someone, which later does, or both are nil and the message gets no answer.
 // A later that is not nil must be called: it holds a place among the questions.
 func (s *server) handle(message []byte, from client, udp bool) (reply []byte, later func(context.Context) []byte) {
-	r := judge(message, s.gate.IsOpen(), s.namesFor(from.addr))
+	r := judge(message, s.tors.of(from).gate.IsOpen(), s.namesFor(from.addr))
 	if r.reply == nil {
 		return nil, nil
 	}
@@ -192,7 +198,7 @@ func (s *server) complete(ctx context.Context, r ruling, from client) {
 	if r.who == chosen {
 		answer, err = s.domains.ask(ctx, question, from.device)
 	} else {
-		answer, err = s.upstream.ask(ctx, question, from.addr)
+		answer, err = s.tors.of(from).upstream.ask(ctx, question, from.addr)
 	}
 	if err == nil {
 		complete(r.reply, answer)

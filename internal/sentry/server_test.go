@@ -20,7 +20,7 @@ func TestEveryRuleHoldsOverEveryTransport(t *testing.T) {
 	}
 	r := newResolver(t, quick(nil))
 	for _, open := range []bool{true, false} {
-		r.gate.Set(open)
+		r.tors[0].gate.Set(open)
 		for _, l := range links {
 			for _, c := range ruleCases {
 				checkRule(t, r, l, c, open)

@@ -19,7 +19,7 @@ type SpawnOptions struct {
 	Config Config   // its descriptors are filled in
 	Gates  int      // the BPF array `gates`; stays the caller's
 	Slots  int      // the BPF array `domain_slots`, for a Config with Domains; stays the caller's
-	Askers int      // the BPF array `askers`, likewise
+	Askers int      // the BPF array `askers`, for one with Domains or several tors, likewise
 	Log    *os.File // standard error of the sentry; nil for none
 	// Cgroup is the folder of the control group that it is to be in; nil for the caller's.
 	Cgroup *os.File
@@ -44,7 +44,6 @@ func Spawn(opts SpawnOptions) (pid int, starttime uint64, err error) {
 	if err != nil {
 		return 0, 0, fmt.Errorf("start %s: %w", role, err)
 	}
-	opts.Config.GateFD, opts.Config.SlotsFD, opts.Config.AskersFD = childGates, childSlots, childAskers
 	return role.Spawn(confined.Options{
 		Args: opts.Args, Config: opts.Config, Files: files,
 		Env: []string{"GOMAXPROCS=1", "GOMEMLIMIT=16MiB", "GOGC=50"},
@@ -52,26 +51,27 @@ func Spawn(opts SpawnOptions) (pid int, starttime uint64, err error) {
 	})
 }
 
-// maps duplicates what the sentry is to have of the BPF maps.
-func (o SpawnOptions) maps() (files []*os.File, err error) {
-	gates, err := confined.Duplicate(o.Gates, "gates")
-	if err != nil {
-		return nil, err
+// maps duplicates what the sentry is to have of the BPF maps, and has its Config name them.
+func (o *SpawnOptions) maps() (files []*os.File, err error) {
+	give := func(fd int, name string, at *int) {
+		if err != nil {
+			return
+		}
+		var file *os.File
+		if file, err = confined.Duplicate(fd, name); err == nil {
+			*at = childGates + len(files)
+			files = append(files, file)
+		}
 	}
-	files = append(files, gates)
+	o.Config.GateFD, o.Config.SlotsFD, o.Config.AskersFD = 0, 0, 0
+	give(o.Gates, "gates", &o.Config.GateFD)
 	if len(o.Config.Domains) > 0 { // or it could let out what nobody has excluded
-		slots, err := confined.Duplicate(o.Slots, "slots")
-		if err != nil {
-			return files, err
-		}
-		files = append(files, slots)
-		askers, err := confined.Duplicate(o.Askers, "askers")
-		if err != nil {
-			return files, err
-		}
-		files = append(files, askers)
+		give(o.Slots, "slots", &o.Config.SlotsFD)
 	}
-	return files, nil
+	if o.Config.tellsDevices() {
+		give(o.Askers, "askers", &o.Config.AskersFD)
+	}
+	return files, err
 }
 
 // Running reports whether the process that Spawn started is still there. The

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,19 +19,23 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/confined"
 )
 
-// spawnOptions are for a sentry whose tor is always bootstrapped.
-func spawnOptions(gates *ebpf.Map) SpawnOptions {
+// spawnOptions are for a sentry of three tors, of which all but the second are bootstrapped.
+func spawnOptions(t *testing.T, gates *ebpf.Map) SpawnOptions {
+	askers := newMap(t, abi.DatapathMapAskers)
 	return SpawnOptions{
 		Args: []string{roleSentry},
 		Config: Config{
-			Control: "100", DNSPort: dnsPort, ResolverPort: resolverPort, LANPrefixes: lanPrefixes,
-			GateFD: 77, Instance: 2, // the descriptor's number is for Spawn to set
+			Tors:         []TorConfig{{Control: "100", DNSPort: dnsPort}, {Control: "99", DNSPort: dnsPort}, {Control: "100", DNSPort: dnsPort}},
+			ResolverPort: resolverPort, LANPrefixes: lanPrefixes,
+			GateFD: 77, // the descriptor's number is for Spawn to set
 		},
-		Gates: gates.FD(),
-		Group: 105,
+		Gates:  gates.FD(),
+		Askers: askers.FD(),
+		Group:  105,
 	}
 }
 
@@ -70,7 +75,7 @@ func TestSpawnedSentryHasNoPrivilege(t *testing.T) {
 	must(t, err)
 	defer unix.Close(lock)
 	must(t, syscall.Setgroups([]int{0, 27})) // of all threads, unlike unix.Setgroups
-	pid, _ := spawned(t, spawnOptions(newGates(t)))
+	pid, _ := spawned(t, spawnOptions(t, newGates(t)))
 
 	account, err := user.Lookup("nobody")
 	must(t, err)
@@ -140,7 +145,7 @@ func checkDescriptors(t *testing.T, pid int) {
 		must(t, err)
 		switch {
 		case fd <= 2 && target == "/dev/null":
-		case fd == childGates && target == "anon_inode:bpf-map":
+		case (fd == childGates || fd == childGates+1) && target == "anon_inode:bpf-map":
 		case strings.HasPrefix(target, "socket:"), strings.HasPrefix(target, "/sys/fs/cgroup/"), target == "anon_inode:[eventpoll]", target == "anon_inode:[eventfd]":
 		default:
 			got = append(got, fmt.Sprintf("%d → %s", fd, target))
@@ -156,7 +161,7 @@ func TestSpawnedSentryServesAndStaysSmall(t *testing.T) {
 		return
 	}
 	gates := newGates(t)
-	opts := spawnOptions(gates)
+	opts := spawnOptions(t, gates)
 	o := newOutside(t)
 	newFakeDNSPort(t)
 	pid, starttime := spawned(t, opts)
@@ -212,7 +217,7 @@ func TestSentryLivesInTheNamespaceOfTheCallingThread(t *testing.T) {
 			done <- err
 			return
 		}
-		pid, starttime, err := Spawn(spawnOptions(gates))
+		pid, starttime, err := Spawn(spawnOptions(t, gates))
 		if err == nil {
 			var ours, theirs unix.Stat_t
 			must(t, unix.Fstat(o.fd, &ours))
@@ -238,7 +243,7 @@ func TestSpawnReportsWhyTheSentryCannotServe(t *testing.T) {
 	gates := newGates(t)
 	refuses := func(what, want string, change func(*SpawnOptions)) {
 		t.Helper()
-		opts := spawnOptions(gates)
+		opts := spawnOptions(t, gates)
 		change(&opts)
 		pid, _, err := Spawn(opts)
 		if err == nil || !strings.Contains(err.Error(), want) || pid != 0 {
@@ -257,7 +262,7 @@ func TestSpawnReportsWhyTheSentryCannotServe(t *testing.T) {
 		refuses("port taken by "+network, "address already in use", func(*SpawnOptions) {})
 		must(t, taken.Close())
 	}
-	refuses("no such gate", "16 gates only", func(o *SpawnOptions) { o.Config.Instance = 99 })
+	refuses("no such gate", "16 gates only", func(o *SpawnOptions) { o.Config.Tors = slices.Repeat(o.Config.Tors, 6) })
 	refuses("not the gates", "not the map of gates", func(o *SpawnOptions) { o.Gates = 0 })
 	refuses("no descriptor", "bad file descriptor", func(o *SpawnOptions) { o.Gates = 999 })
 	refuses("no port", "must not be 0", func(o *SpawnOptions) { o.Config.ResolverPort = 0 })
@@ -282,7 +287,7 @@ func TestSentrySurvivesTheEndOfItsLog(t *testing.T) {
 	read, log, err := os.Pipe()
 	must(t, err)
 	must(t, read.Close())
-	opts := spawnOptions(gates)
+	opts := spawnOptions(t, gates)
 	opts.Log = log
 	pid, starttime := spawned(t, opts)
 	must(t, log.Close())
@@ -305,7 +310,7 @@ func TestKilledSentryLeavesTheGate(t *testing.T) {
 	}
 	up(t, "lo")
 	gates := newGates(t)
-	pid, starttime := spawned(t, spawnOptions(gates))
+	pid, starttime := spawned(t, spawnOptions(t, gates))
 	eventually(t, "the gate opens", func() bool { return gateIsOpen(t, gates, 2) })
 	must(t, unix.Kill(pid, unix.SIGKILL))
 	eventually(t, "the sentry is gone", func() bool { return !Running(pid, starttime) })

@@ -33,7 +33,7 @@ func (s *server) serveTCP(ctx context.Context) error {
 			reset(conn)
 			continue
 		}
-		device := s.domains.askers.device(addrPortOf(conn.RemoteAddr()), unix.IPPROTO_TCP, 0)
+		device := s.askers.device(addrPortOf(conn.RemoteAddr()), unix.IPPROTO_TCP, 0)
 		s.running.Go(func() {
 			defer s.connections.release(peer)
 			s.serveConn(ctx, conn, client{peer, device})

@@ -25,7 +25,7 @@ func (s *server) serveUDP(ctx context.Context) error {
 		if !s.peers.allowed(peer) {
 			continue
 		}
-		device := s.domains.askers.device(addrPortOf(session.RemoteAddr()), unix.IPPROTO_UDP, messageID(buffer[:n]))
+		device := s.askers.device(addrPortOf(session.RemoteAddr()), unix.IPPROTO_UDP, messageID(buffer[:n]))
 		reply, later := s.handle(buffer[:n], client{peer, device}, true)
 		switch {
 		case later != nil:

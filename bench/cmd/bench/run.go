@@ -22,6 +22,7 @@ const (
 	timeRounds      = 5
 	bytesThroughTor = 16 << 20
 	torRounds       = 9
+	bytesOfDevice   = 6 << 20 // through one of several tors
 )
 
 // options of a run.
@@ -68,13 +69,17 @@ func run(ctx context.Context, o options) (_ *report.Result, err error) {
 	return r, err
 }
 
-// throughTor is no row unless it was asked for.
+// throughTor has no rows unless they were asked for.
 func throughTor(ctx context.Context, o options) ([]report.Row, error) {
 	if !o.tor {
 		return nil, nil
 	}
-	row, err := rig.ThroughTor(ctx, o.program, torRounds, bytesThroughTor, o.progress)
-	return []report.Row{row}, err
+	bulk, err := rig.ThroughTor(ctx, o.program, torRounds, bytesThroughTor, o.progress)
+	if err != nil {
+		return nil, err
+	}
+	several, err := rig.SeveralTors(ctx, o.program, torRounds, bytesOfDevice, o.progress)
+	return []report.Row{bulk, several}, err
 }
 
 // measurePaths measures what goes through routers.
