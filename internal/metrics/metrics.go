@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -45,6 +46,8 @@ var (
 	torUp    = desc("tor_up", "Whether tor answers its control connection.")
 	torBoot  = desc("tor_bootstrap_ratio", "How far tor's bootstrap is, from 0 to 1.")
 	torInfo  = desc("tor_info", "The tor that is used.", "version", "mode")
+	torReady = desc("tor_instance_ready", "Whether one of several tors is bootstrapped and serves its devices.", "instance")
+	torUsers = desc("tor_instance_devices", "Devices that have sent something by Tor, by the tor that they use now.", "instance")
 	rules    = desc("rules", "Rules in force.", "kind", "policy")
 	ends     = desc("rule_next_end_timestamp_seconds", "When the next rule ends, in seconds since 1970; absent where none does.")
 	listed   = desc("list_entries", "Prefixes and addresses of a list of destinations, as it was read.", "path")
@@ -57,7 +60,7 @@ var (
 // all are the metrics in the order in which they are described.
 var all = []*prometheus.Desc{
 	attached, lan, packets, bytes, dropped, stopped, problems, warnings, ready, sentryUp,
-	torUp, torBoot, torInfo, rules, ends, listed, devices, devicePackets, deviceBytes,
+	torUp, torBoot, torInfo, torReady, torUsers, rules, ends, listed, devices, devicePackets, deviceBytes,
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -122,6 +125,10 @@ func collectState(out chan<- prometheus.Metric, s *router.Status) {
 	gauge(out, torUp, one(s.Tor.Alive))
 	gauge(out, torBoot, float64(s.Tor.Percent)/100)
 	gauge(out, torInfo, 1, s.Tor.Version, string(s.Tor.Mode))
+	for _, t := range s.Tor.Instances {
+		gauge(out, torReady, one(t.Ready), strconv.Itoa(t.Instance))
+		gauge(out, torUsers, float64(t.Devices), strconv.Itoa(t.Instance))
+	}
 }
 
 func collectPackets(out chan<- prometheus.Metric, s *router.Status) {
