@@ -13,7 +13,13 @@ OUT ?=
 CHART ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX ?= /usr/local
-UNITDIR ?= /etc/systemd/system
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(SYSCONFDIR)/systemd/system
+INIT ?= $(if $(wildcard /sbin/openrc-run),openrc,systemd)
+PROGRAM ?= ./torbpf
+TOOL ?= ./torbpf
+EXTRAS ?= yes
+DATE ?=
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.0
 
 export CGO_ENABLED := 0
@@ -30,21 +36,47 @@ demo: deps-demo build ## Show it without a LAN: attach, status and detach on a p
 	$(GO) run ./testnet/cmd/demo ./torbpf
 
 .PHONY: install
-install: build ## Install the program, its systemd unit and shell completions below PREFIX
-	install -D -m 755 torbpf $(DESTDIR)$(PREFIX)/sbin/torbpf
-	install -d $(DESTDIR)$(UNITDIR) $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
-	sed 's|@SBINDIR@|$(PREFIX)/sbin|' packaging/systemd/torbpf.service.in >$(DESTDIR)$(UNITDIR)/torbpf.service
-	install -D -m 644 packaging/torbpf.toml $(DESTDIR)$(PREFIX)/share/doc/torbpf/torbpf.toml
-	./torbpf completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/torbpf
-	./torbpf completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_torbpf
-	./torbpf completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/torbpf.fish
+install: build install-files ## Install the program, its service, man pages and shell completions below PREFIX
 	test -n "$(DESTDIR)" || ! test -d /run/systemd/system || systemctl daemon-reload
+
+# The packages are laid out by this as well.
+.PHONY: install-files
+install-files:
+	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/sbin/torbpf
+	$(MAKE) --no-print-directory install-$(INIT)
+	$(if $(EXTRAS),$(MAKE) --no-print-directory install-extras)
+	install -D -m 644 packaging/torbpf.toml $(DESTDIR)$(PREFIX)/share/doc/torbpf/torbpf.toml
+
+.PHONY: install-systemd install-openrc install-procd
+install-systemd:
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|@SBINDIR@|$(PREFIX)/sbin|' packaging/systemd/torbpf.service.in >$(DESTDIR)$(UNITDIR)/torbpf.service
+
+install-openrc install-procd: install-%:
+	install -d $(DESTDIR)$(SYSCONFDIR)/init.d
+	sed 's|@SBINDIR@|$(PREFIX)/sbin|' packaging/$(if $(filter openrc,$*),openrc,openwrt)/torbpf.in >$(DESTDIR)$(SYSCONFDIR)/init.d/torbpf
+	chmod 755 $(DESTDIR)$(SYSCONFDIR)/init.d/torbpf
+
+# What a router with little flash does without.
+.PHONY: install-extras
+install-extras:
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,man/man5 man/man8 bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	$(TOOL) manual --date "$(DATE)" >$(DESTDIR)$(PREFIX)/share/man/man8/torbpf.8
+	$(TOOL) manual --date "$(DATE)" --reference packaging/torbpf.toml >$(DESTDIR)$(PREFIX)/share/man/man5/torbpf.toml.5
+	$(TOOL) completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/torbpf
+	$(TOOL) completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_torbpf
+	$(TOOL) completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/torbpf.fish
+	install -D -m 644 packaging/grafana/torbpf.json $(DESTDIR)$(PREFIX)/share/doc/torbpf/grafana.json
 
 ##@ Build
 
 .PHONY: build
 build: ## Build ./torbpf; needs nothing but Go
 	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o torbpf ./cmd/torbpf
+
+.PHONY: packages
+packages: ## Build deb, rpm, apk and OpenWrt packages below dist/: make packages ARCHS="amd64 arm64" FORMATS=deb
+	./packaging/packages.sh "$(VERSION)"
 
 .PHONY: generate
 generate: ## Compile the BPF programs and regenerate their Go side (clang 14, llvm, libbpf-dev)
@@ -62,6 +94,8 @@ test: deps-systemd build ## Install what is missing, then run every test: sudo m
 lint: ## Formatting, vet, and the limits on size and nesting
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted" >&2; exit 1; }
 	clang-format --dry-run -Werror bpf/*.h bpf/*.c
+	shellcheck --exclude=SC1091 packaging/*.sh packaging/openrc/torbpf.in packaging/openwrt/torbpf.in
+	for script in packaging/scripts/*-*.sh; do cat packaging/scripts/lib.sh $$script | shellcheck --shell=sh -; done
 	$(GO) vet ./...
 	$(GO) run $(GOLANGCI) run ./...
 
@@ -117,7 +151,7 @@ deps-systemd: ## Install what test-systemd needs, too
 
 .PHONY: clean
 clean: ## Remove what was built
-	rm -f torbpf
+	rm -rf torbpf dist
 
 .PHONY: help
 help: ## This list

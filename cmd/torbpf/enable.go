@@ -24,7 +24,8 @@ network comes up.`,
 			if err != nil {
 				return err
 			}
-			if err := service.Find(cmd.Context()); err != nil {
+			manager, err := service.Find(cmd.Context())
+			if err != nil {
 				return err
 			}
 			wrote, err := r.SaveConfig(file, save)
@@ -39,7 +40,7 @@ network comes up.`,
 			default:
 				fmt.Fprintf(out, "%s stays as it is (--save writes what is attached now)\n", file)
 			}
-			if err := service.Enable(cmd.Context()); err != nil {
+			if err := manager.Enable(cmd.Context()); err != nil {
 				return err
 			}
 			if asJSON {
@@ -62,10 +63,11 @@ func newDisable() *cobra.Command {
 		Short: "No longer start at boot; what is attached stays until detach",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := service.Find(cmd.Context()); err != nil {
+			manager, err := service.Find(cmd.Context())
+			if err != nil {
 				return err
 			}
-			if err := service.Disable(cmd.Context()); err != nil {
+			if err := manager.Disable(cmd.Context()); err != nil {
 				return err
 			}
 			r, err := newRouter()

@@ -12,6 +12,7 @@ import (
 
 func newRun() *cobra.Command {
 	var file string
+	var blockOnly bool
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Keep the configured interfaces on Tor, and repair what is taken away (for a service manager)",
@@ -22,7 +23,11 @@ follows addresses and routes, and starts a tor anew that is gone or hangs.
 
 Without a configuration file it keeps what is attached. SIGHUP reads the file
 again; what commands have changed stays until the file does. Told to stop, it leaves everything as it is: ` + "`torbpf detach --all`" + `
-lets traffic out directly.`,
+lets traffic out directly.
+
+A service manager that starts the network without waiting until a daemon is ready
+(sd_notify) runs it with --block-only first, which returns once the interfaces are
+blocked.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := newRouter()
@@ -30,10 +35,15 @@ lets traffic out directly.`,
 				return err
 			}
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
-			return daemon.Run(cmd.Context(), daemon.Options{Router: r, Version: version, File: file, Log: log})
+			options := daemon.Options{Router: r, Version: version, File: file, Log: log}
+			if blockOnly {
+				return daemon.Block(cmd.Context(), options)
+			}
+			return daemon.Run(cmd.Context(), options)
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
+	cmd.Flags().BoolVar(&blockOnly, "block-only", false, "block what is not attached yet of the configured interfaces, and end")
 	return cmd
 }
 

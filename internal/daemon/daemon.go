@@ -111,6 +111,23 @@ func Run(ctx context.Context, o Options) error {
 	return err
 }
 
+// Block does what Run does before it is ready, and ends: the interfaces of a configuration that
+// is not in force yet are blocked by their names. It is for service managers that start the
+// network without waiting until a daemon is ready. Where one runs already, that has done so.
+func Block(ctx context.Context, o Options) error {
+	d := &daemon{Options: o}
+	release, err := d.alone(ctx)
+	if errors.Is(err, router.ErrBusy) {
+		o.Log.Info("torbpf run is there, and keeps the configuration in force")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer release()
+	return d.begin(ctx)
+}
+
 // alone refuses to run beside another daemon. Whatever else keeps it from telling is no reason
 // to leave a boot open.
 func (d *daemon) alone(ctx context.Context) (release func(), err error) {

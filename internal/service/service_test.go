@@ -4,37 +4,114 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// TestWithoutSystemdTheNextStepIsTold, whether systemctl is missing or finds nobody to ask;
-// what else it says is passed on.
-func TestWithoutSystemdTheNextStepIsTold(t *testing.T) {
-	dir := t.TempDir()
-	t.Setenv("PATH", dir+":/bin:/usr/bin")
-	fake := func(says string) {
-		t.Helper()
-		text := "#!/bin/sh\necho '" + says + "'\nexit 1\n"
-		if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(text), 0o755); err != nil {
+// fakes puts programs into a folder, which say what they are asked, and what they are told to;
+// asked returns the lines so far.
+type fakes struct{ dir string }
+
+func newFakes(t *testing.T) fakes {
+	t.Helper()
+	f := fakes{t.TempDir()}
+	t.Setenv("PATH", f.dir+":/bin:/usr/bin")
+	return f
+}
+
+func (f fakes) program(t *testing.T, name, says string, code string) {
+	t.Helper()
+	text := "#!/bin/sh\necho \"$(basename $0) $*\" >>" + f.dir + "/asked\necho '" + says + "'\nexit " + code + "\n"
+	if err := os.WriteFile(filepath.Join(f.dir, name), []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f fakes) asked(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(f.dir, "asked"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(text)), "\n")
+}
+
+// mark makes files that are a manager's.
+func mark(t *testing.T, root string, m Manager) {
+	t.Helper()
+	for _, path := range m.marks {
+		path = filepath.Join(root, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestWithoutAManagerTheNextStepIsTold, whether systemctl is missing or finds nobody to ask;
+// what else it says is passed on.
+func TestWithoutAManagerTheNextStepIsTold(t *testing.T) {
+	f, root := newFakes(t), t.TempDir()
 	for _, says := range []string{
 		"System has not been booted with systemd as init system (PID 1). Can\"t operate.",
 		"Failed to connect to bus: Host is down", "Failed to connect to system scope bus via local transport: No such file or directory",
 	} {
-		fake(says)
-		if err := Find(t.Context()); !errors.Is(err, ErrNoManager) || !strings.Contains(err.Error(), "start `torbpf run`") || strings.Contains(err.Error(), says) {
+		f.program(t, "systemctl", says, "1")
+		if _, err := find(t.Context(), root); !errors.Is(err, ErrNoManager) || !strings.Contains(err.Error(), "then `torbpf run`") || strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", says, err)
 		}
 	}
-	fake("No files found for torbpf.service.")
-	if err := Find(t.Context()); errors.Is(err, ErrNoManager) || err == nil || !strings.Contains(err.Error(), "sudo make install") {
+	f.program(t, "systemctl", "No files found for torbpf.service.", "1")
+	if _, err := find(t.Context(), root); errors.Is(err, ErrNoManager) || err == nil || !strings.Contains(err.Error(), "sudo make install") || !strings.Contains(err.Error(), "package torbpf") {
 		t.Errorf("without the unit: %v", err)
 	}
 	t.Setenv("PATH", t.TempDir())
-	if err := Find(t.Context()); !errors.Is(err, ErrNoManager) {
+	if _, err := find(t.Context(), root); !errors.Is(err, ErrNoManager) {
 		t.Errorf("without systemctl: %v", err)
+	}
+}
+
+// TestEachManagerIsAskedInItsWords, and told by what is there of it: where OpenRC or procd are
+// at work, a systemctl that is installed as well is not asked.
+func TestEachManagerIsAskedInItsWords(t *testing.T) {
+	f := newFakes(t)
+	for _, name := range []string{"systemctl", "rc-service", "rc-update"} {
+		f.program(t, name, "", "0")
+	}
+	for _, c := range []struct {
+		manager  Manager
+		enabled  []string
+		disabled []string
+	}{
+		{systemd, []string{"systemctl cat torbpf.service", "systemctl enable --now torbpf.service"}, []string{"systemctl disable --now torbpf.service"}},
+		{openRC, []string{"rc-service --exists torbpf", "rc-update add torbpf boot", "rc-service torbpf start"}, []string{"rc-service --ifstarted torbpf stop"}},
+	} {
+		root := t.TempDir()
+		mark(t, root, c.manager)
+		if err := os.RemoveAll(filepath.Join(f.dir, "asked")); err != nil {
+			t.Fatal(err)
+		}
+		m, err := find(t.Context(), root)
+		if err != nil || m.Name != c.manager.Name {
+			t.Fatalf("%s is taken for %s: %v", c.manager.Name, m.Name, err)
+		}
+		if err := errors.Join(m.Enable(t.Context()), m.Disable(t.Context())); err != nil {
+			t.Error(err)
+		}
+		if got, want := f.asked(t), slices.Concat(c.enabled, c.disabled); !slices.Equal(got, want) {
+			t.Errorf("%s was asked %q, want %q", m.Name, got, want)
+		}
+	}
+}
+
+// TestProcdIsFound by what OpenWrt has. Its script is not here, and where it is said so.
+func TestProcdIsFound(t *testing.T) {
+	root := t.TempDir()
+	mark(t, root, procd)
+	if !procd.isHere(root) || openRC.isHere(root) || procd.isHere(t.TempDir()) {
+		t.Error("procd is not told from others")
+	}
+	if _, err := find(t.Context(), root); err == nil || !strings.Contains(err.Error(), "/etc/init.d/torbpf") {
+		t.Errorf("without its script: %v", err)
 	}
 }

@@ -1,0 +1,3 @@
+if here && [ -d /run/systemd/system ]; then
+	systemctl daemon-reload || true
+fi
