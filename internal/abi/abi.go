@@ -135,6 +135,7 @@ const (
 	ReasonDirectList        = DatapathReasonREASON_DIRECT_LIST
 	ReasonClientGuard       = DatapathReasonREASON_CLIENT_GUARD
 	ReasonClientEnded       = DatapathReasonREASON_CLIENT_ENDED
+	ReasonForwardGuard      = DatapathReasonREASON_FORWARD_GUARD
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

@@ -392,7 +392,8 @@ const (
 	DatapathReasonREASON_DIRECT_LIST        DatapathReason = 46
 	DatapathReasonREASON_CLIENT_GUARD       DatapathReason = 47
 	DatapathReasonREASON_CLIENT_ENDED       DatapathReason = 48
-	DatapathReasonREASON_MAX                DatapathReason = 49
+	DatapathReasonREASON_FORWARD_GUARD      DatapathReason = 49
+	DatapathReasonREASON_MAX                DatapathReason = 50
 )
 
 type DatapathRefusal struct {

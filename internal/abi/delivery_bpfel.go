@@ -19,6 +19,9 @@ const (
 	DeliveryMapAllowances       = "allowances"
 	DeliveryMapCounters         = "counters"
 	DeliveryMapCutFlows         = "cut_flows"
+	DeliveryMapExemptMarks      = "exempt_marks"
+	DeliveryMapExits            = "exits"
+	DeliveryMapLanNames         = "lan_names"
 	DeliveryMapLans             = "lans"
 	DeliveryMapLink6Prefixes    = "link6_prefixes"
 	DeliveryMapLocal4Prefixes   = "local4_prefixes"
@@ -28,9 +31,12 @@ const (
 	DeliveryMapRefusals         = "refusals"
 	DeliveryProgTorbpfDelivery  = "torbpf_delivery"
 	DeliveryProgTorbpfDeparture = "torbpf_departure"
+	DeliveryProgTorbpfForward   = "torbpf_forward"
 	DeliveryVarDnsPort          = "dns_port"
+	DeliveryVarExemptMarkCount  = "exempt_mark_count"
 	DeliveryVarExplaining       = "explaining"
 	DeliveryVarGeneration       = "generation"
+	DeliveryVarLanNameBits      = "lan_name_bits"
 	DeliveryVarMarkShift        = "mark_shift"
 	DeliveryVarOwnMarkCount     = "own_mark_count"
 	DeliveryVarResolverPort     = "resolver_port"
@@ -81,6 +87,7 @@ type DeliverySpecs struct {
 type DeliveryProgramSpecs struct {
 	TorbpfDelivery  *ebpf.ProgramSpec `ebpf:"torbpf_delivery"`
 	TorbpfDeparture *ebpf.ProgramSpec `ebpf:"torbpf_departure"`
+	TorbpfForward   *ebpf.ProgramSpec `ebpf:"torbpf_forward"`
 }
 
 // DeliveryMapSpecs contains maps before they are loaded into the kernel.
@@ -90,6 +97,9 @@ type DeliveryMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
+	ExemptMarks    *ebpf.MapSpec `ebpf:"exempt_marks"`
+	Exits          *ebpf.MapSpec `ebpf:"exits"`
+	LanNames       *ebpf.MapSpec `ebpf:"lan_names"`
 	Lans           *ebpf.MapSpec `ebpf:"lans"`
 	Link6Prefixes  *ebpf.MapSpec `ebpf:"link6_prefixes"`
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
@@ -103,13 +113,15 @@ type DeliveryMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryVariableSpecs struct {
-	DnsPort      *ebpf.VariableSpec `ebpf:"dns_port"`
-	Explaining   *ebpf.VariableSpec `ebpf:"explaining"`
-	Generation   *ebpf.VariableSpec `ebpf:"generation"`
-	MarkShift    *ebpf.VariableSpec `ebpf:"mark_shift"`
-	OwnMarkCount *ebpf.VariableSpec `ebpf:"own_mark_count"`
-	ResolverPort *ebpf.VariableSpec `ebpf:"resolver_port"`
-	TransPort    *ebpf.VariableSpec `ebpf:"trans_port"`
+	DnsPort         *ebpf.VariableSpec `ebpf:"dns_port"`
+	ExemptMarkCount *ebpf.VariableSpec `ebpf:"exempt_mark_count"`
+	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
+	Generation      *ebpf.VariableSpec `ebpf:"generation"`
+	LanNameBits     *ebpf.VariableSpec `ebpf:"lan_name_bits"`
+	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
+	OwnMarkCount    *ebpf.VariableSpec `ebpf:"own_mark_count"`
+	ResolverPort    *ebpf.VariableSpec `ebpf:"resolver_port"`
+	TransPort       *ebpf.VariableSpec `ebpf:"trans_port"`
 }
 
 // DeliveryObjects contains all objects after they have been loaded into the kernel.
@@ -135,6 +147,9 @@ type DeliveryMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
+	ExemptMarks    *ebpf.Map `ebpf:"exempt_marks"`
+	Exits          *ebpf.Map `ebpf:"exits"`
+	LanNames       *ebpf.Map `ebpf:"lan_names"`
 	Lans           *ebpf.Map `ebpf:"lans"`
 	Link6Prefixes  *ebpf.Map `ebpf:"link6_prefixes"`
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
@@ -149,6 +164,9 @@ func (m *DeliveryMaps) Close() error {
 		m.Allowances,
 		m.Counters,
 		m.CutFlows,
+		m.ExemptMarks,
+		m.Exits,
+		m.LanNames,
 		m.Lans,
 		m.Link6Prefixes,
 		m.Local4Prefixes,
@@ -163,13 +181,15 @@ func (m *DeliveryMaps) Close() error {
 //
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryVariables struct {
-	DnsPort      *ebpf.Variable `ebpf:"dns_port"`
-	Explaining   *ebpf.Variable `ebpf:"explaining"`
-	Generation   *ebpf.Variable `ebpf:"generation"`
-	MarkShift    *ebpf.Variable `ebpf:"mark_shift"`
-	OwnMarkCount *ebpf.Variable `ebpf:"own_mark_count"`
-	ResolverPort *ebpf.Variable `ebpf:"resolver_port"`
-	TransPort    *ebpf.Variable `ebpf:"trans_port"`
+	DnsPort         *ebpf.Variable `ebpf:"dns_port"`
+	ExemptMarkCount *ebpf.Variable `ebpf:"exempt_mark_count"`
+	Explaining      *ebpf.Variable `ebpf:"explaining"`
+	Generation      *ebpf.Variable `ebpf:"generation"`
+	LanNameBits     *ebpf.Variable `ebpf:"lan_name_bits"`
+	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
+	OwnMarkCount    *ebpf.Variable `ebpf:"own_mark_count"`
+	ResolverPort    *ebpf.Variable `ebpf:"resolver_port"`
+	TransPort       *ebpf.Variable `ebpf:"trans_port"`
 }
 
 // DeliveryPrograms contains all programs after they have been loaded into the kernel.
@@ -178,12 +198,14 @@ type DeliveryVariables struct {
 type DeliveryPrograms struct {
 	TorbpfDelivery  *ebpf.Program `ebpf:"torbpf_delivery"`
 	TorbpfDeparture *ebpf.Program `ebpf:"torbpf_departure"`
+	TorbpfForward   *ebpf.Program `ebpf:"torbpf_forward"`
 }
 
 func (p *DeliveryPrograms) Close() error {
 	return _DeliveryClose(
 		p.TorbpfDelivery,
 		p.TorbpfDeparture,
+		p.TorbpfForward,
 	)
 }
 

@@ -6,12 +6,14 @@ import (
 	"strconv"
 
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/testnet"
 )
 
 var (
 	tableGone   = Fault{Name: "nft table deleted", part: "nft", Inflict: lines("nft delete table inet torbpf")}
 	rulesetGone = Fault{Name: "nft flush ruleset", part: "nft", Inflict: flushRuleset}
+	forwardGone = Fault{Name: "guard of what is forwarded gone", part: "forward", Inflict: takeForwardGuard}
 
 	wgRules = Fault{Name: "wg-quick's mark-restoring rules", Inflict: userTable("wg", `
 		chain premangle { type filter hook prerouting priority mangle; meta l4proto udp meta mark set ct mark; }
@@ -23,7 +25,7 @@ func tableFaults() []Fault {
 		tableGone, rulesetGone,
 		{Name: "our nft chains emptied", Inflict: lines("nft flush table inet torbpf")},
 		{Name: "our nft set of LANs emptied", Inflict: lines("nft flush set inet torbpf lans")},
-		{Name: "ip rules deleted", Inflict: func(b *Bench) error { return DeleteRules(b.ctx, b.Lab.Router) }},
+		forwardGone,
 		{Name: "conntrack flushed", Inflict: lines("conntrack -F")},
 		{Name: "conntrack flushed + nft flush ruleset", Inflict: steps(lines("conntrack -F"), flushRuleset)},
 		wgRules,
@@ -60,21 +62,24 @@ func userTable(name, chains string) func(*Bench) error {
 	}
 }
 
-// DeleteRules deletes all ip rules of ours in a router: ip(8) takes one at a time.
+// DeleteRules deletes all ip rules of ours in a router, of which there may be none.
 func DeleteRules(ctx context.Context, router *testnet.Node) error {
 	for _, family := range []string{"-4", "-6"} {
-		deleted := 0
-		for {
-			_, err := router.Run(ctx, "ip", family, "rule", "del", "protocol", strconv.Itoa(plan.RuleProtocol))
-			if err == nil {
-				deleted++
-				continue
-			}
-			if deleted == 0 {
-				return fmt.Errorf("delete rules: %w", err)
-			}
-			break
+		if _, err := router.Run(ctx, "ip", family, "rule", "flush", "protocol", strconv.Itoa(plan.RuleProtocol)); err != nil {
+			return fmt.Errorf("delete rules: %w", err)
 		}
 	}
 	return nil
+}
+
+// takeForwardGuard removes the guard of what is forwarded, or what stands in for it.
+func takeForwardGuard(b *Bench) error {
+	guarded, err := loader.CanGuardForward()
+	if err != nil {
+		return err
+	}
+	if !guarded {
+		return DeleteRules(b.ctx, b.Lab.Router)
+	}
+	return remove(b.pins("links", "forward[46]"))
 }

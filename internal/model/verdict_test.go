@@ -40,6 +40,7 @@ func TestEveryVerdictAndReason(t *testing.T) {
 	reasons[abi.ReasonCutPeer] = true         // of uplink and torbpf_lan_out: lasting_test.go
 	reasons[abi.ReasonClientEnded] = true     // of real sockets: loader/sockets_test.go
 	reasons[abi.ReasonDNSGuard] = true        // of torbpf_dns: delivery_test.go
+	reasons[abi.ReasonForwardGuard] = true    // the same
 	reasons[abi.ReasonDeliveryGuard] = true   // of bpf/delivery.bpf.c: the kernel test-runs none of its kind
 	for r := abi.ReasonNone + 1; r < abi.ReasonMax; r++ {
 		if !reasons[r] {
