@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/leaktest"
-	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/testnet"
 )
 
@@ -205,13 +204,7 @@ var (
 		removeAll(t, filepath.Join(pinDir(t, lab), "links", "d*"))
 	}}
 	forwardGone = harm{"guard of what is forwarded gone", func(t *testing.T, lab *testnet.Lab) {
-		if guarded, err := loader.CanGuardForward(); err != nil {
-			t.Fatal(err)
-		} else if guarded {
-			removeAll(t, filepath.Join(pinDir(t, lab), "links", "forward[46]"))
-			return
-		}
-		if err := leaktest.DeleteRules(t.Context(), lab.Router); err != nil {
+		if err := leaktest.TakeForwardGuard(t.Context(), lab.Router, filepath.Join(pinDir(t, lab), "links")); err != nil {
 			t.Fatal(err)
 		}
 	}}

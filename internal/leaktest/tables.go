@@ -2,8 +2,12 @@ package leaktest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
+
+	"github.com/cilium/ebpf/link"
 
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/loader"
@@ -13,7 +17,9 @@ import (
 var (
 	tableGone   = Fault{Name: "nft table deleted", part: "nft", Inflict: lines("nft delete table inet torbpf")}
 	rulesetGone = Fault{Name: "nft flush ruleset", part: "nft", Inflict: flushRuleset}
-	forwardGone = Fault{Name: "guard of what is forwarded gone", part: "forward", Inflict: takeForwardGuard}
+	forwardGone = Fault{Name: "guard of what is forwarded gone", part: "forward", Inflict: func(b *Bench) error {
+		return TakeForwardGuard(b.ctx, b.Lab.Router, b.pins("links"))
+	}}
 
 	wgRules = Fault{Name: "wg-quick's mark-restoring rules", Inflict: userTable("wg", `
 		chain premangle { type filter hook prerouting priority mangle; meta l4proto udp meta mark set ct mark; }
@@ -72,14 +78,25 @@ func DeleteRules(ctx context.Context, router *testnet.Node) error {
 	return nil
 }
 
-// takeForwardGuard removes the guard of what is forwarded, or what stands in for it.
-func takeForwardGuard(b *Bench) error {
+// TakeForwardGuard detaches the guard of what is forwarded, whose links are pinned in a folder,
+// or removes what stands in for it. Without its pin alone it would be attached until the
+// kernel gets round to it.
+func TakeForwardGuard(ctx context.Context, router *testnet.Node, links string) error {
 	guarded, err := loader.CanGuardForward()
 	if err != nil {
 		return err
 	}
 	if !guarded {
-		return DeleteRules(b.ctx, b.Lab.Router)
+		return DeleteRules(ctx, router)
 	}
-	return remove(b.pins("links", "forward[46]"))
+	for _, name := range []string{loader.GuardForward4, loader.GuardForward6} {
+		l, err := link.LoadPinnedLink(filepath.Join(links, name), nil)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", name, err)
+		}
+		if err := errors.Join(l.Detach(), l.Unpin(), l.Close()); err != nil {
+			return fmt.Errorf("detach %s: %w", name, err)
+		}
+	}
+	return nil
 }
