@@ -12,9 +12,9 @@
 
 /*
  * What becomes of a packet, and at the same time the class that its mark
- * carries on to nftables, to the ip rules and to the uplink: the low four of
- * our eight mark bits. Bit 3 says "must not be forwarded", so that one masked
- * ip rule and one masked comparison hold for every such class.
+ * carries on to nftables, to the guard of what is forwarded and to the uplink:
+ * the low four of our eight mark bits. Bit 3 says "must not be forwarded", so
+ * that one masked comparison holds for every such class.
  */
 enum verdict {
 	VERDICT_NONE = 0,      /* not judged: another VLAN's frame */
@@ -140,7 +140,8 @@ enum reason {
 	REASON_CLIENT_ENDED, /* refused: the router's own, and no rule lets its socket out any more
 			      */
 
-	REASON_ONION_MOVED, /* refused: another tor gave out this .onion address */
+	REASON_ONION_MOVED,   /* refused: another tor gave out this .onion address */
+	REASON_FORWARD_GUARD, /* refused: about to be forwarded, which it must not be */
 
 	REASON_MAX,
 };

@@ -1,173 +1,49 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * A second guard of local delivery, for kernels from 6.4 on that have BTF. The
- * kernel hands broadcast and multicast datagrams to sockets without the look-up
- * at which torbpf_dns stands guard, so with the tc program and nftables both
- * gone a device could make the router's resolver ask its upstream in clear by
- * asking a broadcast address. This program sees every delivered packet, is
- * attached to one network namespace, and outlives `nft flush ruleset`.
+ * Guards at netfilter's hooks, for kernels from 6.4 on that have BTF. They are attached to one
+ * network namespace, see what no look-up shows, and outlive `nft flush ruleset`.
  *
- * With both of them gone it also keeps the router from answering a source that
- * no LAN has: the answer would go out by the WAN, with what the device sent.
+ * torbpf_forward: what may not be forwarded is not, by whichever interface it came or would
+ * go. On older kernels ip rules do that, for which every packet pays more.
  *
- * And it holds what a class promises: what is to be redirected to Tor arrives
- * at Tor's ports or nowhere. Otherwise, with our own redirect gone, a rule of
- * the user's that redirects DNS elsewhere would take it.
+ * torbpf_delivery, a second guard of local delivery. The kernel hands broadcast and multicast
+ * datagrams to sockets without the look-up at which torbpf_dns stands guard, so with the tc
+ * program and nftables both gone a device could make the router's resolver ask its upstream in
+ * clear by asking a broadcast address. With both of them gone it also keeps the router from
+ * answering a source that no LAN has: the answer would go out by the WAN, with what the device
+ * sent. And it holds what a class promises: what is to be redirected to Tor arrives at Tor's
+ * ports or nowhere. Otherwise, with our own redirect gone, a rule of the user's that redirects
+ * DNS elsewhere would take it. Of what comes from outside it stops the far ends of connections
+ * that were cut.
  *
- * Of what comes from outside it stops the far ends of connections that were cut.
- *
- * In client mode another program is the third guard of what the router itself sends,
- * with torbpf_uplink and nftables both gone: what has no class stays here. It goes by
- * the class and not by uplinks, so one that has just appeared is no way out either.
+ * torbpf_departure, in client mode: the third guard of what the router itself sends, with
+ * torbpf_uplink and nftables both gone: what has no class stays here. It goes by the class and
+ * not by uplinks, so one that has just appeared is no way out either.
  */
-#include <linux/bpf.h>
-#include <linux/in.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-#include <linux/netfilter.h>
-#include <stddef.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
-
 #include "link.h"
-#include "packet.h"
+#include "netfilter.h"
+#include "outlets.h"
 #include "plan.h"
-#include "shared.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
-/* The kernel's own, as far as we read them; the loader finds the offsets. */
-struct net_device {
-	int ifindex;
-} __attribute__((preserve_access_index));
-
-struct nf_hook_state {
-	struct net_device *in;
-	struct net_device *out;
-} __attribute__((preserve_access_index));
-
-struct sock_common {
-	volatile unsigned char skc_state;
-} __attribute__((preserve_access_index));
-
-struct sock {
-	struct sock_common __sk_common;
-	__u32 sk_mark;
-} __attribute__((preserve_access_index));
-
-struct sk_buff {
-	struct sock *sk;
-	__u32 len;
-	__u32 mark;
-	int skb_iif;
-	unsigned long _nfct; /* absent from a kernel without conntrack */
-} __attribute__((preserve_access_index));
-
-struct bpf_nf_ctx {
-	const struct nf_hook_state *state;
-	struct sk_buff *skb;
-} __attribute__((preserve_access_index));
-
-/* How many entries of own_marks are in use. */
+/* How many entries of own_marks and of exempt_marks are in use. */
 const volatile __u32 own_mark_count = 0;
+const volatile __u32 exempt_mark_count = 0;
 
-extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
+/* A bit for each entry of lan_names, by name_bit(). */
+const volatile __u64 lan_name_bits = 0;
 
-enum reading {
-	READING_DONE,
-	READING_NOTHING, /* cut off, or a later fragment: harmless by itself */
-	READING_HIDDEN,	 /* behind more extension headers than anyone needs */
-};
-
-static __always_inline int read_header4(const struct bpf_dynptr *data, struct packet *p)
-{
-	struct iphdr ip;
-
-	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
-		return -1;
-	p->layer3 = LAYER3_IPV4;
-	set_ipv4(&p->saddr, ip.saddr);
-	set_ipv4(&p->daddr, ip.daddr);
-	p->protocol = ip.protocol;
-	p->hop_limit = ip.ttl;
-	p->l4_offset = ip.ihl * 4;
-	p->fragment = ipv4_fragment(ip.frag_off);
-	return 0;
-}
-
-static __always_inline int read_header6(const struct bpf_dynptr *data, struct packet *p)
-{
-	struct ipv6hdr ip;
-
-	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
-		return -1;
-	p->layer3 = LAYER3_IPV6;
-	__builtin_memcpy(&p->daddr, &ip.daddr, sizeof(p->daddr));
-	__builtin_memcpy(&p->saddr, &ip.saddr, sizeof(p->saddr));
-	p->protocol = ip.nexthdr;
-	p->hop_limit = ip.hop_limit;
-	p->l4_offset = sizeof(ip);
-	return 0;
-}
-
-/* Fragments have been put together before what is delivered is looked at. */
-static __always_inline enum reading read_ipv4(const struct bpf_dynptr *data, struct packet *p)
-{
-	return read_header4(data, p) ? READING_NOTHING : READING_DONE;
-}
-
-/* Those of IPv6 may still be on their own; the first one shows the ports. */
-static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, struct packet *p)
-{
-	__u8 header[4];
-	int i;
-
-	if (read_header6(data, p))
-		return READING_NOTHING;
-	for (i = 0; i < MAX_EXTENSION_HEADERS; i++) {
-		if (!is_extension(p->protocol))
-			return READING_DONE;
-		if (bpf_dynptr_read(header, sizeof(header), data, p->l4_offset, 0))
-			return READING_NOTHING;
-		if (p->protocol == IPPROTO_FRAGMENT && (header[2] || header[3] & 0xf8))
-			return READING_NOTHING;
-		p->l4_offset += p->protocol == IPPROTO_FRAGMENT ? 8 : (header[1] + 1) * 8;
-		p->protocol = header[0];
-	}
-	return READING_HIDDEN;
-}
-
-/* Of what carries no ports, or is cut off before them, they are 0. */
-static __always_inline enum reading read_packet(const struct bpf_dynptr *data, struct packet *p)
-{
-	struct ports ports = {};
-	enum reading reading;
-	__u8 version = 0;
-
-	bpf_dynptr_read(&version, sizeof(version), data, 0, 0);
-	reading = version >> 4 == 4 ? read_ipv4(data, p) : read_ipv6(data, p);
-	if (reading != READING_DONE)
-		return reading;
-	if (p->protocol == IPPROTO_ICMPV6)
-		bpf_dynptr_read(&p->icmp_type, sizeof(p->icmp_type), data, p->l4_offset, 0);
-	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
-		return READING_DONE;
-	bpf_dynptr_read(&ports, sizeof(ports), data, p->l4_offset, 0);
-	p->sport_be = ports.source_be;
-	p->dport_be = ports.destination_be;
-	return READING_DONE;
-}
-
-/* As drop() of verdict.h; every drop here goes through it. */
-static __always_inline int drop(const struct sk_buff *skb, __u32 ifindex, const struct packet *p,
-				enum reason reason)
-{
-	count(ifindex, VERDICT_REFUSED, reason, 1, 0);
-	if (reason != REASON_CUT_PEER && may_tell(p))
-		report(ifindex, skb->len, p, reason);
-	return NF_DROP;
-}
+/*
+ * LANs by their names, those that are waited for among them: an interface that was deleted
+ * and made anew has another number than the maps know, and no program yet.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LANS);
+	__type(key, struct interface_name);
+	__type(value, __u8);
+} lan_names SEC(".maps");
 
 /*
  * Whether a packet has come to where its mark sends it: to a tor, which need not be the one
@@ -368,4 +244,70 @@ int torbpf_departure(struct bpf_nf_ctx *ctx)
 	    answers_opening(skb, &data, &p))
 		return NF_ACCEPT;
 	return drop(skb, ifindex, &p, REASON_CLIENT_GUARD);
+}
+
+#define EACH_BYTE(value) (0x0101010101010101ULL * (value))
+
+/* What of a word of a name is before the zero byte that ends it; *ended is set if one does. */
+static __always_inline __u64 name_word(__u64 word, int *ended)
+{
+	__u64 zero = (word - EACH_BYTE(0x01)) & ~word & EACH_BYTE(0x80);
+
+	if (*ended)
+		return 0;
+	*ended = zero != 0;
+	return zero ? word & ((zero & -zero) - 1) : word; /* the first is in the low bits */
+}
+
+/* Whether an interface has the name of a LAN. Most have not even its bit. */
+static __always_inline int has_lan_name(const struct net_device *device)
+{
+	const __u64 *words = (const __u64 *)&device->name;
+	struct interface_name name;
+	int ended = 0;
+
+	name.words[0] = name_word(words[0], &ended);
+	name.words[1] = name_word(words[1], &ended);
+	if (!(lan_name_bits >> name_bit(&name) & 1))
+		return 0;
+	return bpf_map_lookup_elem(&lan_names, &name) != NULL;
+}
+
+/*
+ * Whether a packet may be forwarded. A local one by which interface is for nftables and the
+ * uplink guard to say, which know the subnets.
+ */
+static __always_inline int may_be_forwarded(const struct bpf_nf_ctx *ctx, enum verdict class)
+{
+	const struct net_device *in = ctx->state->in;
+	__u32 mark = ctx->skb->mark;
+
+	switch (class) {
+	case VERDICT_DIRECT:
+	case VERDICT_INBOUND:
+	case VERDICT_LOCAL:
+		return 1;
+	case VERDICT_VIA:
+		return is_exit(ctx->state->out->ifindex);
+	case VERDICT_NONE:
+		return (!is_lan(in->ifindex) && !has_lan_name(in)) ||
+		       (exempt_mark_count && exempt_mark(mark, exempt_mark_count));
+	default:
+		return 0;
+	}
+}
+
+/* Everything that is forwarded, behind all chains of nftables. */
+SEC("netfilter")
+int torbpf_forward(struct bpf_nf_ctx *ctx)
+{
+	struct sk_buff *skb = ctx->skb;
+	struct packet p = {};
+	struct bpf_dynptr data;
+
+	if (may_be_forwarded(ctx, mark_class(skb->mark)))
+		return NF_ACCEPT;
+	if (!bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data))
+		read_leaving(&data, &p);
+	return drop(skb, ctx->state->in->ifindex, &p, REASON_FORWARD_GUARD);
 }

@@ -49,7 +49,8 @@ static __always_inline __u32 route_of(struct __sk_buff *skb, const struct packet
 	__u32 flags = 0;
 	long result;
 
-	/* As it will be routed: an ip rule of ours stops IPv6 of a LAN that has no class. */
+	/* As it will be routed: ip rules of ours, where there are any, stop IPv6 of a LAN that has
+	 * no class. */
 	if (p->layer3 == LAYER3_IPV6)
 		mark |= VERDICT_VIA << mark_shift;
 	if (p->layer3 == LAYER3_IPV4) {

@@ -11,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "outlets.h"
 #include "packet.h"
 #include "shared.h"
 
@@ -87,22 +88,7 @@ struct {
 	__type(value, struct rule);
 } domains SEC(".maps");
 
-/* Interfaces that packets may leave by, when their route leads there. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_LANS);
-	__type(key, __u32); /* ifindex */
-	__type(value, struct rule);
-} exits SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_EXEMPT_MARKS);
-	__type(key, __u32);
-	__type(value, struct exempt_mark);
-} exempt_marks SEC(".maps");
-
-/* The same for what the router itself sends; own_marks are in shared.h. */
+/* What the router itself may leave by, as exits of outlets.h; own_marks are in shared.h. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LANS);

@@ -218,18 +218,6 @@ static __always_inline int device_policy(const struct packet *p)
 	return policy_of(&devices, &p->smac);
 }
 
-/* Whether an interface is one that packets may leave by. */
-static __always_inline int is_exit(__u32 ifindex)
-{
-	return rule_in_force(&exits, &ifindex);
-}
-
-/* Whether a mark exempts packets of LANs. */
-static __always_inline int exempt_mark(__u32 mark, __u32 count)
-{
-	return matches_mark(&exempt_marks, mark, count);
-}
-
 static __always_inline int inbound_reply(const struct packet *p)
 {
 	struct flow flow = {};

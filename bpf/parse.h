@@ -276,12 +276,51 @@ static __always_inline void parse_layer3(struct cursor *c, struct packet *p, __b
 		parse_ipv6(c, p);
 }
 
-/* Makes the headers linear; needed where a driver put them into page frags. */
-static __always_inline void pull_headers(struct __sk_buff *skb)
+/* The lengths of headers without options. */
+#define TCP_HEADER_BYTES 20
+#define UDP_HEADER_BYTES 8
+#define IPV4_PLAIN	 0x45 /* version 4, and five words */
+
+/*
+ * Whether all that is read of a packet before its payload is linear: of TCP or UDP behind
+ * plain headers. It is as a rule, with the payload in page frags.
+ */
+static __always_inline int has_linear_headers(struct __sk_buff *skb, int ethernet)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = (void *)(long)skb->data;
+	struct ipv6hdr *ip6 = ethernet ? (void *)(eth + 1) : eth;
+	struct iphdr *ip4 = (void *)ip6;
+	void *layer4;
+	__u8 protocol;
+
+	if ((void *)(ip4 + 1) > end || (ethernet && !is_ip(eth->h_proto)))
+		return 0;
+	if (*(__u8 *)ip4 == IPV4_PLAIN) {
+		protocol = ip4->protocol;
+		layer4 = ip4 + 1;
+	} else {
+		if ((void *)(ip6 + 1) > end)
+			return 0;
+		protocol = ip6->nexthdr;
+		layer4 = ip6 + 1;
+	}
+	if (protocol == IPPROTO_TCP)
+		return layer4 + TCP_HEADER_BYTES <= end;
+	return protocol == IPPROTO_UDP && layer4 + UDP_HEADER_BYTES <= end;
+}
+
+/*
+ * Makes the headers linear, where a driver put them into page frags. That copies what may
+ * be payload, and the head of a packet that somebody else holds as well, as TCP does: it
+ * costs as much as the rest of us.
+ */
+static __always_inline void pull_headers(struct __sk_buff *skb, int ethernet)
 {
 	__u32 want = skb->len < PARSE_BYTES ? skb->len : PARSE_BYTES;
 
-	if ((void *)(long)skb->data + want > (void *)(long)skb->data_end)
+	if ((void *)(long)skb->data + want > (void *)(long)skb->data_end &&
+	    !has_linear_headers(skb, ethernet))
 		bpf_skb_pull_data(skb, want);
 }
 
@@ -293,7 +332,7 @@ static __always_inline void parse_skb(struct __sk_buff *skb, int ethernet, struc
 
 	p->ifindex = READ_CONTEXT(skb->ifindex);
 	p->mark = READ_CONTEXT(skb->mark);
-	pull_headers(skb);
+	pull_headers(skb, ethernet);
 	c.start = (void *)(long)skb->data;
 	c.position = c.start;
 	c.end = (void *)(long)skb->data_end;

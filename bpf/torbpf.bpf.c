@@ -4,7 +4,7 @@
  * (classify.h, and of DNS dns.h), act (verdict.h). What user space sees of them is
  * in abi.h, the maps are in maps.h and shared.h.
  *
- *   LAN host ── eth1 ─▶ torbpf_lan ─▶ nftables, ip rules ─▶ torbpf_uplink ─▶ eth0 ── WAN
+ *   LAN host ── eth1 ─▶ torbpf_lan ─▶ nftables, torbpf_forward ─▶ torbpf_uplink ─▶ eth0 ── WAN
  *                                └──▶ torbpf_dns ─▶ a socket of the router
  *   LAN host ◀─ eth1 ── torbpf_lan_out ◀────────────── routing ◀── eth0 ── WAN
  */

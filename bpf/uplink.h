@@ -80,24 +80,52 @@ static __always_inline int is_icmp_error(struct __sk_buff *skb, const struct pac
 }
 
 /*
- * Whether the router tells the far end of a connection that was cut that nobody is
- * there any more: by a reset, or by an ICMP error that quotes what that end sent.
- * nftables keeps it silent, but knows no more of the connection once it was flushed.
+ * Whether the router tells the far end of a connection that was cut, by a reset, that
+ * nobody is there any more. nftables keeps it silent, but knows no more of the connection
+ * once it was flushed.
  */
-static __always_inline int answers_cut_peer(struct __sk_buff *skb, const struct packet *p)
+static __always_inline int resets_cut_peer(struct __sk_buff *skb, const struct packet *p)
+{
+	struct flow flow = {};
+
+	if (p->protocol != IPPROTO_TCP || !(layer4_byte(skb, p, TCP_FLAGS_OFFSET) & TCP_RST))
+		return 0;
+	flow_to_peer(&flow, p);
+	return was_cut(&flow);
+}
+
+/* Whether something was to the router, or to a subnet that no uplink leads to. */
+static __always_inline int was_for_us(const struct packet *quoted)
+{
+	struct local_subnet *subnet;
+
+	if (bpf_map_lookup_elem(&local_addrs, &quoted->daddr.key))
+		return 1;
+	subnet = lookup_prefix(quoted, &quoted->daddr, &local4_prefixes, &local6_prefixes);
+	return subnet && subnet->ifindex;
+}
+
+/*
+ * Why an ICMP error of the router's must not leave; REASON_NONE if it may. It quotes what it
+ * complains of. That may be what the far end of a connection that was cut has sent. And a
+ * device may claim any source, which is then told by this way what it wanted: the kernel
+ * complains of hops that are used up, or of options, before the guards are asked whether
+ * something may be forwarded. What is from outside is for the router or those behind it.
+ */
+static __always_inline enum reason error_stays(struct __sk_buff *skb, const struct packet *p)
 {
 	struct packet quoted = {.ethernet = p->ethernet};
 	struct flow flow = {};
 
-	if (p->protocol == IPPROTO_TCP && layer4_byte(skb, p, TCP_FLAGS_OFFSET) & TCP_RST) {
-		flow_to_peer(&flow, p);
-		return was_cut(&flow);
-	}
 	if (!is_icmp_error(skb, p))
-		return 0;
+		return REASON_NONE;
 	parse_network_header(skb, p->l4_offset + ICMP_HEADER_BYTES, &quoted);
+	if (quoted.layer3 != LAYER3_IPV4 && quoted.layer3 != LAYER3_IPV6)
+		return REASON_NONE;
 	flow_from_peer(&flow, &quoted);
-	return was_cut(&flow);
+	if (was_cut(&flow))
+		return REASON_CUT_PEER;
+	return was_for_us(&quoted) ? REASON_NONE : REASON_FOREIGN_SOURCE;
 }
 
 /*
@@ -122,12 +150,14 @@ static __always_inline int drop_own(struct __sk_buff *skb, const struct packet *
 static __always_inline int act_on_own(struct __sk_buff *skb, int ethernet, const struct settings *s)
 {
 	struct packet p = {.ethernet = ethernet};
+	enum reason reason;
 
 	parse_network_header(skb, network_offset(&p), &p);
 	if (strays_from_lan(skb, &p) || diverted_answer(skb, &p))
 		return drop_leak(skb, &p);
-	if (answers_cut_peer(skb, &p))
-		return drop(skb, skb->ifindex, decide(VERDICT_REFUSED, REASON_CUT_PEER));
+	reason = resets_cut_peer(skb, &p) ? REASON_CUT_PEER : error_stays(skb, &p);
+	if (reason != REASON_NONE)
+		return drop(skb, skb->ifindex, decide(VERDICT_REFUSED, reason));
 	if (s && s->client && !own_leaves(skb, &p, s))
 		return drop_own(skb, &p);
 	if (is_dns(&p) || is_encrypted_dns(&p))
@@ -135,10 +165,26 @@ static __always_inline int act_on_own(struct __sk_buff *skb, int ethernet, const
 	return ACTION_NEXT;
 }
 
+/* Whether the class of a packet from a LAN, or its mark, lets it leave by this uplink. */
+static __always_inline int lan_leaves(const struct __sk_buff *skb, const struct settings *s)
+{
+	switch (mark_class(skb->mark)) {
+	case VERDICT_DIRECT:
+	case VERDICT_INBOUND:
+		return 1;
+	case VERDICT_VIA:
+		return is_exit(skb->ifindex);
+	case VERDICT_NONE:
+		return s && s->exempt_marks && exempt_mark(skb->mark, s->exempt_marks);
+	default:
+		return 0;
+	}
+}
+
 /*
  * A packet on its way out by an uplink. Masquerading has hidden its source by
  * now, but the kernel remembers the interface it came in by. Packets of the
- * router itself came in by none.
+ * router itself came in by none. What leaves whosever it is costs no look-up.
  */
 static __always_inline int act_on_uplink(struct __sk_buff *skb, int ethernet,
 					 const struct settings *s)
@@ -148,23 +194,8 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, int ethernet,
 
 	if (!ingress)
 		return act_on_own(skb, ethernet, s);
-	if (!is_lan(ingress))
+	if (lan_leaves(skb, s) || !is_lan(ingress))
 		return ACTION_NEXT;
-	switch (mark_class(skb->mark)) {
-	case VERDICT_DIRECT:
-	case VERDICT_INBOUND:
-		return ACTION_NEXT;
-	case VERDICT_VIA:
-		if (is_exit(skb->ifindex))
-			return ACTION_NEXT;
-		break;
-	case VERDICT_NONE:
-		if (s && s->exempt_marks && exempt_mark(skb->mark, s->exempt_marks))
-			return ACTION_NEXT;
-		break;
-	default:
-		break;
-	}
 	parse_network_header(skb, network_offset(&p), &p);
 	return drop_leak(skb, &p);
 }

@@ -35,6 +35,7 @@ var netfilterGuards = []netfilterGuard{
 		program: abi.DeliveryProgTorbpfDeparture, hook: link.NetfilterInetPostRouting, what: "third guard of what this machine sends", client: true,
 		pins: map[string]link.NetfilterProtocolFamily{"departure4": link.NetfilterProtoIPv4, "departure6": link.NetfilterProtoIPv6},
 	},
+	forwardGuard,
 }
 
 // of tells whether a plan has a guard.
@@ -109,11 +110,8 @@ func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
 	if err := spec.Variables[abi.DeliveryVarOwnMarkCount].Set(ownMarks(g.plan)); err != nil {
 		return nil, fmt.Errorf("set variables: %w", err)
 	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, g.share(spec, abi.DatapathMapLink6Prefixes))
-	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", abi.DeliveryProgTorbpfDelivery, err)
-	}
-	return collection, nil
+	shared := g.share(spec, abi.DatapathMapLink6Prefixes, abi.DatapathMapExits, abi.DatapathMapExemptMarks)
+	return loadKnowing(spec, shared, g.plan)
 }
 
 // commonMaps are those of bpf/shared.h, which every object has.

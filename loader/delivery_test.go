@@ -103,9 +103,14 @@ func TestRefusedDeliveryGuardIsNoLackOfTheKernel(t *testing.T) {
 
 func needNetfilter(t *testing.T) {
 	t.Helper()
-	if version, err := features.LinuxVersionCode(); err == nil && version < 6<<16|4<<8 {
+	if lacksNetfilter() {
 		t.Skip("this kernel is older than BPF programs at netfilter hooks (Linux 6.4)")
 	}
+}
+
+func lacksNetfilter() bool {
+	version, err := features.LinuxVersionCode()
+	return err == nil && version < 6<<16|4<<8
 }
 
 func listen(t *testing.T, addr string) net.PacketConn {

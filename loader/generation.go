@@ -47,8 +47,8 @@ type Generation struct {
 
 // load loads the programs with maps filled for the plan; nothing is attached.
 func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("lift limit on locked memory: %w", kernel.Explain(err, "a limit on locked memory that can be lifted"))
+	if err := liftMemlock(); err != nil {
+		return nil, err
 	}
 	spec, err := abi.LoadDatapath()
 	if err != nil {
@@ -87,6 +87,14 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
+}
+
+// liftMemlock is for kernels before 5.11, which count BPF memory as locked.
+func liftMemlock() error {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return fmt.Errorf("lift limit on locked memory: %w", kernel.Explain(err, "a limit on locked memory that can be lifted"))
+	}
+	return nil
 }
 
 // needed tells whether a plan has use for a program: the verifier takes a tenth of a second
@@ -177,6 +185,9 @@ func explainLoad(err error) error {
 func (d *Datapath) openShared(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
 	shared := make(map[string]*ebpf.Map)
 	for _, name := range sharedMaps {
+		if spec.Maps[name] == nil {
+			continue // of another object
+		}
 		m, err := d.openMap(name)
 		if errors.Is(err, os.ErrNotExist) {
 			continue

@@ -192,8 +192,17 @@ func attachLANs(t *testing.T, g *Generation) {
 	}
 }
 
-// guards attaches the guards only; the generation lives until the test ends.
+// guards attaches the guards only, but for that of what is forwarded, behind which nothing
+// would be seen of what the uplink's does; the generation lives until the test ends.
 func guards(t *testing.T, d *Datapath, p *plan.Plan) *Generation {
+	t.Helper()
+	g := allGuards(t, d, p)
+	must(t, errors.Join(forwardGuard.detach(d)...))
+	return g
+}
+
+// allGuards attaches all of them.
+func allGuards(t *testing.T, d *Datapath, p *plan.Plan) *Generation {
 	t.Helper()
 	g, err := d.ApplyGuards(p)
 	if err != nil {

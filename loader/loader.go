@@ -8,7 +8,7 @@
 //	host/
 //	├── maps/       settings, dst4_prefixes, …, lans, counters
 //	├── programs/   torbpf_lan, torbpf_uplink, …
-//	├── links/      lan-3, lan_out-3, uplink-2 (number: ifindex), dns, delivery4, client_sock
+//	├── links/      lan-3, lan_out-3, uplink-2 (number: ifindex), dns, forward4, delivery4, client_sock
 //	└── qdiscs/     3 (clsact qdiscs that we added)
 //
 // A generation is a set of programs with policy maps of their own. Applying a
@@ -93,13 +93,27 @@ func (d *Datapath) Present() bool {
 // Remove detaches all programs and removes all pins. It goes on after an error
 // and returns all of them: what could not be removed still blocks.
 func (d *Datapath) Remove() error {
+	err := errors.Join(d.Withdraw(), errors.Join(forwardGuard.detach(d)...))
+	if e := os.RemoveAll(d.dir); e != nil {
+		err = errors.Join(err, fmt.Errorf("remove pins: %w", e))
+	}
+	return err
+}
+
+// Withdraw is Remove, but leaves the guard of what is forwarded, which needs nothing of the
+// rest: with nftables it is what keeps a LAN blocked.
+func (d *Datapath) Withdraw() error {
 	errs := []error{d.removeHooks(nil), removeLink(d.linkPin(GuardDNS))}
 	for _, n := range netfilterGuards {
-		errs = append(errs, n.detach(d)...)
+		if n.program != forwardGuard.program {
+			errs = append(errs, n.detach(d)...)
+		}
 	}
 	errs = append(errs, d.detachClient())
-	if err := os.RemoveAll(d.dir); err != nil {
-		errs = append(errs, fmt.Errorf("remove pins: %w", err))
+	for _, pins := range []string{d.mapPin(""), d.programPin("")} {
+		if err := os.RemoveAll(pins); err != nil {
+			errs = append(errs, fmt.Errorf("remove pins: %w", err))
+		}
 	}
 	return errors.Join(errs...)
 }

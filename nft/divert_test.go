@@ -74,7 +74,8 @@ func TestDNSIsAnsweredInEverySubnet(t *testing.T) {
 	}
 	p := l.plan()
 	for _, a := range []string{lan4 + "/24", "10.9.8.1/24", "fd50::1/64", lan6 + "/64"} {
-		p.LANs[0].Addrs = append(p.LANs[0].Addrs, netip.MustParsePrefix(a))
+		addr := netip.MustParsePrefix(a)
+		p.LANs[0].Addrs, p.LANs[0].Prefixes = append(p.LANs[0].Addrs, addr), append(p.LANs[0].Prefixes, addr.Masked())
 	}
 	l.apply(p)
 	wantDifferences(t, p)

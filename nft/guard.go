@@ -19,6 +19,8 @@ const (
 	chainInputPorts      = "input_ports"
 	chainInputAwaited    = "input_awaited"
 	chainInputUnjudged   = "input_unjudged"
+	chainSources         = "sources"
+	chainSourcesAwaited  = "sources_awaited"
 	chainOutput          = "output"
 	chainOutputPorts     = "output_ports"
 	chainForward         = "forward"
@@ -51,11 +53,16 @@ func (b *builder) inputChains() []chain {
 			newRule("the router itself", fromLoopback(), accept()),
 			newRule("an open proxy to the WAN, a way past the class for a LAN", drop(DroppedPort))),
 		subChain(chainInputUnjudged, b.unjudgedInput()...),
+		subChain(chainSources, b.sourceRules()...),
 	}
 	if !b.awaits() {
 		return chains
 	}
-	return append(chains, subChain(chainInputAwaited, b.awaitedInput()...))
+	chains = append(chains, subChain(chainInputAwaited, b.awaitedInput()...))
+	if b.strict {
+		return chains
+	}
+	return append(chains, subChain(chainSourcesAwaited, awaitedSources()...))
 }
 
 // awaitedInput keeps the router's own resolver from asking in clear, and the router
@@ -67,15 +74,27 @@ func (b *builder) awaitedInput() []rule {
 		newRule("not even to tor and the sentry", protocolAndPort(destinationPort), []expr.Any{in(setPorts)}, drop(DroppedPort)),
 	}
 	rules = append(rules, resolverRules("the router's resolver would ask in clear")...)
+	if !b.strict {
+		return append(rules, newRule("who would be answered", goTo(chainSourcesAwaited)))
+	}
+	return append(append(rules, onLinkRules(accept())...),
+		newRule("this kernel cannot tell by which way an answer would go", drop(DroppedUnjudged)))
+}
+
+// awaitedSources are sourceRules for an interface whose subnets nobody knows yet.
+func awaitedSources() []rule {
+	return append(onLinkRules(leave()),
+		newRule("nobody's address, but the kernel would answer it", fromPrefix(netip.MustParsePrefix("::/128")), drop(DroppedUnjudged)),
+		newRule("an answer would take another way than back", comesFromElsewhere(), drop(DroppedUnjudged)))
+}
+
+// onLinkRules match what is answered on the link only, if at all.
+func onLinkRules(then []expr.Any) []rule {
+	var rules []rule
 	for _, p := range unanswered() {
-		rules = append(rules, newRule("answered on the link only", fromPrefix(p), accept()))
+		rules = append(rules, newRule("answered on the link only", fromPrefix(p), then))
 	}
-	rules = append(rules, newRule("neighbour discovery and the like, answered on the link only", linkHousekeeping(), accept()))
-	rules = append(rules, newRule("nobody's address, but the kernel would answer it", fromPrefix(netip.MustParsePrefix("::/128")), drop(DroppedUnjudged)))
-	if b.strict {
-		return append(rules, newRule("this kernel cannot tell by which way an answer would go", drop(DroppedUnjudged)))
-	}
-	return append(rules, newRule("an answer would take another way than back", comesFromElsewhere(), drop(DroppedUnjudged)))
+	return append(rules, newRule("neighbour discovery and the like, answered on the link only", linkHousekeeping(), then))
 }
 
 // resolverRules keep DNS from the router's own resolver.
@@ -101,6 +120,21 @@ func comesFromElsewhere() []expr.Any {
 		&expr.Fib{Register: reg1, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
 		equal(make([]byte, 4)),
 	}
+}
+
+// sourceRules do without tc what it does first: a source that no LAN has is forged, and
+// whatever answers it (a socket, or the kernel, which complains of hops that are used up
+// before chain forward) would say on the WAN what the device has sent. IPv6 answers the
+// unspecified source as well, so of that only what looks for neighbours is let in; with IPv4
+// it is a martian, but for DHCP.
+func (b *builder) sourceRules() []rule {
+	var rules []rule
+	for _, p := range config.MergePrefixes(append(unanswered(), b.LANPrefixes()...)) {
+		rules = append(rules, newRule("from a LAN, or answered on the link only", fromPrefix(p), leave()))
+	}
+	return append(rules,
+		newRule("neighbour discovery and the like, answered on the link only", linkHousekeeping(), leave()),
+		newRule("an answer would take the way to the WAN", drop(DroppedUnjudged)))
 }
 
 func (b *builder) awaits() bool { return len(b.Waiting)+len(b.Patterns) > 0 }
@@ -132,22 +166,15 @@ func (b *builder) patternRules(then []expr.Any) []rule {
 	return rules
 }
 
-// unjudgedInput does without tc what it does first: a source that no LAN has is
-// forged, and whatever answers it (a socket, the kernel) would say on the WAN what
-// the device has sent. IPv6 answers the unspecified source as well, so of that only
-// what looks for neighbours is let in; with IPv4 it is a martian, but for DHCP.
+// unjudgedInput is for what a LAN sends to the router past tc.
 func (b *builder) unjudgedInput() []rule {
 	rules := resolverRules("DNS of a flow that is older than what diverts it")
 	for _, m := range b.marks {
 		rules = append(rules, newRule("exempt by the user's mark", markIs(m.value, m.mask), before(m.until), accept()))
 	}
-	rules = append(rules, newRule("redirected by a rule of the user's: a proxy would go on in clear", ctDNAT(), drop(DroppedUnjudged)))
-	for _, p := range config.MergePrefixes(append(unanswered(), b.LANPrefixes()...)) {
-		rules = append(rules, newRule("from a LAN, or answered on the link only", fromPrefix(p), accept()))
-	}
 	return append(rules,
-		newRule("neighbour discovery and the like, answered on the link only", linkHousekeeping(), accept()),
-		newRule("an answer would take the way to the WAN", drop(DroppedUnjudged)))
+		newRule("redirected by a rule of the user's: a proxy would go on in clear", ctDNAT(), drop(DroppedUnjudged)),
+		newRule("who would be answered", goTo(chainSources)))
 }
 
 // linkHousekeeping matches ICMPv6 types 130 to 137. What hosts report of their
@@ -257,6 +284,7 @@ func (b *builder) forwardChains() []chain {
 	local, elsewhere := "a subnet behind the interface it was learned on", "the subnet is elsewhere now: this may be the way to the WAN"
 	chains := []chain{
 		baseChain(chainForward, nftables.ChainTypeFilter, nftables.ChainHookForward, plan.PriorityGuard,
+			newRule("direct, as most of what is forwarded from a LAN", b.isClass(abi.VerdictDirect), accept()),
 			newRule("by class", lookUpClass(b.Mark.ClassMask(), mapForward)),
 			newRule("any other class must not be forwarded", drop(DroppedBlocked))),
 		subChain(chainForwardLocal,

@@ -15,6 +15,7 @@ import (
 // The chains of packets that come in, and of connections that begin.
 const (
 	chainClassify       = "classify"
+	chainBeginnings     = "beginnings"
 	chainCutPeers       = "cut_peers"
 	chainInbound        = "inbound"
 	chainAnswers        = "answers"
@@ -43,8 +44,7 @@ const (
 func (b *builder) classifyChains() []chain {
 	notEstablished := expr.CtStateBitNEW | expr.CtStateBitINVALID | expr.CtStateBitUNTRACKED
 	rules := []rule{
-		newRule("from outside and of no connection: it may be a peer that was cut off",
-			ctStateIn(notEstablished), notFromLAN(), jump(chainCutPeers)),
+		newRule("of no connection so far", ctStateIn(notEstablished), jump(chainBeginnings)),
 	}
 	if !b.hasLANs() {
 		return nil
@@ -54,6 +54,7 @@ func (b *builder) classifyChains() []chain {
 	}
 	chains := []chain{
 		baseChain(chainClassify, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, plan.PriorityClassify, rules...),
+		subChain(chainBeginnings, b.beginningRules()...),
 		subChain(chainCutPeers,
 			newRule("an answer would be a packet in clear about a flow that was cut; so would be the flow, begun anew",
 				cutTuple(ipv4), []expr.Any{in(setCut4)}, drop(DroppedCutPeer)),
@@ -63,6 +64,18 @@ func (b *builder) classifyChains() []chain {
 		chains = append(chains, b.inboundChains()...)
 	}
 	return chains
+}
+
+// beginningRules see what conntrack knows no connection of. What is not judged, as tc is gone
+// or the mark was wiped, is asked here who would be answered: chain forward comes too late.
+func (b *builder) beginningRules() []rule {
+	awaited := goTo(chainSourcesAwaited)
+	if b.strict {
+		awaited = leave()
+	}
+	return append(b.awaitedRules(awaited),
+		newRule("from outside: it may be a peer that was cut off", notFromLAN(), goTo(chainCutPeers)),
+		newRule("not judged: who would be answered", markIs(0, b.Mark.ClassMask()), goTo(chainSources)))
 }
 
 // forwardsInbound tells whether connections from outside may reach a LAN.

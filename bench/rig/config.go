@@ -21,6 +21,7 @@ const (
 	IPRule          = "ip-rule"
 	WithoutNFT      = "without-nft"
 	WithoutUplink   = "without-uplink"
+	WithoutForward  = "without-forward"
 	WithoutDelivery = "without-delivery"
 )
 
@@ -51,6 +52,7 @@ func Configs(program string) []Config {
 			return err
 		})},
 		{Name: WithoutUplink, Title: "torbpf without the uplink program", NAT: true, prepare: less(program, withoutLinks("uplink-"))},
+		{Name: WithoutForward, Title: "torbpf without the forward guard", NAT: true, prepare: less(program, withoutLinks("forward"))},
 		{Name: WithoutDelivery, Title: "torbpf without DNS and delivery guards", NAT: true, prepare: less(program, withoutLinks("dns", "delivery"))},
 	}
 }
@@ -85,8 +87,9 @@ func withoutLinks(prefixes ...string) func(context.Context, *Path) error {
 	}
 }
 
-// addRule adds an ip rule to masquerading, as torbpf does. The kernel looks routes up by the
-// list of rules then, and for the source of each packet, too.
+// addRule adds an ip rule to masquerading, as torbpf does where the kernel cannot have the
+// forward guard. Routes are looked up by the list of rules then, and for the source of each
+// packet, too.
 func addRule(ctx context.Context, p *Path) error {
 	if err := loadMasquerade(ctx, p); err != nil {
 		return err

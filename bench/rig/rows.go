@@ -25,7 +25,7 @@ type Row struct {
 }
 
 // layers are those by which the price of each layer shows.
-var layers = []string{Masquerade, IPRule, TC, WithoutNFT, WithoutUplink, WithoutDelivery, Torbpf}
+var layers = []string{Masquerade, IPRule, TC, WithoutNFT, WithoutUplink, WithoutForward, WithoutDelivery, Torbpf}
 
 func udp(to netip.Prefix, flows int) Traffic {
 	return Traffic{Protocol: unix.IPPROTO_UDP, To: to, Flows: uint32(flows)}

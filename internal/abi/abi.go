@@ -142,6 +142,7 @@ const (
 	ReasonClientGuard       = DatapathReasonREASON_CLIENT_GUARD
 	ReasonClientEnded       = DatapathReasonREASON_CLIENT_ENDED
 	ReasonOnionMoved        = DatapathReasonREASON_ONION_MOVED
+	ReasonForwardGuard      = DatapathReasonREASON_FORWARD_GUARD
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

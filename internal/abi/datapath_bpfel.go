@@ -394,7 +394,8 @@ const (
 	DatapathReasonREASON_CLIENT_GUARD       DatapathReason = 47
 	DatapathReasonREASON_CLIENT_ENDED       DatapathReason = 48
 	DatapathReasonREASON_ONION_MOVED        DatapathReason = 49
-	DatapathReasonREASON_MAX                DatapathReason = 50
+	DatapathReasonREASON_FORWARD_GUARD      DatapathReason = 50
+	DatapathReasonREASON_MAX                DatapathReason = 51
 )
 
 type DatapathRefusal struct {

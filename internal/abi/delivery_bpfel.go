@@ -19,6 +19,9 @@ const (
 	DeliveryMapAllowances       = "allowances"
 	DeliveryMapCounters         = "counters"
 	DeliveryMapCutFlows         = "cut_flows"
+	DeliveryMapExemptMarks      = "exempt_marks"
+	DeliveryMapExits            = "exits"
+	DeliveryMapLanNames         = "lan_names"
 	DeliveryMapLans             = "lans"
 	DeliveryMapLink6Prefixes    = "link6_prefixes"
 	DeliveryMapLocal4Prefixes   = "local4_prefixes"
@@ -28,10 +31,13 @@ const (
 	DeliveryMapRefusals         = "refusals"
 	DeliveryProgTorbpfDelivery  = "torbpf_delivery"
 	DeliveryProgTorbpfDeparture = "torbpf_departure"
+	DeliveryProgTorbpfForward   = "torbpf_forward"
 	DeliveryVarDnsPorts         = "dns_ports"
+	DeliveryVarExemptMarkCount  = "exempt_mark_count"
 	DeliveryVarExplaining       = "explaining"
 	DeliveryVarGeneration       = "generation"
 	DeliveryVarInstances        = "instances"
+	DeliveryVarLanNameBits      = "lan_name_bits"
 	DeliveryVarMarkShift        = "mark_shift"
 	DeliveryVarOwnMarkCount     = "own_mark_count"
 	DeliveryVarResolverPort     = "resolver_port"
@@ -82,6 +88,7 @@ type DeliverySpecs struct {
 type DeliveryProgramSpecs struct {
 	TorbpfDelivery  *ebpf.ProgramSpec `ebpf:"torbpf_delivery"`
 	TorbpfDeparture *ebpf.ProgramSpec `ebpf:"torbpf_departure"`
+	TorbpfForward   *ebpf.ProgramSpec `ebpf:"torbpf_forward"`
 }
 
 // DeliveryMapSpecs contains maps before they are loaded into the kernel.
@@ -91,6 +98,9 @@ type DeliveryMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
+	ExemptMarks    *ebpf.MapSpec `ebpf:"exempt_marks"`
+	Exits          *ebpf.MapSpec `ebpf:"exits"`
+	LanNames       *ebpf.MapSpec `ebpf:"lan_names"`
 	Lans           *ebpf.MapSpec `ebpf:"lans"`
 	Link6Prefixes  *ebpf.MapSpec `ebpf:"link6_prefixes"`
 	Local4Prefixes *ebpf.MapSpec `ebpf:"local4_prefixes"`
@@ -104,14 +114,16 @@ type DeliveryMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DeliveryVariableSpecs struct {
-	DnsPorts     *ebpf.VariableSpec `ebpf:"dns_ports"`
-	Explaining   *ebpf.VariableSpec `ebpf:"explaining"`
-	Generation   *ebpf.VariableSpec `ebpf:"generation"`
-	Instances    *ebpf.VariableSpec `ebpf:"instances"`
-	MarkShift    *ebpf.VariableSpec `ebpf:"mark_shift"`
-	OwnMarkCount *ebpf.VariableSpec `ebpf:"own_mark_count"`
-	ResolverPort *ebpf.VariableSpec `ebpf:"resolver_port"`
-	TransPorts   *ebpf.VariableSpec `ebpf:"trans_ports"`
+	DnsPorts        *ebpf.VariableSpec `ebpf:"dns_ports"`
+	ExemptMarkCount *ebpf.VariableSpec `ebpf:"exempt_mark_count"`
+	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
+	Generation      *ebpf.VariableSpec `ebpf:"generation"`
+	Instances       *ebpf.VariableSpec `ebpf:"instances"`
+	LanNameBits     *ebpf.VariableSpec `ebpf:"lan_name_bits"`
+	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
+	OwnMarkCount    *ebpf.VariableSpec `ebpf:"own_mark_count"`
+	ResolverPort    *ebpf.VariableSpec `ebpf:"resolver_port"`
+	TransPorts      *ebpf.VariableSpec `ebpf:"trans_ports"`
 }
 
 // DeliveryObjects contains all objects after they have been loaded into the kernel.
@@ -137,6 +149,9 @@ type DeliveryMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
+	ExemptMarks    *ebpf.Map `ebpf:"exempt_marks"`
+	Exits          *ebpf.Map `ebpf:"exits"`
+	LanNames       *ebpf.Map `ebpf:"lan_names"`
 	Lans           *ebpf.Map `ebpf:"lans"`
 	Link6Prefixes  *ebpf.Map `ebpf:"link6_prefixes"`
 	Local4Prefixes *ebpf.Map `ebpf:"local4_prefixes"`
@@ -151,6 +166,9 @@ func (m *DeliveryMaps) Close() error {
 		m.Allowances,
 		m.Counters,
 		m.CutFlows,
+		m.ExemptMarks,
+		m.Exits,
+		m.LanNames,
 		m.Lans,
 		m.Link6Prefixes,
 		m.Local4Prefixes,
@@ -165,14 +183,16 @@ func (m *DeliveryMaps) Close() error {
 //
 // It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DeliveryVariables struct {
-	DnsPorts     *ebpf.Variable `ebpf:"dns_ports"`
-	Explaining   *ebpf.Variable `ebpf:"explaining"`
-	Generation   *ebpf.Variable `ebpf:"generation"`
-	Instances    *ebpf.Variable `ebpf:"instances"`
-	MarkShift    *ebpf.Variable `ebpf:"mark_shift"`
-	OwnMarkCount *ebpf.Variable `ebpf:"own_mark_count"`
-	ResolverPort *ebpf.Variable `ebpf:"resolver_port"`
-	TransPorts   *ebpf.Variable `ebpf:"trans_ports"`
+	DnsPorts        *ebpf.Variable `ebpf:"dns_ports"`
+	ExemptMarkCount *ebpf.Variable `ebpf:"exempt_mark_count"`
+	Explaining      *ebpf.Variable `ebpf:"explaining"`
+	Generation      *ebpf.Variable `ebpf:"generation"`
+	Instances       *ebpf.Variable `ebpf:"instances"`
+	LanNameBits     *ebpf.Variable `ebpf:"lan_name_bits"`
+	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
+	OwnMarkCount    *ebpf.Variable `ebpf:"own_mark_count"`
+	ResolverPort    *ebpf.Variable `ebpf:"resolver_port"`
+	TransPorts      *ebpf.Variable `ebpf:"trans_ports"`
 }
 
 // DeliveryPrograms contains all programs after they have been loaded into the kernel.
@@ -181,12 +201,14 @@ type DeliveryVariables struct {
 type DeliveryPrograms struct {
 	TorbpfDelivery  *ebpf.Program `ebpf:"torbpf_delivery"`
 	TorbpfDeparture *ebpf.Program `ebpf:"torbpf_departure"`
+	TorbpfForward   *ebpf.Program `ebpf:"torbpf_forward"`
 }
 
 func (p *DeliveryPrograms) Close() error {
 	return _DeliveryClose(
 		p.TorbpfDelivery,
 		p.TorbpfDeparture,
+		p.TorbpfForward,
 	)
 }
 

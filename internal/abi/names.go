@@ -82,10 +82,11 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonProtocol:        {VerdictRefused, "protocol", "a protocol that is neither TCP nor UDP: Tor does not carry it"},
 	ReasonMalformed:       {VerdictRefused, "malformed", "headers that cannot be read to their end"},
 
-	ReasonClientGuard: {VerdictRefused, "client-guard", "the router's own, stopped at an uplink: neither Tor's nor excluded, and nftables has not stopped it"},
-	ReasonClientEnded: {VerdictRefused, "client-ended", "the router's own: the rule that let its socket out has ended, or was removed"},
-	ReasonUplinkGuard: {VerdictRefused, "uplink-guard", "stopped at an uplink: an earlier guard is missing or was bypassed"},
-	ReasonDNSGuard:    {VerdictRefused, "dns-guard", "DNS that no redirect takes to Tor: the router's resolver would ask in clear"},
+	ReasonClientGuard:  {VerdictRefused, "client-guard", "the router's own, stopped at an uplink: neither Tor's nor excluded, and nftables has not stopped it"},
+	ReasonClientEnded:  {VerdictRefused, "client-ended", "the router's own: the rule that let its socket out has ended, or was removed"},
+	ReasonForwardGuard: {VerdictRefused, "forward-guard", "about to be forwarded, which it must not be: nftables is missing or was bypassed"},
+	ReasonUplinkGuard:  {VerdictRefused, "uplink-guard", "stopped at an uplink: an earlier guard is missing or was bypassed"},
+	ReasonDNSGuard:     {VerdictRefused, "dns-guard", "DNS that no redirect takes to Tor: the router's resolver would ask in clear"},
 
 	ReasonForeignSource: {VerdictRefused, "foreign-source", "the source is of no LAN (forged, or out of date): an answer would leave by the uplink"},
 	ReasonDeliveryGuard: {VerdictRefused, "delivery-guard", "bound for Tor, but delivered to another port of the router: our redirect is missing"},

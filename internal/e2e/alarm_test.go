@@ -32,7 +32,7 @@ func TestAPlantedLeakIsAnAlarm(t *testing.T) {
 	signalTo(t, d, unix.SIGSTOP)
 	tcxGone.inflict(t, lab)
 	rulesetGone.inflict(t, lab)
-	rulesGone.inflict(t, lab)
+	forwardGone.inflict(t, lab)
 	capture := captureWAN(t, lab)
 	for range 3 {
 		if err := testnet.SendRaw(lab.Client1, testnet.UDPDatagram(at(lab.Client1.IPv4, 40000), at(testnet.Web4, 4433), []byte("planted"))); err != nil {

@@ -131,7 +131,7 @@ func TestAnAlarmIsAnEvent(t *testing.T) {
 	sendUntilTold(t, follow, lab.Client1, 1001, "192.168.50.11:40000") // which is no neighbour's yet
 	tcxGone.inflict(t, lab)
 	rulesetGone.inflict(t, lab)
-	rulesGone.inflict(t, lab)
+	forwardGone.inflict(t, lab)
 	if err := testnet.SendRaw(lab.Client1, testnet.UDPDatagram(at(lab.Client1.IPv4, 40000), at(testnet.Web4, 4433), []byte("planted"))); err != nil {
 		t.Fatal(err)
 	}

@@ -40,6 +40,7 @@ var beyondExplain = map[abi.Reason]string{
 	abi.ReasonFragment:      "it is asked about whole packets",
 	abi.ReasonMalformed:     "it is asked about whole packets",
 	abi.ReasonUplinkGuard:   "at an uplink",
+	abi.ReasonForwardGuard:  "behind all that judges it",
 	abi.ReasonDNSGuard:      "at the router's own sockets",
 	abi.ReasonDeliveryGuard: "at the router's own sockets",
 	abi.ReasonCutPeer:       "of the far end",

@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/leaktest"
 	"github.com/torbpf/torbpf/testnet"
 )
 
@@ -154,7 +155,7 @@ func TestRunRepairs(t *testing.T) {
 	detachLater(t, lab)
 	startRun(t, lab, writeConfig(t, lab, `interfaces = ["eth1"]`))
 	eventually(t, patience, "attach", func() error { return sound(t, lab, lan) })
-	for _, f := range []harm{tcxGone, outGone, uplinkGone, dnsGone, tableGone, rulesetGone, rulesGone, sentryGone, torGone, pinsGone, addressChanged, lanRecreated, foreignFirst} {
+	for _, f := range []harm{tcxGone, outGone, uplinkGone, dnsGone, tableGone, rulesetGone, forwardGone, sentryGone, torGone, pinsGone, addressChanged, lanRecreated, foreignFirst} {
 		t.Run(f.name, func(t *testing.T) {
 			w.Reset()
 			f.inflict(t, lab)
@@ -202,9 +203,9 @@ var (
 	dnsGone = harm{"guards of local delivery gone", func(t *testing.T, lab *testnet.Lab) {
 		removeAll(t, filepath.Join(pinDir(t, lab), "links", "d*"))
 	}}
-	rulesGone = harm{"ip rules gone", func(t *testing.T, lab *testnet.Lab) {
-		for _, family := range []string{"-4", "-6"} {
-			run(t, lab.Router, "ip", family, "rule", "flush", "protocol", "84")
+	forwardGone = harm{"guard of what is forwarded gone", func(t *testing.T, lab *testnet.Lab) {
+		if err := leaktest.TakeForwardGuard(t.Context(), lab.Router, filepath.Join(pinDir(t, lab), "links")); err != nil {
+			t.Fatal(err)
 		}
 	}}
 	sentryGone = harm{"sentry dead", func(t *testing.T, lab *testnet.Lab) {

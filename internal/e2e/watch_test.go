@@ -103,7 +103,7 @@ func TestAWatcherKeepsAlarms(t *testing.T) {
 	refusedTo(t, w, lab.Client1, 1001)
 	tcxGone.inflict(t, lab)
 	rulesetGone.inflict(t, lab)
-	rulesGone.inflict(t, lab)
+	forwardGone.inflict(t, lab)
 	if err := testnet.SendRaw(lab.Client1, testnet.UDPDatagram(at(lab.Client1.IPv4, 40000), at(testnet.Web4, 4433), []byte("planted"))); err != nil {
 		t.Fatal(err)
 	}

@@ -100,7 +100,7 @@ func pairFaults() []Fault {
 		args   []string
 		faults []Fault
 	}{
-		{"tcx", nil, []Fault{lanPinsGone, tableGone, rulesetGone, lanRenamed, allKilled}},
+		{"tcx", nil, []Fault{lanPinsGone, tableGone, rulesetGone, lanRenamed, allKilled, forwardGone}},
 		{"clsact", []string{"--clsact"}, []Fault{filterGone, qdiscGone, tableGone, rulesetGone, lanRenamed, allKilled}},
 		{"early refusal", []string{"--early-refusal", "native"}, []Fault{lanPinsGone, rulesetGone, lanRenamed, allKilled}},
 		{"four tors, of which the clients use two", []string{"--tor-instances", "4"}, []Fault{lanPinsGone, rulesetGone, allKilled}},

@@ -19,16 +19,16 @@ func (k *kinds) headers() {
 		header := []byte{unix.IPPROTO_UDP, 0, 1, 4, 0, 0, 0, 0} // padding, or an empty routing header
 		k.add(GroupUDP, testnet.IPPacket(n.IPv6, testnet.Web6, next, append(header, udp...)), "udp behind extension header %d", next)
 	}
-	k.add(GroupUDP, k.withOptions(1, 1, 1, 0), "udp with ip options")
+	plain := testnet.UDPDatagram(k.from(n.IPv4, 906), at(testnet.Web4, testnet.PortEcho), []byte("stray"))
+	k.add(GroupUDP, withOptions(plain, 1, 1, 1, 0), "udp with ip options")
 	hop := testnet.WANISP4.As4()
-	k.add(GroupUDP, k.withOptions(131, 7, 4, hop[0], hop[1], hop[2], hop[3], 0), "udp with a loose source route")
+	k.add(GroupUDP, withOptions(plain, 131, 7, 4, hop[0], hop[1], hop[2], hop[3], 0), "udp with a loose source route")
 	k.add(GroupUDP, testnet.IPPacket(n.IPv4, testnet.Web4, unix.IPPROTO_UDP, nil), "ipv4 header without its body")
 	k.add(GroupTCP, testnet.IPPacket(n.IPv6, testnet.Web6, unix.IPPROTO_TCP, nil), "ipv6 header without its body")
 }
 
-// withOptions is a datagram with IPv4 options, a multiple of four bytes.
-func (k *kinds) withOptions(options ...byte) []byte {
-	plain := testnet.UDPDatagram(k.from(k.node.IPv4, 906), at(testnet.Web4, testnet.PortEcho), []byte("stray"))
+// withOptions gives a plain packet IPv4 options, a multiple of four bytes.
+func withOptions(plain []byte, options ...byte) []byte {
 	packet := append(append(append([]byte{}, plain[:20]...), options...), plain[20:]...)
 	header := 20 + len(options)
 	packet[0] = 0x40 | byte(header/4)
@@ -68,10 +68,25 @@ func (k *kinds) forgeries() {
 		k.add(GroupForged, testnet.TCPSegment(k.from(src, 924), at(k.gateway(src), testnet.PortHTTP), testnet.FlagSYN, 1, 0, nil), "syn to the router from forged %v", src)
 		k.add(GroupForged, testnet.UDPDatagram(k.from(src, 925), at(k.gateway(src), 4711), []byte("stray")), "udp to the router from forged %v", src)
 		k.add(GroupForged, testnet.ICMPEcho(src, k.gateway(src), uint16(k.round), 2), "ping to the router from forged %v", src)
+		k.complaints(src, dst)
 		for _, group := range k.everybody(src) {
 			k.add(GroupForged, testnet.ICMPEcho(src, group, uint16(k.round), 3), "ping to %v from forged %v", group, src)
 			k.add(GroupForged, testnet.UDPDatagram(k.from(src, 926), at(group, 4711), []byte("stray")), "udp to %v from forged %v", group, src)
 		}
+	}
+}
+
+// complaints: what a router complains of to whom it says it is from, before it asks any
+// firewall whether it may be forwarded: no hops left, too long, options that are wrong.
+func (k *kinds) complaints(src, dst netip.Addr) {
+	datagram := func(n int, payload []byte) []byte {
+		return testnet.UDPDatagram(k.from(src, n), at(dst, testnet.PortEcho), payload)
+	}
+	k.add(GroupForged, withHops(datagram(927, []byte("stray")), 1), "udp with one hop left from forged %v", src)
+	k.add(GroupForged, withHops(testnet.TCPSegment(k.from(src, 928), at(dst, testnet.PortEcho), testnet.FlagSYN, 1, 0, nil), 1), "syn with one hop left from forged %v", src)
+	if src.Is4() {
+		const record, broken = 7, 1 // a record route that ends before it begins
+		k.add(GroupForged, withOptions(datagram(929, []byte("stray")), record, broken, 4, 0), "udp with broken options from forged %v", src)
 	}
 }
 

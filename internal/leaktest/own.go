@@ -17,7 +17,7 @@ var (
 func ownFaults() []Fault {
 	var out []Fault
 	for _, f := range slices.Concat(killFaults(), tableFaults()) {
-		if f.Name == "our nft set of LANs emptied" || f.Name == "ip rules deleted" {
+		if f.Name == "our nft set of LANs emptied" || f.Name == forwardGone.Name {
 			continue // there are none without a LAN
 		}
 		out = append(out, f)

@@ -2,16 +2,24 @@ package leaktest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 
+	"github.com/cilium/ebpf/link"
+
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/testnet"
 )
 
 var (
 	tableGone   = Fault{Name: "nft table deleted", part: "nft", Inflict: lines("nft delete table inet torbpf")}
 	rulesetGone = Fault{Name: "nft flush ruleset", part: "nft", Inflict: flushRuleset}
+	forwardGone = Fault{Name: "guard of what is forwarded gone", part: "forward", Inflict: func(b *Bench) error {
+		return TakeForwardGuard(b.ctx, b.Lab.Router, b.pins("links"))
+	}}
 
 	wgRules = Fault{Name: "wg-quick's mark-restoring rules", Inflict: userTable("wg", `
 		chain premangle { type filter hook prerouting priority mangle; meta l4proto udp meta mark set ct mark; }
@@ -23,7 +31,7 @@ func tableFaults() []Fault {
 		tableGone, rulesetGone,
 		{Name: "our nft chains emptied", Inflict: lines("nft flush table inet torbpf")},
 		{Name: "our nft set of LANs emptied", Inflict: lines("nft flush set inet torbpf lans")},
-		{Name: "ip rules deleted", Inflict: func(b *Bench) error { return DeleteRules(b.ctx, b.Lab.Router) }},
+		forwardGone,
 		{Name: "conntrack flushed", Inflict: lines("conntrack -F")},
 		{Name: "conntrack flushed + nft flush ruleset", Inflict: steps(lines("conntrack -F"), flushRuleset)},
 		wgRules,
@@ -60,20 +68,34 @@ func userTable(name, chains string) func(*Bench) error {
 	}
 }
 
-// DeleteRules deletes all ip rules of ours in a router: ip(8) takes one at a time.
+// DeleteRules deletes all ip rules of ours in a router, of which there may be none.
 func DeleteRules(ctx context.Context, router *testnet.Node) error {
 	for _, family := range []string{"-4", "-6"} {
-		deleted := 0
-		for {
-			_, err := router.Run(ctx, "ip", family, "rule", "del", "protocol", strconv.Itoa(plan.RuleProtocol))
-			if err == nil {
-				deleted++
-				continue
-			}
-			if deleted == 0 {
-				return fmt.Errorf("delete rules: %w", err)
-			}
-			break
+		if _, err := router.Run(ctx, "ip", family, "rule", "flush", "protocol", strconv.Itoa(plan.RuleProtocol)); err != nil {
+			return fmt.Errorf("delete rules: %w", err)
+		}
+	}
+	return nil
+}
+
+// TakeForwardGuard detaches the guard of what is forwarded, whose links are pinned in a folder,
+// or removes what stands in for it. Without its pin alone it would be attached until the
+// kernel gets round to it.
+func TakeForwardGuard(ctx context.Context, router *testnet.Node, links string) error {
+	guarded, err := loader.CanGuardForward()
+	if err != nil {
+		return err
+	}
+	if !guarded {
+		return DeleteRules(ctx, router)
+	}
+	for _, name := range []string{loader.GuardForward4, loader.GuardForward6} {
+		l, err := link.LoadPinnedLink(filepath.Join(links, name), nil)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", name, err)
+		}
+		if err := errors.Join(l.Detach(), l.Unpin(), l.Close()); err != nil {
+			return fmt.Errorf("detach %s: %w", name, err)
 		}
 	}
 	return nil

@@ -86,6 +86,44 @@ func TestTheRouterIsSilentToCutPeers(t *testing.T) {
 	}
 }
 
+// TestTheRouterComplainsOfNoDevice: what a device has sent by a source of somebody else's, and
+// the kernel could not forward, is not told there. What came from outside is answered as ever.
+func TestTheRouterComplainsOfNoDevice(t *testing.T) {
+	enterNamespace(t)
+	o := load(t, 24)
+	o.set(home())
+	v6 := "2600:9::1"
+	exceeded := func(protocol uint8, quoted []byte) segment {
+		s := errorAbout(protocol, quoted)
+		s.bytes[0], s.bytes[1] = 11, 0
+		if protocol == protoICMPv6 {
+			s.bytes[0] = 3
+		}
+		return s
+	}
+	for _, row := range []struct {
+		name   string
+		packet []byte
+		silent bool
+	}{
+		{"of hops", ip(wan4, forged4, exceeded(protoICMP, ip(forged4, web4, udp(40000, 443)))), true},
+		{"of hops, IPv6", ip(v6, forged6, exceeded(protoICMPv6, ip(forged6, web6, udp(40000, 443)))), true},
+		{"of no way there", ip(wan4, forged4, errorAbout(protoICMP, ip(forged4, web4, tcp(40000, 443, tcpSYN)))), true},
+		{"of a private address beyond the uplink", ip(wan4, forged4, exceeded(protoICMP, ip(forged4, private4, udp(40000, 443)))), true},
+		{"of hops, to who asked the router", ip(wan4, web4, exceeded(protoICMP, ip(web4, wan4, udp(40000, 443)))), false},
+		{"of a port, to who asked the router", ip(wan4, web4, errorAbout(protoICMP, ip(web4, wan4, udp(40000, 443)))), false},
+		{"of hops, to who asked a device", ip(v6, web6, exceeded(protoICMPv6, ip(web6, laptop6, udp(40000, 443)))), false},
+		{"of hops, to who asked beyond another interface", ip(wan4, web4, exceeded(protoICMP, ip(web4, vpn4, udp(40000, 443)))), false},
+		{"an answer to a ping", ip(wan4, web4, ping()), false},
+	} {
+		out := o.watch(t, "torbpf_uplink", ether(row.packet), skBuff{Ifindex: lanIndex})
+		n := out.moved[counted{lanIndex, abi.VerdictRefused, abi.ReasonForeignSource}].Packets
+		if silent := out.action == actShot; silent != row.silent || (n == 1) != row.silent {
+			t.Errorf("%s: stopped is %t, want %t; counted %v", row.name, silent, row.silent, out.moved)
+		}
+	}
+}
+
 // TestACutPeerBeginsNoOtherFlow: as the device knows it, so that it gets no answer
 // either, and is not learned as a visitor.
 func TestACutPeerBeginsNoOtherFlow(t *testing.T) {

@@ -65,7 +65,7 @@ func (c *chosen) addMatching(cfg config.Config, h Host, pattern string) {
 		switch err := h.attachable(cfg, l); {
 		case err == nil:
 			c.add(l)
-		case errors.Is(err, ErrNoAddress): // known by now, so that the ip rules hold it, too
+		case errors.Is(err, ErrNoAddress): // known by now, so that the forward guard holds it, too
 			c.await(l.Name, l.Index, err)
 		}
 	}

@@ -84,8 +84,8 @@ const (
 // datapathSteps are those between tor and the sentry.
 func (j *job) datapathSteps() []step {
 	return []step{
-		{stepRules, func(context.Context) error { return route.Apply(j.plan) }},
 		{stepGuards, j.applyGuards},
+		{stepRules, func(context.Context) error { return j.state.applyRules(j.plan) }},
 		{stepNFT, func(context.Context) error { return j.applyNFT() }},
 		{stepFirewall, j.checkFirewall},
 		{stepPrograms, j.attachLANs},

@@ -13,7 +13,6 @@ import (
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
-	"github.com/torbpf/torbpf/internal/route"
 	"github.com/torbpf/torbpf/nft"
 )
 
@@ -256,7 +255,7 @@ func (r *Router) block(s *State) error {
 	s.Blocked, s.Planned, s.Lists = true, "", nil
 	// The kernel first: a disk that is full must not keep anything open.
 	p := plan.Block(s.Config)
-	return errors.Join(nft.Apply(p), route.Apply(p), r.saveState(s))
+	return errors.Join(nft.Apply(p), r.blockForward(s, p), r.saveState(s))
 }
 
 // restoreBlock goes back to the block after an attach that failed: that comes
@@ -271,7 +270,7 @@ func (r *Router) restoreBlock(before, failed *State) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(d.Remove(), stopSentry(s), stopProxy(s)); err != nil {
+	if err := errors.Join(d.Withdraw(), stopSentry(s), stopProxy(s)); err != nil {
 		return err
 	}
 	return r.saveState(s)

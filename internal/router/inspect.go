@@ -46,7 +46,7 @@ func (f findings) steps() []string {
 		stepNFT:      {stepNFT},
 		stepSentry:   {stepSentry},
 		stepProxy:    {stepProxy},
-		stepGuards:   {stepGuards, stepPrograms, stepSentry}, // a new generation, and perhaps new gates
+		stepGuards:   {stepGuards, stepRules, stepPrograms, stepSentry}, // a new generation, and perhaps new gates
 		stepPrograms: {stepGuards, stepPrograms, stepSentry},
 	}
 	steps := []string{stepState}
@@ -133,7 +133,7 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 		func() error { return f.guards(s, p, d) },
 		func() error { return f.attachments(p, d) },
 		func() error { return f.early(p, d, s.NoEarly) },
-		func() error { return f.rulesets(p) },
+		func() error { return f.rulesets(s, p) },
 		func() error { return r.lists(&f, s) },
 		func() error { return r.processes(&f, s) },
 	} {
@@ -163,7 +163,7 @@ func inspectBlock(s *State, p *plan.Plan, d *loader.Datapath) (findings, error) 
 			f.add(stepGuards, "no guard %s: one layer is missing", name)
 		}
 	}
-	return f, f.rulesets(p)
+	return f, f.rulesets(s, p)
 }
 
 // lacks tells whether this kernel cannot have a guard.
@@ -174,13 +174,16 @@ func lacks(s *State, guard string) bool {
 // betweenNames tells what is no part of a guard's name: one may begin like another.
 func betweenNames(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
 
-func (f *findings) rulesets(p *plan.Plan) error {
+func (f *findings) rulesets(s *State, p *plan.Plan) error {
 	differences, err := nft.Check(p)
 	if err != nil {
 		return err
 	}
 	for _, d := range differences {
 		f.add(stepNFT, "nftables: %s", d)
+	}
+	if !s.needsRules() {
+		return nil
 	}
 	missing, err := route.Present(p)
 	if err != nil {

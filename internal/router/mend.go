@@ -10,7 +10,6 @@ import (
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
-	"github.com/torbpf/torbpf/internal/route"
 	"github.com/torbpf/torbpf/nft"
 	"github.com/torbpf/torbpf/tor"
 )
@@ -162,7 +161,7 @@ func (r *Router) fortify(before *State) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(nft.Apply(p), route.Apply(p)); err != nil {
+	if err := nft.Apply(p); err != nil {
 		return err
 	}
 	g, err := d.ApplyGuards(p)
@@ -170,10 +169,13 @@ func (r *Router) fortify(before *State) error {
 		return err
 	}
 	defer g.Close()
+	s.Lacks = g.Unsupported()
+	if err := s.applyRules(p); err != nil {
+		return err
+	}
 	if s.Planned, err = planDigest(p); err != nil {
 		return err
 	}
-	s.Lacks = g.Unsupported()
 	return r.saveState(s)
 }
 
@@ -187,7 +189,7 @@ func (r *Router) holdBlocked(s *State) error {
 			return err
 		}
 	}
-	return errors.Join(nft.Apply(p), route.Apply(p))
+	return errors.Join(nft.Apply(p), r.blockForward(s, p))
 }
 
 // rebring applies the state in force once more, or only some steps of it; all if the

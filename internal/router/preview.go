@@ -14,6 +14,7 @@ import (
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/nft"
 )
 
@@ -21,7 +22,7 @@ import (
 type Preview struct {
 	Plan  *plan.Plan
 	NFT   string // the table as nft lists it
-	Rules string // the ip rules of both families as ip lists them
+	Rules string // the ip rules of both families as ip lists them, where there are to be any
 	Torrc string // of a managed tor; "" for the system's
 
 	Changes []string // of interfaces and rules, "+ " or "- " before each
@@ -61,11 +62,21 @@ func (r *Router) Preview(ctx context.Context, cfg config.Config, reset bool) (*P
 			return nil, err
 		}
 	}
+	guarded, err := loader.CanGuardForward()
+	if err != nil {
+		return nil, err
+	}
 	err = elsewhere(func() error {
-		if err := errors.Join(nft.Apply(p), route.Apply(p)); err != nil {
+		if err := nft.Apply(p); err != nil {
 			return err
 		}
 		out.NFT = listed(ctx, "nft", "-s", "list", "table", "inet", plan.Table)
+		if guarded {
+			return nil
+		}
+		if err := route.Apply(p); err != nil {
+			return err
+		}
 		out.Rules = listed(ctx, "ip", "rule", "list", "protocol", fmt.Sprint(plan.RuleProtocol)) +
 			listed(ctx, "ip", "-6", "rule", "list", "protocol", fmt.Sprint(plan.RuleProtocol))
 		return nil

@@ -6,8 +6,8 @@
 // The order up, each step closed by the one before it:
 //
 //	tor       start the managed tor, or find the system's
-//	rules     ip rules: what is marked as blocked is not forwarded
-//	guards    uplink programs and DNS guard: nothing of a LAN leaves unmarked
+//	guards    uplink programs, forward and DNS guard: nothing of a LAN leaves unmarked
+//	rules     ip rules where the kernel cannot have the forward guard
 //	nft       redirects, and the forward and input guards
 //	firewall  a probe: does the host's own firewall let diverted packets in?
 //	programs  the tc programs of the LANs: from here on flows reach Tor

@@ -19,6 +19,7 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/route"
 	"github.com/torbpf/torbpf/internal/sentry"
+	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/nft"
 	"github.com/torbpf/torbpf/tor"
 )
@@ -179,10 +180,15 @@ func checkApplied(t *testing.T, p *plan.Plan) {
 	t.Helper()
 	differences, err := nft.Check(p)
 	must(t, err)
+	guarded, err := loader.CanGuardForward()
+	must(t, err)
 	missing, err := route.Present(p)
 	must(t, err)
-	if len(differences)+len(missing) > 0 {
+	if len(differences) > 0 || (!guarded && len(missing) > 0) {
 		t.Errorf("not as planned: %v, %v", differences, missing)
+	}
+	if rules := output(t, "ip rule") + output(t, "ip -6 rule"); guarded && strings.Contains(rules, "blackhole") {
+		t.Errorf("ip rules beside the guard of what is forwarded: %s", rules)
 	}
 }
 

@@ -25,7 +25,7 @@ const statusSchema = 1
 const controlPatience = 3 * time.Second
 
 // lastGuards are the reasons of what only a last guard stopped.
-var lastGuards = []abi.Reason{abi.ReasonUplinkGuard, abi.ReasonClientGuard, abi.ReasonDNSGuard, abi.ReasonDeliveryGuard}
+var lastGuards = []abi.Reason{abi.ReasonForwardGuard, abi.ReasonUplinkGuard, abi.ReasonClientGuard, abi.ReasonDNSGuard, abi.ReasonDeliveryGuard}
 
 // Status is what torbpf does in one network namespace, read from the kernel's
 // own tables and from tor.

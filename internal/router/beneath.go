@@ -1,0 +1,44 @@
+package router
+
+import (
+	"fmt"
+
+	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/loader"
+)
+
+// What keeps a LAN from being forwarded when nftables is gone is a BPF program, or where the
+// kernel cannot have that one, ip rules. Those cost every packet of the host more, and go on
+// to do so when they are gone: so there are none where they are not needed.
+
+// needsRules tells whether ip rules stand in for the guard of what is forwarded.
+func (s *State) needsRules() bool {
+	return lacks(s, loader.GuardForward4) || lacks(s, loader.GuardForward6)
+}
+
+// applyRules makes the ip rules those of a plan, of which there may be none.
+func (s *State) applyRules(p *plan.Plan) error {
+	if s.needsRules() {
+		return route.Apply(p)
+	}
+	return route.Remove()
+}
+
+// blockForward puts the layer beneath nftables in place before any other program. It has
+// to hold whatever is wrong, so ip rules stand in for the guard for any reason; with the
+// guards that follow, that reason is told again.
+func (r *Router) blockForward(s *State, p *plan.Plan) error {
+	d, err := r.datapath(s.Config.Clsact)
+	guarded := false
+	if err == nil {
+		guarded, err = d.GuardForward(p)
+	}
+	if err != nil {
+		r.notify(fmt.Sprintf("warning: ip rules stand in for the guard of what is forwarded: %v", err))
+	}
+	if guarded {
+		return route.Remove()
+	}
+	return route.Apply(p)
+}
