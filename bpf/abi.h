@@ -131,6 +131,9 @@ enum reason {
 	REASON_CLIENT_ENDED, /* refused: the router's own, and no rule lets its socket out any more
 			      */
 
+	REASON_NO_CONNECTION, /* pending: TCP that begins nothing, and tor has no such connection */
+	REASON_STRANGER,      /* refused: a socket that is not tor's has this connection */
+
 	REASON_MAX,
 };
 

@@ -21,6 +21,9 @@ const volatile __u16 trans_port = 0;
 const volatile __u16 dns_port = 0;
 const volatile __u16 resolver_port = 0;
 
+/* 1: TCP gets to tor without NAT; see handover.h. */
+const volatile __u32 tproxy = 0;
+
 /* 1: a copy that says what it would do, and does nothing; see explain() in verdict.h. */
 const volatile __u32 explaining = 0;
 

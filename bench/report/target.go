@@ -23,6 +23,7 @@ func Targets() []Target {
 		{"udp-64", "tc", "masquerade", 1.07},
 		{"bulk", "torbpf", "masquerade", 0.98},
 		{"connect", "torbpf", "nft", 1.00},
+		{"connect", "tproxy", "nft", 1.00},
 	}
 }
 

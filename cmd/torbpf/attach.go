@@ -23,6 +23,7 @@ import (
 // where they are given, so that attaching again keeps what is in force.
 type attachFlags struct {
 	torMode, control, torrc, binary   string
+	tcpMode                           string
 	transPort, dnsPort, resolverPort  uint16
 	onion4, onion6                    string
 	uplinks                           []string
@@ -69,6 +70,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	d := config.Default()
 	flags := cmd.Flags()
 	flags.StringVar(&f.torMode, "tor", string(d.Tor.Mode), "whose tor: managed (started by torbpf) or system (already running)")
+	flags.StringVar(&f.tcpMode, "tcp-mode", string(d.Tor.TCPMode), "how TCP of devices gets to tor: redirect (by NAT) or tproxy (handed to its socket)")
 	flags.StringVar(&f.control, "control", "", "control port of a system tor: a socket's path or 127.0.0.1:9051")
 	flags.StringVar(&f.torrc, "torrc", "", "append this file's lines to the managed tor's configuration (bridges, authorities)")
 	flags.StringVar(&f.binary, "tor-binary", d.Tor.Binary, "the tor program")
@@ -96,6 +98,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	offer(cmd, "uplink", completeInterfaces)
 	completeFlags(cmd, map[string][]string{
 		"tor":           {string(config.TorManaged), string(config.TorSystem)},
+		"tcp-mode":      {string(config.TCPRedirect), string(config.TCPTProxy)},
 		"early-refusal": {string(config.EarlyAuto), string(config.EarlyNative), string(config.EarlyGeneric), string(config.EarlyOff)},
 
 		"local": {string(config.LocalConnected), string(config.LocalReserved), string(config.LocalNone)},
@@ -228,6 +231,7 @@ func (f *attachFlags) editTor(given func(string) bool) ([]func(*config.Config), 
 			t.Control = ""
 		}
 	})
+	on("tcp-mode", func(t *config.Tor) { t.TCPMode = config.TCPMode(f.tcpMode) })
 	on("control", func(t *config.Tor) { t.Control = f.control })
 	on("torrc", func(t *config.Tor) { t.Torrc = torrc })
 	on("tor-binary", func(t *config.Tor) { t.Binary = f.binary })

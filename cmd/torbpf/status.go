@@ -57,8 +57,7 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, i := range s.Uplinks {
 		fmt.Fprintf(t, "uplink\t%s\tguarded: %s\n", i.Name, attachedBy(i))
 	}
-	fmt.Fprintf(t, "Tor\t%s\t%s\n", s.Tor.Mode, torLine(s))
-	fmt.Fprintf(t, ".onion\t%s\t%s\n", s.Tor.Onion4, s.Tor.Onion6)
+	printTor(t, s)
 	fmt.Fprintf(t, "last guards\tstopped\t%d packets\n", s.Stopped)
 	if s.Resolver.IsValid() {
 		fmt.Fprintf(t, "resolver\t%s\tis asked %s, in clear\n", s.Resolver, askedFor(s))
@@ -88,6 +87,15 @@ func printStatus(w io.Writer, s *router.Status) error {
 	}
 	printProblems(w, s, "torbpf check shows those of which the headers were kept")
 	return nil
+}
+
+// printTor says which tor there is, and what gets there.
+func printTor(t io.Writer, s *router.Status) {
+	fmt.Fprintf(t, "Tor\t%s\t%s\n", s.Tor.Mode, torLine(s))
+	if s.Tor.TCPMode == config.TCPTProxy {
+		fmt.Fprintf(t, "TCP\t%s\thanded to tor's socket, without NAT\n", s.Tor.TCPMode)
+	}
+	fmt.Fprintf(t, ".onion\t%s\t%s\n", s.Tor.Onion4, s.Tor.Onion6)
 }
 
 // askedFor says what the resolver is for.

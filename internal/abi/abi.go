@@ -135,6 +135,8 @@ const (
 	ReasonDirectList        = DatapathReasonREASON_DIRECT_LIST
 	ReasonClientGuard       = DatapathReasonREASON_CLIENT_GUARD
 	ReasonClientEnded       = DatapathReasonREASON_CLIENT_ENDED
+	ReasonNoConnection      = DatapathReasonREASON_NO_CONNECTION
+	ReasonStranger          = DatapathReasonREASON_STRANGER
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

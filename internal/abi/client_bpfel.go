@@ -65,6 +65,7 @@ const (
 	ClientVarProgramRules      = "program_rules"
 	ClientVarResolverPort      = "resolver_port"
 	ClientVarShortcut          = "shortcut"
+	ClientVarTproxy            = "tproxy"
 	ClientVarTransPort         = "trans_port"
 )
 
@@ -163,6 +164,7 @@ type ClientVariableSpecs struct {
 	ProgramRules   *ebpf.VariableSpec `ebpf:"program_rules"`
 	ResolverPort   *ebpf.VariableSpec `ebpf:"resolver_port"`
 	Shortcut       *ebpf.VariableSpec `ebpf:"shortcut"`
+	Tproxy         *ebpf.VariableSpec `ebpf:"tproxy"`
 	TransPort      *ebpf.VariableSpec `ebpf:"trans_port"`
 }
 
@@ -246,6 +248,7 @@ type ClientVariables struct {
 	ProgramRules   *ebpf.Variable `ebpf:"program_rules"`
 	ResolverPort   *ebpf.Variable `ebpf:"resolver_port"`
 	Shortcut       *ebpf.Variable `ebpf:"shortcut"`
+	Tproxy         *ebpf.Variable `ebpf:"tproxy"`
 	TransPort      *ebpf.Variable `ebpf:"trans_port"`
 }
 

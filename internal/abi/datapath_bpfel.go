@@ -392,7 +392,9 @@ const (
 	DatapathReasonREASON_DIRECT_LIST        DatapathReason = 46
 	DatapathReasonREASON_CLIENT_GUARD       DatapathReason = 47
 	DatapathReasonREASON_CLIENT_ENDED       DatapathReason = 48
-	DatapathReasonREASON_MAX                DatapathReason = 49
+	DatapathReasonREASON_NO_CONNECTION      DatapathReason = 49
+	DatapathReasonREASON_STRANGER           DatapathReason = 50
+	DatapathReasonREASON_MAX                DatapathReason = 51
 )
 
 type DatapathRefusal struct {
@@ -555,6 +557,7 @@ const (
 	DatapathMapSettings        = "settings"
 	DatapathMapSrc4Prefixes    = "src4_prefixes"
 	DatapathMapSrc6Prefixes    = "src6_prefixes"
+	DatapathMapTorListeners    = "tor_listeners"
 	DatapathMapTransTargets    = "trans_targets"
 	DatapathProgTorbpfDns      = "torbpf_dns"
 	DatapathProgTorbpfDnsSrc   = "torbpf_dns_src"
@@ -582,6 +585,7 @@ const (
 	DatapathVarPolicyType      = "policy_type"
 	DatapathVarRefusalType     = "refusal_type"
 	DatapathVarResolverPort    = "resolver_port"
+	DatapathVarTproxy          = "tproxy"
 	DatapathVarTransPort       = "trans_port"
 	DatapathVarVerdictBitType  = "verdict_bit_type"
 )
@@ -687,6 +691,7 @@ type DatapathMapSpecs struct {
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
 	Src4Prefixes   *ebpf.MapSpec `ebpf:"src4_prefixes"`
 	Src6Prefixes   *ebpf.MapSpec `ebpf:"src6_prefixes"`
+	TorListeners   *ebpf.MapSpec `ebpf:"tor_listeners"`
 	TransTargets   *ebpf.MapSpec `ebpf:"trans_targets"`
 }
 
@@ -711,6 +716,7 @@ type DatapathVariableSpecs struct {
 	PolicyType      *ebpf.VariableSpec `ebpf:"policy_type"`
 	RefusalType     *ebpf.VariableSpec `ebpf:"refusal_type"`
 	ResolverPort    *ebpf.VariableSpec `ebpf:"resolver_port"`
+	Tproxy          *ebpf.VariableSpec `ebpf:"tproxy"`
 	TransPort       *ebpf.VariableSpec `ebpf:"trans_port"`
 	VerdictBitType  *ebpf.VariableSpec `ebpf:"verdict_bit_type"`
 }
@@ -779,6 +785,7 @@ type DatapathMaps struct {
 	Settings       *ebpf.Map `ebpf:"settings"`
 	Src4Prefixes   *ebpf.Map `ebpf:"src4_prefixes"`
 	Src6Prefixes   *ebpf.Map `ebpf:"src6_prefixes"`
+	TorListeners   *ebpf.Map `ebpf:"tor_listeners"`
 	TransTargets   *ebpf.Map `ebpf:"trans_targets"`
 }
 
@@ -828,6 +835,7 @@ func (m *DatapathMaps) Close() error {
 		m.Settings,
 		m.Src4Prefixes,
 		m.Src6Prefixes,
+		m.TorListeners,
 		m.TransTargets,
 	)
 }
@@ -853,6 +861,7 @@ type DatapathVariables struct {
 	PolicyType      *ebpf.Variable `ebpf:"policy_type"`
 	RefusalType     *ebpf.Variable `ebpf:"refusal_type"`
 	ResolverPort    *ebpf.Variable `ebpf:"resolver_port"`
+	Tproxy          *ebpf.Variable `ebpf:"tproxy"`
 	TransPort       *ebpf.Variable `ebpf:"trans_port"`
 	VerdictBitType  *ebpf.Variable `ebpf:"verdict_bit_type"`
 }

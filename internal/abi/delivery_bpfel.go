@@ -28,12 +28,14 @@ const (
 	DeliveryMapRefusals         = "refusals"
 	DeliveryProgTorbpfDelivery  = "torbpf_delivery"
 	DeliveryProgTorbpfDeparture = "torbpf_departure"
+	DeliveryProgTorbpfReports   = "torbpf_reports"
 	DeliveryVarDnsPort          = "dns_port"
 	DeliveryVarExplaining       = "explaining"
 	DeliveryVarGeneration       = "generation"
 	DeliveryVarMarkShift        = "mark_shift"
 	DeliveryVarOwnMarkCount     = "own_mark_count"
 	DeliveryVarResolverPort     = "resolver_port"
+	DeliveryVarTproxy           = "tproxy"
 	DeliveryVarTransPort        = "trans_port"
 )
 
@@ -81,6 +83,7 @@ type DeliverySpecs struct {
 type DeliveryProgramSpecs struct {
 	TorbpfDelivery  *ebpf.ProgramSpec `ebpf:"torbpf_delivery"`
 	TorbpfDeparture *ebpf.ProgramSpec `ebpf:"torbpf_departure"`
+	TorbpfReports   *ebpf.ProgramSpec `ebpf:"torbpf_reports"`
 }
 
 // DeliveryMapSpecs contains maps before they are loaded into the kernel.
@@ -109,6 +112,7 @@ type DeliveryVariableSpecs struct {
 	MarkShift    *ebpf.VariableSpec `ebpf:"mark_shift"`
 	OwnMarkCount *ebpf.VariableSpec `ebpf:"own_mark_count"`
 	ResolverPort *ebpf.VariableSpec `ebpf:"resolver_port"`
+	Tproxy       *ebpf.VariableSpec `ebpf:"tproxy"`
 	TransPort    *ebpf.VariableSpec `ebpf:"trans_port"`
 }
 
@@ -169,6 +173,7 @@ type DeliveryVariables struct {
 	MarkShift    *ebpf.Variable `ebpf:"mark_shift"`
 	OwnMarkCount *ebpf.Variable `ebpf:"own_mark_count"`
 	ResolverPort *ebpf.Variable `ebpf:"resolver_port"`
+	Tproxy       *ebpf.Variable `ebpf:"tproxy"`
 	TransPort    *ebpf.Variable `ebpf:"trans_port"`
 }
 
@@ -178,12 +183,14 @@ type DeliveryVariables struct {
 type DeliveryPrograms struct {
 	TorbpfDelivery  *ebpf.Program `ebpf:"torbpf_delivery"`
 	TorbpfDeparture *ebpf.Program `ebpf:"torbpf_departure"`
+	TorbpfReports   *ebpf.Program `ebpf:"torbpf_reports"`
 }
 
 func (p *DeliveryPrograms) Close() error {
 	return _DeliveryClose(
 		p.TorbpfDelivery,
 		p.TorbpfDeparture,
+		p.TorbpfReports,
 	)
 }
 

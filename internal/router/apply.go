@@ -25,6 +25,7 @@ const (
 	stepCut      = "cut"
 	stepSentry   = "sentry"
 	stepProxy    = "proxy"
+	stepHandOver = "hand-over"
 	stepState    = "state"
 )
 
@@ -61,9 +62,9 @@ type job struct {
 func (j *job) steps() []step {
 	steps := j.datapathSteps()
 	if j.mends {
-		return append(steps, step{stepSentry, j.startSentry}, step{stepProxy, j.startProxy}, step{stepTor, j.tryTor}, step{stepState, j.writeState})
+		return append(steps, step{stepSentry, j.startSentry}, step{stepProxy, j.startProxy}, step{stepTor, j.tryTor}, step{stepHandOver, j.handOver}, step{stepState, j.writeState})
 	}
-	return slices.Concat([]step{{stepTor, j.startTor}}, steps, []step{{stepSentry, j.startSentry}, {stepProxy, j.startProxy}, {stepState, j.writeState}})
+	return slices.Concat([]step{{stepTor, j.startTor}}, steps, []step{{stepSentry, j.startSentry}, {stepProxy, j.startProxy}, {stepHandOver, j.handOver}, {stepState, j.writeState}})
 }
 
 // tryTor is startTor for a repair: what else there is to do is done without it.
@@ -89,7 +90,7 @@ const (
 // datapathSteps are those between tor and the sentry.
 func (j *job) datapathSteps() []step {
 	return []step{
-		{stepRules, func(context.Context) error { return route.Apply(j.plan) }},
+		{stepRules, j.applyRules},
 		{stepGuards, j.applyGuards},
 		{stepNFT, func(context.Context) error { return j.applyNFT() }},
 		{stepFirewall, j.checkFirewall},

@@ -76,6 +76,7 @@ type TorStatus struct {
 	Version   string         `json:"version"`
 	Percent   int            `json:"percent"` // of its bootstrap
 	Summary   string         `json:"summary"`
+	TCPMode   config.TCPMode `json:"tcp_mode"` // how TCP of LANs gets there
 	TransPort uint16         `json:"trans_port"`
 	DNSPort   uint16         `json:"dns_port"`
 	Onion4    string         `json:"onion4"`
@@ -269,7 +270,7 @@ func (s *Status) judge(state *State) {
 
 func (r *Router) torStatus(ctx context.Context, s *State) TorStatus {
 	t := s.Config.Tor
-	status := TorStatus{Mode: t.Mode, TransPort: t.TransPort, DNSPort: t.DNSPort}
+	status := TorStatus{Mode: t.Mode, TCPMode: t.TCPMode, TransPort: t.TransPort, DNSPort: t.DNSPort}
 	ctx, cancel := context.WithTimeout(ctx, controlPatience)
 	defer cancel()
 	err := func() error {

@@ -66,7 +66,8 @@ func findSystemTor(ctx context.Context, s *State) (*foundTor, error) {
 	s.TorGroup = ""
 	t := &s.Config.Tor
 	system, err := tor.System(ctx, t.Control, tor.Options{
-		Ports: plan.Ports{Trans: t.TransPort, DNS: t.DNSPort, Resolver: t.ResolverPort},
+		Ports:  plan.Ports{Trans: t.TransPort, DNS: t.DNSPort, Resolver: t.ResolverPort},
+		TProxy: t.TCPMode == config.TCPTProxy,
 	})
 	// What it lacks is told when it is known whom it must serve: all at once.
 	var unfit *tor.UnfitError
@@ -106,6 +107,7 @@ func (r *Router) torOptions(s *State, p *plan.Plan) tor.Options {
 		DataDir:    filepath.Join(r.data, "tor"),
 		Binary:     s.Config.Tor.Binary,
 		Ports:      p.Ports,
+		TProxy:     p.TProxy,
 		Onion4:     p.Onion4,
 		Onion6:     p.Onion6,
 		AllowFrom:  allow,
