@@ -142,6 +142,8 @@ enum reason {
 
 	REASON_ONION_MOVED,   /* refused: another tor gave out this .onion address */
 	REASON_FORWARD_GUARD, /* refused: about to be forwarded, which it must not be */
+	REASON_NO_CONNECTION, /* pending: TCP that begins nothing, and tor has no such connection */
+	REASON_STRANGER,      /* refused: a socket that is not tor's has this connection */
 
 	REASON_MAX,
 };

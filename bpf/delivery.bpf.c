@@ -16,6 +16,9 @@
  * DNS elsewhere would take it. Of what comes from outside it stops the far ends of connections
  * that were cut.
  *
+ * torbpf_reports, where TCP is handed to tor without NAT: the third guard of what the kernel says
+ * of that to sites.
+ *
  * torbpf_departure, in client mode: the third guard of what the router itself sends, with
  * torbpf_uplink and nftables both gone: what has no class stays here. It goes by the class and
  * not by uplinks, so one that has just appeared is no way out either.
@@ -63,6 +66,43 @@ static __always_inline int diverted(const struct packet *p, __u32 mark)
 		return 1;
 	return p->protocol == IPPROTO_TCP ? is_port_of(trans_ports, port)
 					  : is_port_of(dns_ports, port);
+}
+
+static __always_inline int for_tor(enum verdict class)
+{
+	return class == VERDICT_TOR || class == VERDICT_ONION;
+}
+
+/* Whether a packet has a socket of tor's already, one that listens or has its connection. */
+static __always_inline int has_tors_socket(const struct sk_buff *skb)
+{
+	struct sock *sk = skb->sk;
+
+	return sk && sk->__sk_common.skc_state != BPF_TCP_TIME_WAIT &&
+	       sk->__sk_common.skc_state != BPF_TCP_NEW_SYN_RECV &&
+	       mark_class(sk->sk_mark) == VERDICT_TOR;
+}
+
+/*
+ * Whether a packet that is Tor's has been handed to tor without NAT (handover.h). What begins
+ * a connection has a socket of tor's with it, or whoever listens at that port would take
+ * it. Of what goes on the kernel may find the socket later, and nobody else has it; what is
+ * over has none.
+ */
+static __always_inline int handed(const struct sk_buff *skb, const struct bpf_dynptr *data,
+				  const struct packet *p)
+{
+	struct sock *sk = skb->sk;
+	__u8 flags = 0;
+
+	if (p->protocol != IPPROTO_TCP)
+		return 0;
+	if (sk && sk->__sk_common.skc_state == BPF_TCP_NEW_SYN_RECV)
+		return 1;
+	if (sk && sk->__sk_common.skc_state != BPF_TCP_TIME_WAIT)
+		return 0;
+	bpf_dynptr_read(&flags, sizeof(flags), data, p->l4_offset + TCP_FLAGS_OFFSET, 0);
+	return (flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
 }
 
 /* Neighbour and router discovery are answered on the link, whatever the source. */
@@ -127,19 +167,23 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	__u32 ifindex = ctx->state->in->ifindex;
 	struct sk_buff *skb = ctx->skb;
 	enum verdict class = mark_class(skb->mark);
-	int blocked = class & VERDICT_BLOCKED_BIT;
+	int handing, blocked = class & VERDICT_BLOCKED_BIT;
 	struct packet p = {};
 	struct bpf_dynptr data;
 	enum reading reading;
 
 	if (!blocked && !is_lan(ifindex))
 		return guard_router(skb, ifindex);
+	handing = tproxy && for_tor(class) && is_lan(ifindex);
+	if (handing && has_tors_socket(skb))
+		return NF_ACCEPT;
 	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data))
 		return drop(skb, ifindex, &p, REASON_DELIVERY_GUARD);
 	reading = read_packet(&data, &p);
 	if (class == VERDICT_NONE && foreign_source(&p) && !answered_on_link(&p))
 		return drop(skb, ifindex, &p, REASON_DELIVERY_GUARD);
-	if (blocked && (reading != READING_DONE || !diverted(&p, skb->mark)))
+	if (blocked && (reading != READING_DONE ||
+			!(diverted(&p, skb->mark) || (handing && handed(skb, &data, &p)))))
 		return drop(skb, ifindex, &p, REASON_DELIVERY_GUARD);
 	if (!blocked && broadcast_dns(&p, reading))
 		return drop(skb, ifindex, &p, REASON_DNS_GUARD);
@@ -169,7 +213,7 @@ static __always_inline void read_leaving(const struct bpf_dynptr *data, struct p
 	__u8 version = 0;
 
 	bpf_dynptr_read(&version, sizeof(version), data, 0, 0);
-	if (version >> 4 == 4 ? read_header4(data, p) : read_header6(data, p))
+	if (version >> 4 == 4 ? read_header4(data, 0, p) : read_header6(data, 0, p))
 		return;
 	if (p->fragment == FRAGMENT_LATER)
 		return;
@@ -310,4 +354,44 @@ int torbpf_forward(struct bpf_nf_ctx *ctx)
 	if (!bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data))
 		read_leaving(&data, &p);
 	return drop(skb, ctx->state->in->ifindex, &p, REASON_FORWARD_GUARD);
+}
+
+static __always_inline int is_icmp_error(const struct bpf_dynptr *data, const struct packet *p)
+{
+	__u8 type = 0;
+
+	if (!is_icmp(p) || p->fragment == FRAGMENT_LATER)
+		return 0;
+	bpf_dynptr_read(&type, sizeof(type), data, p->l4_offset, 0);
+	if (p->layer3 == LAYER3_IPV6)
+		return type < ICMPV6_ECHO_REQUEST;
+	return type != ICMP_ECHO && type != ICMP_ECHOREPLY;
+}
+
+/* As reports_device() of uplink.h, for while torbpf_uplink and nftables are both gone. */
+SEC("netfilter")
+int torbpf_reports(struct bpf_nf_ctx *ctx)
+{
+	__u32 ifindex = ctx->state->out->ifindex;
+	struct packet p = {}, quoted = {};
+	struct sk_buff *skb = ctx->skb;
+	struct bpf_dynptr data;
+	__u8 version = 0;
+	__u32 at;
+
+	if (skb->skb_iif || ifindex == LOOPBACK_IFINDEX || is_lan(ifindex) ||
+	    bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data))
+		return NF_ACCEPT;
+	bpf_dynptr_read(&version, sizeof(version), &data, 0, 0);
+	if (version >> 4 == 4 ? read_header4(&data, 0, &p) : read_header6(&data, 0, &p))
+		return NF_ACCEPT;
+	if (!is_icmp_error(&data, &p))
+		return NF_ACCEPT;
+	at = p.l4_offset + ICMP_HEADER_BYTES;
+	if (p.layer3 == LAYER3_IPV4 ? read_header4(&data, at, &quoted)
+				    : read_header6(&data, at, &quoted))
+		return NF_ACCEPT;
+	if (quoted.protocol != IPPROTO_TCP || !of_lan(&quoted, &quoted.daddr))
+		return NF_ACCEPT;
+	return drop(skb, ifindex, &p, REASON_DELIVERY_GUARD);
 }

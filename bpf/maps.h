@@ -115,6 +115,17 @@ static __always_inline int gate_is_open(__u32 instance)
 	return gate && gate->open;
 }
 
+/*
+ * Shared by all generations: where tor takes connections, two for each instance, that of
+ * IPv4 first. A socket that is closed leaves it by itself.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, 2 * MAX_INSTANCES);
+	__type(key, __u32);
+	__type(value, __u64); /* as user space reads it: the cookie of the socket */
+} tor_listeners SEC(".maps");
+
 /* What one run of a program reads of a query; the stack has no room for it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -35,6 +35,13 @@ static __always_inline int to_router(const struct packet *p, const struct settin
 	       bpf_map_lookup_elem(&local_addrs, &p->daddr.key);
 }
 
+/* Whether a packet claims to be from the router itself. */
+static __always_inline int from_router(const struct packet *p, const struct settings *s)
+{
+	return bit_is_set(s->router_bits, router_bit(&p->saddr)) &&
+	       bpf_map_lookup_elem(&local_addrs, &p->saddr.key);
+}
+
 /* What the destination's subnet is, where it is a local or a reserved one. */
 static __always_inline struct local_subnet *subnet_there(const struct packet *p,
 							 const struct settings *s)

@@ -71,41 +71,41 @@ enum reading {
 	READING_HIDDEN,	 /* behind more extension headers than anyone needs */
 };
 
-static __always_inline int read_header4(const struct bpf_dynptr *data, struct packet *p)
+static __always_inline int read_header4(const struct bpf_dynptr *data, __u32 at, struct packet *p)
 {
 	struct iphdr ip;
 
-	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
+	if (bpf_dynptr_read(&ip, sizeof(ip), data, at, 0))
 		return -1;
 	p->layer3 = LAYER3_IPV4;
 	set_ipv4(&p->saddr, ip.saddr);
 	set_ipv4(&p->daddr, ip.daddr);
 	p->protocol = ip.protocol;
 	p->hop_limit = ip.ttl;
-	p->l4_offset = ip.ihl * 4;
+	p->l4_offset = at + ip.ihl * 4;
 	p->fragment = ipv4_fragment(ip.frag_off);
 	return 0;
 }
 
-static __always_inline int read_header6(const struct bpf_dynptr *data, struct packet *p)
+static __always_inline int read_header6(const struct bpf_dynptr *data, __u32 at, struct packet *p)
 {
 	struct ipv6hdr ip;
 
-	if (bpf_dynptr_read(&ip, sizeof(ip), data, 0, 0))
+	if (bpf_dynptr_read(&ip, sizeof(ip), data, at, 0))
 		return -1;
 	p->layer3 = LAYER3_IPV6;
 	__builtin_memcpy(&p->daddr, &ip.daddr, sizeof(p->daddr));
 	__builtin_memcpy(&p->saddr, &ip.saddr, sizeof(p->saddr));
 	p->protocol = ip.nexthdr;
 	p->hop_limit = ip.hop_limit;
-	p->l4_offset = sizeof(ip);
+	p->l4_offset = at + sizeof(ip);
 	return 0;
 }
 
 /* Fragments have been put together before what is delivered is looked at. */
 static __always_inline enum reading read_ipv4(const struct bpf_dynptr *data, struct packet *p)
 {
-	return read_header4(data, p) ? READING_NOTHING : READING_DONE;
+	return read_header4(data, 0, p) ? READING_NOTHING : READING_DONE;
 }
 
 /* Those of IPv6 may still be on their own; the first one shows the ports. */
@@ -114,7 +114,7 @@ static __always_inline enum reading read_ipv6(const struct bpf_dynptr *data, str
 	__u8 header[4];
 	int i;
 
-	if (read_header6(data, p))
+	if (read_header6(data, 0, p))
 		return READING_NOTHING;
 	for (i = 0; i < MAX_EXTENSION_HEADERS; i++) {
 		if (!is_extension(p->protocol))

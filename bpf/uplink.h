@@ -67,6 +67,23 @@ static __always_inline int strays_from_lan(struct __sk_buff *skb, const struct p
 	       still(lookup_prefix(p, &p->daddr, &past4_prefixes, &past6_prefixes));
 }
 
+/*
+ * Whether tor sends this to a device in the name of a site, without NAT: its sockets, and
+ * what the kernel says for them, have the class of Tor, so it is for LANs alone. A rule of
+ * the user's may have written over a mark, but not over that of the socket.
+ */
+static __always_inline int of_tor(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (mark_class(skb->mark) & VERDICT_BLOCKED_BIT)
+		return 1;
+	if (!sk)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	return sk && mark_class(sk->mark) == VERDICT_TOR;
+}
+
 static __always_inline int is_icmp_error(struct __sk_buff *skb, const struct packet *p)
 {
 	__u8 type;
@@ -129,6 +146,25 @@ static __always_inline enum reason error_stays(struct __sk_buff *skb, const stru
 }
 
 /*
+ * Whether the router tells a site that a device is not to be reached. What tor sends to the
+ * device has the site's address for its source, so the kernel complains there, some seconds
+ * after the device has gone; whoever looks on would know whom it talked to. A visitor by IPv6
+ * whose host is gone is not told either.
+ */
+static __always_inline int reports_device(struct __sk_buff *skb, const struct packet *p)
+{
+	struct packet quoted = {.ethernet = p->ethernet};
+
+	if (!is_icmp_error(skb, p))
+		return 0;
+	parse_network_header(skb, p->l4_offset + ICMP_HEADER_BYTES, &quoted);
+	if (quoted.protocol != IPPROTO_TCP)
+		return 0;
+	return of_lan(&quoted, &quoted.daddr) ||
+	       still(lookup_prefix(&quoted, &quoted.daddr, &past4_prefixes, &past6_prefixes));
+}
+
+/*
  * Drops and samples what the router itself sends and client mode does not let go. That a
  * rule has ended is no fault of nftables, which goes by the mark.
  */
@@ -153,7 +189,8 @@ static __always_inline int act_on_own(struct __sk_buff *skb, int ethernet, const
 	enum reason reason;
 
 	parse_network_header(skb, network_offset(&p), &p);
-	if (strays_from_lan(skb, &p) || diverted_answer(skb, &p))
+	if (strays_from_lan(skb, &p) || diverted_answer(skb, &p) ||
+	    (tproxy && (of_tor(skb) || reports_device(skb, &p))))
 		return drop_leak(skb, &p);
 	reason = resets_cut_peer(skb, &p) ? REASON_CUT_PEER : error_stays(skb, &p);
 	if (reason != REASON_NONE)

@@ -15,6 +15,7 @@
 #include "asker.h"
 #include "classify.h"
 #include "instance.h"
+#include "handover.h"
 #include "maps.h"
 #include "plan.h"
 #include "traffic.h"
@@ -214,6 +215,8 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 	if (explaining)
 		return explain(skb, p, s, d, instance);
 	d = ask_gate(p, s, d, instance);
+	if (tproxy)
+		d = hand_over(skb, p, s, d, instance);
 	sender = sender_of(p);
 	count_device(sender, d, volume_of(skb));
 	if (d.reason == REASON_DNS_NO_DATA)

@@ -23,29 +23,31 @@ type netfilterGuard struct {
 	hook    link.NetfilterInetHook
 	pins    map[string]link.NetfilterProtocolFamily // names of its links
 	what    string                                  // in words, where the kernel cannot have it
-	client  bool                                    // only of client mode
+	of      func(*plan.Plan) bool                   // whether a plan has it
 }
 
 var netfilterGuards = []netfilterGuard{
 	{
 		program: abi.DeliveryProgTorbpfDelivery, hook: link.NetfilterInetLocalIn, what: "second guard of local delivery",
 		pins: map[string]link.NetfilterProtocolFamily{"delivery4": link.NetfilterProtoIPv4, "delivery6": link.NetfilterProtoIPv6},
+		of:   hasLANs,
 	},
 	{
-		program: abi.DeliveryProgTorbpfDeparture, hook: link.NetfilterInetPostRouting, what: "third guard of what this machine sends", client: true,
+		program: abi.DeliveryProgTorbpfDeparture, hook: link.NetfilterInetPostRouting, what: "third guard of what this machine sends",
 		pins: map[string]link.NetfilterProtocolFamily{"departure4": link.NetfilterProtoIPv4, "departure6": link.NetfilterProtoIPv6},
+		of:   func(p *plan.Plan) bool { return p.Client != nil && p.Client.All },
+	},
+	{
+		program: abi.DeliveryProgTorbpfReports, hook: link.NetfilterInetPostRouting, what: "third guard of what sites are told of devices",
+		pins: map[string]link.NetfilterProtocolFamily{"reports4": link.NetfilterProtoIPv4, "reports6": link.NetfilterProtoIPv6},
+		of:   func(p *plan.Plan) bool { return p.TProxy },
 	},
 	forwardGuard,
 }
 
-// of tells whether a plan has a guard.
-func (n netfilterGuard) of(p *plan.Plan) bool {
-	if n.client {
-		return p.Client != nil && p.Client.All
-	}
-	// Without a LAN it would only be asked about this machine's own.
-	return len(p.LANs)+len(p.Waiting)+len(p.Patterns) > 0
-}
+// hasLANs tells whether a plan has LANs, or waits for some: without any these guards would only be asked about
+// this machine's own.
+func hasLANs(p *plan.Plan) bool { return len(p.LANs)+len(p.Waiting)+len(p.Patterns) > 0 }
 
 // attachDelivery attaches the guards of what is delivered, and in client mode of what this
 // machine sends, where the kernel can have them. Where it cannot, why is in Unsupported:

@@ -24,6 +24,7 @@ var forwardGuard = netfilterGuard{
 	program: abi.DeliveryProgTorbpfForward, hook: link.NetfilterInetForward,
 	what: "guard of what is forwarded, for which ip rules stand in",
 	pins: map[string]link.NetfilterProtocolFamily{GuardForward4: link.NetfilterProtoIPv4, GuardForward6: link.NetfilterProtoIPv6},
+	of:   hasLANs,
 }
 
 // GuardForward attaches the guard of what is forwarded by itself. It knows the interfaces

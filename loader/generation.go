@@ -58,6 +58,9 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 		return nil, err
 	}
 	sizeMaps(spec, p)
+	if err := shapeListeners(spec, p); err != nil {
+		return nil, err
+	}
 
 	shared, err := d.openShared(spec)
 	if err != nil {
@@ -137,6 +140,7 @@ func setVariables(spec *ebpf.CollectionSpec, p *plan.Plan) error {
 		abi.DatapathVarTransPorts:   trans,
 		abi.DatapathVarDnsPorts:     dns,
 		abi.DatapathVarResolverPort: p.Ports.Resolver,
+		abi.DatapathVarTproxy:       setting(p.TProxy),
 		abi.DatapathVarGeneration:   secret(),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {

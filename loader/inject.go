@@ -8,14 +8,19 @@ import (
 )
 
 // Inject hands an Ethernet frame to the network stack as if the interface had
-// just received it; it is judged like any other. On an interface without an
+// just received it, with a mark; it is judged like any other. On an interface without an
 // Ethernet header the stack strips it.
-func Inject(ifindex int, frame []byte) error {
-	const ingress = 1 // BPF_F_INGRESS
+func Inject(ifindex int, frame []byte, mark uint32) error {
+	const (
+		ingress    = 1 // BPF_F_INGRESS
+		markOffset = 8 // of struct __sk_buff
+	)
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "torbpf_inject",
 		Type: ebpf.SchedCLS,
 		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R2, int32(mark)),
+			asm.StoreMem(asm.R1, markOffset, asm.R2, asm.Word),
 			asm.Mov.Imm(asm.R2, int32(ifindex)),
 			asm.Mov.Imm(asm.R3, ingress),
 			asm.FnCloneRedirect.Call(),

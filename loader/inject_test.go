@@ -22,7 +22,7 @@ func TestInjectedFrameIsJudgedLikeAnyOther(t *testing.T) {
 	ethernet := slices.Concat(l.lan.Attrs().HardwareAddr, []byte{2, 0, 0, 0, 0, 1, 0x08, 0x00})
 	from := netip.MustParseAddr(clientAddr)
 	for p, reason := range map[datagram]abi.Reason{refusedUDP: abi.ReasonUDP, directUDP: abi.ReasonDirectDestination} {
-		if err := Inject(l.lan.Attrs().Index, slices.Concat(ethernet, p.bytes(from))); err != nil {
+		if err := Inject(l.lan.Attrs().Index, slices.Concat(ethernet, p.bytes(from)), 0); err != nil {
 			t.Fatal(err)
 		}
 		await(t, "packet to be counted", func() bool {
@@ -33,7 +33,7 @@ func TestInjectedFrameIsJudgedLikeAnyOther(t *testing.T) {
 		server.read()
 		return server.seen[directUDP] > before
 	})
-	if err := Inject(4711, slices.Concat(ethernet, directUDP.bytes(from))); err == nil {
+	if err := Inject(4711, slices.Concat(ethernet, directUDP.bytes(from)), 0); err == nil {
 		t.Error("no error about an interface that is not there")
 	}
 }

@@ -17,7 +17,7 @@ import (
 // sharedMaps outlive a generation, as do those of lists (Lists); all others are filled anew
 // for each.
 var sharedMaps = []string{
-	abi.DatapathMapLans, abi.DatapathMapGates,
+	abi.DatapathMapLans, abi.DatapathMapGates, abi.DatapathMapTorListeners,
 	abi.DatapathMapCounters, abi.DatapathMapRefusals, abi.DatapathMapAllowances, abi.DatapathMapInboundFlows,
 	abi.DatapathMapDomainSlots, abi.DatapathMapDomainFlows, abi.DatapathMapAskers, abi.DatapathMapDeviceTraffic, abi.DatapathMapDirectHosts, abi.DatapathMapClientSockets, abi.DatapathMapClientTargets, abi.DatapathMapTransTargets, abi.DatapathMapCutFlows, abi.DatapathMapPast4Prefixes, abi.DatapathMapPast6Prefixes,
 }

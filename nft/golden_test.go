@@ -86,6 +86,13 @@ func awaitingPlan() *plan.Plan {
 	return p
 }
 
+func tproxyPlan() *plan.Plan {
+	p := fullPlan()
+	p.TProxy = true
+	p.LANs[1].Prefixes = []netip.Prefix{netip.MustParsePrefix("192.168.50.0/24"), netip.MustParsePrefix("fd50::/64"), netip.MustParsePrefix("fe80::/10")}
+	return p
+}
+
 var goldens = []struct {
 	name string
 	plan func() *plan.Plan
@@ -98,6 +105,7 @@ var goldens = []struct {
 	{"local-none", noLocalPlan},
 	{"awaited", awaitingPlan},
 	{"several-tors", severalTorsPlan},
+	{"tproxy", tproxyPlan},
 	{"client", clientPlan},
 	{"client-exec", clientExecPlan},
 	{"client-and-lans", clientAndLANsPlan},

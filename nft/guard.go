@@ -37,6 +37,7 @@ func (b *builder) inputChains() []chain {
 	if b.Client != nil {
 		rules = append(rules, newRule("the machine itself, of which nothing comes in", fromLoopback(), accept()))
 	}
+	rules = append(rules, b.handedRules()...)
 	rules = append(rules, b.awaitedRules(goTo(chainInputAwaited))...)
 	rules = append(rules,
 		newRule("DNS that came in by an interface that is no LAN by this name, so it was not diverted", b.blocked(), notDNAT(), drop(DroppedBlocked)),
@@ -208,7 +209,7 @@ func (b *builder) outputChains() []chain {
 		return []chain{ports}
 	}
 	return []chain{
-		baseChain(chainOutput, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityGuard, outputRules()...),
+		baseChain(chainOutput, nftables.ChainTypeFilter, nftables.ChainHookOutput, plan.PriorityGuard, append(b.answersOfTor(), outputRules()...)...),
 		ports,
 	}
 }

@@ -104,14 +104,17 @@ func Apply(p *plan.Plan, fresh ...string) error {
 		return err
 	}
 	err = rs.apply()
-	if !lacksLookUp(err) || !b.looksUp() {
-		return err
+	if lacksLookUp(err) && b.looksUp() {
+		b.strict = true
+		if rs, err = b.build(); err != nil {
+			return err
+		}
+		err = rs.apply()
 	}
-	b.strict = true
-	if rs, err = b.build(); err != nil {
-		return err
+	if lacksLookUp(err) && p.TProxy {
+		return kernel.Lacks(err, `for tcp_mode "tproxy" a kernel whose nftables looks sockets up (CONFIG_NFT_SOCKET): choose "redirect" (--tcp-mode)`)
 	}
-	return rs.apply()
+	return err
 }
 
 // judgesClient reports whether there is a table that judges all of what this machine

@@ -14,6 +14,7 @@ import (
 
 // The chains of packets that come in, and of connections that begin.
 const (
+	chainUntracked      = "untracked"
 	chainClassify       = "classify"
 	chainBeginnings     = "beginnings"
 	chainCutPeers       = "cut_peers"
@@ -154,12 +155,13 @@ func (b *builder) lateMarkChains() []chain {
 func (b *builder) diversions() map[abi.Verdict]expr.Verdict {
 	to := func(chain string) expr.Verdict { return expr.Verdict{Kind: expr.VerdictGoto, Chain: chain} }
 	diversions := map[abi.Verdict]expr.Verdict{
-		abi.VerdictTor:      to(chainDivertTrans),
-		abi.VerdictOnion:    to(chainDivertTrans),
 		abi.VerdictDNS:      to(chainDivertDNS),
 		abi.VerdictResolver: to(chainDivertResolver),
 		abi.VerdictNone:     to(chainDivertUnjudged),
 		abi.VerdictPending:  to(chainLateRefusal),
+	}
+	if !b.TProxy {
+		diversions[abi.VerdictTor], diversions[abi.VerdictOnion] = to(chainDivertTrans), to(chainDivertTrans)
 	}
 	if b.TimeServer {
 		diversions[abi.VerdictTime] = to(chainDivertTime)
@@ -192,7 +194,9 @@ func (b *builder) divertChains() []chain {
 	}
 	for _, t := range b.Tors() {
 		for _, p := range valid(t.Onion4, t.Onion6) {
-			unjudged = append(unjudged, newRule(".onion without a class", toPrefix(p), tcp, redirect(t.Trans)))
+			if !b.TProxy { // else nobody listens there, and it is not forwarded
+				unjudged = append(unjudged, newRule(".onion without a class", toPrefix(p), tcp, redirect(t.Trans)))
+			}
 		}
 	}
 	var chains []chain
@@ -201,8 +205,10 @@ func (b *builder) divertChains() []chain {
 			newRule("only what a LAN sends", notFromLAN(), leave()),
 			newRule("by class; direct, local and inbound go their way", lookUpClass(b.Mark.ClassMask(), mapDivert))))
 	}
+	if !b.TProxy {
+		chains = append(chains, subChain(chainDivertTrans, newRule("to tor's TransPort", tcp, redirectTo(b.transPort(reg1)))))
+	}
 	chains = append(chains,
-		subChain(chainDivertTrans, newRule("to tor's TransPort", tcp, redirectTo(b.transPort(reg1)))),
 		subChain(chainDivertDNS, b.dnsRules()...),
 		subChain(chainDivertResolver,
 			newRule("to the sentry, for what DNSPort cannot answer", tcp, redirect(b.Ports.Resolver)),

@@ -25,9 +25,10 @@ const (
 
 // Probe is a packet that is injected as if a LAN had sent it.
 type Probe struct {
-	Name     string
-	Dst      netip.Addr // before it is diverted; in a .onion range, so it cannot be forwarded
-	Protocol byte       // unix.IPPROTO_TCP or unix.IPPROTO_UDP
+	Name      string
+	Dst       netip.Addr // before it is diverted; in a .onion range, so it cannot be forwarded
+	Protocol  byte       // unix.IPPROTO_TCP or unix.IPPROTO_UDP
+	Untracked bool       // it arrives as it was sent, and conntrack knows nothing of it
 }
 
 // Arrived sends probes and tells which got through every input chain of the
@@ -75,14 +76,18 @@ func addProbes(conn *nftables.Conn, t *nftables.Table, probes []Probe) error {
 }
 
 func probeRule(p Probe) []expr.Any {
-	key := expr.CtKeyDSTIP
+	f, key := familyOf(p.Dst), expr.CtKeyDSTIP
 	if p.Dst.Is6() {
 		key = expr.CtKeyDSTIP6
 	}
+	var destination expr.Any = &expr.Ct{Key: key, Register: reg1, OptDirection: true} // direction 0: original
+	if p.Untracked {
+		destination = payload(expr.PayloadBaseNetworkHeader, f.destination, f.size, reg1)
+	}
 	match := []expr.Any{
-		meta(expr.MetaKeyNFPROTO), equal([]byte{familyOf(p.Dst).number}),
+		meta(expr.MetaKeyNFPROTO), equal([]byte{f.number}),
 		meta(expr.MetaKeyL4PROTO), equal([]byte{p.Protocol}),
-		&expr.Ct{Key: key, Register: reg1, OptDirection: true}, equal(p.Dst.AsSlice()), // direction 0: original
+		destination, equal(p.Dst.AsSlice()),
 	}
 	return append(match, drop(p.Name)...)
 }
@@ -108,13 +113,24 @@ func readProbes(conn *nftables.Conn, t *nftables.Table) (map[string]bool, error)
 // ForeignInputChains names the filter chains of others at the input hook, whatever
 // is in them, as `nft` would: "inet filter input".
 func ForeignInputChains() ([]string, error) {
+	return foreignChains(nftables.ChainHookInput, func(*nftables.Chain) bool { return true })
+}
+
+// ClosedOutputChains names those at the output hook that drop what no rule of theirs lets go.
+func ClosedOutputChains() ([]string, error) {
+	return foreignChains(nftables.ChainHookOutput, func(c *nftables.Chain) bool {
+		return c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
+	})
+}
+
+func foreignChains(hook *nftables.ChainHook, which func(*nftables.Chain) bool) ([]string, error) {
 	chains, err := allChains()
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, c := range chains {
-		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookInput || c.Type != nftables.ChainTypeFilter {
+		if c.Hooknum == nil || *c.Hooknum != *hook || c.Type != nftables.ChainTypeFilter || !which(c) {
 			continue
 		}
 		family, known := familyNames[c.Table.Family]

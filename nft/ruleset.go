@@ -121,7 +121,7 @@ func (b builder) build() (*ruleset, error) {
 		return nil, err
 	}
 	rs.sets = sets
-	rs.chains = slices.Concat(b.classifyChains(), b.lateMarkChains(), b.divertChains(), b.inputChains(), b.outputChains(), b.forwardChains(), b.clientChains())
+	rs.chains = slices.Concat(b.untrackedChains(), b.classifyChains(), b.lateMarkChains(), b.divertChains(), b.inputChains(), b.outputChains(), b.reportChains(), b.forwardChains(), b.clientChains())
 	for _, s := range rs.sets {
 		s.Table = rs.table
 	}

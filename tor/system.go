@@ -1,6 +1,7 @@
 package tor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -58,7 +58,7 @@ func System(ctx context.Context, address string, o Options) (*SystemTor, error) 
 		return nil, fmt.Errorf("use the tor at %s: %w", address, err)
 	}
 	defer c.Close()
-	e := examiner{ctx: ctx, control: c, wish: o, v6: kernel.HasIPv6()}
+	e := examiner{ctx: ctx, control: c, wish: o, v6: o.hasIPv6()}
 	found := &SystemTor{Address: address, Ports: o.Ports}
 	e.identity(found)
 	e.listeners(found)
@@ -149,17 +149,22 @@ func (e *examiner) identity(found *SystemTor) {
 }
 
 // listeners looks for a TransPort and a DNSPort on the wildcard of every
-// family: which address of the router a redirect picks is not known in advance.
+// family: which address of the router a redirect picks is not known in advance. A TransPort
+// that is handed connections is to be on loopback, where nobody else reaches it.
 func (e *examiner) listeners(found *SystemTor) {
-	lines := listeners(e.wish.Ports, e.v6)
+	lines := e.wish.listeners(e.v6)
 	for _, l := range []struct {
 		key, info string
 		port      *uint16
+		on        portsOn
 	}{
-		{"TransPort", "net/listeners/trans", &found.Ports.Trans},
-		{"DNSPort", "net/listeners/dns", &found.Ports.DNS},
+		{"TransPort", "net/listeners/trans", &found.Ports.Trans, onWildcard},
+		{"DNSPort", "net/listeners/dns", &found.Ports.DNS, onWildcard},
 	} {
-		ports, err := wildcardPorts(e.info(l.info), e.v6)
+		if e.wish.TProxy && l.key == "TransPort" {
+			l.on = onLoopback
+		}
+		ports, err := l.on.of(e.info(l.info), e.v6)
 		switch {
 		case e.err != nil:
 		case err != nil:
@@ -172,8 +177,9 @@ func (e *examiner) listeners(found *SystemTor) {
 		}
 		e.isolation(l.key)
 	}
-	if t := e.conf1("TransProxyType"); t != "" && t != "default" {
-		e.missing = append(e.missing, "TransProxyType default")
+	want := e.wish.transProxyType()
+	if t := e.conf1("TransProxyType"); !strings.EqualFold(cmp.Or(t, "default"), want.value) {
+		e.missing = append(e.missing, want.line())
 	}
 }
 
@@ -188,9 +194,17 @@ func (e *examiner) isolation(key string) {
 	}
 }
 
-// wildcardPorts reads `"0.0.0.0:9040" "[::]:9040" "unix:/path"` and returns
-// the ports that are open on the wildcard, in both families if v6.
-func wildcardPorts(s string, v6 bool) ([]uint16, error) {
+// portsOn is which addresses listeners are looked for on.
+type portsOn struct{ addr4, addr6 netip.Addr }
+
+var (
+	onWildcard = portsOn{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	onLoopback = portsOn{loopback4, netip.IPv6Loopback()}
+)
+
+// of reads `"0.0.0.0:9040" "[::]:9040" "unix:/path"` and returns
+// the ports that are open on these addresses, in both families if v6.
+func (on portsOn) of(s string, v6 bool) ([]uint16, error) {
 	ws, err := words(s)
 	if err != nil {
 		return nil, fmt.Errorf("read tor's listeners: %w", err)
@@ -200,9 +214,9 @@ func wildcardPorts(s string, v6 bool) ([]uint16, error) {
 		at, err := netip.ParseAddrPort(w.value)
 		switch {
 		case err != nil: // a Unix socket
-		case at.Addr() == netip.IPv4Unspecified():
+		case at.Addr() == on.addr4:
 			on4 = append(on4, at.Port())
-		case at.Addr() == netip.IPv6Unspecified():
+		case at.Addr() == on.addr6:
 			on6 = append(on6, at.Port())
 		}
 	}

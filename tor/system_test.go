@@ -94,6 +94,23 @@ func TestTheLinesAskedForMakeATorFit(t *testing.T) {
 	}
 }
 
+// What is handed connections listens on loopback, and asks its own socket.
+func TestTheLinesAskedForMakeATorFitForTProxy(t *testing.T) {
+	o := options(t)
+	o.TProxy = true
+	want := []string{"TransPort 127.0.0.1:9040", "TransPort [::1]:9040", "TransProxyType TPROXY"}
+	t.Run("a tor for the redirect", func(t *testing.T) {
+		_, lines := unfit(t, ownTor(t, wished...), o)
+		if diff := cmp.Diff(want, lines); diff != "" {
+			t.Errorf("it lacks (-want +got):\n%s", diff)
+		}
+	})
+	found, lines := unfit(t, ownTor(t, append(want, wished[2:]...)...), o)
+	if lines != nil || found.Ports.Trans != 9040 {
+		t.Errorf("with them it still lacks %q, and has %+v", lines, found)
+	}
+}
+
 func TestWhatASystemTorHasIsUsed(t *testing.T) {
 	o := options(t)
 	ownTor(t, "ControlPort 9051", "TransPort 127.0.0.1:9041", "TransPort 0.0.0.0:9042", "TransPort 0.0.0.0:9044", "TransPort [::]:9044",

@@ -46,6 +46,7 @@ type Options struct {
 	DataDir string // what tor must not forget: its guards
 	Binary  string // path or name of the program; "" for "tor"
 
+	TProxy         bool           // TransPort is handed connections, and listens on loopback only
 	Ports          plan.Ports     // Trans and DNS; tor does not know Resolver
 	Onion4, Onion6 netip.Prefix   // where names under .onion are mapped
 	AllowFrom      []netip.Prefix // sources that TransPort and DNSPort answer

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/torbpf/torbpf/internal/kernel"
-	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // directive is a line of a torrc. A list directive adds to those of its name
@@ -31,29 +30,54 @@ func (o Options) directives(v6 bool) []directive {
 		// A tor that slept when it was stopped would start asleep and never
 		// finish its bootstrap, and no client could wake it through a closed gate.
 		{key: "DormantCanceledByStartup", value: "1"},
-		// The redirect needs the original destination, not TPROXY's socket name.
-		{key: "TransProxyType", value: "default"},
+		o.transProxyType(),
 	}
-	out = append(out, listeners(o.Ports, v6)...)
+	out = append(out, o.listeners(v6)...)
 	out = append(out, policy(o.AllowFrom)...)
 	return append(out, automap(o.Onion4, o.Onion6)...)
 }
 
+// transProxyType says whom tor asks where a connection was to go: conntrack, which has
+// redirected it, or its own socket, which was given it as it was.
+func (o Options) transProxyType() directive {
+	if o.TProxy {
+		return directive{key: "TransProxyType", value: "TPROXY"}
+	}
+	return directive{key: "TransProxyType", value: "default"}
+}
+
 // listeners are on the wildcard: nft's redirect picks an address of the
-// interface that nobody can name in advance. The policy keeps others out.
-func listeners(ports plan.Ports, v6 bool) []directive {
+// interface that nobody can name in advance. The policy keeps others out. What is handed to
+// a socket asks for no address: then TransPort is on loopback.
+func (o Options) listeners(v6 bool) []directive {
 	var out []directive
 	for _, l := range []struct {
-		key  string
-		port uint16
-	}{{"TransPort", ports.Trans}, {"DNSPort", ports.DNS}} {
-		out = append(out, directive{l.key, fmt.Sprintf("0.0.0.0:%d", l.port), true})
+		key      string
+		port     uint16
+		loopback bool
+	}{{"TransPort", o.Ports.Trans, o.TProxy}, {"DNSPort", o.Ports.DNS, false}} {
+		on4, on6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
+		if l.loopback {
+			on4, on6 = loopback4, netip.IPv6Loopback()
+		}
+		out = append(out, directive{l.key, netip.AddrPortFrom(on4, l.port).String(), true})
 		if v6 {
-			out = append(out, directive{l.key, fmt.Sprintf("[::]:%d", l.port), true})
+			out = append(out, directive{l.key, netip.AddrPortFrom(on6, l.port).String(), true})
 		}
 	}
 	return out
 }
+
+// hasIPv6 says whether listeners can be had for IPv6.
+func (o Options) hasIPv6() bool {
+	if o.TProxy {
+		return kernel.HasLoopback6()
+	}
+	return kernel.HasIPv6()
+}
+
+// loopback4 is where a TransPort is that nobody needs to reach.
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // policy answers the given sources and nobody else. Without its last line tor
 // accepts all, and the WAN would find an open proxy once nft is flushed.
@@ -95,7 +119,7 @@ func (o Options) Text() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return o.torrc(extra, kernel.HasIPv6()), nil
+	return o.torrc(extra, o.hasIPv6()), nil
 }
 
 // torrc renders the whole configuration. The user's lines come first: of two

@@ -53,6 +53,9 @@ func TestTorrcOfAManagedTor(t *testing.T) {
 	o := exampleOptions()
 	golden(t, "torrc", o.torrc(nil, true))
 	golden(t, "torrc-without-ipv6", o.torrc(nil, false))
+	handed := o
+	handed.TProxy = true
+	golden(t, "torrc-tproxy", handed.torrc(nil, true))
 
 	x, err := parseExtra("/etc/torbpf/bridges.torrc", []byte("# from a friend\nUseBridges 1\n"+
 		"Bridge obfs4 192.0.2.7:443 \\\n  cert=abc iat-mode=0\nSocksPort 127.0.0.1:9150"))

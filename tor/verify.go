@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/users"
 )
 
@@ -44,7 +43,7 @@ func (o Options) prepare(ctx context.Context, binary string, acct users.Account)
 	if err != nil {
 		return "", err
 	}
-	v6 := kernel.HasIPv6() // else tor would not start over a listener on [::]
+	v6 := o.hasIPv6() // else tor would not start over a listener on [::]
 	text = o.torrc(extra, v6)
 	complaint, err := o.verify(ctx, binary, acct, text)
 	if err != nil || complaint == "" {
@@ -124,6 +123,7 @@ var noise = []string{
 	"You specified a public address", // the wildcard; SocksPolicy keeps others out
 	"Reading config failed--see warnings above",
 	"Tor is currently configured as a relay and a hidden service",
+	"Error setting IP_TRANSPARENT flag", // which torbpf sets, since tor has no privilege to
 }
 
 // warnings returns the texts of tor's warnings and errors, in order. A line

@@ -24,6 +24,7 @@ func Targets() []Target {
 		{"bulk", "torbpf", "masquerade", 0.98},
 		{"connect", "torbpf", "nft", 1.00},
 		{"tors", "four-tors", "one-tor", 1.00},
+		{"connect", "tproxy", "nft", 1.00},
 	}
 }
 

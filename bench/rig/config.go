@@ -17,6 +17,7 @@ const (
 	TC         = "tc"
 	Torbpf     = "torbpf"
 	XDP        = "xdp"
+	TProxy     = "tproxy"
 
 	IPRule          = "ip-rule"
 	WithoutNFT      = "without-nft"
@@ -46,6 +47,7 @@ func Configs(program string) []Config {
 		{Name: TC, Title: "torbpf: tc program alone", NAT: true, prepare: attachAlone},
 		{Name: Torbpf, Title: "torbpf: all layers", NAT: true, prepare: less(program)},
 		{Name: XDP, Title: "torbpf: all layers, early refusal (XDP)", NAT: true, prepare: refuseEarly(program)},
+		{Name: TProxy, Title: "torbpf: all layers, TCP handed to tor's socket", NAT: true, prepare: handTCP(program)},
 		{Name: IPRule, Title: "masquerade and an ip rule", NAT: true, prepare: addRule},
 		{Name: WithoutNFT, Title: "torbpf without its nft table", NAT: true, prepare: less(program, func(ctx context.Context, p *Path) error {
 			_, err := p.Router.Run(ctx, "nft", "delete", "table", "inet", "torbpf")
@@ -76,6 +78,13 @@ func less(program string, layers ...func(context.Context, *Path) error) func(con
 func refuseEarly(program string) func(context.Context, *Path) error {
 	return func(ctx context.Context, p *Path) error {
 		return attachServing(ctx, p, program, "--early-refusal", "native")
+	}
+}
+
+// handTCP attaches with TCP handed to tor's socket, without NAT.
+func handTCP(program string) func(context.Context, *Path) error {
+	return func(ctx context.Context, p *Path) error {
+		return attachServing(ctx, p, program, "--tcp-mode", "tproxy")
 	}
 }
 

@@ -32,36 +32,41 @@ func BulkRow(bytes int) Row {
 			Higher: true, Base: Masquerade},
 		Configs: []string{Plain, Masquerade, NFT, TC, Torbpf},
 		prepare: func(p *Path) (func() error, error) {
-			var err error
-			p.stream, err = openStream(p.Device, p.Far)
+			at := netip.AddrPortFrom(server, streamPort)
+			listener, err := listen(p.Far, at)
 			if err != nil {
+				return nil, err
+			}
+			if p.stream, err = openStream(p.Device, listener, at); err != nil {
 				return nil, err
 			}
 			return p.stream.close, nil
 		},
-		measure: func(_ context.Context, d *Driver, p *Path) (float64, error) {
-			took, err := d.time(p.Device, func() error { return p.stream.transfer(bytes) })
-			return float64(8*bytes) / float64(took.Nanoseconds()), err
-		},
+		measure: measureStream(bytes),
 	}
 }
 
-func openStream(from, to *testnet.Node) (_ *stream, err error) {
+// measureStream measures the transfer of so many bytes at a time.
+func measureStream(bytes int) func(context.Context, *Driver, *Path) (float64, error) {
+	return func(_ context.Context, d *Driver, p *Path) (float64, error) {
+		took, err := d.time(p.Device, func() error { return p.stream.transfer(bytes) })
+		return float64(8*bytes) / float64(took.Nanoseconds()), err
+	}
+}
+
+// openStream connects to an address, where a listener takes it that is closed then.
+func openStream(from *testnet.Node, listener int, at netip.AddrPort) (_ *stream, err error) {
+	defer unix.Close(listener)
 	s := &stream{from: -1, to: -1, buffer: make([]byte, streamBuffer)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("open stream: %w", err), s.close())
 		}
 	}()
-	listener, err := listen(to, netip.AddrPortFrom(server, streamPort))
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(listener)
 	if s.from, err = tcpSocket(from); err != nil {
 		return nil, err
 	}
-	if err := unix.Connect(s.from, &unix.SockaddrInet4{Addr: server.As4(), Port: streamPort}); err != nil {
+	if err := unix.Connect(s.from, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}); err != nil {
 		return nil, err
 	}
 	if s.to, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC); err != nil {
@@ -145,4 +150,10 @@ func listen(n *testnet.Node, at netip.AddrPort) (fd int, err error) {
 		return -1, errors.Join(fmt.Errorf("listen at %v of %s: %w", at, n.Name, err), unix.Close(fd))
 	}
 	return fd, nil
+}
+
+// neverSlow has the sender send as much as is taken. Where nothing but memory is between the ends, cubic
+// believes by luck that a network is full, and goes on as if it were.
+func (s *stream) neverSlow(from *testnet.Node) error {
+	return errors.Join(from.Sysctl("net.ipv4.tcp_slow_start_after_idle=0"), unix.SetsockoptString(s.from, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno"))
 }

@@ -24,6 +24,7 @@ import (
 type attachFlags struct {
 	torMode, control, torrc, binary   string
 	torInstances                      string
+	tcpMode                           string
 	transPort, dnsPort, resolverPort  uint16
 	onion4, onion6                    string
 	uplinks                           []string
@@ -70,6 +71,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	d := config.Default()
 	flags := cmd.Flags()
 	flags.StringVar(&f.torMode, "tor", string(d.Tor.Mode), "whose tor: managed (started by torbpf) or system (already running)")
+	flags.StringVar(&f.tcpMode, "tcp-mode", string(d.Tor.TCPMode), "how TCP of devices gets to tor: redirect (by NAT) or tproxy (handed to its socket)")
 	flags.StringVar(&f.control, "control", "", "control port of a system tor: a socket's path or 127.0.0.1:9051")
 	flags.StringVar(&f.torrc, "torrc", "", "append this file's lines to the managed tor's configuration (bridges, authorities)")
 	flags.StringVar(&f.torInstances, "tor-instances", d.Tor.Instances.String(), "how many managed tors share the devices: 1 to 16, or auto (one for two CPUs)")
@@ -99,6 +101,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	completeFlags(cmd, map[string][]string{
 		"tor":           {string(config.TorManaged), string(config.TorSystem)},
 		"tor-instances": {"1", "2", "4", config.AutoInstances.String()},
+		"tcp-mode":      {string(config.TCPRedirect), string(config.TCPTProxy)},
 		"early-refusal": {string(config.EarlyAuto), string(config.EarlyNative), string(config.EarlyGeneric), string(config.EarlyOff)},
 
 		"local": {string(config.LocalConnected), string(config.LocalReserved), string(config.LocalNone)},
@@ -235,6 +238,7 @@ func (f *attachFlags) editTor(given func(string) bool) ([]func(*config.Config), 
 			t.Control = ""
 		}
 	})
+	on("tcp-mode", func(t *config.Tor) { t.TCPMode = config.TCPMode(f.tcpMode) })
 	on("control", func(t *config.Tor) { t.Control = f.control })
 	on("tor-instances", func(t *config.Tor) { t.Instances = instances })
 	on("torrc", func(t *config.Tor) { t.Torrc = torrc })

@@ -58,8 +58,7 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, i := range s.Uplinks {
 		fmt.Fprintf(t, "uplink\t%s\tguarded: %s\n", i.Name, attachedBy(i))
 	}
-	printTors(t, s)
-	fmt.Fprintf(t, ".onion\t%s\t%s\n", s.Tor.Onion4, s.Tor.Onion6)
+	printTor(t, s)
 	fmt.Fprintf(t, "last guards\tstopped\t%d packets\n", s.Stopped)
 	if s.Resolver.IsValid() {
 		fmt.Fprintf(t, "resolver\t%s\tis asked %s, in clear\n", s.Resolver, askedFor(s))
@@ -105,6 +104,15 @@ func ownWords(s *router.Status) string {
 		out = append(out, fmt.Sprintf(f.words, text))
 	}
 	return strings.Join(out, ", ")
+}
+
+// printTor says which tor there is, and what gets there.
+func printTor(t io.Writer, s *router.Status) {
+	printTors(t, s)
+	if s.Tor.TCPMode == config.TCPTProxy {
+		fmt.Fprintf(t, "TCP\t%s\thanded to tor's socket, without NAT\n", s.Tor.TCPMode)
+	}
+	fmt.Fprintf(t, ".onion\t%s\t%s\n", s.Tor.Onion4, s.Tor.Onion6)
 }
 
 // askedFor says what the resolver is for.

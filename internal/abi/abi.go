@@ -143,6 +143,8 @@ const (
 	ReasonClientEnded       = DatapathReasonREASON_CLIENT_ENDED
 	ReasonOnionMoved        = DatapathReasonREASON_ONION_MOVED
 	ReasonForwardGuard      = DatapathReasonREASON_FORWARD_GUARD
+	ReasonNoConnection      = DatapathReasonREASON_NO_CONNECTION
+	ReasonStranger          = DatapathReasonREASON_STRANGER
 	ReasonMax               = DatapathReasonREASON_MAX
 )
 

@@ -75,6 +75,7 @@ const (
 	ClientVarShortcut          = "shortcut"
 	ClientVarTorCgroup         = "tor_cgroup"
 	ClientVarTorUser           = "tor_user"
+	ClientVarTproxy            = "tproxy"
 	ClientVarTransPorts        = "trans_ports"
 )
 
@@ -177,6 +178,7 @@ type ClientVariableSpecs struct {
 	Shortcut        *ebpf.VariableSpec `ebpf:"shortcut"`
 	TorCgroup       *ebpf.VariableSpec `ebpf:"tor_cgroup"`
 	TorUser         *ebpf.VariableSpec `ebpf:"tor_user"`
+	Tproxy          *ebpf.VariableSpec `ebpf:"tproxy"`
 	TransPorts      *ebpf.VariableSpec `ebpf:"trans_ports"`
 }
 
@@ -264,6 +266,7 @@ type ClientVariables struct {
 	Shortcut        *ebpf.Variable `ebpf:"shortcut"`
 	TorCgroup       *ebpf.Variable `ebpf:"tor_cgroup"`
 	TorUser         *ebpf.Variable `ebpf:"tor_user"`
+	Tproxy          *ebpf.Variable `ebpf:"tproxy"`
 	TransPorts      *ebpf.Variable `ebpf:"trans_ports"`
 }
 

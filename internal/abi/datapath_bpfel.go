@@ -395,7 +395,9 @@ const (
 	DatapathReasonREASON_CLIENT_ENDED       DatapathReason = 48
 	DatapathReasonREASON_ONION_MOVED        DatapathReason = 49
 	DatapathReasonREASON_FORWARD_GUARD      DatapathReason = 50
-	DatapathReasonREASON_MAX                DatapathReason = 51
+	DatapathReasonREASON_NO_CONNECTION      DatapathReason = 51
+	DatapathReasonREASON_STRANGER           DatapathReason = 52
+	DatapathReasonREASON_MAX                DatapathReason = 53
 )
 
 type DatapathRefusal struct {
@@ -559,6 +561,7 @@ const (
 	DatapathMapSettings        = "settings"
 	DatapathMapSrc4Prefixes    = "src4_prefixes"
 	DatapathMapSrc6Prefixes    = "src6_prefixes"
+	DatapathMapTorListeners    = "tor_listeners"
 	DatapathMapTransTargets    = "trans_targets"
 	DatapathProgTorbpfDns      = "torbpf_dns"
 	DatapathProgTorbpfDnsSrc   = "torbpf_dns_src"
@@ -587,6 +590,7 @@ const (
 	DatapathVarPolicyType      = "policy_type"
 	DatapathVarRefusalType     = "refusal_type"
 	DatapathVarResolverPort    = "resolver_port"
+	DatapathVarTproxy          = "tproxy"
 	DatapathVarTransPorts      = "trans_ports"
 	DatapathVarVerdictBitType  = "verdict_bit_type"
 )
@@ -692,6 +696,7 @@ type DatapathMapSpecs struct {
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
 	Src4Prefixes   *ebpf.MapSpec `ebpf:"src4_prefixes"`
 	Src6Prefixes   *ebpf.MapSpec `ebpf:"src6_prefixes"`
+	TorListeners   *ebpf.MapSpec `ebpf:"tor_listeners"`
 	TransTargets   *ebpf.MapSpec `ebpf:"trans_targets"`
 }
 
@@ -717,6 +722,7 @@ type DatapathVariableSpecs struct {
 	PolicyType      *ebpf.VariableSpec `ebpf:"policy_type"`
 	RefusalType     *ebpf.VariableSpec `ebpf:"refusal_type"`
 	ResolverPort    *ebpf.VariableSpec `ebpf:"resolver_port"`
+	Tproxy          *ebpf.VariableSpec `ebpf:"tproxy"`
 	TransPorts      *ebpf.VariableSpec `ebpf:"trans_ports"`
 	VerdictBitType  *ebpf.VariableSpec `ebpf:"verdict_bit_type"`
 }
@@ -785,6 +791,7 @@ type DatapathMaps struct {
 	Settings       *ebpf.Map `ebpf:"settings"`
 	Src4Prefixes   *ebpf.Map `ebpf:"src4_prefixes"`
 	Src6Prefixes   *ebpf.Map `ebpf:"src6_prefixes"`
+	TorListeners   *ebpf.Map `ebpf:"tor_listeners"`
 	TransTargets   *ebpf.Map `ebpf:"trans_targets"`
 }
 
@@ -834,6 +841,7 @@ func (m *DatapathMaps) Close() error {
 		m.Settings,
 		m.Src4Prefixes,
 		m.Src6Prefixes,
+		m.TorListeners,
 		m.TransTargets,
 	)
 }
@@ -860,6 +868,7 @@ type DatapathVariables struct {
 	PolicyType      *ebpf.Variable `ebpf:"policy_type"`
 	RefusalType     *ebpf.Variable `ebpf:"refusal_type"`
 	ResolverPort    *ebpf.Variable `ebpf:"resolver_port"`
+	Tproxy          *ebpf.Variable `ebpf:"tproxy"`
 	TransPorts      *ebpf.Variable `ebpf:"trans_ports"`
 	VerdictBitType  *ebpf.Variable `ebpf:"verdict_bit_type"`
 }

@@ -32,6 +32,7 @@ const (
 	DeliveryProgTorbpfDelivery  = "torbpf_delivery"
 	DeliveryProgTorbpfDeparture = "torbpf_departure"
 	DeliveryProgTorbpfForward   = "torbpf_forward"
+	DeliveryProgTorbpfReports   = "torbpf_reports"
 	DeliveryVarDnsPorts         = "dns_ports"
 	DeliveryVarExemptMarkCount  = "exempt_mark_count"
 	DeliveryVarExplaining       = "explaining"
@@ -41,6 +42,7 @@ const (
 	DeliveryVarMarkShift        = "mark_shift"
 	DeliveryVarOwnMarkCount     = "own_mark_count"
 	DeliveryVarResolverPort     = "resolver_port"
+	DeliveryVarTproxy           = "tproxy"
 	DeliveryVarTransPorts       = "trans_ports"
 )
 
@@ -89,6 +91,7 @@ type DeliveryProgramSpecs struct {
 	TorbpfDelivery  *ebpf.ProgramSpec `ebpf:"torbpf_delivery"`
 	TorbpfDeparture *ebpf.ProgramSpec `ebpf:"torbpf_departure"`
 	TorbpfForward   *ebpf.ProgramSpec `ebpf:"torbpf_forward"`
+	TorbpfReports   *ebpf.ProgramSpec `ebpf:"torbpf_reports"`
 }
 
 // DeliveryMapSpecs contains maps before they are loaded into the kernel.
@@ -123,6 +126,7 @@ type DeliveryVariableSpecs struct {
 	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
 	OwnMarkCount    *ebpf.VariableSpec `ebpf:"own_mark_count"`
 	ResolverPort    *ebpf.VariableSpec `ebpf:"resolver_port"`
+	Tproxy          *ebpf.VariableSpec `ebpf:"tproxy"`
 	TransPorts      *ebpf.VariableSpec `ebpf:"trans_ports"`
 }
 
@@ -192,6 +196,7 @@ type DeliveryVariables struct {
 	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
 	OwnMarkCount    *ebpf.Variable `ebpf:"own_mark_count"`
 	ResolverPort    *ebpf.Variable `ebpf:"resolver_port"`
+	Tproxy          *ebpf.Variable `ebpf:"tproxy"`
 	TransPorts      *ebpf.Variable `ebpf:"trans_ports"`
 }
 
@@ -202,6 +207,7 @@ type DeliveryPrograms struct {
 	TorbpfDelivery  *ebpf.Program `ebpf:"torbpf_delivery"`
 	TorbpfDeparture *ebpf.Program `ebpf:"torbpf_departure"`
 	TorbpfForward   *ebpf.Program `ebpf:"torbpf_forward"`
+	TorbpfReports   *ebpf.Program `ebpf:"torbpf_reports"`
 }
 
 func (p *DeliveryPrograms) Close() error {
@@ -209,6 +215,7 @@ func (p *DeliveryPrograms) Close() error {
 		p.TorbpfDelivery,
 		p.TorbpfDeparture,
 		p.TorbpfForward,
+		p.TorbpfReports,
 	)
 }
 

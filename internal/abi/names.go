@@ -67,6 +67,8 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonInboundReply: {VerdictPending, "inbound-reply", "perhaps a reply to a connection begun outside: passes if conntrack says so"},
 	ReasonLateMark:     {VerdictPending, "late-mark", "refused, unless a prerouting rule gives it an exempt mark"},
 
+	ReasonNoConnection: {VerdictPending, "no-connection", "TCP that begins nothing, and tor has no such connection: passes if conntrack knows it for a reply to one from outside, else its sender is reset"},
+
 	ReasonBlockedSource:   {VerdictRefused, "blocked-source", "the source is blocked, or runs by Tor and asks the proxy past it"},
 	ReasonBlockedDevice:   {VerdictRefused, "blocked-device", "the device is blocked by its hardware address"},
 	ReasonOnionFromDirect: {VerdictRefused, "onion-from-direct", "an onion service is out of reach for a source outside Tor"},
@@ -96,6 +98,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonOwnDNS:        {VerdictNone, "own-dns", "DNS of the router's own by an uplink: no LAN's, and in clear unless it is encrypted"},
 	ReasonCutPeer:       {VerdictRefused, "cut-peer", "from the far end of a connection that was cut, or the router's answer to it: silent for ten minutes"},
 	ReasonDNSDomain:     {VerdictResolver, "dns-domain", "DNS by UDP for an excluded name: the sentry asks the resolver that was chosen for those, in clear"},
+	ReasonStranger:      {VerdictRefused, "stranger", "a socket of this router's that is not tor's has this connection, as another transparent proxy"},
 	ReasonDNSLocal:      {VerdictResolver, "dns-local", "DNS by UDP for a local name: answered by the sentry, never through Tor"},
 }
 

@@ -51,6 +51,15 @@ const (
 	TorSystem  TorMode = "system"  // already running; reached by its control socket
 )
 
+// TCPMode says how TCP of LANs gets to tor.
+type TCPMode string
+
+// The ways to tor.
+const (
+	TCPRedirect TCPMode = "redirect" // by NAT
+	TCPTProxy   TCPMode = "tproxy"   // handed to its socket, without NAT
+)
+
 // Config is a complete wish; Default gives one to start from.
 type Config struct {
 	Interfaces []string  `json:"interfaces"` // LAN interfaces to torify; a * at the end stands for any rest of a name
@@ -95,6 +104,7 @@ func (c *Config) UnmarshalJSON(text []byte) error {
 	*c = Config(in.plain)
 	c.Early = cmp.Or(c.Early, EarlyAuto)
 	c.Tor.Instances = cmp.Or(c.Tor.Instances, 1)
+	c.Tor.TCPMode = cmp.Or(c.Tor.TCPMode, TCPRedirect)
 	c.Rules = slices.Concat(c.Rules,
 		DirectPrefixes(KindDestination, in.Exclusions.Destinations...),
 		DirectPrefixes(KindSource, in.Exclusions.Sources...),
@@ -105,6 +115,7 @@ func (c *Config) UnmarshalJSON(text []byte) error {
 // Tor configures the tor behind the router.
 type Tor struct {
 	Mode         TorMode       `json:"mode"`
+	TCPMode      TCPMode       `json:"tcp_mode"`
 	Binary       string        `json:"binary"` // path or name of the tor program
 	Instances    Instances     `json:"instances"`
 	Torrc        string        `json:"torrc"` // absolute path of a file whose lines are appended; "" for none
@@ -138,6 +149,7 @@ func Default() Config {
 		Web:       Web{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9959")}},
 		Tor: Tor{
 			Mode:         TorManaged,
+			TCPMode:      TCPRedirect,
 			Binary:       "tor",
 			Instances:    1,
 			TransPort:    9040,

@@ -72,6 +72,7 @@ func (w Web) text() *[]string {
 
 type fileTor struct {
 	Mode         *string `toml:"mode,omitempty"`
+	TCPMode      *string `toml:"tcp_mode,omitempty"`
 	Binary       *string `toml:"binary,omitempty"`
 	Instances    any     `toml:"instances,omitempty"` // a number, or "auto"
 	Torrc        *string `toml:"torrc,omitempty"`
@@ -145,6 +146,7 @@ func (f file) over(later file) file {
 	keep(&later.Client.Enable, f.Client.Enable)
 	keep(&later.Client.ProxyPort, f.Client.ProxyPort)
 	keep(&later.Tor.Mode, f.Tor.Mode)
+	keep(&later.Tor.TCPMode, f.Tor.TCPMode)
 	keep(&later.Tor.Binary, f.Tor.Binary)
 	if later.Tor.Instances == nil {
 		later.Tor.Instances = f.Tor.Instances
@@ -190,6 +192,7 @@ func keep[T any](later **T, earlier *T) {
 
 func (f fileTor) apply(t *Tor) error {
 	set((*string)(&t.Mode), f.Mode)
+	set((*string)(&t.TCPMode), f.TCPMode)
 	set(&t.Binary, f.Binary)
 	set(&t.Torrc, f.Torrc)
 	set(&t.Control, f.Control)
@@ -232,7 +235,7 @@ func (c Config) Text() ([]byte, error) {
 		Local: differing(string(c.Local), string(d.Local)), MarkShift: differing(c.MarkShift, d.MarkShift), Clsact: differing(c.Clsact, d.Clsact), Early: differing(string(c.Early), string(d.Early)),
 		SkipProbe: differing(c.SkipFirewallProbe, d.SkipFirewallProbe),
 		Tor: fileTor{
-			Mode: differing(string(c.Tor.Mode), string(d.Tor.Mode)), Binary: differing(c.Tor.Binary, d.Tor.Binary),
+			Mode: differing(string(c.Tor.Mode), string(d.Tor.Mode)), TCPMode: differing(string(c.Tor.TCPMode), string(d.Tor.TCPMode)), Binary: differing(c.Tor.Binary, d.Tor.Binary),
 			Torrc: differing(c.Tor.Torrc, d.Tor.Torrc), Control: differing(c.Tor.Control, d.Tor.Control),
 			TransPort: differing(c.Tor.TransPort, d.Tor.TransPort), DNSPort: differing(c.Tor.DNSPort, d.Tor.DNSPort),
 			ResolverPort: differing(c.Tor.ResolverPort, d.Tor.ResolverPort),

@@ -69,6 +69,7 @@ func (c Config) Validate() error {
 	v.interfaces(c)
 	v.modes(c)
 	v.tor(c.Tor)
+	v.tcpMode(c)
 	v.ports(c)
 	v.onion("tor.onion4", c.Tor.Onion4, longestOnion(true, c.Tor.Instances.Most()), onionSpace4)
 	v.onion("tor.onion6", c.Tor.Onion6, longestOnion(false, c.Tor.Instances.Most()), onionSpace6)
@@ -155,6 +156,26 @@ func (v *validation) tor(t Tor) {
 	}
 	if t.Timeout < 0 {
 		v.add("tor.timeout", "%s is negative: write a duration such as 2m0s", t.Timeout)
+	}
+}
+
+// tcpMode refuses beside tproxy what needs NAT: one tor takes its connections in one way, and
+// what this machine itself sends is redirected; and a packet that was handed to a socket
+// is forwarded no more, whatever mark a later rule gives it.
+func (v *validation) tcpMode(c Config) {
+	switch c.Tor.TCPMode {
+	case TCPRedirect:
+		return
+	case TCPTProxy:
+	default:
+		v.add("tor.tcp_mode", "%q is none of %s, %s", c.Tor.TCPMode, TCPRedirect, TCPTProxy)
+		return
+	}
+	if c.Client.Enable {
+		v.add("tor.tcp_mode", "%s is for what LANs send alone, and the same tor cannot take what this machine itself sends: choose %s (--tcp-mode), or take this machine off Tor (--client=false)", TCPTProxy, TCPRedirect)
+	}
+	for _, r := range c.Rules.OfLANs().Of(KindMark) {
+		v.add("tor.tcp_mode", "%s has given a packet to tor before your own rules can mark it, so the exclusion of mark %s would not hold: choose %s (--tcp-mode), or take the mark out", TCPTProxy, r.Entry, TCPRedirect)
 	}
 }
 

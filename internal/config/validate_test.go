@@ -33,6 +33,11 @@ func TestValidateAccepts(t *testing.T) {
 		"everything, forced": func(c *Config) {
 			c.Everything, c.Rules = true, DirectPrefixes(KindDestination, netip.MustParsePrefix("0.0.0.0/0"))
 		},
+		"TCP handed over, beside a mark of this machine's own": func(c *Config) {
+			c.Tor.TCPMode = TCPTProxy
+			c.Rules = DirectMarks(Mark{Value: 1, Mask: 0xff})
+			c.Rules[0].Client = true
+		},
 	} {
 		c := Default()
 		change(&c)
@@ -48,6 +53,12 @@ func TestValidateRefuses(t *testing.T) {
 		field, says string
 		change      func(*Config)
 	}{
+		{"tor.tcp_mode", `"nat" is none of redirect, tproxy`, func(c *Config) { c.Tor.TCPMode = "nat" }},
+		{"tor.tcp_mode", "take this machine off Tor (--client=false)", func(c *Config) { c.Tor.TCPMode, c.Client.Enable = TCPTProxy, true }},
+		{"tor.tcp_mode", "the exclusion of mark 0x100 would not hold", func(c *Config) {
+			c.Tor.TCPMode = TCPTProxy
+			c.Rules = DirectMarks(Mark{Value: 0x100, Mask: FullMask})
+		}},
 		{"interfaces", "no interface name", func(c *Config) { c.Interfaces = []string{""} }},
 		{"interfaces", "no interface name", func(c *Config) { c.Interfaces = []string{"sixteen-letters-"} }},
 		{"interfaces", "no interface name", func(c *Config) { c.Interfaces = []string{"../eth0"} }},

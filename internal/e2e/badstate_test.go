@@ -201,6 +201,12 @@ func TestTorThatCannotBootstrap(t *testing.T) {
 
 // TestFirewallThatDropsTheRedirect: attach names the rules to add, and they do.
 func TestFirewallThatDropsTheRedirect(t *testing.T) {
+	for name, flags := range map[string][]string{"redirected": nil, "handed over": byTProxy} {
+		t.Run(name, func(t *testing.T) { firewallDrops(t, flags) })
+	}
+}
+
+func firewallDrops(t *testing.T, flags []string) {
 	lab := freshLab(t)
 	changed([]string{
 		"nft add table inet fw",
@@ -208,7 +214,7 @@ func TestFirewallThatDropsTheRedirect(t *testing.T) {
 		"nft add rule inet fw in iif lo accept",
 		"nft add rule inet fw in ct state established,related accept",
 	}, []string{"nft delete table inet fw"})(t, lab)
-	b := badInput{args: []string{"attach", lan, "--no-wait", "--torrc", loneTorrc(t, lab)}, code: 1,
+	b := badInput{args: append([]string{"attach", lan, "--no-wait", "--torrc", loneTorrc(t, lab)}, flags...), code: 1,
 		says: []string{"a firewall on this host drops what is diverted to Tor", "from eth1: tcp4, udp4, tcp6, udp6", "--skip-firewall-probe"}}
 	before := takeSnapshot(t, lab)
 	r := runTorbpf(t, lab, b.args...)

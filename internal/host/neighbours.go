@@ -1,12 +1,14 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/config"
 )
@@ -92,4 +94,22 @@ func Forwarding(src, dst netip.Addr, ifindex int, mark uint32) (Hop, error) {
 		hop.Gateway = gateway.Unmap()
 	}
 	return hop, nil
+}
+
+// FailNeighbours gives up the search for neighbours that the kernel is at behind some links. What
+// waits for them is answered now, and not seconds later.
+func FailNeighbours(links []int) error {
+	list, err := dump("neighbours", func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
+	if err != nil {
+		return err
+	}
+	for _, n := range list {
+		if n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_PROBE) == 0 || !slices.Contains(links, n.LinkIndex) {
+			continue
+		}
+		if err := netlink.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("give up neighbour %s: %w", n.IP, err)
+		}
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -68,4 +69,15 @@ func HasIPv6() bool {
 	}
 	unix.Close(fd)
 	return true
+}
+
+// HasLoopback6 says whether this machine has ::1, in the network namespace of the calling
+// thread: with net.ipv6.conf.lo.disable_ipv6 it has not, and no route of IPv6 leads to lo.
+func HasLoopback6() bool {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return unix.Bind(fd, &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()}) == nil
 }

@@ -30,6 +30,7 @@ type Bench struct {
 	Lab     *testnet.Lab
 	Program string // the torbpf under test
 
+	args      []string // of every attach to a LAN
 	namespace string
 	torrc     string
 
@@ -146,7 +147,7 @@ func (b *Bench) torbpf(args ...string) error {
 func (b *Bench) attach(args ...string) error {
 	line := []string{"attach", "--no-wait", "--torrc", b.torrc}
 	if b.lan != "" {
-		line = append(line, b.lan)
+		line = append(append(line, b.lan), b.args...)
 	}
 	if b.own {
 		line = append(line, "--client")

@@ -3,6 +3,7 @@ package leaktest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/torbpf/torbpf/nft"
@@ -18,6 +19,9 @@ func changeFaults() []Fault {
 		})},
 		{Name: "source and mark exclusions changed, ten times", Inflict: repeat(10, func(b *Bench, i int) error {
 			action := []string{"add", "del"}[i%2]
+			if slices.Contains(b.args, "tproxy") { // marks come too late for that
+				return b.torbpf("exclude", action, "--source", "192.168.50.99")
+			}
 			return errors.Join(b.torbpf("exclude", action, "--source", "192.168.50.99"), b.torbpf("exclude", action, "--mark", "0x100"))
 		})},
 		{Name: "second LAN attached and detached, five times", Once: true, Inflict: repeat(10, func(b *Bench, i int) error {

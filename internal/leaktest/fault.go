@@ -44,7 +44,7 @@ type Fault struct {
 
 // Faults is the table.
 func Faults() []Fault {
-	return slices.Concat(layerFaults(), linkFaults(), uplinkFaults(), hostFaults(), storageFaults(), changeFaults(), ownFaults())
+	return slices.Concat(layerFaults(), linkFaults(), uplinkFaults(), hostFaults(), storageFaults(), changeFaults(), ownFaults(), handOverFaults())
 }
 
 // layerFaults is the part of the table that takes away what torbpf is made of: processes,

@@ -16,6 +16,7 @@ import (
 type Series struct {
 	Program  string
 	Recovery Recovery
+	Args     []string // of every attach to a LAN, beside those of the fault
 	bench    *Bench
 }
 
@@ -31,6 +32,7 @@ func (s *Series) newBench(ctx context.Context) (*Bench, error) {
 	if s.bench, err = NewBench(ctx, lab, s.Program); err != nil {
 		return nil, errors.Join(err, lab.Close())
 	}
+	s.bench.args = s.Args
 	return s.bench, nil
 }
 

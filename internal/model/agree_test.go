@@ -54,7 +54,7 @@ func TestModelAgrees(t *testing.T) {
 		}
 	}
 	for r := abi.ReasonNone + 1; r < abi.ReasonMax; r++ {
-		elsewhere := []abi.Reason{abi.ReasonUplinkGuard, abi.ReasonClientGuard, abi.ReasonClientEnded, abi.ReasonOwnDNS, abi.ReasonDNSGuard, abi.ReasonDeliveryGuard, abi.ReasonForwardGuard, abi.ReasonCutPeer, abi.ReasonDirectInterface}
+		elsewhere := []abi.Reason{abi.ReasonUplinkGuard, abi.ReasonClientGuard, abi.ReasonClientEnded, abi.ReasonOwnDNS, abi.ReasonDNSGuard, abi.ReasonDeliveryGuard, abi.ReasonForwardGuard, abi.ReasonCutPeer, abi.ReasonDirectInterface, abi.ReasonNoConnection, abi.ReasonStranger}
 		if !met[r] && !slices.Contains(elsewhere, r) {
 			t.Errorf("no packet met the reason %s", r)
 		}

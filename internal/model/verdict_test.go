@@ -43,6 +43,8 @@ func TestEveryVerdictAndReason(t *testing.T) {
 	reasons[abi.ReasonDNSGuard] = true        // of torbpf_dns: delivery_test.go
 	reasons[abi.ReasonForwardGuard] = true    // the same
 	reasons[abi.ReasonDeliveryGuard] = true   // of bpf/delivery.bpf.c: the kernel test-runs none of its kind
+	reasons[abi.ReasonNoConnection] = true    // of real sockets: loader/handover_test.go
+	reasons[abi.ReasonStranger] = true        // likewise
 	for r := abi.ReasonNone + 1; r < abi.ReasonMax; r++ {
 		if !reasons[r] {
 			t.Errorf("no row has the reason %s", r)

@@ -30,6 +30,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		Broadcasts: broadcasts(h),
 		Ports:      Ports{Trans: cfg.Tor.TransPort, DNS: cfg.Tor.DNSPort, Resolver: cfg.Tor.ResolverPort},
 		Instances:  cfg.Tor.Instances.On(h.CPUs),
+		TProxy:     cfg.Tor.TCPMode == config.TCPTProxy,
 		LocalMode:  cfg.Local,
 		Inbound:    cfg.Inbound,
 		TimeServer: h.TimeServer,
@@ -38,6 +39,9 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 	p.Exits, p.Widest = exits(h, h.Ways, p.Rules, cfg.Everything)
 	p.Resolver = cfg.Resolver
 	p.Client = client(cfg, h, ofClient)
+	if p.TProxy && p.Client != nil {
+		return nil, &config.FieldError{Field: "tor.tcp_mode", Problem: fmt.Sprintf("%s is for what LANs send alone, and the same tor cannot take what torbpf exec runs on this machine: choose %s (--tcp-mode)", config.TCPTProxy, config.TCPRedirect)}
+	}
 	p.Waiting, p.WaitingFor, p.Unfit, p.Patterns = chosen.waiting, chosen.there, chosen.unfit, chosen.patterns
 	for _, l := range chosen.links {
 		behind := lan(h, l)

@@ -20,6 +20,8 @@ const (
 	// PriorityClassify runs right after conntrack (-200): there the
 	// direction of a connection is known and no user rule has run yet.
 	PriorityClassify = -199
+	// PriorityUntracked precedes conntrack.
+	PriorityUntracked = -300
 	// PriorityLateMarks runs after the marks of the user's mangle rules
 	// (-150) and before any address is rewritten.
 	PriorityLateMarks = -120
@@ -43,7 +45,11 @@ const (
 	// (0), so that redirected packets never see it, and before all that a
 	// VPN installs.
 	RulePriority = 100
-	// RuleProtocol tags our ip rules (FRA_PROTOCOL) as torbpf's.
+	// RouteTable holds the route by which what is handed to tor is delivered here; RulePriorityHandOver
+	// is that of the ip rules that lead there, before those that block.
+	RouteTable           = 0x746f72
+	RulePriorityHandOver = RulePriority - 1
+	// RuleProtocol tags our ip rules (FRA_PROTOCOL), and that route, as torbpf's.
 	RuleProtocol = 0x54
 )
 
@@ -130,6 +136,7 @@ type Plan struct {
 	Onion6     netip.Prefix
 	Ports      Ports // of the first tor and of the sentry
 	Instances  int   // how many tors there are, see Tors; 0: one
+	TProxy     bool  `json:",omitempty"` // TCP is handed to tor's socket, instead of redirected to its port
 	LocalMode  config.LocalMode
 	Inbound    bool
 	TimeServer bool         // the router answers NTP, so it gets what devices ask others

@@ -18,6 +18,9 @@ func (p *Plan) String() string {
 	line("mark 0x%08x, class 0x%08x", p.Mark.Mask(), p.Mark.ClassMask())
 	line("rules from priority %d, protocol %d", RulePriority, RuleProtocol)
 	line("ports trans %d, dns %d, resolver %d", p.Ports.Trans, p.Ports.DNS, p.Ports.Resolver)
+	if p.TProxy {
+		line("TCP is handed to tor's socket, by table %d", RouteTable)
+	}
 	line("onion %s, %s", p.Onion4, p.Onion6)
 	if tors := p.Tors(); len(tors) > 1 {
 		for i, t := range tors {

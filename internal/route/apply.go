@@ -7,7 +7,7 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// Apply makes our ip rules those of the plan, in both families. What is right
+// Apply makes our ip rules, and the route that some lead to, those of the plan, in both families. What is right
 // already is not touched, and the missing are added before any is deleted: at no
 // instant is a LAN of both the old and the new plan without its rules. After an
 // error the rules that are there stay; they can only block.
@@ -24,6 +24,11 @@ func applyFamily(p *plan.Plan, family uint8) error {
 	present, supported, err := listRules(family)
 	if err != nil || !supported {
 		return err
+	}
+	if p.TProxy { // before what leads there
+		if err := addRoute(family); err != nil {
+			return err
+		}
 	}
 	rules := wanted(p, family)
 	sound := map[rule]bool{}
@@ -49,24 +54,30 @@ func applyFamily(p *plan.Plan, family uint8) error {
 			return err
 		}
 	}
-	return nil
+	if p.TProxy {
+		return nil
+	}
+	return removeRoutes(family)
 }
 
-// Remove deletes all our rules of both families, whatever plan they are from.
+// Remove deletes all our rules and routes of both families, whatever plan they are from.
 // All are tried.
 func Remove() error {
 	var errs []error
 	for _, family := range families {
-		present, _, err := listRules(family)
+		present, supported, err := listRules(family)
 		errs = append(errs, err)
 		for _, r := range present {
 			errs = append(errs, deleteRule(r))
+		}
+		if supported {
+			errs = append(errs, removeRoutes(family))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// Present returns the rules of the plan that are missing or of no effect because
+// Present returns the rules and routes of the plan that are missing or of no effect because
 // their interface is, each as the command that would add it.
 func Present(p *plan.Plan) (missing []string, err error) {
 	for _, family := range families {
@@ -88,6 +99,16 @@ func Present(p *plan.Plan) (missing []string, err error) {
 			if !sound[r] {
 				missing = append(missing, r.String())
 			}
+		}
+		if !p.TProxy || !hasLoopback(family) {
+			continue
+		}
+		there, err := hasRoute(family)
+		if err != nil {
+			return nil, err
+		}
+		if !there {
+			missing = append(missing, routeText(family))
 		}
 	}
 	return missing, nil

@@ -11,6 +11,13 @@
 //	102  iif eth1 fwmark 0x4000000/0x4000000 blackhole   IPv6 only: no such class
 //	103  nop                                             IPv6 only, with exempt marks
 //
+// With tcp_mode = "tproxy" there is one more, which is asked first, and a route in a table of
+// torbpf's own, local default dev lo:
+//
+//	99   iif eth1 fwmark 0x8000000/0xe000000 lookup 7630706   handed to tor: delivered here
+//
+// Where either is missing the packet goes on to the rule that blocks it.
+//
 // The guard against packets never judged is not for IPv4: with rp_filter on, the
 // kernel looks up the way back to the sender of every packet, without its mark and
 // as if it came from the interface the packet leaves by, so answers to the LAN
@@ -24,6 +31,6 @@
 // go to whatever source a packet claims, so one from a forged or stale address
 // would make the router tell the WAN what a LAN device wanted.
 //
-// A rule never lets anything pass, so a half-applied set blocks too much and
+// A rule never lets anything out, so a half-applied set blocks too much and
 // never too little.
 package route

@@ -14,6 +14,7 @@ import (
 // Our priorities. All between the first and the last belong to us, as far as
 // rules carry our protocol.
 const (
+	priorityHandOver = plan.RulePriorityHandOver
 	priorityBlocked  = plan.RulePriority
 	priorityExempt   = plan.RulePriority + 1
 	priorityUnjudged = plan.RulePriority + 2
@@ -34,13 +35,14 @@ type rule struct {
 	iif      string // "" for any interface
 	mark     uint32
 	mask     uint32 // 0: whatever the mark
-	action   uint8  // FR_ACT_BLACKHOLE, FR_ACT_GOTO or FR_ACT_NOP
+	action   uint8  // FR_ACT_BLACKHOLE, FR_ACT_GOTO, FR_ACT_NOP or FR_ACT_TO_TBL
+	table    uint32 // of FR_ACT_TO_TBL
 	target   uint32 // of a goto
 }
 
 // wanted returns the rules of a plan in the order in which they are added.
 func wanted(p *plan.Plan, family uint8) []rule {
-	var rules []rule
+	rules := handOvers(p, family)
 	block := func(lans []string, priority uint32, mark, mask uint32) {
 		for _, lan := range lans {
 			rules = append(rules, rule{
@@ -67,6 +69,25 @@ func wanted(p *plan.Plan, family uint8) []rule {
 	if family == unix.AF_INET6 {
 		unassigned(p.LANNames(), 1)
 		unassigned(p.LANNames(), 2)
+	}
+	return rules
+}
+
+// classesOfTor are the bits by which VERDICT_TOR and VERDICT_ONION are told from all others.
+const classesOfTor = 0x0e
+
+// handOvers deliver here what the programs have handed to tor's socket. They are asked before
+// those that block: where they, or their route, are missing, those count.
+func handOvers(p *plan.Plan, family uint8) []rule {
+	if !p.TProxy {
+		return nil
+	}
+	var rules []rule
+	for _, lan := range p.LANNames() {
+		rules = append(rules, rule{
+			family: family, priority: priorityHandOver, iif: lan, mark: p.Mark.Class(uint32(abi.VerdictTor)), mask: p.Mark.Class(classesOfTor),
+			action: nl.FR_ACT_TO_TBL, table: plan.RouteTable,
+		})
 	}
 	return rules
 }
@@ -109,6 +130,8 @@ func (r rule) String() string {
 		b.WriteString(" blackhole")
 	case nl.FR_ACT_GOTO:
 		fmt.Fprintf(&b, " goto %d", r.target)
+	case nl.FR_ACT_TO_TBL:
+		fmt.Fprintf(&b, " lookup %d", r.table)
 	case nl.FR_ACT_NOP:
 		b.WriteString(" nop")
 	}

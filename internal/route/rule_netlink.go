@@ -86,6 +86,10 @@ func parseRule(m []byte) (r installed, ours bool, err error) {
 			r.mark = binary.NativeEndian.Uint32(attr.Value)
 		case nl.FRA_FWMASK:
 			r.mask = binary.NativeEndian.Uint32(attr.Value)
+		case nl.FRA_TABLE:
+			if r.action == nl.FR_ACT_TO_TBL {
+				r.table = binary.NativeEndian.Uint32(attr.Value)
+			}
 		case nl.FRA_GOTO:
 			r.target = binary.NativeEndian.Uint32(attr.Value)
 		case nl.FRA_SRC, nl.FRA_DST, nl.FRA_OIFNAME, nl.FRA_TUN_ID, nl.FRA_L3MDEV,
@@ -93,7 +97,7 @@ func parseRule(m []byte) (r installed, ours bool, err error) {
 			r.altered = true
 		}
 	}
-	ours = protocol == plan.RuleProtocol && r.priority >= plan.RulePriority && r.priority <= priorityLast
+	ours = protocol == plan.RuleProtocol && r.priority >= priorityHandOver && r.priority <= priorityLast
 	return r, ours, nil
 }
 
@@ -109,6 +113,9 @@ func addRule(r rule) error {
 	if r.mask != 0 {
 		req.AddData(nl.NewRtAttr(nl.FRA_FWMARK, nl.Uint32Attr(r.mark)))
 		req.AddData(nl.NewRtAttr(nl.FRA_FWMASK, nl.Uint32Attr(r.mask)))
+	}
+	if r.action == nl.FR_ACT_TO_TBL {
+		req.AddData(nl.NewRtAttr(nl.FRA_TABLE, nl.Uint32Attr(r.table)))
 	}
 	if r.action == nl.FR_ACT_GOTO {
 		req.AddData(nl.NewRtAttr(nl.FRA_GOTO, nl.Uint32Attr(r.target)))

@@ -31,6 +31,13 @@ var rulePlans = []struct {
 		Mark: plan.Mark{Shift: 8}, LANs: []plan.LAN{{Name: "eth1"}}, Rules: config.DirectMarks(vpnMark),
 	}},
 	{"no LAN", planFor(nil)},
+	{"TCP handed to tor's socket", handing(planFor(nil, "eth1", "br-lan.5"))},
+}
+
+// handing has TCP handed to tor's socket.
+func handing(p *plan.Plan) *plan.Plan {
+	p.TProxy = true
+	return p
 }
 
 func TestRulesOfAPlan(t *testing.T) {
@@ -51,7 +58,7 @@ func TestRulesReadAsCommands(t *testing.T) {
 	for _, tt := range rulePlans {
 		t.Run(tt.name, func(t *testing.T) {
 			enterNamespace(t)
-			run(t, "ip link add eth1 type bridge\nip link add br-lan.5 type bridge")
+			run(t, "ip link set lo up\nip link add eth1 type bridge\nip link add br-lan.5 type bridge")
 			commands := strings.Join(missing(t, tt.plan), "\n")
 			run(t, commands)
 			if left := missing(t, tt.plan); len(left) != 0 {
@@ -144,7 +151,7 @@ ip link add eth1 type bridge
 ip rule add priority 100 iif eth1 fwmark 0x8000000/0x8000000 blackhole
 ip -6 rule add priority 102 iif eth1 fwmark 0x0/0xf000000 blackhole protocol 99
 ip rule add priority 110 iif eth1 fwmark 0x8000000/0x8000000 blackhole protocol 84
-ip rule add priority 99 nop protocol 84
+ip rule add priority 98 nop protocol 84
 ip -6 rule add priority 5000 fwmark 0xca6c lookup 51820
 `)
 	before := listed(t)

@@ -26,6 +26,7 @@ const (
 	stepSentry   = "sentry"
 	stepFormer   = "former"
 	stepProxy    = "proxy"
+	stepHandOver = "hand-over"
 	stepState    = "state"
 )
 
@@ -62,9 +63,9 @@ type job struct {
 func (j *job) steps() []step {
 	steps := append(j.datapathSteps(), step{stepSentry, j.startSentry}, step{stepFormer, j.endFormerTors}, step{stepProxy, j.startProxy})
 	if j.mends {
-		return append(steps, step{stepTor, j.tryTors}, step{stepState, j.writeState})
+		return append(steps, step{stepTor, j.tryTors}, step{stepHandOver, j.handOver}, step{stepState, j.writeState})
 	}
-	return slices.Concat([]step{{stepTor, j.startTors}}, steps, []step{{stepState, j.writeState}})
+	return slices.Concat([]step{{stepTor, j.startTors}}, steps, []step{{stepHandOver, j.handOver}, {stepState, j.writeState}})
 }
 
 // tryTors is startTors for a repair: what else there is to do is done without them.
@@ -85,7 +86,7 @@ const (
 func (j *job) datapathSteps() []step {
 	return []step{
 		{stepGuards, j.applyGuards},
-		{stepRules, func(context.Context) error { return j.state.applyRules(j.plan) }},
+		{stepRules, j.applyRules},
 		{stepNFT, func(context.Context) error { return j.applyNFT() }},
 		{stepFirewall, j.checkFirewall},
 		{stepPrograms, j.attachLANs},

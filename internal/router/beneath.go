@@ -19,11 +19,15 @@ func (s *State) needsRules() bool {
 
 // applyRules makes the ip rules those of a plan, of which there may be none.
 func (s *State) applyRules(p *plan.Plan) error {
-	if s.needsRules() {
+	if s.wantsRules(p) {
 		return route.Apply(p)
 	}
 	return route.Remove()
 }
+
+// wantsRules tells whether a plan has ip rules: in the place of the guard of what is forwarded, or to
+// deliver here what is handed to tor, before those that block it if that is missing.
+func (s *State) wantsRules(p *plan.Plan) bool { return s.needsRules() || p.TProxy }
 
 // blockForward puts the layer beneath nftables in place before any other program. It has
 // to hold whatever is wrong, so ip rules stand in for the guard for any reason; with the

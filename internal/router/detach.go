@@ -136,6 +136,7 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 	release, err := d.HoldShut() // none is to begin behind those that end now
 	errs = append(errs, err,
 		endRedirected(s),
+		r.endHandedOver(ctx, s),
 		stopProxy(s),
 		proxy.StopAll(),
 		d.Remove(),

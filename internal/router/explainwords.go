@@ -14,6 +14,7 @@ import (
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/nft"
 )
 
@@ -42,6 +43,9 @@ func (x *explained) fate(v abi.Verdict) string {
 	case abi.VerdictVia:
 		return "it is forwarded, by an excluded interface and by no other: " + x.way()
 	case abi.VerdictTor, abi.VerdictOnion:
+		if x.plan.TProxy {
+			return fmt.Sprintf("it is handed to %s socket, %s, as it is: no NAT, and conntrack knows nothing of it", of, transAddr(loader.Listener{IPv6: x.To.Is6()}, t.Trans))
+		}
 		return fmt.Sprintf("nftables redirects it to %s TransPort, %d of the router", of, t.Trans)
 	case abi.VerdictDNS:
 		return fmt.Sprintf("nftables redirects it to %s DNSPort, %d of the router, whoever was asked", of, t.DNS)

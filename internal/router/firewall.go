@@ -11,8 +11,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/internal/sockets"
 	"github.com/torbpf/torbpf/loader"
 	"github.com/torbpf/torbpf/nft"
 )
@@ -33,19 +35,16 @@ func (j *job) checkFirewall(context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, lan := range j.newLANs() {
+	lans, err := j.askedLANs()
+	if err != nil {
+		return err
+	}
+	for _, lan := range lans {
 		probes, frames := j.probes(lan)
 		if len(probes) == 0 {
 			continue
 		}
-		arrived, err := nft.Arrived(probes, func() error {
-			for _, frame := range frames {
-				if err := loader.Inject(lan.Index, frame); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		arrived, err := j.arrived(lan, probes, frames)
 		if err != nil {
 			return err
 		}
@@ -54,6 +53,47 @@ func (j *job) checkFirewall(context.Context) error {
 		}
 	}
 	return nil
+}
+
+// askedLANs are those that are new; and where TCP is to be handed over from now on, of which the host's
+// firewall sees something else than of a redirect, all, if the gate lets their probes in.
+func (j *job) askedLANs() ([]plan.LAN, error) {
+	switched := j.plan.TProxy && j.before != nil && j.before.Config.Tor.TCPMode != config.TCPTProxy
+	if !switched {
+		return j.newLANs(), nil
+	}
+	open, err := j.datapath.GatesOpen(len(j.plan.Tors()))
+	if err != nil || !slices.Contains(open, true) {
+		return j.newLANs(), err
+	}
+	return j.plan.LANs, nil
+}
+
+// arrived injects the probes of a LAN and tells which got through. One that is handed to a
+// socket needs one: the guards let nothing in that nobody waits for in its name.
+func (j *job) arrived(lan plan.LAN, probes []nft.Probe, frames [][]byte) (map[string]bool, error) {
+	for i, p := range probes {
+		if !p.Untracked {
+			continue
+		}
+		listener, err := sockets.ListenFor(netip.AddrPortFrom(p.Dst, probePort))
+		if err != nil {
+			return nil, fmt.Errorf("wait for probe %s: %w", probes[i].Name, err)
+		}
+		defer listener.Close()
+	}
+	return nft.Arrived(probes, func() error {
+		for i, frame := range frames {
+			var mark uint32 // the redirect needs none
+			if probes[i].Untracked {
+				mark = j.plan.Mark.Class(uint32(abi.VerdictOnion))
+			}
+			if err := loader.Inject(lan.Index, frame, mark); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // explainFirewall says which rule to add where, if a probe did not arrive.
@@ -74,7 +114,7 @@ func (j *job) explainFirewall(lan plan.LAN, probes []nft.Probe, arrived map[stri
 	var rules strings.Builder
 	tcp, udp := j.diverted()
 	for _, c := range chains {
-		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q tcp dport '{ %s }' accept", c, lan.Name, tcp)
+		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q %s accept", c, lan.Name, j.tcpMatch(tcp))
 		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q udp dport '{ %s }' accept", c, lan.Name, udp)
 	}
 	return fmt.Errorf("%w: allow it with the rules below that name the chain at fault, or attach with --skip-firewall-probe%s",
@@ -91,13 +131,23 @@ func (j *job) diverted() (tcp, udp string) {
 	return strings.Join(append(trans, resolver), ", "), strings.Join(append(dns, resolver), ", ")
 }
 
+// tcpMatch is what of TCP a firewall has to let in, in the words of nft; ports are those to which some is
+// redirected.
+func (j *job) tcpMatch(ports string) string {
+	if !j.plan.TProxy {
+		return fmt.Sprintf("tcp dport '{ %s }'", ports)
+	}
+	return fmt.Sprintf("meta mark and %#x == '{ %#x, %#x, %#x }'", j.plan.Mark.ClassMask(), j.plan.Mark.Class(uint32(abi.VerdictTor)),
+		j.plan.Mark.Class(uint32(abi.VerdictOnion)), j.plan.Mark.Class(uint32(abi.VerdictResolver)))
+}
+
 // probes returns what to inject into a LAN: a packet for each TransPort and one for
 // DNSPort, for each family that the LAN has.
 func (j *job) probes(lan plan.LAN) ([]nft.Probe, [][]byte) {
 	var probes []nft.Probe
 	var frames [][]byte
 	add := func(name string, protocol byte, src, dst netip.Addr) {
-		probes = append(probes, nft.Probe{Name: name, Dst: dst, Protocol: protocol})
+		probes = append(probes, nft.Probe{Name: name, Dst: dst, Protocol: protocol, Untracked: j.plan.TProxy && protocol == unix.IPPROTO_TCP})
 		frames = append(frames, probeFrame(lan, protocol, src, dst))
 	}
 	src4, ok4 := neighbour(lan, lan.Addr4)
@@ -136,6 +186,9 @@ func neighbour(lan plan.LAN, a netip.Addr) (netip.Addr, bool) {
 	return n, behind
 }
 
+// probePort is that of TCP.
+const probePort = 80
+
 // probeFrame builds a SYN to port 80 or a UDP datagram to port 53. Their
 // checksums are right: conntrack would take no notice of the packet otherwise.
 func probeFrame(lan plan.LAN, protocol byte, src, dst netip.Addr) []byte {
@@ -144,7 +197,7 @@ func probeFrame(lan plan.LAN, protocol byte, src, dst netip.Addr) []byte {
 	checksumAt := 16
 	if protocol == unix.IPPROTO_TCP {
 		l4 = make([]byte, 20)
-		binary.BigEndian.PutUint16(l4[2:], 80)
+		binary.BigEndian.PutUint16(l4[2:], probePort)
 		l4[12], l4[13] = 5<<4, 0x02 // data offset, SYN
 		binary.BigEndian.PutUint16(l4[14:], 1024)
 	} else {

@@ -74,6 +74,7 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 	if wide := p.AllRules().Widest(); len(wide) > 0 {
 		w = append(w, fmt.Sprintf("%s %s is excluded, so hardly anything is Tor's", wide[0].Kind, wide.Together()))
 	}
+	w = append(w, handOverWarnings(p)...)
 	w = append(w, exitWarnings(s, p)...)
 	w = append(w, clientWarnings(p, s.Config.Everything)...)
 	return append(w, forwardingWarnings(s)...)

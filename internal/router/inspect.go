@@ -41,13 +41,14 @@ func (f *findings) add(step, format string, args ...any) {
 // step with those that rest upon it.
 func (f findings) steps() []string {
 	follow := map[string][]string{
-		stepTor:      {stepTor},
+		stepTor:      {stepTor, stepHandOver},
+		stepHandOver: {stepHandOver},
 		stepRules:    {stepRules},
 		stepNFT:      {stepNFT},
 		stepSentry:   {stepSentry},
 		stepProxy:    {stepProxy},
-		stepGuards:   {stepGuards, stepRules, stepPrograms, stepSentry}, // a new generation, and perhaps new gates
-		stepPrograms: {stepGuards, stepPrograms, stepSentry},
+		stepGuards:   {stepGuards, stepRules, stepPrograms, stepSentry, stepHandOver}, // a new generation, and perhaps new gates
+		stepPrograms: {stepGuards, stepPrograms, stepSentry, stepHandOver},
 	}
 	steps := []string{stepState}
 	for _, one := range f {
@@ -136,6 +137,7 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 		func() error { return f.rulesets(s, p) },
 		func() error { return r.lists(&f, s) },
 		func() error { return r.processes(&f, s) },
+		func() error { return f.handsOver(p, d) },
 	} {
 		if err := look(); err != nil {
 			return nil, err

@@ -14,6 +14,7 @@
 //	cut       connections older than all this end
 //	sentry    the unprivileged process that opens the gate when Tor is ready
 //	proxy     in client mode, and if asked for: the way past Tor for who chooses it
+//	hand-over with tcp_mode "tproxy": from here on flows reach tor's own sockets
 //
 // Everything is pinned or belongs to the kernel or to a process that outlives
 // the command. The state file says what is there; it is written before the

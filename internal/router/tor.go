@@ -56,7 +56,8 @@ func findSystemTor(ctx context.Context, s *State) (*foundTor, error) {
 	s.TorGroup = ""
 	t := &s.Config.Tor
 	system, err := tor.System(ctx, t.Control, tor.Options{
-		Ports: plan.Ports{Trans: t.TransPort, DNS: t.DNSPort, Resolver: t.ResolverPort},
+		Ports:  plan.Ports{Trans: t.TransPort, DNS: t.DNSPort, Resolver: t.ResolverPort},
+		TProxy: t.TCPMode == config.TCPTProxy,
 	})
 	// What it lacks is told when it is known whom it must serve: all at once.
 	var unfit *tor.UnfitError
@@ -99,6 +100,7 @@ func (r *Router) torOptions(s *State, p *plan.Plan, instance int) tor.Options {
 		Beside:     instance > 0,
 		Binary:     s.Config.Tor.Binary,
 		Ports:      plan.Ports{Trans: t.Trans, DNS: t.DNS, Resolver: p.Ports.Resolver},
+		TProxy:     p.TProxy,
 		Onion4:     t.Onion4,
 		Onion6:     t.Onion6,
 		AllowFrom:  allow,

@@ -14,6 +14,7 @@ import (
 // TorStatus is the tor behind the router; of several the one that is furthest.
 type TorStatus struct {
 	Mode      config.TorMode `json:"mode"`
+	TCPMode   config.TCPMode `json:"tcp_mode"` // how TCP of LANs gets there
 	Alive     bool           `json:"alive"`
 	Version   string         `json:"version"`
 	Percent   int            `json:"percent"` // of its bootstrap
@@ -43,7 +44,7 @@ type TorInstance struct {
 // torStatus asks all tors at once, since one that hangs takes its time.
 func (r *Router) torStatus(ctx context.Context, s *State, d *loader.Datapath) TorStatus {
 	controls := r.controlAddresses(s)
-	status := TorStatus{Mode: s.Config.Tor.Mode, Instances: make([]TorInstance, len(controls))}
+	status := TorStatus{Mode: s.Config.Tor.Mode, TCPMode: s.Config.Tor.TCPMode, Instances: make([]TorInstance, len(controls))}
 	ctx, cancel := context.WithTimeout(ctx, controlPatience)
 	defer cancel()
 	var asked sync.WaitGroup

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,6 +40,14 @@ func Each(visit func(*Socket) error) error {
 		}
 		return nil
 	})
+}
+
+// Of hands every socket of one process to visit.
+func Of(pid int, visit func(*Socket) error) error {
+	if err := eachOf(pid, make(map[string]bool), visit); err != nil {
+		return fmt.Errorf("reach the sockets of process %d: %w", pid, err)
+	}
+	return nil
 }
 
 // eachPID names the processes in the calling thread's network namespace.
@@ -172,5 +181,29 @@ func (s *Socket) SetMark(mark uint32) error {
 		return fmt.Errorf("mark a socket: %w", err)
 	}
 	s.Mark = mark
+	return nil
+}
+
+// SetTransparent lets it answer in the name of others (IP_TRANSPARENT), to whom packets for
+// those are handed.
+func (s *Socket) SetTransparent() error {
+	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+	if s.Local.Addr().Is6() {
+		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+	}
+	if err := unix.SetsockoptInt(s.fd, level, option, 1); err != nil {
+		return fmt.Errorf("make a socket transparent: %w", err)
+	}
+	return nil
+}
+
+// Disconnect ends its connection with a reset to the other end, whoever has it open, on every
+// kernel: Destroy needs no descriptor, but what not all have.
+func (s *Socket) Disconnect() error {
+	none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
+	if errno != 0 {
+		return fmt.Errorf("end the connection %v > %v: %w", s.Local, s.Remote, errno)
+	}
 	return nil
 }

@@ -114,7 +114,7 @@ func measurePaths(ctx context.Context, lab *testnet.Lab, o options, r *report.Re
 	if err != nil {
 		return err
 	}
-	kinds := []kind{{"packets", packets}, {"bulk TCP", []rig.Row{rig.BulkRow(bytesOfBulk)}}, {"connections", []rig.Row{rig.ConnectRow(connections)}}}
+	kinds := []kind{{"packets", packets}, {"bulk TCP", []rig.Row{rig.BulkRow(bytesOfBulk)}}, {"connections", []rig.Row{rig.ConnectRow(connections)}}, {"bulk TCP to TransPort", []rig.Row{rig.ToTransRow(bytesOfBulk)}}}
 	if err := choose(kinds, o.only); err != nil {
 		return err
 	}

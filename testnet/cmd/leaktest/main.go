@@ -3,6 +3,7 @@
 //
 //	leaktest ./torbpf                  the table of faults
 //	leaktest --fault nft ./torbpf      those whose names contain "nft"
+//	leaktest --tcp-mode tproxy ./torbpf     all of it with TCP handed to tor's socket
 //	leaktest --soak 30m ./torbpf       faults at random, and what grows
 package main
 
@@ -35,6 +36,7 @@ func newCommand() *cobra.Command {
 	var containing string
 	var soak leaktest.Soak
 	var byHand bool
+	var tcpMode string
 	cmd := &cobra.Command{
 		Use:           "leaktest PATH-OF-TORBPF",
 		Short:         "Faults against torbpf in a lab, and what leaks",
@@ -47,6 +49,9 @@ func newCommand() *cobra.Command {
 				return err
 			}
 			series := &leaktest.Series{Program: program, Recovery: &leaktest.Daemon{}}
+			if tcpMode != "" {
+				series.Args = []string{"--tcp-mode", tcpMode}
+			}
 			if byHand {
 				series.Recovery = leaktest.AttachAgain{}
 			}
@@ -65,6 +70,7 @@ func newCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&containing, "fault", "", "only faults whose names contain this")
 	cmd.Flags().BoolVar(&byHand, "by-hand", false, "recover by attaching again instead of by torbpf run")
+	cmd.Flags().StringVar(&tcpMode, "tcp-mode", "", "how TCP of the LANs gets to tor in all of the table: redirect or tproxy")
 	cmd.Flags().DurationVar(&soak.Duration, "soak", 0, "faults at random for this long, instead of the table")
 	cmd.Flags().Uint64Var(&soak.Seed, "seed", rand.Uint64N(1<<32), "of the soak's choice of faults")
 	cmd.MarkFlagsMutuallyExclusive("fault", "soak")
