@@ -35,6 +35,7 @@ const (
 	DeliveryVarDnsPorts         = "dns_ports"
 	DeliveryVarExemptMarkCount  = "exempt_mark_count"
 	DeliveryVarExplaining       = "explaining"
+	DeliveryVarFastPath         = "fast_path"
 	DeliveryVarGeneration       = "generation"
 	DeliveryVarInstances        = "instances"
 	DeliveryVarLanNameBits      = "lan_name_bits"
@@ -117,6 +118,7 @@ type DeliveryVariableSpecs struct {
 	DnsPorts        *ebpf.VariableSpec `ebpf:"dns_ports"`
 	ExemptMarkCount *ebpf.VariableSpec `ebpf:"exempt_mark_count"`
 	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
+	FastPath        *ebpf.VariableSpec `ebpf:"fast_path"`
 	Generation      *ebpf.VariableSpec `ebpf:"generation"`
 	Instances       *ebpf.VariableSpec `ebpf:"instances"`
 	LanNameBits     *ebpf.VariableSpec `ebpf:"lan_name_bits"`
@@ -186,6 +188,7 @@ type DeliveryVariables struct {
 	DnsPorts        *ebpf.Variable `ebpf:"dns_ports"`
 	ExemptMarkCount *ebpf.Variable `ebpf:"exempt_mark_count"`
 	Explaining      *ebpf.Variable `ebpf:"explaining"`
+	FastPath        *ebpf.Variable `ebpf:"fast_path"`
 	Generation      *ebpf.Variable `ebpf:"generation"`
 	Instances       *ebpf.Variable `ebpf:"instances"`
 	LanNameBits     *ebpf.Variable `ebpf:"lan_name_bits"`

@@ -99,7 +99,7 @@ func (r *Router) glance() bool {
 	}
 	r.moveQuestions(s, r.seen.plan)
 	var f findings
-	err = errors.Join(f.guards(s, r.seen.plan, d), f.attachments(r.seen.plan, d), r.processes(&f, s))
+	err = errors.Join(f.guards(s, r.seen.plan, d), f.attachments(s, r.seen.plan, d), r.processes(&f, s))
 	return err == nil && slices.Equal(f.texts(), r.seen.mended.Found)
 }
 
