@@ -502,6 +502,59 @@ struct query {
 	__u16 offset[QUERY_LABELS]; /* of each label */
 };
 
+/* The programs of the fast path that others go on in; see fast.bpf.c. */
+enum fast_program {
+	FAST_OUT = 0,	    /* what a LAN sends, and may go direct */
+	FAST_PROVE_OUT = 1, /* what leaves by an uplink */
+	FAST_PROVE_IN = 2,  /* what leaves to a LAN */
+	FAST_PROGRAMS,
+};
+
+/* Directions of a flow that a LAN has begun, as conntrack numbers them. */
+enum fast_way {
+	FAST_WAY_OUT = 0,
+	FAST_WAY_IN = 1,
+	FAST_WAYS,
+};
+
+/* How many flows each CPU knows, and how far from its place one is looked for. */
+enum fast_limit {
+	FAST_SLOTS = 8192,
+	FAST_PROBES = 2,
+	FAST_PORTS = 8,
+	MAX_FAST_JUDGED = 16384,
+};
+
+/* An interface that frames may take without becoming packets of the kernel (XDP). */
+struct fast_port {
+	__u32 ifindex;	/* 0: none */
+	struct mac mac; /* its own */
+};
+
+/* Whether there is a fast path now; written by user space, which looks at the host. */
+struct fast_permit {
+	__u64 since_ns; /* CLOCK_MONOTONIC; what was proven before counts no more */
+	__u64 until_ns;
+	struct fast_port ports[FAST_PORTS];
+};
+
+/* What the slow path did to a packet of one direction of a flow, seen where it left. */
+struct fast_flow {
+	struct flow came; /* as the packet came in; near: the source */
+	__u64 checked_at; /* in jiffies: when all that may change was found to hold */
+	__u32 in_ifindex;
+	__u32 length; /* of IP; no longer one is proven */
+	__u8 hop_limit;
+	__u8 traffic_class; /* without the two bits of ECN */
+	__u8 in_mac[6];	    /* of the interface that frames come in by */
+	struct flow left;   /* the same as it left */
+	__u64 proven_ns;    /* CLOCK_MONOTONIC; 0: nobody has the slot */
+	__u32 out_ifindex;
+	__u8 macs[12]; /* as the Ethernet header begins */
+	__u32 priority;
+	__u32 frames; /* 1: it goes as frames, and none of it otherwise */
+};
+
 /* What the words of __sk_buff.cb say after a test run of a program that explains. */
 enum explained {
 	EXPLAINED_VERDICT = 0,

@@ -9,15 +9,13 @@
 
 #include "maps.h"
 #include "match.h"
+#include "words.h"
 
 /* FNV-1a, 64 bits. */
 #define NAME_SEED  0xcbf29ce484222325ULL
 #define NAME_PRIME 0x100000001b3ULL
 /* Tells "*.bank.example" from "bank.example". */
 #define NAME_BELOW 1ULL
-
-/* An odd number without a pattern (2^64 by the golden ratio). */
-#define PLACE_FACTOR 0x9e3779b97f4a7c15ULL
 
 /* Who sends it: a hardware address is a device's own, whatever addresses it takes. */
 static __always_inline struct device_key device_of(const struct packet *p)
@@ -30,33 +28,10 @@ static __always_inline struct device_key device_of(const struct packet *p)
 	return key;
 }
 
-/* Adds words of eight bytes to a hash, of which the highest bits are those that all reach. */
-static __always_inline __u64 hash_words(__u64 h, const void *from, int words)
-{
-	const __u64 *w = from;
-	int i;
-
-	for (i = 0; i < words; i++)
-		h = (h ^ (h >> 32) ^ w[i]) * PLACE_FACTOR;
-	return h;
-}
-
 /* Where the slot of an answer to a device is looked for first. */
 static __always_inline __u32 domain_place(const struct device_key *device, const __u8 *addr)
 {
 	return hash_words(hash_words(0, device, 3), addr, 2) >> 52; /* DOMAIN_SLOTS: 2^12 */
-}
-
-static __always_inline int same_words(const void *x, const void *y, int words)
-{
-	const __u64 *a = x, *b = y;
-	int i;
-
-	for (i = 0; i < words; i++) {
-		if (a[i] != b[i])
-			return 0;
-	}
-	return 1;
 }
 
 /* Whether the rule of a name lets out; it may have been removed, or have ended. */

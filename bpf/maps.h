@@ -13,6 +13,7 @@
 #include "abi.h"
 #include "outlets.h"
 #include "packet.h"
+#include "scratch.h"
 #include "shared.h"
 
 #define MAX_POLICY_PREFIXES 16384
@@ -29,6 +30,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct settings);
 } settings SEC(".maps");
+
+static __always_inline struct settings *load_settings(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&settings, &first);
+}
 
 PREFIX_MAP(dst4_prefixes, struct prefix4, struct rule, MAX_POLICY_PREFIXES);
 PREFIX_MAP(dst6_prefixes, struct prefix6, struct rule, MAX_POLICY_PREFIXES);
@@ -134,25 +142,6 @@ struct {
 	__type(value, struct query);
 } queries SEC(".maps");
 
-/*
- * The packet that one run of the LAN program is about. It is in a map, because of a
- * map the verifier remembers nothing: its effort does not grow with what was parsed,
- * and attach waits for it.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct packet);
-} packets SEC(".maps");
-
-static __always_inline struct packet *this_packet(void)
-{
-	__u32 first = 0;
-
-	return bpf_map_lookup_elem(&packets, &first);
-}
-
 /* As the gates, and written by the sentry in the same way. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -206,6 +195,17 @@ struct {
 	__type(key, struct flow);
 	__type(value, struct inbound_seen);
 } inbound_flows SEC(".maps");
+
+/*
+ * The programs of fast.bpf.c, by enum fast_program; none where there is no fast path. The
+ * kernel empties it when nobody has it open or pinned any more.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, FAST_PROGRAMS);
+	__type(key, __u32);
+	__type(value, __u32);
+} fast_programs SEC(".maps");
 
 /* Shared by all generations, and written by user space: the subnets that LANs had. */
 PREFIX_MAP(past4_prefixes, struct prefix4, struct deadline, MAX_LOCAL_PREFIXES);

@@ -95,9 +95,11 @@ struct packet {
 	__u8 ethernet;	 /* of what leaves: 1: its offsets count from that header */
 };
 
+#define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+#define TCP_URG 0x20
 
 /* Whether a segment begins a connection; a SYN with an ACK answers one from outside. */
 static __always_inline int tcp_begins(const struct packet *p)

@@ -17,8 +17,10 @@ const volatile __u32 mark_shift = 0;
 #define MARK_BITS  0xffU
 #define CLASS_SIZE 4
 
-/* Of ours, those above the class. */
+/* Of ours, those above the class; of what Tor does not get, the way that it has taken. */
 #define INSTANCE_SHIFT 4
+#define WAY_SLOW       0U
+#define WAY_FAST       15U
 
 /* How many tors there are, and where redirected packets go, in host order: by instance. */
 const volatile __u32 instances = 0;
@@ -33,6 +35,9 @@ const volatile __u32 tproxy = 0;
 
 /* 1: a copy that says what it would do, and does nothing; see explain() in verdict.h. */
 const volatile __u32 explaining = 0;
+
+/* 1: what is direct may go by the fast path; see fast.bpf.c. */
+const volatile __u32 fast_path = 0;
 
 /* A number that nobody can guess, another for each load; 0: nothing is handed on. See early.h. */
 const volatile __u64 generation = 0;

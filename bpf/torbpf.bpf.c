@@ -34,13 +34,8 @@ const enum explained *explained_type __attribute__((unused));
 const struct list_shape *list_shape_type __attribute__((unused));
 const struct list_leaf4 *list_leaf4_type __attribute__((unused));
 const struct list_leaf6 *list_leaf6_type __attribute__((unused));
-
-static __always_inline struct settings *load_settings(void)
-{
-	__u32 first = 0;
-
-	return bpf_map_lookup_elem(&settings, &first);
-}
+const enum fast_program *fast_program_type __attribute__((unused));
+const enum fast_way *fast_way_type __attribute__((unused));
 
 static __always_inline int lan_ingress(struct __sk_buff *skb, int ethernet)
 {

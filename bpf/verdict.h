@@ -18,31 +18,8 @@
 #include "handover.h"
 #include "maps.h"
 #include "plan.h"
+#include "skb.h"
 #include "traffic.h"
-
-/* "Next" to tcx as well as to clsact: whoever comes after us has a say, too. */
-#define ACTION_NEXT TC_ACT_UNSPEC
-
-/*
- * Written out because clang would narrow the store to one byte, or keep the
- * address of the field in a register; the verifier refuses both.
- */
-static __always_inline void store_mark(struct __sk_buff *skb, __u32 mark)
-{
-	asm volatile(
-		"*(u32 *)(%[skb] + %[offset]) = %[mark]"
-		:
-		: [skb] "r"(skb), [offset] "i"(offsetof(struct __sk_buff, mark)), [mark] "r"(mark)
-		: "memory");
-}
-
-static __always_inline void set_class(struct __sk_buff *skb, __u32 mark, enum verdict verdict,
-				      __u32 instance)
-{
-	__u32 class = (__u32)verdict | instance << INSTANCE_SHIFT;
-
-	store_mark(skb, mark_without_ours(mark) | class << mark_shift);
-}
 
 /* A GRO aggregate is as many packets as it was on the wire. */
 static __always_inline struct volume volume_of(const struct __sk_buff *skb)
@@ -229,6 +206,8 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 		remember_domain_flow(p);
 	count_skb(skb, p->ifindex, d);
 	set_class(skb, p->mark, class_of(d), instance);
+	if (fast_path && d.verdict == VERDICT_DIRECT)
+		bpf_tail_call(skb, &fast_programs, FAST_OUT); /* not back, if there is one */
 	return ACTION_NEXT;
 }
 
@@ -250,6 +229,8 @@ static __always_inline int learn_inbound(struct __sk_buff *skb, int ethernet)
 	struct flow flow = {};
 	struct inbound_seen seen = {.time_ns = bpf_ktime_get_ns()};
 
+	if (fast_path && !skb->mark && skb->ingress_ifindex)
+		bpf_tail_call(skb, &fast_programs, FAST_PROVE_IN); /* not back, if there is one */
 	if (mark_class(skb->mark) != VERDICT_INBOUND || !skb->ingress_ifindex)
 		return ACTION_NEXT;
 	parse_skb(skb, ethernet, &p);

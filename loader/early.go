@@ -49,7 +49,7 @@ func (g *Generation) attachEarly() error {
 				continue
 			}
 			h := newHook(m.kind, l.Index)
-			switch err := g.attachXDP(h, m.flags); {
+			switch err := g.attachXDP(h, g.earlyProgram(m.mode), m.flags); {
 			case errors.Is(err, errNoXDP):
 				g.noEarly[l.Index] = err.Error()
 			case err != nil:
@@ -64,8 +64,16 @@ func (g *Generation) attachEarly() error {
 
 func wantsEarly(l plan.LAN, mode plan.Early) bool { return l.Ethernet && l.Early == mode }
 
+// earlyProgram is the one for a mode; with a fast path it does more, in the driver.
+func (g *Generation) earlyProgram(mode plan.Early) string {
+	if mode == plan.EarlyNative && g.collection.Programs[programEarlyFast] != nil {
+		return programEarlyFast
+	}
+	return programEarly
+}
+
 // attachXDP attaches the program, or exchanges the one under the link that is there.
-func (g *Generation) attachXDP(h hook, flags link.XDPAttachFlags) error {
+func (g *Generation) attachXDP(h hook, name string, flags link.XDPAttachFlags) error {
 	pin := g.datapath.linkPin(h.pin())
 	old, err := openLink(pin)
 	if err != nil {
@@ -78,10 +86,10 @@ func (g *Generation) attachXDP(h hook, flags link.XDPAttachFlags) error {
 			return fmt.Errorf("inspect link: %w", err)
 		}
 		if xdp := info.XDP(); xdp != nil && xdp.Ifindex == uint32(h.ifindex) {
-			return old.Update(g.collection.Programs[programEarly])
+			return old.Update(g.collection.Programs[name])
 		}
 	}
-	fresh, err := link.AttachXDP(link.XDPOptions{Interface: h.ifindex, Program: g.collection.Programs[programEarly], Flags: flags})
+	fresh, err := link.AttachXDP(link.XDPOptions{Interface: h.ifindex, Program: g.collection.Programs[name], Flags: flags})
 	if err != nil {
 		return explainXDP(err)
 	}
@@ -116,21 +124,28 @@ func (g *Generation) NoEarly() map[int]string { return g.noEarly }
 // Early tells how a LAN's XDP program is attached now.
 func (d *Datapath) Early(ifindex int) (plan.Early, error) {
 	for _, m := range earlyModes {
-		l, err := openLink(d.linkPin(newHook(m.kind, ifindex).pin()))
+		there, err := d.hasXDP(newHook(m.kind, ifindex))
 		if err != nil {
 			return plan.EarlyOff, err
 		}
-		if l == nil {
-			continue
-		}
-		info, err := l.Info()
-		l.Close()
-		if err != nil {
-			return plan.EarlyOff, fmt.Errorf("inspect link of XDP: %w", err)
-		}
-		if xdp := info.XDP(); xdp != nil && xdp.Ifindex == uint32(ifindex) {
+		if there {
 			return m.mode, nil
 		}
 	}
 	return plan.EarlyOff, nil
+}
+
+// hasXDP tells whether the link that is pinned for a hook is alive.
+func (d *Datapath) hasXDP(h hook) (bool, error) {
+	l, err := openLink(d.linkPin(h.pin()))
+	if err != nil || l == nil {
+		return false, err
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("inspect link of XDP: %w", err)
+	}
+	xdp := info.XDP()
+	return xdp != nil && xdp.Ifindex == uint32(h.ifindex), nil
 }

@@ -43,6 +43,8 @@ type Generation struct {
 	early       []hook         // where XDP programs are
 	noEarly     map[int]string // see NoEarly
 	lostSockets bool           // see LostSockets
+	noFast      string         // see NoFast
+	secret      uint64         // of what its programs hand to one another
 }
 
 // load loads the programs with maps filled for the plan; nothing is attached.
@@ -55,6 +57,10 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 		return nil, fmt.Errorf("read BPF objects: %w", err)
 	}
 	if err := setVariables(spec, p); err != nil {
+		return nil, err
+	}
+	number := secret()
+	if err := setGeneration(spec, number); err != nil {
 		return nil, err
 	}
 	sizeMaps(spec, p)
@@ -81,8 +87,8 @@ func (d *Datapath) load(p *plan.Plan) (*Generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Generation{datapath: d, plan: p, collection: collection, lostCut: shared[abi.DatapathMapCutFlows] == nil, lostSockets: shared[abi.DatapathMapClientSockets] == nil}
-	err = d.rememberLANs(g.collection.Maps, p)
+	g := &Generation{datapath: d, plan: p, collection: collection, secret: number, lostCut: shared[abi.DatapathMapCutFlows] == nil, lostSockets: shared[abi.DatapathMapClientSockets] == nil}
+	err = errors.Join(g.loadFast(), d.rememberLANs(g.collection.Maps, p))
 	if err == nil {
 		err = fillMaps(g.collection.Maps, p)
 	}
@@ -126,6 +132,13 @@ func secret() uint64 {
 // The configuration has as many tors as the mark can tell apart.
 var _ [abi.MaxInstances]struct{} = [config.MaxInstances]struct{}{}
 
+func setGeneration(spec *ebpf.CollectionSpec, number uint64) error {
+	if err := spec.Variables[abi.DatapathVarGeneration].Set(number); err != nil {
+		return fmt.Errorf("set variable %s: %w", abi.DatapathVarGeneration, err)
+	}
+	return nil
+}
+
 // setVariables gives the programs of any object the mark and the ports of a
 // plan; all call them the same.
 func setVariables(spec *ebpf.CollectionSpec, p *plan.Plan) error {
@@ -141,7 +154,7 @@ func setVariables(spec *ebpf.CollectionSpec, p *plan.Plan) error {
 		abi.DatapathVarDnsPorts:     dns,
 		abi.DatapathVarResolverPort: p.Ports.Resolver,
 		abi.DatapathVarTproxy:       setting(p.TProxy),
-		abi.DatapathVarGeneration:   secret(),
+		abi.DatapathVarFastPath:     setting(p.Fast),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set variable %s: %w", name, err)

@@ -19,6 +19,7 @@ const (
 	KindLAN    = "lan"
 	KindOut    = "lan_out"
 	KindUplink = "uplink"
+	KindFast   = "uplink_in" // what comes in by one, where there is a fast path
 )
 
 // hook is one place where a program is attached: a direction of an interface.
@@ -30,7 +31,7 @@ type hook struct {
 }
 
 func newHook(kind string, ifindex int) hook {
-	return hook{kind: kind, ifindex: ifindex, egress: kind != KindLAN}
+	return hook{kind: kind, ifindex: ifindex, egress: kind != KindLAN && kind != KindFast}
 }
 
 func (h hook) pin() string { return h.kind + "-" + strconv.Itoa(h.ifindex) }
@@ -66,6 +67,9 @@ func (g *Generation) attachGuards() error {
 // no LAN or uplink of the plan, and makes the pins show this generation.
 func (g *Generation) AttachLANs() error {
 	if err := g.attachEarly(); err != nil {
+		return err
+	}
+	if err := g.attachFast(); err != nil {
 		return err
 	}
 	for _, l := range g.plan.LANs {
@@ -133,6 +137,9 @@ func (g *Generation) planned() []hook {
 	}
 	for _, u := range g.plan.Uplinks {
 		hooks = append(hooks, newHook(KindUplink, u.Index))
+		if g.fast(u) {
+			hooks = append(hooks, newHook(KindFast, u.Index))
+		}
 	}
 	return append(hooks, g.early...)
 }

@@ -25,6 +25,12 @@ func Targets() []Target {
 		{"connect", "torbpf", "nft", 1.00},
 		{"tors", "four-tors", "one-tor", 1.00},
 		{"connect", "tproxy", "nft", 1.00},
+		{"udp-64", "fast-xdp", "nft", 0.45},
+		{"udp-64", "fast-xdp", "masquerade", 0.55},
+		{"udp-64-back", "fast-xdp", "nft", 0.45},
+		{"udp-64-back", "fast-xdp", "masquerade", 0.55},
+		{"tcp-64", "fast", "nft", 0.70},
+		{"bulk", "fast", "torbpf", 1.00},
 	}
 }
 

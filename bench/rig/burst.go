@@ -17,18 +17,23 @@ type Burst struct {
 // Nanoseconds is the time of one frame on the whole path.
 func (b Burst) Nanoseconds() float64 { return float64(b.Took.Nanoseconds()) / float64(b.Sent) }
 
-// Send sends frames from the device of a path, whose Receive is on.
+// Send sends frames from the device of a path, or from the far end what answers it. The
+// path's Receive is on.
 func (d *Driver) Send(p *Path, g *Generator, frames int) (b Burst, err error) {
+	from, index, to := p.Device, p.deviceIndex, p.sink
+	if g.back {
+		from, index, to = p.Far, p.farIndex, p.backSink
+	}
 	made, err := g.count()
 	if err != nil {
 		return b, err
 	}
-	before, err := p.sink.count()
+	before, err := to.count()
 	if err != nil {
 		return b, err
 	}
-	err = d.in(p.Device, func() error {
-		cpu, real, err := d.sendTimed(p, g, frames)
+	err = d.in(from, func() error {
+		cpu, real, err := d.sendTimed(g, index, frames)
 		b.Took = cpu
 		if d.Clock == ClockReal {
 			b.Took = real
@@ -38,7 +43,7 @@ func (d *Driver) Send(p *Path, g *Generator, frames int) (b Burst, err error) {
 	if err != nil {
 		return b, err
 	}
-	after, err := p.sink.settled()
+	after, err := to.settled()
 	if err != nil {
 		return b, err
 	}
@@ -58,25 +63,13 @@ func (d *Driver) Answer(p *Path, t Traffic) (err error) {
 			err = fmt.Errorf("answer %d flows: %w", t.Flows, err)
 		}
 	}()
-	s, err := newSink(p.Device, "eth0", device, true)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
 	t.Back = p.outside()
 	g, err := NewGenerator(t)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
-	err = d.in(p.Far, func() error {
-		_, err := g.send(p.farIndex, int(t.Flows))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	got, err := s.settled()
+	got, err := d.Send(p, g, int(t.Flows))
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func (d *Driver) Calibrate(p *Path) error {
 	var share []float64
 	for range bursts {
 		err := d.in(p.Device, func() error {
-			cpu, real, err := d.sendTimed(p, g, frames)
+			cpu, real, err := d.sendTimed(g, p.deviceIndex, frames)
 			share = append(share, float64(cpu)/float64(real))
 			return err
 		})
@@ -48,12 +48,12 @@ func (d *Driver) Calibrate(p *Path) error {
 
 // sendTimed sends frames from the calling thread and tells the CPU time that it took, and
 // how long the kernel says that it was at it.
-func (d *Driver) sendTimed(p *Path, g *Generator, frames int) (cpu, real time.Duration, err error) {
+func (d *Driver) sendTimed(g *Generator, ifindex, frames int) (cpu, real time.Duration, err error) {
 	begin, err := now(unix.CLOCK_THREAD_CPUTIME_ID)
 	if err != nil {
 		return 0, 0, err
 	}
-	if real, err = g.send(p.deviceIndex, frames); err != nil {
+	if real, err = g.send(ifindex, frames); err != nil {
 		return 0, 0, err
 	}
 	end, err := now(unix.CLOCK_THREAD_CPUTIME_ID)

@@ -18,6 +18,8 @@ const (
 	Torbpf     = "torbpf"
 	XDP        = "xdp"
 	TProxy     = "tproxy"
+	Fast       = "fast"
+	Frames     = "fast-xdp"
 
 	IPRule          = "ip-rule"
 	WithoutNFT      = "without-nft"
@@ -48,6 +50,8 @@ func Configs(program string) []Config {
 		{Name: Torbpf, Title: "torbpf: all layers", NAT: true, prepare: less(program)},
 		{Name: XDP, Title: "torbpf: all layers, early refusal (XDP)", NAT: true, prepare: refuseEarly(program)},
 		{Name: TProxy, Title: "torbpf: all layers, TCP handed to tor's socket", NAT: true, prepare: handTCP(program)},
+		{Name: Fast, Title: "torbpf: all layers, fast path", NAT: true, prepare: permitFast(program)},
+		{Name: Frames, Title: "torbpf: all layers, fast path, early refusal (XDP)", NAT: true, prepare: permitFast(program, "--early-refusal", "native")},
 		{Name: IPRule, Title: "masquerade and an ip rule", NAT: true, prepare: addRule},
 		{Name: WithoutNFT, Title: "torbpf without its nft table", NAT: true, prepare: less(program, func(ctx context.Context, p *Path) error {
 			_, err := p.Router.Run(ctx, "nft", "delete", "table", "inet", "torbpf")

@@ -82,6 +82,7 @@ func (t Traffic) varying() (host, port int) {
 // Generator is the XDP program that makes the frames of some traffic, and how many it has made.
 type Generator struct {
 	frame   []byte
+	back    bool // it sends answers
 	program *ebpf.Program
 	made    *ebpf.Map
 }
@@ -95,7 +96,7 @@ func NewGenerator(t Traffic) (*Generator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make generator: %w", err)
 	}
-	g := &Generator{frame: t.template(), made: made}
+	g := &Generator{frame: t.template(), back: t.Back.IsValid(), made: made}
 	g.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "bench_generator", Type: ebpf.XDP, License: "MIT", Instructions: t.instructions(g.frame, made.FD()),
 	})

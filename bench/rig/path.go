@@ -2,6 +2,7 @@ package rig
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -35,9 +36,10 @@ type Path struct {
 
 	lab         *testnet.Lab
 	pinRoot     string
-	deviceIndex int // of the device's interface
-	farIndex    int // of that of the far end
-	sink        *sink
+	deviceIndex int   // of the device's interface
+	farIndex    int   // of that of the far end
+	sink        *sink // at the far end
+	backSink    *sink // at the device
 	stream      *stream
 	trans       int // a listener in place of tor's TransPort
 }
@@ -108,7 +110,7 @@ func (p *Path) enableNAPI(context.Context) error {
 		node *testnet.Node
 		name string
 	}{{p.Device, "eth0"}, {p.Router, lan}, {p.Router, wan}, {p.Far, "eth0"}} {
-		if err := end.node.Do(func() error { return setGRO(end.name, true) }); err != nil {
+		if err := end.node.Do(func() error { return testnet.SetGRO(end.name, true) }); err != nil {
 			return err
 		}
 	}
@@ -135,8 +137,8 @@ func (p *Path) fixNeighbours(ctx context.Context) error {
 	return nil
 }
 
-// Receive counts and drops from now on what arrives at the far end, until the function
-// that it returns is called.
+// Receive counts and drops from now on what arrives at the far end, and at the device, until
+// the function that it returns is called.
 func (p *Path) Receive() (stop func() error, err error) {
 	node, ifname := p.Far, "eth0"
 	if p.Config.Floor {
@@ -145,7 +147,10 @@ func (p *Path) Receive() (stop func() error, err error) {
 	if p.sink, err = newSink(node, ifname, p.outside(), false); err != nil {
 		return nil, err
 	}
-	return p.sink.close, nil
+	if p.backSink, err = newSink(p.Device, "eth0", device, true); err != nil {
+		return nil, errors.Join(err, p.sink.close())
+	}
+	return func() error { return errors.Join(p.sink.close(), p.backSink.close()) }, nil
 }
 
 // outside is the address by which the far end knows the device.

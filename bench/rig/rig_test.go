@@ -191,7 +191,7 @@ func TestBurstsAreChecked(t *testing.T) {
 		{true, Burst{Sent: 1000, Right: 1}, "to be refused"},
 		{true, Burst{Sent: 1000, Wrong: 1}, "to be refused"},
 	} {
-		got := fmt.Sprint(bursts{refused: c.refused}.check(c.burst))
+		got := fmt.Sprint((&bursts{refused: c.refused}).check(c.burst))
 		if c.want == "" && got != "<nil>" || !strings.Contains(got, c.want) {
 			t.Errorf("%+v, refused %v: %q, want %q", c.burst, c.refused, got, c.want)
 		}

@@ -32,7 +32,10 @@ func udp(to netip.Prefix, flows int) Traffic {
 }
 
 // everywhere are the configurations that let excluded destinations through.
-var everywhere = []string{Plain, Masquerade, NFT, TC, Torbpf}
+var everywhere = []string{Plain, Masquerade, NFT, TC, Torbpf, Fast, Frames}
+
+// translating are those of them that have one address for all that they let out.
+var translating = []string{Masquerade, NFT, TC, Torbpf, Fast, Frames}
 
 // PacketRows are the rows of packets that no socket sends, each
 // burst of so many frames at least; many is the number of flows where there are to be many.
@@ -47,6 +50,7 @@ func PacketRows(frames, many int) ([]Row, error) {
 		{"udp-1", "excluded destination, UDP, 1 flow", udp(Direct, 1), NFT, everywhere, false},
 		{"udp-64", "excluded destination, UDP, 64 flows", udp(Direct, 64), NFT, append([]string{Floor}, everywhere...), false},
 		{"udp-many", fmt.Sprintf("excluded destination, UDP, %d flows", many), udp(Direct, many), NFT, everywhere, false},
+		{"udp-64-back", "answers of an excluded destination, UDP, 64 flows", Traffic{Protocol: unix.IPPROTO_UDP, To: Direct, Flows: 64, Back: router}, NFT, translating, false},
 		{"tcp-64", "excluded destination, TCP segments of 10 bytes, 64 flows", Traffic{Protocol: unix.IPPROTO_TCP, To: Direct, Flows: 64}, NFT, everywhere, false},
 		{"refused-many", fmt.Sprintf("refused UDP flood, %d flows", many), udp(Refused, many), NFT, []string{NFT, TC, Torbpf, XDP}, true},
 		{"layers", "what each layer costs: excluded destination, UDP, 64 flows", udp(Direct, 64), Masquerade, layers, false},
@@ -57,7 +61,7 @@ func PacketRows(frames, many int) ([]Row, error) {
 		if err != nil {
 			return nil, err
 		}
-		b := bursts{g, s.traffic, max(frames, int(s.traffic.Flows)), s.refused} // each flow has its turn
+		b := &bursts{g, s.traffic, max(frames, int(s.traffic.Flows)), s.refused} // each flow has its turn
 		rows = append(rows, Row{
 			Row:     report.Row{Name: s.name, Title: s.title, Unit: report.NanosecondsPerPacket, Base: s.base},
 			Configs: s.configs, prepare: (*Path).Receive, begin: b.answer, measure: b.measure, cleanUp: g.Close,
@@ -74,17 +78,21 @@ type bursts struct {
 	refused   bool
 }
 
-// answer makes the flows of the first burst what flows are: answered.
-func (b bursts) answer(d *Driver, p *Path) error {
+// answer makes the flows of the first burst what flows are: answered. Where there is a fast
+// path it goes on until that has all of them.
+func (b *bursts) answer(d *Driver, p *Path) error {
 	if b.refused || p.Config.Floor {
 		return nil
 	}
-	return d.Answer(p, b.traffic)
+	if err := d.Answer(p, b.traffic); err != nil || !hasFast(p.Config.Name) {
+		return err
+	}
+	return d.settle(p, b)
 }
 
 // measure sends a burst and checks what became of it: a router that loses packets, or lets
 // out what it should refuse, is not measured but reported.
-func (b bursts) measure(_ context.Context, d *Driver, p *Path) (float64, error) {
+func (b *bursts) measure(_ context.Context, d *Driver, p *Path) (float64, error) {
 	burst, err := d.Send(p, b.generator, b.frames)
 	if err != nil {
 		return 0, err
@@ -92,7 +100,7 @@ func (b bursts) measure(_ context.Context, d *Driver, p *Path) (float64, error) 
 	return burst.Nanoseconds(), b.check(burst)
 }
 
-func (b bursts) check(burst Burst) error {
+func (b *bursts) check(burst Burst) error {
 	const enough = 0.99
 	switch {
 	case b.refused && burst.Right+burst.Wrong > 0:

@@ -30,7 +30,7 @@ func BulkRow(bytes int) Row {
 	return Row{
 		Row: report.Row{Name: "bulk", Title: "excluded destination, bulk TCP, one connection", Unit: report.GigabitsPerSecond,
 			Higher: true, Base: Masquerade},
-		Configs: []string{Plain, Masquerade, NFT, TC, Torbpf},
+		Configs: everywhere,
 		prepare: func(p *Path) (func() error, error) {
 			at := netip.AddrPortFrom(server, streamPort)
 			listener, err := listen(p.Far, at)

@@ -58,6 +58,7 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, i := range s.Uplinks {
 		fmt.Fprintf(t, "uplink\t%s\tguarded: %s\n", i.Name, attachedBy(i))
 	}
+	printFast(t, s.Fast)
 	printTor(t, s)
 	fmt.Fprintf(t, "last guards\tstopped\t%d packets\n", s.Stopped)
 	if s.Resolver.IsValid() {
@@ -190,6 +191,22 @@ func instanceLine(t router.TorInstance) string {
 		text += ": not ready"
 	}
 	return text
+}
+
+// printFast says whether there is a fast path, if one was asked for, and why not.
+func printFast(w io.Writer, f router.FastStatus) {
+	switch {
+	case f.Mode == config.FastPathOff:
+		return
+	case !f.Active:
+		fmt.Fprintf(w, "fast path\t%s\toff: %s\n", f.Mode, strings.Join(f.Off, "; "))
+		return
+	}
+	text := fmt.Sprintf("on: %d packets to uplinks, %d to LANs", f.Out, f.In)
+	if len(f.Frames) > 1 {
+		text += "; UDP by XDP between " + strings.Join(f.Frames, ", ")
+	}
+	fmt.Fprintf(w, "fast path\t%s\t%s\n", f.Mode, text)
 }
 
 func torLine(s *router.Status) string {

@@ -64,6 +64,7 @@ const (
 	ClientVarClientAll         = "client_all"
 	ClientVarDnsPorts          = "dns_ports"
 	ClientVarExplaining        = "explaining"
+	ClientVarFastPath          = "fast_path"
 	ClientVarGeneration        = "generation"
 	ClientVarInstances         = "instances"
 	ClientVarMarkShift         = "mark_shift"
@@ -167,6 +168,7 @@ type ClientVariableSpecs struct {
 	ClientAll       *ebpf.VariableSpec `ebpf:"client_all"`
 	DnsPorts        *ebpf.VariableSpec `ebpf:"dns_ports"`
 	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
+	FastPath        *ebpf.VariableSpec `ebpf:"fast_path"`
 	Generation      *ebpf.VariableSpec `ebpf:"generation"`
 	Instances       *ebpf.VariableSpec `ebpf:"instances"`
 	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
@@ -255,6 +257,7 @@ type ClientVariables struct {
 	ClientAll       *ebpf.Variable `ebpf:"client_all"`
 	DnsPorts        *ebpf.Variable `ebpf:"dns_ports"`
 	Explaining      *ebpf.Variable `ebpf:"explaining"`
+	FastPath        *ebpf.Variable `ebpf:"fast_path"`
 	Generation      *ebpf.Variable `ebpf:"generation"`
 	Instances       *ebpf.Variable `ebpf:"instances"`
 	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`

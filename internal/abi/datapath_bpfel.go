@@ -118,6 +118,23 @@ const (
 	DatapathExplainedEXPLAINED_ANSWERED      DatapathExplained = 4
 )
 
+type DatapathFastProgram uint32
+
+const (
+	DatapathFastProgramFAST_OUT       DatapathFastProgram = 0
+	DatapathFastProgramFAST_PROVE_OUT DatapathFastProgram = 1
+	DatapathFastProgramFAST_PROVE_IN  DatapathFastProgram = 2
+	DatapathFastProgramFAST_PROGRAMS  DatapathFastProgram = 3
+)
+
+type DatapathFastWay uint32
+
+const (
+	DatapathFastWayFAST_WAY_OUT DatapathFastWay = 0
+	DatapathFastWayFAST_WAY_IN  DatapathFastWay = 1
+	DatapathFastWayFAST_WAYS    DatapathFastWay = 2
+)
+
 type DatapathFate uint32
 
 const (
@@ -536,6 +553,7 @@ const (
 	DatapathMapDst6Prefixes    = "dst6_prefixes"
 	DatapathMapExemptMarks     = "exempt_marks"
 	DatapathMapExits           = "exits"
+	DatapathMapFastPrograms    = "fast_programs"
 	DatapathMapGates           = "gates"
 	DatapathMapInboundFlows    = "inbound_flows"
 	DatapathMapLans            = "lans"
@@ -577,6 +595,9 @@ const (
 	DatapathVarDomainLimitType = "domain_limit_type"
 	DatapathVarExplainedType   = "explained_type"
 	DatapathVarExplaining      = "explaining"
+	DatapathVarFastPath        = "fast_path"
+	DatapathVarFastProgramType = "fast_program_type"
+	DatapathVarFastWayType     = "fast_way_type"
 	DatapathVarFateType        = "fate_type"
 	DatapathVarGeneration      = "generation"
 	DatapathVarInstances       = "instances"
@@ -671,6 +692,7 @@ type DatapathMapSpecs struct {
 	Dst6Prefixes   *ebpf.MapSpec `ebpf:"dst6_prefixes"`
 	ExemptMarks    *ebpf.MapSpec `ebpf:"exempt_marks"`
 	Exits          *ebpf.MapSpec `ebpf:"exits"`
+	FastPrograms   *ebpf.MapSpec `ebpf:"fast_programs"`
 	Gates          *ebpf.MapSpec `ebpf:"gates"`
 	InboundFlows   *ebpf.MapSpec `ebpf:"inbound_flows"`
 	Lans           *ebpf.MapSpec `ebpf:"lans"`
@@ -709,6 +731,9 @@ type DatapathVariableSpecs struct {
 	DomainLimitType *ebpf.VariableSpec `ebpf:"domain_limit_type"`
 	ExplainedType   *ebpf.VariableSpec `ebpf:"explained_type"`
 	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
+	FastPath        *ebpf.VariableSpec `ebpf:"fast_path"`
+	FastProgramType *ebpf.VariableSpec `ebpf:"fast_program_type"`
+	FastWayType     *ebpf.VariableSpec `ebpf:"fast_way_type"`
 	FateType        *ebpf.VariableSpec `ebpf:"fate_type"`
 	Generation      *ebpf.VariableSpec `ebpf:"generation"`
 	Instances       *ebpf.VariableSpec `ebpf:"instances"`
@@ -766,6 +791,7 @@ type DatapathMaps struct {
 	Dst6Prefixes   *ebpf.Map `ebpf:"dst6_prefixes"`
 	ExemptMarks    *ebpf.Map `ebpf:"exempt_marks"`
 	Exits          *ebpf.Map `ebpf:"exits"`
+	FastPrograms   *ebpf.Map `ebpf:"fast_programs"`
 	Gates          *ebpf.Map `ebpf:"gates"`
 	InboundFlows   *ebpf.Map `ebpf:"inbound_flows"`
 	Lans           *ebpf.Map `ebpf:"lans"`
@@ -816,6 +842,7 @@ func (m *DatapathMaps) Close() error {
 		m.Dst6Prefixes,
 		m.ExemptMarks,
 		m.Exits,
+		m.FastPrograms,
 		m.Gates,
 		m.InboundFlows,
 		m.Lans,
@@ -855,6 +882,9 @@ type DatapathVariables struct {
 	DomainLimitType *ebpf.Variable `ebpf:"domain_limit_type"`
 	ExplainedType   *ebpf.Variable `ebpf:"explained_type"`
 	Explaining      *ebpf.Variable `ebpf:"explaining"`
+	FastPath        *ebpf.Variable `ebpf:"fast_path"`
+	FastProgramType *ebpf.Variable `ebpf:"fast_program_type"`
+	FastWayType     *ebpf.Variable `ebpf:"fast_way_type"`
 	FateType        *ebpf.Variable `ebpf:"fate_type"`
 	Generation      *ebpf.Variable `ebpf:"generation"`
 	Instances       *ebpf.Variable `ebpf:"instances"`

@@ -36,6 +36,7 @@ const (
 	DeliveryVarDnsPorts         = "dns_ports"
 	DeliveryVarExemptMarkCount  = "exempt_mark_count"
 	DeliveryVarExplaining       = "explaining"
+	DeliveryVarFastPath         = "fast_path"
 	DeliveryVarGeneration       = "generation"
 	DeliveryVarInstances        = "instances"
 	DeliveryVarLanNameBits      = "lan_name_bits"
@@ -120,6 +121,7 @@ type DeliveryVariableSpecs struct {
 	DnsPorts        *ebpf.VariableSpec `ebpf:"dns_ports"`
 	ExemptMarkCount *ebpf.VariableSpec `ebpf:"exempt_mark_count"`
 	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
+	FastPath        *ebpf.VariableSpec `ebpf:"fast_path"`
 	Generation      *ebpf.VariableSpec `ebpf:"generation"`
 	Instances       *ebpf.VariableSpec `ebpf:"instances"`
 	LanNameBits     *ebpf.VariableSpec `ebpf:"lan_name_bits"`
@@ -190,6 +192,7 @@ type DeliveryVariables struct {
 	DnsPorts        *ebpf.Variable `ebpf:"dns_ports"`
 	ExemptMarkCount *ebpf.Variable `ebpf:"exempt_mark_count"`
 	Explaining      *ebpf.Variable `ebpf:"explaining"`
+	FastPath        *ebpf.Variable `ebpf:"fast_path"`
 	Generation      *ebpf.Variable `ebpf:"generation"`
 	Instances       *ebpf.Variable `ebpf:"instances"`
 	LanNameBits     *ebpf.Variable `ebpf:"lan_name_bits"`

@@ -42,6 +42,15 @@ const (
 	EarlyGeneric Early = "generic" // behind any driver, which saves little
 )
 
+// FastPath says whether what is excluded may go past the kernel's forwarding.
+type FastPath string
+
+// The choices for it.
+const (
+	FastPathOff  FastPath = "off"
+	FastPathAuto FastPath = "auto" // where it can be had, and while nothing of the host's is in its way
+)
+
 // TorMode says whose tor is used.
 type TorMode string
 
@@ -72,6 +81,7 @@ type Config struct {
 	MarkShift  uint8     `json:"mark_shift"`
 	Clsact     bool      `json:"clsact"` // attach by clsact even where tcx exists
 	Early      Early     `json:"early_refusal"`
+	FastPath   FastPath  `json:"fastpath"`
 	// SkipFirewallProbe attaches without asking whether the host's own firewall
 	// lets in what is redirected.
 	SkipFirewallProbe bool  `json:"skip_firewall_probe"`
@@ -105,6 +115,7 @@ func (c *Config) UnmarshalJSON(text []byte) error {
 	c.Early = cmp.Or(c.Early, EarlyAuto)
 	c.Tor.Instances = cmp.Or(c.Tor.Instances, 1)
 	c.Tor.TCPMode = cmp.Or(c.Tor.TCPMode, TCPRedirect)
+	c.FastPath = cmp.Or(c.FastPath, FastPathOff)
 	c.Rules = slices.Concat(c.Rules,
 		DirectPrefixes(KindDestination, in.Exclusions.Destinations...),
 		DirectPrefixes(KindSource, in.Exclusions.Sources...),
@@ -147,6 +158,7 @@ func Default() Config {
 		MarkShift: 24,
 		Early:     EarlyAuto,
 		Web:       Web{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9959")}},
+		FastPath:  FastPathOff,
 		Tor: Tor{
 			Mode:         TorManaged,
 			TCPMode:      TCPRedirect,

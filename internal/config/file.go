@@ -22,6 +22,7 @@ type file struct {
 	MarkShift  *uint8         `toml:"mark_shift,omitempty"`
 	Clsact     *bool          `toml:"clsact,omitempty"`
 	Early      *string        `toml:"early_refusal,omitempty"`
+	FastPath   *string        `toml:"fastpath,omitempty"`
 	SkipProbe  *bool          `toml:"skip_firewall_probe,omitempty"`
 	Tor        fileTor        `toml:"tor,omitempty"`
 	Client     fileClient     `toml:"client,omitempty"`
@@ -103,6 +104,7 @@ func (f file) config() (Config, error) {
 	set(&cfg.MarkShift, f.MarkShift)
 	set(&cfg.Clsact, f.Clsact)
 	set((*string)(&cfg.Early), f.Early)
+	set((*string)(&cfg.FastPath), f.FastPath)
 	set(&cfg.SkipFirewallProbe, f.SkipProbe)
 	if f.Inbound != nil {
 		allow, known := inboundWords[*f.Inbound]
@@ -140,6 +142,7 @@ func (f file) over(later file) file {
 	keep(&later.MarkShift, f.MarkShift)
 	keep(&later.Clsact, f.Clsact)
 	keep(&later.Early, f.Early)
+	keep(&later.FastPath, f.FastPath)
 	keep(&later.SkipProbe, f.SkipProbe)
 	keep(&later.Exclusions.Resolver, f.Exclusions.Resolver)
 	keep(&later.Web.Listen, f.Web.Listen)
@@ -233,6 +236,7 @@ func (c Config) Text() ([]byte, error) {
 	f := file{
 		Interfaces: c.Interfaces, Uplinks: c.Uplinks, Devices: c.Devices,
 		Local: differing(string(c.Local), string(d.Local)), MarkShift: differing(c.MarkShift, d.MarkShift), Clsact: differing(c.Clsact, d.Clsact), Early: differing(string(c.Early), string(d.Early)),
+		FastPath:  differing(string(c.FastPath), string(d.FastPath)),
 		SkipProbe: differing(c.SkipFirewallProbe, d.SkipFirewallProbe),
 		Tor: fileTor{
 			Mode: differing(string(c.Tor.Mode), string(d.Tor.Mode)), TCPMode: differing(string(c.Tor.TCPMode), string(d.Tor.TCPMode)), Binary: differing(c.Tor.Binary, d.Tor.Binary),

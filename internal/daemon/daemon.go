@@ -54,6 +54,7 @@ type daemon struct {
 	paces    paces
 	waiting  []string // what was logged last
 	troubles []string // likewise
+	slow     []string // what is in the way of the fast path, likewise
 	shown    string   // by the service manager, likewise
 }
 
@@ -258,6 +259,7 @@ func (d *daemon) mend(ctx context.Context) error {
 		if all {
 			looked = time.Now()
 		}
+		d.keepFast(kicked)
 		if err := d.once(ctx, all); err != nil {
 			return err
 		}
@@ -274,6 +276,22 @@ func (d *daemon) mend(ctx context.Context) error {
 			}
 		case <-ticker.C:
 		}
+	}
+}
+
+// keepFast looks whether there may be a fast path. It comes before repairs, which take time.
+func (d *daemon) keepFast(changed bool) {
+	why, err := d.Router.KeepFast(changed)
+	if err != nil {
+		why = append(why, err.Error())
+	}
+	if slices.Equal(why, d.slow) {
+		return
+	}
+	if d.slow = why; len(why) > 0 {
+		d.Log.Warn("the fast path is off, everything goes the slow way", "why", why)
+	} else {
+		d.Log.Info("nothing is in the way of the fast path any more")
 	}
 }
 

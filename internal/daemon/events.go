@@ -29,6 +29,7 @@ func subscribe() ([]events, error) {
 		{"rtnetlink", unix.NETLINK_ROUTE, []uint{
 			unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 			unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+			unix.RTNLGRP_TC,
 		}},
 		{"nftables", unix.NETLINK_NETFILTER, []uint{nftables}},
 	} {

@@ -102,6 +102,8 @@ func pairFaults() []Fault {
 	}{
 		{"tcx", nil, []Fault{lanPinsGone, tableGone, rulesetGone, lanRenamed, allKilled, forwardGone}},
 		{"clsact", []string{"--clsact"}, []Fault{filterGone, qdiscGone, tableGone, rulesetGone, lanRenamed, allKilled}},
+		{"fast path", []string{"--fastpath", "auto"}, []Fault{lanPinsGone, rulesetGone, lanRenamed, allKilled}},
+		{"fast path by XDP", []string{"--fastpath", "auto", "--early-refusal", "native"}, []Fault{lanPinsGone, rulesetGone, allKilled}},
 		{"early refusal", []string{"--early-refusal", "native"}, []Fault{lanPinsGone, rulesetGone, lanRenamed, allKilled}},
 		{"four tors, of which the clients use two", []string{"--tor-instances", "4"}, []Fault{lanPinsGone, rulesetGone, allKilled}},
 	} {

@@ -36,6 +36,19 @@ func early(cfg config.Config, l Link) (Early, string) {
 	return EarlyOff, ""
 }
 
+// frames decides whether an uplink's answers may go to LANs as frames: where refusals at it
+// would be early, were it a LAN.
+func frames(cfg config.Config, h Host, u Uplink) Early {
+	l, known := h.LinkByIndex(u.Index)
+	if !known || cfg.FastPath != config.FastPathAuto {
+		return EarlyOff
+	}
+	if mode, _ := early(cfg, l); mode == EarlyNative {
+		return mode
+	}
+	return EarlyOff
+}
+
 func (l Link) driver() string {
 	switch {
 	case l.Driver != "":

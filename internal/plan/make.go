@@ -34,6 +34,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		LocalMode:  cfg.Local,
 		Inbound:    cfg.Inbound,
 		TimeServer: h.TimeServer,
+		Fast:       cfg.FastPath == config.FastPathAuto,
 	}
 	p.Rules = withoutOurs(cfg.Rules.OfLANs(), p.Mark)
 	p.Exits, p.Widest = exits(h, h.Ways, p.Rules, cfg.Everything)
@@ -50,6 +51,9 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 	}
 	if p.Uplinks, err = uplinks(cfg, h, chosen.links); err != nil {
 		return nil, err
+	}
+	for i := range p.Uplinks {
+		p.Uplinks[i].Frames = frames(cfg, h, p.Uplinks[i])
 	}
 	p.Outside = outside(h, p.Uplinks)
 	p.Local = localSubnets(h, p.Uplinks, p.LANs)

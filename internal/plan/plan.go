@@ -103,6 +103,8 @@ type Uplink struct {
 	Name     string
 	Index    int
 	Ethernet bool
+	// Frames is where the XDP program of a fast path runs, by which answers of UDP come in.
+	Frames Early `json:",omitempty"`
 }
 
 // LocalSubnet is a subnet reached without an uplink, and by which interface.
@@ -140,6 +142,7 @@ type Plan struct {
 	LocalMode  config.LocalMode
 	Inbound    bool
 	TimeServer bool         // the router answers NTP, so it gets what devices ask others
+	Fast       bool         `json:",omitempty"` // what is direct may go by the fast path, while nothing is in its way
 	Rules      config.Rules // masked and sorted; the marks without our bits
 	Exits      []Exit       // what the rules say of outgoing interfaces
 	Widest     []Widest     `json:"-"` // those that everything is routed to; no part of what is applied

@@ -30,6 +30,9 @@ func (p *Plan) String() string {
 	line("local %s", p.LocalMode)
 	line("inbound replies %s", map[bool]string{true: "pass", false: "refused"}[p.Inbound])
 	line("NTP %s", map[bool]string{true: "to the router's time server", false: "refused"}[p.TimeServer])
+	if p.Fast {
+		line("fast path for what is direct")
+	}
 	for _, l := range p.LANs {
 		line("lan %s", device(l.Name, l.Index, l.Ethernet))
 		line("  answers from %s", words(l.Addr4, l.Addr6))

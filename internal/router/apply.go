@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -229,7 +230,10 @@ func (j *job) attachLANs(context.Context) error {
 	j.attached = true // as soon as one of them may be
 	err := j.generation.AttachLANs()
 	defer func() { j.state.NoEarly = j.withoutEarly() }()
-	if err == nil || j.only == nil {
+	if err == nil {
+		return j.followFast()
+	}
+	if j.only == nil {
 		return err
 	}
 	// A program that is attached already cannot be put ahead of another one as
@@ -240,7 +244,10 @@ func (j *job) attachLANs(context.Context) error {
 	}
 	j.generation.Close()
 	j.generation = fresh
-	return fresh.AttachLANs()
+	if err := fresh.AttachLANs(); err != nil {
+		return err
+	}
+	return j.followFast()
 }
 
 // withoutEarly names the LANs at which early refusal was not to be had, and why.
@@ -319,7 +326,7 @@ func (r *Router) restore(ctx context.Context, before, failed *State, lists *list
 		return r.restoreBlock(before, failed)
 	}
 	s := before.clone()
-	s.Sentry, s.Proxy = failed.Sentry, failed.Proxy
+	s.Sentry, s.Proxy, s.Sysctls = failed.Sentry, failed.Proxy, maps.Clone(failed.Sysctls)
 	found, err := r.findTor(ctx, s)
 	if err != nil {
 		return err

@@ -262,7 +262,7 @@ func (r *Router) block(s *State) error {
 // first, then the programs go. Tor runs on; the next attempt will want it.
 func (r *Router) restoreBlock(before, failed *State) error {
 	s := before.clone()
-	s.Sentry, s.Proxy = failed.Sentry, failed.Proxy
+	s.Sentry, s.Proxy, s.Sysctls = failed.Sentry, failed.Proxy, maps.Clone(failed.Sysctls)
 	if err := r.block(s); err != nil {
 		return err
 	}

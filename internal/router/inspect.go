@@ -132,9 +132,10 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 	}
 	for _, look := range []func() error{
 		func() error { return f.guards(s, p, d) },
-		func() error { return f.attachments(p, d) },
+		func() error { return f.attachments(s, p, d) },
 		func() error { return f.early(p, d, s.NoEarly) },
 		func() error { return f.rulesets(s, p) },
+		func() error { return f.fastPath(s, p, d) },
 		func() error { return r.lists(&f, s) },
 		func() error { return r.processes(&f, s) },
 		func() error { return f.handsOver(p, d) },
@@ -232,7 +233,7 @@ func (f *findings) early(p *plan.Plan, d *loader.Datapath, without map[string]st
 	return nil
 }
 
-func (f *findings) attachments(p *plan.Plan, d *loader.Datapath) error {
+func (f *findings) attachments(s *State, p *plan.Plan, d *loader.Datapath) error {
 	attachments, err := d.Attachments()
 	if err != nil {
 		return err
@@ -256,6 +257,9 @@ func (f *findings) attachments(p *plan.Plan, d *loader.Datapath) error {
 	}
 	for _, u := range p.Uplinks {
 		look(loader.KindUplink, u.Name, u.Index, "one layer is missing")
+		if p.Fast && u.Ethernet && s.NoFast == "" {
+			look(loader.KindFast, u.Name, u.Index, "answers go the slow way")
+		}
 	}
 	return nil
 }

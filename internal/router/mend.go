@@ -99,7 +99,7 @@ func (r *Router) glance() bool {
 	}
 	r.moveQuestions(s, r.seen.plan)
 	var f findings
-	err = errors.Join(f.guards(s, r.seen.plan, d), f.attachments(r.seen.plan, d), r.processes(&f, s), f.handsOver(r.seen.plan, d))
+	err = errors.Join(f.guards(s, r.seen.plan, d), f.attachments(s, r.seen.plan, d), r.processes(&f, s), f.handsOver(r.seen.plan, d))
 	return err == nil && slices.Equal(f.texts(), r.seen.mended.Found)
 }
 

@@ -60,6 +60,7 @@ type Router struct {
 	seen  seen   // by Mend
 	gates []bool // as Mend saw them last, see moveQuestions
 	own   bool   // Mend has seen a state that this version wrote
+	fast  fastWatch
 
 	// fail lets a test make a step fail after it was done.
 	fail func(step string) error

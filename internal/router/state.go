@@ -60,6 +60,8 @@ type State struct {
 	Lacks  []string `json:"lacks"` // layers that this kernel cannot have, in words
 	// NoEarly says of LANs that were to refuse early why they do not.
 	NoEarly map[string]string `json:"no_early,omitempty"`
+	// NoFast says why this kernel can have no fast path that was asked for.
+	NoFast string `json:"no_fast,omitempty"`
 	// Stopped is what the last guards had stopped when all stood: on the way
 	// there they meet packets that the layers before them do not judge yet.
 	Stopped uint64 `json:"stopped"`

@@ -42,6 +42,7 @@ type Status struct {
 	OwnTraffic map[string]loader.Traffic `json:"own_traffic"`
 	Exec       []ExecStatus              `json:"exec"`
 	ProxyPort  uint16                    `json:"proxy_port"` // of the proxy past Tor; 0: there is none
+	Fast       FastStatus                `json:"fastpath"`
 	Tor        TorStatus                 `json:"tor"`
 	Ready      bool                      `json:"ready"`  // Tor is, and the gate is open: else clients are refused
 	Sentry     bool                      `json:"sentry"` // alive: it opens and closes the gate, and answers DNS over TCP
@@ -215,6 +216,9 @@ func (s *Status) readKernel(d *loader.Datapath, facts plan.Host, p *plan.Plan, i
 	}
 	for _, u := range p.Uplinks {
 		s.Uplinks = append(s.Uplinks, interfaceStatus(attachments, loader.KindUplink, u.Name, u.Index))
+	}
+	if err := s.readFast(d, p, inForce); err != nil {
+		return err
 	}
 	return s.readEarly(d, p, inForce.NoEarly)
 }

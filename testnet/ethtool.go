@@ -1,4 +1,4 @@
-package rig
+package testnet
 
 import (
 	"fmt"
@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setGRO switches generic receive offload of an interface (ETHTOOL_SGRO of
-// linux/ethtool.h); veth uses NAPI while it is on.
-func setGRO(name string, on bool) error {
+// SetGRO switches generic receive offload of an interface of the calling thread's namespace
+// (ETHTOOL_SGRO of linux/ethtool.h); veth uses NAPI while it is on, and takes frames.
+func SetGRO(name string, on bool) error {
 	const setGRO = 0x2c
 	value := struct{ command, data uint32 }{command: setGRO}
 	if on {
