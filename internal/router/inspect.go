@@ -185,7 +185,7 @@ func (f *findings) rulesets(s *State, p *plan.Plan) error {
 	for _, d := range differences {
 		f.add(stepNFT, "nftables: %s", d)
 	}
-	if !s.needsRules() {
+	if !s.wantsRules(p) {
 		return nil
 	}
 	missing, err := route.Present(p)
