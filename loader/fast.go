@@ -44,7 +44,7 @@ func (g *Generation) loadFast() error {
 	if err != nil {
 		return fmt.Errorf("read BPF object: %w", err)
 	}
-	if err := setVariables(spec, g.plan); err != nil {
+	if err := errors.Join(setVariables(spec, g.plan), shapeListeners(spec, g.plan)); err != nil {
 		return err
 	}
 	if err := setGeneration(spec, g.secret); err != nil {

@@ -229,6 +229,14 @@ func TestFastPathIsOff(t *testing.T) {
 	isFast(t, lab, "eth0 has a tcx program at egress of somebody else")
 	close()
 	isFast(t, lab, "")
+	for gone, says := range map[string]string{
+		"/links/uplink_in-*": "no program uplink_in on eth0: answers go the slow way", "/maps/fast_permits": "the fast path is gone",
+	} {
+		removeAll(t, pinDir(t, lab)+gone)
+		d.await(t, says)
+		eventually(t, patience, "its repair", func() error { return sound(t, lab, lan) })
+		isFast(t, lab, "")
+	}
 	if err := d.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
