@@ -71,7 +71,7 @@ func TestAFileThatIsReadAgainPutsNoEndOff(t *testing.T) {
 
 	was.Ends = boot - 1
 	s = &State{Config: config.Config{Rules: config.Rules{was}}}
-	r := &Router{data: filepath.Join(t.TempDir(), "data")}
+	r := &Router{dir: t.TempDir(), data: filepath.Join(t.TempDir(), "data")}
 	must(t, r.forgetEnded(nil, s))
 	if len(s.Config.Rules) != 0 || len(s.Ended) != 1 {
 		t.Fatalf("it has ended: rules %+v, ended %+v", s.Config.Rules, s.Ended)
