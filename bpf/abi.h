@@ -22,8 +22,8 @@ enum verdict {
 	VERDICT_LOCAL = 2,     /* the router itself or a local subnet, never an uplink */
 	VERDICT_INBOUND = 3,   /* part of a connection begun outside (set by conntrack) */
 	VERDICT_VIA = 4,       /* direct, but by an excluded interface only */
-	VERDICT_TOR = 8,       /* TCP to TransPort */
-	VERDICT_ONION = 9,     /* TCP to TransPort, which no exemption can undo */
+	VERDICT_TOR = 8,       /* TCP to tor */
+	VERDICT_ONION = 9,     /* TCP to tor, which no exemption can undo */
 	VERDICT_DNS = 10,      /* UDP to DNSPort */
 	VERDICT_RESOLVER = 11, /* DNS that DNSPort cannot answer: to the sentry */
 	VERDICT_REFUSED = 12,  /* dropped; the sender is told where that helps */
@@ -119,7 +119,7 @@ enum reason {
 	REASON_DNS_GUARD,    /* refused: DNS to the router that no redirect takes away */
 
 	REASON_FOREIGN_SOURCE, /* refused: no LAN has this source: the answer would leave */
-	REASON_DELIVERY_GUARD, /* refused: delivered to another port than Tor's */
+	REASON_DELIVERY_GUARD, /* refused: to be delivered where it must not be */
 	REASON_ROUTER_DNS,     /* refused: DNS for the router's own resolver alone */
 	REASON_DNS_NO_DATA,    /* refused: a type of no use through Tor, answered at once */
 	REASON_DNS_LOCAL,      /* resolver: a name that no exit is to hear of */
@@ -401,7 +401,6 @@ struct exempt_mark {
 	struct rule rule;
 };
 
-/* Written only when a program is loaded, before it is attached. */
 /*
  * What spares most packets a look-up: subnets of LANs in which nothing else is, by the first
  * half of their bits with IPv6; and bits, one of which is not set only where the map has
@@ -422,6 +421,7 @@ struct shortcut6 {
 	__be32 mask_be[2];
 };
 
+/* Written only when a program is loaded, before it is attached. */
 struct settings {
 	struct shortcut4 sources4[SHORTCUT_SUBNETS];
 	struct shortcut6 sources6[SHORTCUT_SUBNETS];

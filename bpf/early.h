@@ -8,7 +8,7 @@
  *
  * What is handed on stands before the frame, where any XDP program may write. So it is
  * believed only with a number that the loader draws for each generation.
- * The only file that names the codes that XDP takes; verdict.h has those of tc.
+ * With fast.bpf.c, which redirects, it names the codes that XDP takes; verdict.h has those of tc.
  */
 #ifndef TORBPF_EARLY_H
 #define TORBPF_EARLY_H

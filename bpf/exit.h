@@ -11,10 +11,7 @@
 
 #include "classify.h"
 #include "plan.h"
-
-/* linux/socket.h drags in libc. */
-#define AF_INET	 2
-#define AF_INET6 10
+#include "socket.h"
 
 /* Linux 6.10; the mark then stands where the answer has the hardware address. */
 #define FIB_LOOKUP_MARK (1U << 5)

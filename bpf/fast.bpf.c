@@ -15,8 +15,8 @@
  * was. Those that are alike and no longer go the same way for a second; then one of them has
  * to prove it anew. So whatever the user's rules, routes and addresses become, the flow
  * follows them after a second, and they need not be known here. Addresses and ports are
- * conntrack's, which is asked about each packet. All that begins or ends a connection, or is
- * odd, takes the slow path, which alone keeps the entry of conntrack alive.
+ * conntrack's, which is asked about the first packet of each jiffy. All that begins or ends a
+ * connection, or is odd, takes the slow path, which alone keeps the entry of conntrack alive.
  *
  * The fast path sends nothing that has not been judged direct; the uplink guard looks at it
  * as at all else.

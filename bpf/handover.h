@@ -54,7 +54,6 @@ static __always_inline enum owner owner_of(struct bpf_sock *sk)
 static __always_inline enum owner find_owner(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_sock_tuple tuple = {};
-	__u32 size = sizeof(tuple.ipv6);
 	struct bpf_sock *sk;
 	enum owner owner;
 
@@ -69,7 +68,7 @@ static __always_inline enum owner find_owner(struct __sk_buff *skb, const struct
 		__builtin_memcpy(tuple.ipv6.daddr, &p->daddr, sizeof(tuple.ipv6.daddr));
 		tuple.ipv6.sport = p->sport_be;
 		tuple.ipv6.dport = p->dport_be;
-		sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+		sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
 	}
 	if (!sk)
 		return OWNER_NOBODY;
@@ -154,8 +153,7 @@ static __always_inline int returns_cookie(struct __sk_buff *skb, const struct pa
 	return !wrong;
 }
 
-/* Whether a connection of tor's may go on in a packet that is to leave, or reach a neighbour, by
- * now. */
+/* Whether what is to leave by now, or to reach a neighbour, may be of a connection of tor's. */
 static __always_inline int may_be_tors(const struct packet *p, struct decision d)
 {
 	return p->protocol == IPPROTO_TCP && p->fragment == FRAGMENT_NONE && !tcp_begins(p) &&

@@ -16,6 +16,7 @@
 
 #include "packet.h"
 #include "shared.h"
+#include "words.h"
 
 #define IFNAMSIZ 16
 
@@ -27,7 +28,7 @@ struct interface_name {
 /* Which of 64 bits is a name's; loader/forward.go has the same. */
 static __always_inline __u32 name_bit(const struct interface_name *name)
 {
-	return (name->words[0] ^ name->words[1]) * 0x9e3779b97f4a7c15ULL >> 58;
+	return (name->words[0] ^ name->words[1]) * PLACE_FACTOR >> 58;
 }
 
 /* The kernel's own, as far as we read them; the loader finds the offsets. */

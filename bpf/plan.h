@@ -30,6 +30,7 @@ const volatile __u16 resolver_port = 0;
 
 /* The one that carries what this machine itself sends. */
 #define OWN_INSTANCE 0
+
 /* 1: TCP gets to tor without NAT; see handover.h. */
 const volatile __u32 tproxy = 0;
 

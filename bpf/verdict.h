@@ -2,8 +2,8 @@
 /*
  * Acting on a decision: count, mark, drop, tell. The only file that names the
  * codes that tc and sk_lookup take. Every drop goes through drop() or
- * drop_lookup(), so none is uncounted; delivery.bpf.c has their counterpart for
- * netfilter.
+ * drop_lookup(), so none is uncounted; netfilter.h has their counterpart for
+ * netfilter, and early.h names the codes of XDP.
  */
 #ifndef TORBPF_VERDICT_H
 #define TORBPF_VERDICT_H

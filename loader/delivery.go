@@ -49,11 +49,11 @@ var netfilterGuards = []netfilterGuard{
 // this machine's own.
 func hasLANs(p *plan.Plan) bool { return len(p.LANs)+len(p.Waiting)+len(p.Patterns) > 0 }
 
-// attachDelivery attaches the guards of what is delivered, and in client mode of what this
-// machine sends, where the kernel can have them. Where it cannot, why is in Unsupported:
-// the other layers are there, and it takes a device that asks DNS by broadcast on purpose
-// while two of them have failed, a redirect of the user's own while ours is gone, or the
-// loss of both guards of this machine's own packets to notice.
+// attachDelivery attaches the guards at netfilter's hooks, of which a plan has those that it
+// needs, where the kernel can have them. Where it cannot, why is in Unsupported: ip rules stand
+// in for that of what is forwarded, and of the others it takes a device that asks DNS by
+// broadcast on purpose while two other layers have failed, a redirect of the user's own while
+// ours is gone, or the loss of both other guards of what this machine sends to notice.
 func (g *Generation) attachDelivery() error {
 	collection, err := g.loadDelivery()
 	if err != nil && !notSupported(err) {

@@ -95,7 +95,7 @@ func NewExplainer(maps map[string]*ebpf.Map, p *plan.Plan) (*Explainer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read BPF objects: %w", err)
 	}
-	if err := errors.Join(setVariables(spec, p), shapeListeners(spec, p)); err != nil {
+	if err := setVariables(spec, p); err != nil {
 		return nil, err
 	}
 	if err := spec.Variables[abi.DatapathVarExplaining].Set(uint32(1)); err != nil {
@@ -116,7 +116,7 @@ func NewExplainer(maps map[string]*ebpf.Map, p *plan.Plan) (*Explainer, error) {
 			fitList(m, theirs)
 			inForce[name] = theirs
 		default:
-			m.MaxEntries = theirs.MaxEntries() // that of a plan with many addresses has grown
+			fitMap(m, theirs)
 			inForce[name] = theirs
 		}
 	}

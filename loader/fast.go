@@ -44,7 +44,7 @@ func (g *Generation) loadFast() error {
 	if err != nil {
 		return fmt.Errorf("read BPF object: %w", err)
 	}
-	if err := errors.Join(setVariables(spec, g.plan), shapeListeners(spec, g.plan)); err != nil {
+	if err := setVariables(spec, g.plan); err != nil {
 		return err
 	}
 	if err := setGeneration(spec, g.secret); err != nil {
@@ -81,7 +81,7 @@ func (g *Generation) shareAll(spec *ebpf.CollectionSpec) ebpf.CollectionOptions 
 		if isListMap(name) {
 			fitList(m, theirs)
 		}
-		m.MaxEntries = theirs.MaxEntries()
+		fitMap(m, theirs)
 		shared[name] = theirs
 	}
 	return ebpf.CollectionOptions{MapReplacements: shared}

@@ -30,6 +30,15 @@ func shapeListeners(spec *ebpf.CollectionSpec, p *plan.Plan) error {
 	return nil
 }
 
+// fitMap has an object declare a map as the generation has it: that of a plan with many addresses
+// has grown, and that of the listeners is one of sockets only where they are used.
+func fitMap(m *ebpf.MapSpec, theirs *ebpf.Map) {
+	m.MaxEntries = theirs.MaxEntries()
+	if m.Name == abi.DatapathMapTorListeners {
+		m.Type = theirs.Type()
+	}
+}
+
 // Listener is a place where tor takes connections that are handed to it: of one instance, for one family.
 type Listener struct {
 	Instance uint32

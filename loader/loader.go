@@ -55,8 +55,8 @@ func Open(o Options) *Datapath {
 func (d *Datapath) Dir() string { return d.dir }
 
 // ApplyGuards loads a new generation for the plan and attaches what stands
-// behind the LAN programs: the uplink guards, the DNS guard and, in client mode, what
-// tells whose the packets of this machine's own are. From then on
+// behind the LAN programs: the uplink guards, the DNS guard, those at netfilter's hooks and, in
+// client mode, what tells whose the packets of this machine's own are. From then on
 // nothing of a LAN of the plan leaves by an uplink unless the generation's LAN
 // program marked it so.
 //

@@ -91,7 +91,7 @@ var reasonTexts = map[Reason]reasonText{
 	ReasonDNSGuard:     {VerdictRefused, "dns-guard", "DNS that no redirect takes to Tor: the router's resolver would ask in clear"},
 
 	ReasonForeignSource: {VerdictRefused, "foreign-source", "the source is of no LAN (forged, or out of date): an answer would leave by the uplink"},
-	ReasonDeliveryGuard: {VerdictRefused, "delivery-guard", "bound for Tor, but delivered to another port of the router: our redirect is missing"},
+	ReasonDeliveryGuard: {VerdictRefused, "delivery-guard", "about to be delivered where it must not be: bound for Tor, and at another port of the router, or from a source that no LAN has; without NAT also what the kernel would tell a site of a device"},
 	ReasonRouterDNS:     {VerdictRefused, "router-dns", "DNS by broadcast, or encrypted to the router: its own resolver would ask in clear"},
 	ReasonDNSNoData:     {VerdictRefused, "dns-no-data", "DNS for HTTPS or SVCB records by UDP: answered at once that there are none, so that browsers go on"},
 	ReasonNTPRouter:     {VerdictTime, "ntp-router", "NTP to whomever: answered by the router's own time server"},

@@ -1,7 +1,7 @@
 // Package api serves what the commands do by HTTP (docs/API.md): over a unix socket for root,
-// and through a Conduit for the process that serves the page and the metrics. It changes
-// nothing but by the same steps of internal/router that the commands take, and has no
-// account of its own: whoever holds a connection may do all of it.
+// and through a conduit for the process that serves the metrics. It changes nothing but by the
+// same steps of internal/router that the commands take, and has no account of its own: whoever
+// holds a connection may do all of it.
 package api
 
 import (

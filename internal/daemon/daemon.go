@@ -10,6 +10,8 @@
 //	                     ├─▶ tor that hangs is restarted
 //	                     ├─▶ what a killed exec has left is ended
 //	                     ├─▶ lists whose files change are read and put in force
+//	                     ├─▶ the fast path is permitted for two seconds more, or ended
+//	                     ├─▶ the API is served, and the process that serves the metrics kept running
 //	                     └─▶ alarms of the last guards are logged
 //
 // It is never what keeps traffic in: all of that is in the kernel, and while the

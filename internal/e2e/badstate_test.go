@@ -215,7 +215,7 @@ func firewallDrops(t *testing.T, flags []string) {
 		"nft add rule inet fw in ct state established,related accept",
 	}, []string{"nft delete table inet fw"})(t, lab)
 	b := badInput{args: append([]string{"attach", lan, "--no-wait", "--torrc", loneTorrc(t, lab)}, flags...), code: 1,
-		says: []string{"a firewall on this host drops what is diverted to Tor", "from eth1: tcp4, udp4, tcp6, udp6", "--skip-firewall-probe"}}
+		says: []string{"a firewall on this host drops what is diverted to Tor", "from eth1: tcp4, tcp6, udp4, udp6", "--skip-firewall-probe"}}
 	before := takeSnapshot(t, lab)
 	r := runTorbpf(t, lab, b.args...)
 	b.refused(t, r)

@@ -60,7 +60,7 @@ func TestAConfigurationIsCheckedAndPlanned(t *testing.T) {
 	r := mustTorbpf(t, lab, "plan", "--config", path)
 	for _, want := range []string{
 		"lan " + lan, "uplink " + wan, "direct to 51.21.0.0/16", "tor to port 25/tcp", "direct by interface wg0", "mark 0xff000000",
-		"table inet torbpf {", `elements = { "` + lan + `" }`, "redirect to :9040", "fwmark 0x8000000/0x8000000", "TransPort 0.0.0.0:9040", "SocksPolicy reject *",
+		"table inet torbpf {", `elements = { "` + lan + `" }`, "redirect to :9040", "TransPort 0.0.0.0:9040", "SocksPolicy reject *",
 	} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("the plan lacks %q:\n%s", want, r.stdout)

@@ -251,7 +251,7 @@ func TestExcludeTellsWhatItDid(t *testing.T) {
 		{"del 2a0e:21::80", 0, "removed destination 2a0e:21::80/128"},
 		{"add 51.21.0.0/33", 2, "51.21.0.0/33"},
 		{"add 0.0.0.0/0", 2, "--force"},
-		{"add --mark 0x01000000", 1, "take free ones with --mark-shift"},
+		{"add --mark 0x01000000", 2, "take free ones with --mark-shift"},
 		{"add", 2, "see `torbpf exclude add --help`"},
 		{"", 2, "add, del or list?"},
 	} {

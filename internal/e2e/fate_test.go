@@ -48,6 +48,8 @@ var beyondExplain = map[abi.Reason]string{
 	abi.ReasonClientGuard:   "of the router's own",
 	abi.ReasonClientEnded:   "of the router's own",
 	abi.ReasonOnionMoved:    "there is one tor here: tors_test.go",
+	abi.ReasonNoConnection:  "of sockets, of which it does not ask: loader/handover_test.go",
+	abi.ReasonStranger:      "likewise",
 }
 
 const (

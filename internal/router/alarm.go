@@ -15,11 +15,11 @@ import (
 	"github.com/torbpf/torbpf/loader"
 )
 
-// Alarm is a packet that one of the last guards stopped, at an uplink or at local
-// delivery: the layers before it did not hold, or were bypassed.
+// Alarm is a packet that one of the last guards stopped, as it was to be forwarded, at an
+// uplink or at local delivery: the layers before it did not hold, or were bypassed.
 type Alarm struct {
 	Time      time.Time `json:"time"`
-	Interface string    `json:"interface"` // where the guard is
+	Interface string    `json:"interface"` // where the guard is; of what was to be forwarded, where it came in
 	Reason    string    `json:"reason"`    // which guard, see docs/REASONS.md
 	Protocol  uint8     `json:"protocol"`
 	Src       string    `json:"src"` // as it left: at an uplink, masqueraded

@@ -3,6 +3,7 @@ package router
 import (
 	"fmt"
 
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/route"
 	"github.com/torbpf/torbpf/loader"
@@ -25,9 +26,15 @@ func (s *State) applyRules(p *plan.Plan) error {
 	return route.Remove()
 }
 
-// wantsRules tells whether a plan has ip rules: in the place of the guard of what is forwarded, or to
-// deliver here what is handed to tor, before those that block it if that is missing.
-func (s *State) wantsRules(p *plan.Plan) bool { return s.needsRules() || p.TProxy }
+// wantsRules tells whether a plan has ip rules: in the place of the guard of what is forwarded, or
+// beside it.
+func (s *State) wantsRules(p *plan.Plan) bool { return s.needsRules() || besideGuard(s.Config, p) }
+
+// besideGuard tells whether ip rules are needed beside the guard of what is forwarded. They deliver here
+// what is handed to tor, before those that block it if that is missing. And a LAN that was forced, though it
+// has the default route, may be where a packet came from: before anything that stands at FORWARD, the
+// kernel would tell the device to go past the router (ICMP redirect).
+func besideGuard(cfg config.Config, p *plan.Plan) bool { return p.TProxy || cfg.Force }
 
 // blockForward puts the layer beneath nftables in place before any other program. It has
 // to hold whatever is wrong, so ip rules stand in for the guard for any reason; with the
@@ -41,7 +48,7 @@ func (r *Router) blockForward(s *State, p *plan.Plan) error {
 	if err != nil {
 		r.notify(fmt.Sprintf("warning: ip rules stand in for the guard of what is forwarded: %v", err))
 	}
-	if guarded {
+	if guarded && !besideGuard(s.Config, p) {
 		return route.Remove()
 	}
 	return route.Apply(p)

@@ -71,7 +71,7 @@ func (r *Router) Preview(ctx context.Context, cfg config.Config, reset bool) (*P
 			return err
 		}
 		out.NFT = listed(ctx, "nft", "-s", "list", "table", "inet", plan.Table)
-		if guarded {
+		if guarded && !besideGuard(s.Config, p) {
 			return nil
 		}
 		if err := route.Apply(p); err != nil {

@@ -7,12 +7,13 @@
 //
 //	tor       start the managed tor, or find the system's
 //	guards    uplink programs, forward and DNS guard: nothing of a LAN leaves unmarked
-//	rules     ip rules where the kernel cannot have the forward guard
+//	rules     ip rules where the kernel cannot have the forward guard, or for the hand-over
 //	nft       redirects, and the forward and input guards
 //	firewall  a probe: does the host's own firewall let diverted packets in?
 //	programs  the tc programs of the LANs: from here on flows reach Tor
 //	cut       connections older than all this end
-//	sentry    the unprivileged process that opens the gate when Tor is ready
+//	sentry    the unprivileged process that opens the gates of tors that are ready
+//	former    tors that the plan has no more end: nobody is sent to them now
 //	proxy     in client mode, and if asked for: the way past Tor for who chooses it
 //	hand-over with tcp_mode "tproxy": from here on flows reach tor's own sockets
 //

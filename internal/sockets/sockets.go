@@ -1,5 +1,6 @@
-// Package sockets reaches the open sockets of this machine's processes, to give those
-// that are older than torbpf's programs the mark that newer ones get when they are made.
+// Package sockets reaches the open sockets of this machine's processes: to give those that
+// are older than torbpf's programs the mark that newer ones get when they are made, to have
+// TCP handed to those that tor listens with, and to end connections.
 //
 // A process's descriptor is copied (pidfd_getfd, Linux 5.6): what is set on the copy is
 // set on the socket.
