@@ -15,6 +15,7 @@
 #ifndef TORBPF_HANDOVER_H
 #define TORBPF_HANDOVER_H
 
+#include <linux/if_packet.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
@@ -176,6 +177,10 @@ static __always_inline struct decision hand_over(struct __sk_buff *skb, const st
 
 	if (!for_tor && !may_be_tors(p, d))
 		return d;
+	/* What was sent to all of a link, TCP takes for nothing: it finds no socket, and gets none.
+	 */
+	if (for_tor && skb->pkt_type != PACKET_HOST)
+		return decide(VERDICT_PENDING, REASON_NO_CONNECTION);
 	owner = find_owner(skb, p);
 	if (!for_tor)
 		return owner == OWNER_TOR ? decide(VERDICT_TOR, REASON_TCP) : d;
