@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -44,6 +45,12 @@ func suffices(programs map[string]*ebpf.Program, p *plan.Plan) error {
 		if needed(name, p) && programs[name] == nil {
 			return fmt.Errorf("no pinned program %s: %w", name, os.ErrNotExist)
 		}
+	}
+	// Those of the fast path the kernel may not have; but it has all of them or none.
+	fast := []string{programFastIn, programFramesIn, programEarlyFast}
+	missing := slices.DeleteFunc(slices.Clone(fast), func(name string) bool { return programs[name] != nil })
+	if len(missing) > 0 && len(missing) < len(fast) {
+		return fmt.Errorf("no pinned program %s: %w", missing[0], os.ErrNotExist)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ type Router interface {
 func New(r Router, version string) http.Handler {
 	a := api{r}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry(r, version), promhttp.HandlerOpts{}))
+	mux.Handle("/", Metrics(r, version))
 	mux.HandleFunc("GET /v1/status", a.status)
 	mux.HandleFunc("GET /v1/devices", a.devices)
 	mux.HandleFunc("GET /v1/events", a.events)
@@ -42,7 +42,15 @@ func New(r Router, version string) http.Handler {
 	return mux
 }
 
-func registry(r Router, version string) *prometheus.Registry {
+// Metrics returns the part of the API that strangers may see, who get nothing else should they take over
+// the process that serves them.
+func Metrics(r metrics.Source, version string) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry(r, version), promhttp.HandlerOpts{}))
+	return mux
+}
+
+func registry(r metrics.Source, version string) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "torbpf_build_info", Help: "The torbpf that runs.", ConstLabels: prometheus.Labels{"version": version},

@@ -102,9 +102,8 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { return d.watchLists(ctx) })
 	g.Go(func() error { return d.watchCells(ctx) })
 	g.Go(func() error { return d.watchHangups(ctx, hangup) })
-	h := api.New(d.Router, d.Version)
-	g.Go(func() error { return d.serveAPI(ctx, h) })
-	g.Go(func() error { return d.watchWeb(ctx, h) })
+	g.Go(func() error { return d.serveAPI(ctx, api.New(d.Router, d.Version)) })
+	g.Go(func() error { return d.watchWeb(ctx, api.Metrics(d.Router, d.Version)) })
 	g.Go(func() error { return d.mend(ctx) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {

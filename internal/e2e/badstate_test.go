@@ -199,6 +199,20 @@ func TestTorThatCannotBootstrap(t *testing.T) {
 	before.checkSame(t, takeSnapshot(t, lab))
 }
 
+// TestOtherMarksAreRefusedWhileAttached: until all layers have the new bits, what one writes another
+// would misread, such as the instance of one of several tors for class direct.
+func TestOtherMarksAreRefusedWhileAttached(t *testing.T) {
+	lab := freshLab(t)
+	line := []string{lan, "--no-wait", "--torrc", loneTorrc(t, lab)}
+	attach(t, lab, append(line, "--mark-shift", "20", "--tor-instances", "2")...)
+	before := takeSnapshot(t, lab)
+	b := badInput{args: append([]string{"attach"}, append(line, "--mark-shift", "24")...), code: 2,
+		says: []string{"mark_shift: 20 is in use", "torbpf detach --all", "--mark-shift 20"}}
+	b.refused(t, runTorbpf(t, lab, b.args...))
+	before.checkSame(t, takeSnapshot(t, lab))
+	mustTorbpf(t, lab, append([]string{"attach"}, line...)...)
+}
+
 // TestFirewallThatDropsTheRedirect: attach names the rules to add, and they do.
 func TestFirewallThatDropsTheRedirect(t *testing.T) {
 	for name, flags := range map[string][]string{"redirected": nil, "handed over": byTProxy} {

@@ -127,6 +127,9 @@ func (r *Router) bring(ctx context.Context, before, s *State, acknowledges bool)
 
 // bringLists is bring that looks at the files of lists as it is told.
 func (r *Router) bringLists(ctx context.Context, before, s *State, acknowledges bool, files listFiles) (*Result, error) {
+	if err := refuseOtherMarks(before, s); err != nil {
+		return nil, err
+	}
 	rules, err := last(s.Config.Rules)
 	if err != nil {
 		return nil, err
@@ -161,6 +164,17 @@ func (r *Router) bringLists(ctx context.Context, before, s *State, acknowledges 
 	}
 	r.forgetCopies(s.Lists)
 	return &Result{Plan: p, Warnings: slices.Concat(r.warnings(s, p), timeWarnings(before, p), lists.warnings), lists: lists.warnings}, nil
+}
+
+// refuseOtherMarks refuses other bits for the marks than those in use. Until all layers have the new
+// ones, some would read what others wrote by the old: the instance of one of several tors for
+// the class of what may leave.
+func refuseOtherMarks(before, s *State) error {
+	if before == nil || before.Blocked || before.Config.MarkShift == s.Config.MarkShift {
+		return nil
+	}
+	return config.Invalid("mark_shift: %d is in use, and cannot become %d while anything is attached: run `torbpf detach --all` first, which lets traffic out directly meanwhile, or keep --mark-shift %d",
+		before.Config.MarkShift, s.Config.MarkShift, before.Config.MarkShift)
 }
 
 // checkPorts refuses ports that somebody else listens on. What torbpf itself

@@ -53,10 +53,11 @@ func (r *Router) KeepFast(changed bool) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.fast.since = now
+		r.fast.since = 0 // should the next fail, it is asked again, and the permit runs out
 		if r.fast.flowtables, err = nft.Flowtables(); err != nil {
 			return nil, err
 		}
+		r.fast.since = now
 	}
 	d, err := r.datapath(s.Config.Clsact)
 	if err != nil {

@@ -49,10 +49,9 @@ func basic(t *testing.T) func(*config.Config) {
 	}
 }
 
-// another changes something in every part: interfaces, marks, ports, exclusions.
+// another changes something in every part: interfaces, ports, exclusions.
 func another(c *config.Config) {
 	c.Interfaces = []string{"eth2", "eth1"}
-	c.MarkShift = 16
 	c.Tor.TransPort, c.Tor.ResolverPort = 19040, 19054
 	c.Tor.Onion4 = netip.MustParsePrefix("172.24.0.0/13")
 	c.Inbound = false
