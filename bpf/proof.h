@@ -165,7 +165,8 @@ static __always_inline int read_treatment(void *data, void *end, __u32 length, _
 	}
 	if (gso_size)
 		t->length = headers + gso_size;
-	else if (length > L3_OFFSET + t->length && length > ETH_ZLEN) /* more than padding is behind it */
+	else if (length > L3_OFFSET + t->length &&
+		 length > ETH_ZLEN) /* more than padding is behind it */
 		return 0;
 	return 1;
 }
