@@ -87,10 +87,20 @@ func checkUntracked(t *testing.T, lab *testnet.Lab) {
 	}
 }
 
+// forgetConnections ends what devices have left of connections of tests before: they would go on
+// closing them while nothing keeps them in.
+func forgetConnections(t *testing.T, lab *testnet.Lab) {
+	t.Helper()
+	for _, n := range []*testnet.Node{lab.Client1, lab.Client2} {
+		run(t, n, "ss", "--kill", "--tcp", "state", "connected")
+	}
+}
+
 // TestSwitchingHowTCPGetsToTor switches from one to the other and back, by attach: what was
 // redirected goes on, new connections go the new way, and nothing gets out meanwhile.
 func TestSwitchingHowTCPGetsToTor(t *testing.T) {
 	lab := torLab(t)
+	forgetConnections(t, lab)
 	capture := captureWAN(t, lab)
 	before := netState(t, lab)
 	attach(t, lab, lan)
@@ -149,6 +159,7 @@ func TestSwitchingHowTCPGetsToTor(t *testing.T) {
 // when its LAN leaves.
 func TestHandedConnectionsNeverGoDirect(t *testing.T) {
 	lab := torLab(t)
+	forgetConnections(t, lab)
 	attach(t, lab, append([]string{lan, lan2}, byTProxy...)...)
 	// The kernel would find the socket before it asks for a route, and nobody else had to.
 	if err := lab.Router.Sysctl("net.ipv4.ip_early_demux=0"); err != nil {
