@@ -99,14 +99,20 @@ func checkOldFlowsEnd(t *testing.T, lab *testnet.Lab, tracked6 bool) {
 // userRules adds a table of the user's own to the router for the test.
 func userRules(t testing.TB, lab *testnet.Lab, family, rules string) {
 	t.Helper()
+	rulesOf(t, lab.Router, family, rules)
+}
+
+// rulesOf adds a table to a machine for the test.
+func rulesOf(t testing.TB, n *testnet.Node, family, rules string) {
+	t.Helper()
 	const table = "users_own"
-	cmd := lab.Router.Command(t.Context(), "nft", "-f", "-")
+	cmd := n.Command(t.Context(), "nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(fmt.Sprintf("table %s %s {\n%s\n}\n", family, table, rules))
 	if r := runCommand(t, cmd); r.code != 0 {
 		t.Fatal(r)
 	}
 	t.Cleanup(func() {
-		if _, err := lab.Router.Run(context.Background(), "nft", "delete", "table", family, table); err != nil {
+		if _, err := n.Run(context.Background(), "nft", "delete", "table", family, table); err != nil {
 			t.Error(err)
 		}
 	})

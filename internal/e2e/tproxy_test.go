@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -187,6 +189,69 @@ func TestHandedConnectionsNeverGoDirect(t *testing.T) {
 		}
 	}
 	checkNoLeaks(t, capture)
+}
+
+// TestWhatTorHasClosedEndsWithTheMode: a device is gone while tor, which has closed their sockets, still has
+// something to send in connections of its. Nobody has a descriptor of those; the kernel would tell the site.
+func TestWhatTorHasClosedEndsWithTheMode(t *testing.T) {
+	for name, end := range map[string][]string{
+		"redirect": {"attach", lan, "--tcp-mode", "redirect"},
+		"one LAN":  {"detach", lan},
+		"detach":   {"detach", "--all"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lab := torLab(t)
+			forgetConnections(t, lab)
+			attach(t, lab, append([]string{lan, lan2}, byTProxy...)...)
+			capture := captureWAN(t, lab)
+			goneWhileAnswered(t, lab)
+			if name == "redirect" {
+				attach(t, lab, end[1:]...)
+			} else {
+				mustTorbpf(t, lab, end...)
+			}
+			if left := toSites(t, lab.Router); left != "" {
+				t.Errorf("connections are left:\n%s", left)
+			}
+			checkNoLeaks(t, capture)
+		})
+	}
+}
+
+// goneWhileAnswered has a device ask for pages and be gone before it hears the answers, which tor has
+// got and closed its sockets after.
+func goneWhileAnswered(t *testing.T, lab *testnet.Lab) {
+	t.Helper()
+	n, sites := lab.Client1, []netip.Addr{testnet.Web4, testnet.Web6}
+	var conns []net.Conn
+	for _, site := range sites {
+		conn, err := n.Dial(t.Context(), "tcp", at(site, testnet.PortHTTP).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		conns = append(conns, conn)
+	}
+	rulesOf(t, n, "netdev", `chain deaf { type filter hook ingress device "eth0" priority 0; policy drop; }`)
+	for _, conn := range conns {
+		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: site\r\nConnection: close\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, torPatience, "connections that tor has closed with something left to send", func() error {
+		if left := toSites(t, lab.Router); strings.Count(left, "FIN-WAIT-1") != len(sites) {
+			return errors.New(left)
+		}
+		return nil
+	})
+	rulesOf(t, n, "inet", `chain mute { type filter hook output priority 0; policy drop; }`)
+	run(t, n, "ss", "--kill", "--tcp", "state", "connected")
+}
+
+// toSites lists the TCP sockets of a machine that have a site's address for theirs.
+func toSites(t *testing.T, n *testnet.Node) string {
+	t.Helper()
+	return run(t, n, "ss", "-Htan", fmt.Sprintf("( src %s or src [%s] )", testnet.Web4, testnet.Web6))
 }
 
 // netState is what routing of a router looks like.

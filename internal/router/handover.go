@@ -75,7 +75,7 @@ func (j *job) handTo(l loader.Listener, s *sockets.Socket) error {
 // asked first, listens otherwise by then.
 func (j *job) applyRules(context.Context) error {
 	if j.before != nil && !j.plan.TProxy && j.before.Config.Tor.TCPMode == config.TCPTProxy {
-		if err := errors.Join(endHanded(j.before), host.FailNeighbours(j.before.lanIndices())); err != nil {
+		if err := errors.Join(endHanded(j.before), endUnowned(j.before, anyLink), host.FailNeighbours(j.before.lanIndices())); err != nil {
 			return err
 		}
 	}
@@ -118,9 +118,8 @@ func eachHanded(s *State, visit func(*sockets.Socket) error) error {
 	if s.Config.Tor.TCPMode != config.TCPTProxy {
 		return nil
 	}
-	mark := plan.Mark{Shift: s.Config.MarkShift}
 	return sockets.Each(func(socket *sockets.Socket) error {
-		if !socket.TCP || socket.Mark&mark.ClassMask() != mark.Class(uint32(abi.VerdictTor)) {
+		if !socket.TCP || !s.handed(socket.Mark) {
 			return nil
 		}
 		return visit(socket)
@@ -135,12 +134,41 @@ func (j *job) endLeft() error {
 	if j.before == nil || !slices.ContainsFunc(j.before.lanIndices(), left) {
 		return nil
 	}
-	return eachHanded(j.before, func(s *sockets.Socket) error {
+	return errors.Join(eachHanded(j.before, func(s *sockets.Socket) error {
 		if s.Listening || !left(host.RouteTo(s.Remote.Addr(), 0)) {
 			return nil
 		}
 		return s.Disconnect()
-	})
+	}), endUnowned(j.before, left))
+}
+
+// anyLink is for connections of devices behind whatever interface.
+func anyLink(int) bool { return true }
+
+// endUnowned ends what is left of the connections that a state has handed to tor, and to which no descriptor
+// leads: those that tor has closed with something left to send, and those that it has not
+// accepted. It comes after those that have one. behind says by the interface of their device which.
+func endUnowned(s *State, behind func(ifindex int) bool) error {
+	if s.Config.Tor.TCPMode != config.TCPTProxy {
+		return nil
+	}
+	all, err := sockets.Connections()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, c := range all {
+		if s.handed(c.Mark) && behind(host.RouteTo(c.Remote.Addr(), 0)) {
+			errs = append(errs, sockets.Destroy(c.Local, c.Remote))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// handed tells a socket of a connection that was handed to tor by its mark.
+func (s *State) handed(mark uint32) bool {
+	m := plan.Mark{Shift: s.Config.MarkShift}
+	return mark&m.ClassMask() == m.Class(uint32(abi.VerdictTor))
 }
 
 // endHandedOver ends all that was handed to tor, with tor if it is ours, while the guards are there: what the
@@ -151,9 +179,9 @@ func (r *Router) endHandedOver(ctx context.Context, s *State) error {
 	}
 	err := endHanded(s)
 	if s.Config.Tor.Mode == config.TorManaged {
-		err = errors.Join(err, r.stopTors(ctx, 0))
+		err = errors.Join(err, r.stopTors(ctx, 0)) // which leaves what it had to send
 	}
-	return errors.Join(err, host.FailNeighbours(s.lanIndices()))
+	return errors.Join(err, endUnowned(s, anyLink), host.FailNeighbours(s.lanIndices()))
 }
 
 // handsOver finds sockets that the programs know nothing of, or no more: whoever listened with
