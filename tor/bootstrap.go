@@ -50,11 +50,11 @@ func parseBootstrap(s string) (Progress, error) {
 				return Progress{}, fmt.Errorf("read tor's bootstrap phase: %w", err)
 			}
 		case "TAG":
-			p.Tag = w.value
+			p.Tag = printable(w.value)
 		case "SUMMARY":
-			p.Summary = w.value
+			p.Summary = printable(w.value)
 		case "WARNING":
-			p.Warning = w.value
+			p.Warning = printable(w.value)
 		}
 	}
 	if p.Percent < 0 || p.Percent > 100 {

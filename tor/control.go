@@ -184,7 +184,8 @@ func (c *Control) GetConf(ctx context.Context, option string) ([]string, error) 
 
 // Version returns tor's version, such as "0.4.9.11".
 func (c *Control) Version(ctx context.Context) (string, error) {
-	return c.GetInfo(ctx, "version")
+	version, err := c.GetInfo(ctx, "version")
+	return printable(version), err
 }
 
 // loadConf replaces the whole configuration, or nothing of it.

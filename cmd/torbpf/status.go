@@ -186,7 +186,7 @@ func instanceLine(t router.TorInstance) string {
 	if t.Devices == 1 {
 		devices = "1 device"
 	}
-	text := fmt.Sprintf("%d%% (%s), %s", t.Percent, t.Summary, devices)
+	text := fmt.Sprintf("%d%% (%s), %s, %s", t.Percent, t.Summary, devices, torTraffic(t))
 	if !t.Ready {
 		text += ": not ready"
 	}
@@ -215,8 +215,16 @@ func torLine(s *router.Status) string {
 		return "no answer: " + t.Summary
 	}
 	text := fmt.Sprintf("%s, %d%% (%s)", t.Version, t.Percent, t.Summary)
+	if len(t.Instances) == 1 {
+		text += ", " + torTraffic(t.Instances[0])
+	}
 	if !s.Ready {
 		text += ": not ready, so clients are refused"
 	}
 	return text
+}
+
+// torTraffic is what one of the tors has to go by, and what it has carried.
+func torTraffic(t router.TorInstance) string {
+	return fmt.Sprintf("%s, %s in, %s out", counted(t.Circuits, "circuit", "circuits"), size(t.Read), size(t.Written))
 }

@@ -51,7 +51,7 @@ func TestJSONHasTheFieldsOfTheDocs(t *testing.T) {
 	for _, args := range [][]string{
 		{"version"}, {"attach", lan, "--no-wait", "--torrc", loneTorrc(t, lab)}, {"events", "--once"}, {"exclude", "add", other4, "--for", "1h"}, {"exclude", "list"},
 		{"device", "name", mac, "tv"}, {"device", "list"}, {"device", "allow", "tv"}, {"device", "block", "tv"}, {"device", "tor", "tv"},
-		{"status"}, {"check", "--layers"}, {"explain", "--from", lab.Client1.IPv4.String(), "--to", testnet.Other4.String()},
+		{"status"}, {"tor", "status"}, {"check", "--layers"}, {"explain", "--from", lab.Client1.IPv4.String(), "--to", testnet.Other4.String()},
 		{"check-config", "--config", file}, {"plan", "--config", file}, {"apply", "--no-wait", "--config", file},
 		{"enable", "--config", filepath.Join(lab.Dir(), "new.toml")}, {"disable"}, {"exclude", "del", other4}, {"detach", lan}, {"detach", "--all"},
 	} {
@@ -59,7 +59,7 @@ func TestJSONHasTheFieldsOfTheDocs(t *testing.T) {
 			attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
 		}
 		command := strings.Join(args[:1], " ")
-		if args[0] == "exclude" || args[0] == "device" {
+		if args[0] == "exclude" || args[0] == "device" || args[0] == "tor" {
 			command = strings.Join(args[:2], " ")
 		}
 		checkFields(t, command, documentedJSON(t)[command], mustTorbpf(t, lab, append(args, "--json")...).stdout)

@@ -48,6 +48,8 @@ var (
 	torInfo  = desc("tor_info", "The tor that is used.", "version", "mode")
 	torReady = desc("tor_instance_ready", "Whether one of several tors is bootstrapped and serves its devices.", "instance")
 	torUsers = desc("tor_instance_devices", "Devices that have sent something by Tor, by the tor that they use now.", "instance")
+	circuits = desc("tor_circuits", "Circuits that a tor has built and can use.", "instance")
+	traffic  = desc("tor_traffic_bytes_total", "Bytes that a tor has read from relays, or written to them, since it was started.", "instance", "direction")
 	rules    = desc("rules", "Rules in force.", "kind", "policy")
 	ends     = desc("rule_next_end_timestamp_seconds", "When the next rule ends, in seconds since 1970; absent where none does.")
 	listed   = desc("list_entries", "Prefixes and addresses of a list of destinations, as it was read.", "path")
@@ -60,7 +62,7 @@ var (
 // all are the metrics in the order in which they are described.
 var all = []*prometheus.Desc{
 	attached, lan, packets, bytes, dropped, stopped, problems, warnings, ready, sentryUp,
-	torUp, torBoot, torInfo, torReady, torUsers, rules, ends, listed, devices, devicePackets, deviceBytes,
+	torUp, torBoot, torInfo, torReady, torUsers, circuits, traffic, rules, ends, listed, devices, devicePackets, deviceBytes,
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -128,6 +130,11 @@ func collectState(out chan<- prometheus.Metric, s *router.Status) {
 	for _, t := range s.Tor.Instances {
 		gauge(out, torReady, one(t.Ready), strconv.Itoa(t.Instance))
 		gauge(out, torUsers, float64(t.Devices), strconv.Itoa(t.Instance))
+		if t.Alive { // or a counter would begin anew without its tor having done so
+			gauge(out, circuits, float64(t.Circuits), strconv.Itoa(t.Instance))
+			counter(out, traffic, t.Read, strconv.Itoa(t.Instance), "read")
+			counter(out, traffic, t.Written, strconv.Itoa(t.Instance), "written")
+		}
 	}
 }
 

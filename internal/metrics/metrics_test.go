@@ -21,11 +21,15 @@ import (
 // fake is a Source of a test's.
 type fake struct {
 	err     error
+	tor     router.TorStatus
 	devices []router.DeviceStatus
 }
 
-func (f fake) Status(context.Context) (*router.Status, error) { return &router.Status{}, f.err }
-func (f fake) Devices() ([]router.DeviceStatus, error)        { return f.devices, nil }
+func (f fake) Status(context.Context) (*router.Status, error) {
+	return &router.Status{Tor: f.tor}, f.err
+}
+func (f fake) Devices() ([]router.DeviceStatus, error) { return f.devices, nil }
+
 func sent(packets uint64) map[string]loader.Traffic {
 	return map[string]loader.Traffic{"tor": {Packets: packets, Bytes: 100 * packets}}
 }
@@ -126,5 +130,30 @@ func TestEveryMetricIsInTheDocs(t *testing.T) {
 		if !known[name] {
 			t.Errorf("there is no %s", name)
 		}
+	}
+}
+
+// TestTorsHaveTheirTraffic: each its own, and one that does not answer none, since a counter
+// that falls to 0 would look like a tor that was started anew.
+func TestTorsHaveTheirTraffic(t *testing.T) {
+	source := fake{tor: router.TorStatus{Instances: []router.TorInstance{
+		{Alive: true, Circuits: 3, Read: 100, Written: 7}, {Instance: 1},
+	}}}
+	want := `
+# HELP torbpf_tor_circuits Circuits that a tor has built and can use.
+# TYPE torbpf_tor_circuits gauge
+torbpf_tor_circuits{instance="0"} 3
+# HELP torbpf_tor_traffic_bytes_total Bytes that a tor has read from relays, or written to them, since it was started.
+# TYPE torbpf_tor_traffic_bytes_total counter
+torbpf_tor_traffic_bytes_total{direction="read",instance="0"} 100
+torbpf_tor_traffic_bytes_total{direction="written",instance="0"} 7
+`
+	err := testutil.GatherAndCompare(gatherer(NewCollector(source)), strings.NewReader(want), "torbpf_tor_circuits", "torbpf_tor_traffic_bytes_total")
+	if err != nil {
+		t.Error(err)
+	}
+	problems, err := testutil.GatherAndLint(gatherer(NewCollector(source)))
+	if err != nil || len(problems) > 0 {
+		t.Errorf("promlint: %v, %v", problems, err)
 	}
 }

@@ -38,20 +38,33 @@ type TorInstance struct {
 	DNSPort   uint16 `json:"dns_port"`
 	Onion4    string `json:"onion4"`
 	Onion6    string `json:"onion6"`
-	Devices   int    `json:"devices"` // that have sent something by Tor since attach, and use it now
+	Devices   int    `json:"devices"`  // that have sent something by Tor since attach, and use it now
+	Circuits  int    `json:"circuits"` // built ones
+	// Read and Written are bytes since this tor was started, from and to relays.
+	Read    uint64 `json:"read_bytes"`
+	Written uint64 `json:"written_bytes"`
 }
 
-// torStatus asks all tors at once, since one that hangs takes its time.
+// torStatus asks all tors how they are.
 func (r *Router) torStatus(ctx context.Context, s *State, d *loader.Datapath) TorStatus {
+	status, _ := r.askTors(ctx, s, d)
+	return status
+}
+
+// askTors asks all of them at once, since one that hangs takes its time. Of one that does not
+// answer there is no condition.
+func (r *Router) askTors(ctx context.Context, s *State, d *loader.Datapath) (TorStatus, []*tor.Condition) {
 	controls := r.controlAddresses(s)
 	status := TorStatus{Mode: s.Config.Tor.Mode, TCPMode: s.Config.Tor.TCPMode, Instances: make([]TorInstance, len(controls))}
+	conditions := make([]*tor.Condition, len(controls))
 	ctx, cancel := context.WithTimeout(ctx, controlPatience)
 	defer cancel()
 	var asked sync.WaitGroup
+	ask := func(i int) { status.Instances[i], conditions[i] = askTor(ctx, controls[i]) }
 	for i := range controls[1:] {
-		asked.Go(func() { status.Instances[i+1] = askTor(ctx, controls[i+1]) })
+		asked.Go(func() { ask(i + 1) })
 	}
-	status.Instances[0] = askTor(ctx, controls[0]) // by TCP perhaps, so in this thread's namespace
+	ask(0) // by TCP perhaps, so in this thread's namespace
 	asked.Wait()
 	open, err := d.GatesOpen(len(controls))
 	for i := range status.Instances {
@@ -69,30 +82,32 @@ func (r *Router) torStatus(ctx context.Context, s *State, d *loader.Datapath) To
 	}
 	status.Alive, status.Version, status.Percent, status.Summary = best.Alive, best.Version, best.Percent, best.Summary
 	status.TransPort, status.DNSPort = s.Config.Tor.TransPort, s.Config.Tor.DNSPort
-	return status
+	return status, conditions
 }
 
 // askTor asks one tor how it is.
-func askTor(ctx context.Context, control string) TorInstance {
-	var status TorInstance
-	err := func() error {
+func askTor(ctx context.Context, control string) (TorInstance, *tor.Condition) {
+	condition, err := func() (*tor.Condition, error) {
 		c, err := tor.Dial(ctx, control)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer c.Close()
-		if status.Version, err = c.Version(ctx); err != nil {
-			return err
-		}
-		progress, err := c.Bootstrap(ctx)
-		status.Percent, status.Summary = progress.Percent, progress.Summary
-		return err
+		return c.Condition(ctx)
 	}()
-	status.Alive = err == nil
 	if err != nil {
-		status.Summary = err.Error()
+		return TorInstance{Summary: err.Error()}, nil
 	}
-	return status
+	status := TorInstance{
+		Alive: true, Version: condition.Version, Percent: condition.Progress.Percent, Summary: condition.Progress.Summary,
+		Read: condition.Read, Written: condition.Written,
+	}
+	for _, c := range condition.Circuits {
+		if c.State == tor.Built {
+			status.Circuits++
+		}
+	}
+	return status, condition
 }
 
 // countDevices says how many of the devices that have sent something by Tor each has now. That
