@@ -32,50 +32,26 @@ static __always_inline __u64 less(__u64 a, __u64 b)
 	return (a - b) >> 63;
 }
 
-static __always_inline __u32 child4(const struct list_node4 *node, __u64 key)
-{
-	__u32 child = 0;
-	int i;
+/* Into how many groups the keys of a node or a leaf are parted. */
+#define LIST_GROUPS 4
 
-#pragma unroll
-	for (i = 0; i < LIST_BRANCHES4 - 1; i++)
-		child += less(node->last[i], key);
-	return child;
-}
-
-static __always_inline __u32 child6(const struct list_node6 *node, __u64 key)
-{
-	__u32 child = 0;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < LIST_BRANCHES6 - 1; i++)
-		child += less(node->last[i], key);
-	return child;
-}
-
-/* How many ranges of a leaf begin behind a key. */
-static __always_inline __u64 behind4(const struct list_leaf4 *leaf, __u64 key)
-{
-	__u64 behind = 0;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < LIST_LEAF4; i++)
-		behind += less(key, leaf->first[i]);
-	return behind;
-}
-
-static __always_inline __u64 behind6(const struct list_leaf6 *leaf, __u64 key)
-{
-	__u64 behind = 0;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < LIST_LEAF6; i++)
-		behind += less(key, leaf->first[i]);
-	return behind;
-}
+/*
+ * How many of the keys, which are in order and so many as groups of a size are, are less than one:
+ * by the last of each group, then by the keys of one group. That takes a third of the comparisons,
+ * and is no branch either.
+ */
+#define COUNT_LESS(keys, size, key)                                                                \
+	({                                                                                         \
+		__u64 groups = 0, count, from;                                                     \
+		int i;                                                                             \
+		_Static_assert(sizeof(keys) == sizeof((keys)[0]) * LIST_GROUPS * (size), #keys);   \
+		_Pragma("unroll") for (i = 1; i < LIST_GROUPS; i++) groups +=                      \
+			less((keys)[i * (size)-1], key);                                           \
+		count = from = opaque(groups) % LIST_GROUPS * (size);                              \
+		_Pragma("unroll") for (i = 0; i < (size); i++) count +=                            \
+			less((keys)[from + i], key);                                               \
+		count;                                                                             \
+	})
 
 /* Whether the time of a range is not over. */
 static __always_inline int range_lives(const struct list_shape *shape, void *ends, __u32 range)
@@ -116,13 +92,14 @@ __attribute__((noinline)) int ask_tree4(__u32 addr)
 		node = bpf_map_lookup_elem(&list4_nodes, &at);
 		if (!node)
 			return TREE_NONE;
-		self = self * LIST_BRANCHES4 + child4(node, key);
+		self = self * LIST_BRANCHES4 +
+		       COUNT_LESS(node->last, (LIST_BRANCHES4 - 1) / LIST_GROUPS, key);
 	}
 	at = shape->leaves + self;
 	leaf = bpf_map_lookup_elem(&list4_nodes, &at);
 	if (!leaf)
 		return TREE_NONE;
-	in_leaf = opaque(LIST_LEAF4 - 1 - behind4(leaf, key));
+	in_leaf = opaque(COUNT_LESS(leaf->first, LIST_LEAF4 / LIST_GROUPS, key + 1) - 1);
 	if (in_leaf >= LIST_LEAF4) /* all begin behind it */
 		return lacks(shape);
 	if ((key - leaf->first[in_leaf]) >> leaf->bits[in_leaf])
@@ -149,13 +126,14 @@ __attribute__((noinline)) int ask_tree6(__u64 addr)
 		node = bpf_map_lookup_elem(&list6_nodes, &at);
 		if (!node)
 			return TREE_NONE;
-		self = self * LIST_BRANCHES6 + child6(node, key);
+		self = self * LIST_BRANCHES6 +
+		       COUNT_LESS(node->last, (LIST_BRANCHES6 - 1) / LIST_GROUPS, key);
 	}
 	at = shape->leaves + self;
 	leaf = bpf_map_lookup_elem(&list6_nodes, &at);
 	if (!leaf)
 		return TREE_NONE;
-	in_leaf = opaque(LIST_LEAF6 - 1 - behind6(leaf, key));
+	in_leaf = opaque(COUNT_LESS(leaf->first, LIST_LEAF6 / LIST_GROUPS, key + 1) - 1);
 	if (in_leaf >= LIST_LEAF6) /* all begin behind it */
 		return lacks(shape);
 	if ((key - leaf->first[in_leaf]) >> leaf->bits[in_leaf])
