@@ -112,8 +112,8 @@ test-systemd: deps-systemd build ## The unit under a real systemd: boot, watchdo
 	$(GO) test -count=1 -timeout 5m -v -run TestTheUnitUnderSystemd ./internal/e2e
 
 .PHONY: leaktest
-leaktest: deps-test build ## Every fault against every kind of packet: what leaks, and how long until all is well
-	$(GO) run ./testnet/cmd/leaktest ./torbpf
+leaktest: deps-test build ## Every fault against every kind of packet: what leaks, and how long until all is well; ARGS='--with "--tor-instances 4"'
+	$(GO) run ./testnet/cmd/leaktest $(ARGS) ./torbpf
 
 .PHONY: soak
 soak: deps-test build ## Faults at random for MINUTES, and what grows: sudo make soak MINUTES=30

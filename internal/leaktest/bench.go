@@ -40,8 +40,9 @@ type Bench struct {
 	lan   string // to attach to; "" for none
 	own   bool   // client mode is on, and the router itself sends
 
-	unframed bool       // it sends no frames
-	from     netip.Addr // a client's address that recovery is probed from
+	unframed bool         // it sends no frames
+	fast     *accelerated // flows of the row
+	from     netip.Addr   // a client's address that recovery is probed from
 	before   []func() error
 	after    []func() error
 	release  func() // of the gate
@@ -72,7 +73,7 @@ func NewBench(ctx context.Context, lab *testnet.Lab, program string) (*Bench, er
 	if b.torrc, err = LoneTorrc(lab); err != nil {
 		return nil, err
 	}
-	if err := lab.Router.Sysctl(everyPing); err != nil {
+	if err := errors.Join(lab.Router.Sysctl(everyPing), b.serveExcluded()); err != nil {
 		return nil, err
 	}
 	client := lab.Client1

@@ -38,6 +38,9 @@ type Fault struct {
 	// Unframed: the guard of an uplink is gone, which alone sees the frames that root sends
 	// by packet sockets; so none are sent.
 	Unframed bool
+	// Fast: flows of a client that are direct take the fast path meanwhile, and are to end with their exclusion,
+	// which ends before the repair.
+	Fast bool
 
 	part string // of torbpf that is gone; two faults of one part are no pair
 }
@@ -114,7 +117,7 @@ func pairFaults() []Fault {
 				}
 				f := together(mode.args, first, second)
 				f.Name = mode.name + ": " + f.Name
-				f.Once = true
+				f.Once, f.Fast = true, slices.Contains(mode.args, "--fastpath")
 				out = append(out, f)
 			}
 		}

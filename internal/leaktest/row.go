@@ -51,6 +51,10 @@ func (b *Bench) Run(ctx context.Context, f Fault, r Recovery) *Row {
 	b.begins, b.ends = time.Time{}, time.Time{}
 	b.before, b.after = nil, nil
 	row.Err = b.inflicted(row, r)
+	if b.fast != nil {
+		b.fast.stop()
+		b.fast = nil
+	}
 	b.letGateGo()
 	row.Err = errors.Join(row.Err, call(&b.before), b.detach(), call(&b.after))
 	return row
@@ -75,18 +79,30 @@ func (b *Bench) inflicted(row *Row, r Recovery) error {
 	if err := b.watch.battery(b.ctx, b.senders(), &row.Sent); err != nil {
 		return err
 	}
-	var recoveryErr error
-	if !f.Ends {
-		row.Recovery, recoveryErr = b.recover(r)
-	}
+	row.Recovery, err = b.healed(f, r)
 	rest(b.ctx, f.Lingers)
-	err = errors.Join(recoveryErr, load.stop(), b.watch.settle(b.ctx))
+	err = errors.Join(err, load.stop(), b.watch.settle(b.ctx))
 	row.Seen = b.watch.Seen()
 	if f.Forgotten {
 		b.watch.closedTo = peers
 	}
 	row.Leaks = slices.DeleteFunc(b.watch.Leaks(peers), b.right)
 	return errors.Join(err, r.End(b))
+}
+
+// healed has the fault repaired, where there is something to repair. Flows that are fast have to end with
+// their exclusion before that already, if the command can work.
+func (b *Bench) healed(f Fault, r Recovery) (took time.Duration, err error) {
+	if b.fast != nil {
+		_ = b.fast.end() // it is heard of below
+	}
+	if !f.Ends {
+		took, err = b.recover(r)
+	}
+	if b.fast != nil && err == nil {
+		err = b.fast.end()
+	}
+	return took, err
 }
 
 // prepare brings the bench to where a fault begins, and returns the far ends of connections
@@ -114,6 +130,11 @@ func (b *Bench) prepare(f Fault, r Recovery) ([]peer, error) {
 	if f.Prepare == nil && !f.Own {
 		if peers, err = b.connectAgain(f, peers); err != nil {
 			return nil, err
+		}
+	}
+	if f.Fast {
+		if err := b.accelerate(); err != nil {
+			return nil, fmt.Errorf("accelerate: %w", err)
 		}
 	}
 	return peers, errors.Join(b.holdGate(), r.Begin(b))

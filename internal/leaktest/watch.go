@@ -34,8 +34,9 @@ type Watch struct {
 	captures []*testnet.Capture // of the WAN, and of what becomes one
 	retired  []*testnet.Capture // of interfaces that are gone
 	round    int
-	closedTo []peer // whom the router may tell that nobody is there
-	own      bool   // it is the router itself that tries
+	closedTo []peer    // whom the router may tell that nobody is there
+	own      bool      // it is the router itself that tries
+	direct   time.Time // when what was excluded was so no more; zero: it is
 }
 
 // NewWatch captures the WAN until ctx ends.
@@ -148,6 +149,9 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 	var out []Leak
 	for _, c := range slices.Concat(w.captures, w.retired) {
 		for _, p := range c.NonTor() {
+			if slices.Contains(excluded, p.Dst) && (w.direct.IsZero() || p.Time.Before(w.direct)) {
+				continue
+			}
 			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) || w.closed(p) || w.own && w.allowed(p) {
 				continue
 			}
@@ -168,6 +172,9 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 	slices.SortFunc(out, func(a, b Leak) int { return a.Time.Compare(b.Time) })
 	return out
 }
+
+// endDirect says that what was excluded is not any more.
+func (w *Watch) endDirect(at time.Time) { w.direct = at }
 
 // closed tells whether the router says to a far end what any closed port says.
 func (w *Watch) closed(p testnet.Packet) bool {

@@ -3,7 +3,7 @@
 //
 //	leaktest ./torbpf                  the table of faults
 //	leaktest --fault nft ./torbpf      those whose names contain "nft"
-//	leaktest --tcp-mode tproxy ./torbpf     all of it with TCP handed to tor's socket
+//	leaktest --with "--tcp-mode tproxy" ./torbpf     all of it with TCP handed to tor's socket
 //	leaktest --soak 30m ./torbpf       faults at random, and what grows
 package main
 
@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -36,7 +37,7 @@ func newCommand() *cobra.Command {
 	var containing string
 	var soak leaktest.Soak
 	var byHand bool
-	var tcpMode string
+	var with string
 	cmd := &cobra.Command{
 		Use:           "leaktest PATH-OF-TORBPF",
 		Short:         "Faults against torbpf in a lab, and what leaks",
@@ -48,10 +49,7 @@ func newCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			series := &leaktest.Series{Program: program, Recovery: &leaktest.Daemon{}}
-			if tcpMode != "" {
-				series.Args = []string{"--tcp-mode", tcpMode}
-			}
+			series := &leaktest.Series{Program: program, Recovery: &leaktest.Daemon{}, Args: strings.Fields(with)}
 			if byHand {
 				series.Recovery = leaktest.AttachAgain{}
 			}
@@ -70,7 +68,7 @@ func newCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&containing, "fault", "", "only faults whose names contain this")
 	cmd.Flags().BoolVar(&byHand, "by-hand", false, "recover by attaching again instead of by torbpf run")
-	cmd.Flags().StringVar(&tcpMode, "tcp-mode", "", "how TCP of the LANs gets to tor in all of the table: redirect or tproxy")
+	cmd.Flags().StringVar(&with, "with", "", "flags of every attach to a LAN in all of the table")
 	cmd.Flags().DurationVar(&soak.Duration, "soak", 0, "faults at random for this long, instead of the table")
 	cmd.Flags().Uint64Var(&soak.Seed, "seed", rand.Uint64N(1<<32), "of the soak's choice of faults")
 	cmd.MarkFlagsMutuallyExclusive("fault", "soak")
