@@ -27,6 +27,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -62,6 +63,9 @@ func (d *Datapath) Dir() string { return d.dir }
 //
 // The caller must Close the generation when AttachLANs is done or will not be.
 func (d *Datapath) ApplyGuards(p *plan.Plan) (*Generation, error) {
+	if err := kernel.SerialPackets(); err != nil {
+		return nil, err
+	}
 	for _, sub := range []string{"maps", "programs", "links"} {
 		if err := os.MkdirAll(filepath.Join(d.dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("make pin directory: %w", err)

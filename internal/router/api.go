@@ -1,10 +1,8 @@
 package router
 
 import (
-	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 
 	"github.com/torbpf/torbpf/internal/config"
@@ -17,15 +15,9 @@ func (r *Router) APISocket() string { return filepath.Join(runDir, r.ns.Name+".s
 // ListenAPI opens the socket of the API. The caller is the one that LockRun has let run, so
 // what is there is of one that was killed.
 func (r *Router) ListenAPI() (net.Listener, error) {
-	if err := os.Remove(r.APISocket()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove stale socket: %w", err)
-	}
-	l, err := net.Listen("unix", r.APISocket())
+	l, err := listenForRoot(r.APISocket())
 	if err != nil {
 		return nil, fmt.Errorf("listen for the API: %w", err)
-	}
-	if err := os.Chmod(r.APISocket(), 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("keep the API for root: %w", err), l.Close())
 	}
 	return l, nil
 }

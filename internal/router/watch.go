@@ -69,16 +69,9 @@ type audience struct {
 
 // openAudience begins to listen for watchers; nil, which tells nobody, where it cannot.
 func (r *Router) openAudience() (*audience, error) {
-	err := os.Remove(r.audiencePath()) // of one that was killed
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove stale socket: %w", err)
-	}
-	l, err := net.Listen("unix", r.audiencePath())
+	l, err := listenForRoot(r.audiencePath())
 	if err != nil {
 		return nil, fmt.Errorf("listen for who watches refusals: %w", err)
-	}
-	if err := os.Chmod(r.audiencePath(), 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("keep refusals for root: %w", err), l.Close())
 	}
 	a := &audience{listener: l}
 	go a.accept()
