@@ -49,7 +49,7 @@ func TestJSONHasTheFieldsOfTheDocs(t *testing.T) {
 	file := writeConfig(t, lab, `interfaces = ["eth1"]`)
 	missing := documentedJSON(t)
 	for _, args := range [][]string{
-		{"version"}, {"attach", lan, "--no-wait", "--torrc", loneTorrc(t, lab)}, {"events", "--once"}, {"exclude", "add", other4, "--for", "1h"}, {"exclude", "list"},
+		{"version"}, {"attach", lan, "--no-wait", "--torrc", loneTorrc(t, lab)}, {"events", "--once"}, {"top", "--once"}, {"exclude", "add", other4, "--for", "1h"}, {"exclude", "list"},
 		{"device", "name", mac, "tv"}, {"device", "list"}, {"device", "allow", "tv"}, {"device", "block", "tv"}, {"device", "tor", "tv"},
 		{"status"}, {"tor", "status"}, {"check", "--layers"}, {"explain", "--from", lab.Client1.IPv4.String(), "--to", testnet.Other4.String()},
 		{"check-config", "--config", file}, {"plan", "--config", file}, {"apply", "--no-wait", "--config", file},

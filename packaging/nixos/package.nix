@@ -7,7 +7,7 @@ buildGoModule {
   inherit version;
 
   src = lib.cleanSource ../..;
-  vendorHash = "sha256-KgNg23GU+E3zEeEV/ljBFua8FmSNPWKASNNNooOtedQ=";
+  vendorHash = "sha256-/n/uWeCHpbvprlPJ04sJSg9lQVt5yGwiGmhAxb6+ep0=";
   subPackages = [ "cmd/torbpf" ];
   env.CGO_ENABLED = 0;
   ldflags = [ "-s" "-w" "-X main.version=${version}" ];
