@@ -32,7 +32,8 @@ var errReplyTooLong = errors.New("the reply is longer than any of tor's")
 type Control struct {
 	address string
 	wire    *wire
-	bine    *control.Conn
+	text    *textproto.Conn
+	bine    *control.Conn // reads and writes text
 
 	mu     sync.Mutex
 	broken error
@@ -80,7 +81,8 @@ func Dial(ctx context.Context, address string) (*Control, error) {
 
 func newControl(address string, conn net.Conn) *Control {
 	w := &wire{Conn: conn}
-	return &Control{address: address, wire: w, bine: control.NewConn(textproto.NewConn(w))}
+	text := textproto.NewConn(w)
+	return &Control{address: address, wire: w, text: text, bine: control.NewConn(text)}
 }
 
 // splitAddress returns what net.Dial takes.

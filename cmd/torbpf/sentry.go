@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/torbpf/torbpf/internal/circuits"
 	"github.com/torbpf/torbpf/internal/sentry"
 	"github.com/torbpf/torbpf/tor"
 )
@@ -18,7 +19,7 @@ func newSentry() *cobra.Command {
 		Hidden: true,
 		Args:   noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return sentry.RunChild(cmd.Context(), dialTor)
+			return sentry.RunChild(cmd.Context(), dialTor, followTor)
 		},
 	}
 }
@@ -39,4 +40,12 @@ func dialTor(control string) sentry.Dialer {
 		}
 		return watchedTor{c}, c, nil
 	}
+}
+
+func followTor(ctx context.Context, control string, before circuits.Memory) (sentry.Listener, error) {
+	f, err := tor.Follow(ctx, control, before)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }

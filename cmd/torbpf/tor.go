@@ -22,10 +22,10 @@ func newTor() *cobra.Command {
 		Short: "How tor is, by which circuits devices go, and new ones",
 		Args:  knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usageError{err: errors.New("status?"), command: cmd.CommandPath()}
+			return usageError{err: errors.New("status, circuits or newnym?"), command: cmd.CommandPath()}
 		},
 	}
-	cmd.AddCommand(newTorStatus())
+	cmd.AddCommand(newTorStatus(), newTorCircuits(), newTorNewnym())
 	return cmd
 }
 

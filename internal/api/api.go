@@ -25,7 +25,7 @@ import (
 type Router interface {
 	metrics.Source
 	Events(ctx context.Context, f router.EventFilter, told func(router.Event)) error
-	TorReport(ctx context.Context) (*router.TorReport, error)
+	Tor
 	WhoIs(who []string) ([]config.Entry, error)
 	Exclude(ctx context.Context, remove bool, rules config.Rules, o router.ExcludeOptions) ([]config.Change, []string, error)
 	BackToTor(ctx context.Context, who []string, o router.ExcludeOptions) ([]config.Change, []string, error)
@@ -39,6 +39,8 @@ func New(r Router, version string) http.Handler {
 	mux.HandleFunc("GET /v1/status", a.status)
 	mux.HandleFunc("GET /v1/devices", a.devices)
 	mux.HandleFunc("GET /v1/tor", a.tor)
+	mux.HandleFunc("GET /v1/tor/circuits", a.circuits)
+	mux.HandleFunc("POST /v1/tor/newnym", a.newnym)
 	mux.HandleFunc("GET /v1/events", a.events)
 	mux.HandleFunc("PUT /v1/devices/{device}/policy", a.setPolicy)
 	return mux
@@ -67,11 +69,6 @@ type api struct{ router Router }
 func (a api) status(w http.ResponseWriter, r *http.Request) {
 	s, err := a.router.Status(r.Context())
 	reply(w, s, err)
-}
-
-func (a api) tor(w http.ResponseWriter, r *http.Request) {
-	report, err := a.router.TorReport(r.Context())
-	reply(w, report, err)
 }
 
 // devicesSchema is that of `torbpf device list --json`.

@@ -196,7 +196,17 @@ func TestTheAPI(t *testing.T) {
 	}
 	checkFields(t, "status", documentedJSON(t)["status"], get("/v1/status"))
 	checkFields(t, "device list", documentedJSON(t)["device list"], get("/v1/devices"))
+	checkFields(t, "tor status", documentedJSON(t)["tor status"], get("/v1/tor"))
+	checkFields(t, "tor circuits", documentedJSON(t)["tor circuits"], get("/v1/tor/circuits?targets=1"))
 	mac := lab.Client1.MAC.String()
+	for body, want := range map[string]int{`{"device":"` + mac + `"}`: http.StatusOK, `{"device":"nobody"}`: http.StatusBadRequest, `{"circuit":3}`: http.StatusBadRequest} {
+		code, text := demand(t, client, "POST", "http://api/v1/tor/newnym", body)
+		if code != want {
+			t.Errorf("newnym %s: %d %s", body, code, text)
+		} else if code == http.StatusOK {
+			checkFields(t, "tor newnym", documentedJSON(t)["tor newnym"], text)
+		}
+	}
 	put := func(device, body string) (int, string) {
 		t.Helper()
 		return demand(t, client, "PUT", "http://api/v1/devices/"+device+"/policy", body)

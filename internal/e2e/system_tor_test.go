@@ -59,6 +59,15 @@ func TestSystemTor(t *testing.T) {
 		}
 	}
 	checkNoEcho(t, lab.Client1, testnet.Web4)
+	used := circuitsOf(circuitsNow(t, lab), lab.Client1)
+	if d := torReport(t, lab).Instances[0]; len(used) == 0 || d.Control != s.control || d.PID != s.cmd.Process.Pid || d.Circuits < len(used) {
+		t.Errorf("of its %v circuits tor status says %+v", used, d)
+	}
+	mustTorbpf(t, lab, "tor", "newnym", lab.Client1.MAC.String())
+	checkByTor(t, lab, lab.Client1, testnet.Web4)
+	if again := sharedCircuits(used, circuitsOf(circuitsNow(t, lab), lab.Client1)); len(again) > 0 {
+		t.Errorf("the device goes by circuits %v, which it has used before", again)
+	}
 	checkNoLeaks(t, capture)
 	if r := mustTorbpf(t, lab, "status"); !strings.Contains(r.stdout, "Tor          system") {
 		t.Errorf("status: %v", r)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/torbpf/torbpf/internal/circuits"
 	"github.com/torbpf/torbpf/internal/proxy"
 	"github.com/torbpf/torbpf/internal/sentry"
 	"github.com/torbpf/torbpf/tor"
@@ -23,7 +24,7 @@ import (
 // which here is the test.
 func TestMain(m *testing.M) {
 	roles := map[string]func(context.Context) error{
-		"sentry": func(ctx context.Context) error { return sentry.RunChild(ctx, dialTor) },
+		"sentry": func(ctx context.Context) error { return sentry.RunChild(ctx, dialTor, followTor) },
 		"proxy":  proxy.RunChild,
 	}
 	role := roles[os.Args[len(os.Args)-1]]
@@ -54,6 +55,10 @@ func dialTor(control string) sentry.Dialer {
 		}
 		return watchedTor{c}, c, nil
 	}
+}
+
+func followTor(ctx context.Context, control string, before circuits.Memory) (sentry.Listener, error) {
+	return tor.Follow(ctx, control, before)
 }
 
 // inNamespace runs the test once more in a process and a network namespace of

@@ -173,13 +173,19 @@ func (j *job) newTor(ctx context.Context, options tor.Options) (*tor.Daemon, err
 
 // startSentry replaces the sentry by one for this plan. Between the two the
 // gate stays as it was.
-func (j *job) startSentry(context.Context) error {
+func (j *job) startSentry(ctx context.Context) error {
 	if j.torErr != nil && j.tor.group == 0 {
 		return nil // whose group it is to be in is not known before tor is found
 	}
+	before := j.recallAll(ctx)
 	if err := stopSentry(j.state); err != nil {
 		return err
 	}
+	memory, err := j.listenMemory()
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
 	log, err := os.OpenFile(j.sentryLog(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the sentry's log: %w", err)
@@ -209,7 +215,7 @@ func (j *job) startSentry(context.Context) error {
 		Cgroup: group,
 		Args:   []string{"sentry"},
 		Config: sentry.Config{
-			Tors:          j.watchedTors(),
+			Tors:          j.watchedTors(before),
 			ResolverPort:  j.plan.Ports.Resolver,
 			LANPrefixes:   j.plan.LANPrefixes(),
 			LANs:          j.plan.LANNames(),
@@ -220,6 +226,7 @@ func (j *job) startSentry(context.Context) error {
 		Gates:  gates.FD(),
 		Slots:  slots.FD(),
 		Askers: askers.FD(),
+		Memory: memory,
 		Log:    log,
 		Group:  j.tor.group,
 	})

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/torbpf/torbpf/internal/circuits"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/sentry"
 	"github.com/torbpf/torbpf/tor"
@@ -93,12 +94,16 @@ func (j *job) bounded(ctx context.Context, patience time.Duration) (context.Cont
 	return context.WithTimeout(ctx, patience)
 }
 
-// watchedTors are those that the sentry follows.
-func (j *job) watchedTors() []sentry.TorConfig {
+// watchedTors are those that the sentry follows, with what is known of their circuits.
+func (j *job) watchedTors(before []circuits.Memory) []sentry.TorConfig {
 	var out []sentry.TorConfig
 	controls := j.controlAddresses(j.state)
 	for i, t := range j.plan.Tors() {
-		out = append(out, sentry.TorConfig{Control: controls[i], DNSPort: t.DNS})
+		cfg := sentry.TorConfig{Control: controls[i], DNSPort: t.DNS}
+		if i < len(before) {
+			cfg.Before = before[i]
+		}
+		out = append(out, cfg)
 	}
 	return out
 }

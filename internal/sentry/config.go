@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/torbpf/torbpf/internal/circuits"
 )
 
 // Config is what a sentry must know; it travels as JSON from Spawn to RunChild.
@@ -30,12 +32,15 @@ type Config struct {
 	GateFD   int `json:"gate_fd"`   // the BPF array `gates`; set by Spawn
 	SlotsFD  int `json:"slots_fd"`  // the BPF array `domain_slots`; set by Spawn, 0: there is none
 	AskersFD int `json:"askers_fd"` // the BPF array `askers`; set by Spawn, 0: there is none
+	MemoryFD int `json:"memory_fd"` // a socket that listens, see Recall; set by Spawn, 0: there is none
 }
 
 // TorConfig is one of the tors that are watched and asked.
 type TorConfig struct {
 	Control string `json:"control"` // its control address, for the Dialer
 	DNSPort uint16 `json:"dns_port"`
+	// Before is what a sentry before this one knew of its circuits.
+	Before circuits.Memory `json:"before"`
 }
 
 // Domain is an excluded name.

@@ -78,7 +78,7 @@ func beSentry() error {
 			percent, err := strconv.Atoi(control)
 			return constantTor(percent), constantTor(percent), err
 		}
-	})
+	}, nil)
 }
 
 func beGateWriter() error {

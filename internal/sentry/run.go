@@ -9,9 +9,10 @@ import (
 
 // Options are what Run may be told beside its Config.
 type Options struct {
-	Watch WatchOptions
-	Log   *slog.Logger
-	Ready func() error // called once when all listens; an error ends Run
+	Watch  WatchOptions
+	Log    *slog.Logger
+	Ready  func() error // called once when all listens; an error ends Run
+	Follow Follow       // listens to a tor; nil: which device uses which circuit is not remembered
 }
 
 // Run watches the tors and answers DNS until ctx ends, which is no error. The gate is
@@ -35,6 +36,10 @@ func run(ctx context.Context, cfg Config, dialer func(control string) Dialer, op
 	if err != nil {
 		return err
 	}
+	questions, err := openMemory(cfg, opts.Follow)
+	if err != nil {
+		return err
+	}
 	server, err := newServer(ctx, cfg, gates, lim, opts.Log)
 	if err != nil {
 		return err
@@ -50,6 +55,16 @@ func run(ctx context.Context, cfg Config, dialer func(control string) Dialer, op
 			Watch(ctx, dialer(t.Control), gates[i], opts.Watch, log)
 			return nil
 		})
+	}
+	if questions != nil {
+		m := newMemories(cfg.Tors, opts.Follow, server.source, opts.Log)
+		g.Go(func() error { return m.serve(ctx, questions) })
+		for i := range cfg.Tors {
+			g.Go(func() error {
+				m.keep(ctx, i)
+				return nil
+			})
+		}
 	}
 	if opts.Ready != nil {
 		g.Go(opts.Ready)

@@ -16,10 +16,12 @@ type SpawnOptions struct {
 	// Args is the command line behind the program's name; the program is the
 	// one that is running, which must call RunChild for them.
 	Args   []string
-	Config Config   // its descriptors are filled in
-	Gates  int      // the BPF array `gates`; stays the caller's
-	Slots  int      // the BPF array `domain_slots`, for a Config with Domains; stays the caller's
-	Askers int      // the BPF array `askers`, for one with Domains or several tors, likewise
+	Config Config // its descriptors are filled in
+	Gates  int    // the BPF array `gates`; stays the caller's
+	Slots  int    // the BPF array `domain_slots`, for a Config with Domains; stays the caller's
+	Askers int    // the BPF array `askers`, for one with Domains or several tors, likewise
+	// Memory is a unix socket that listens, by which Recall asks; nil: nobody does. It stays the caller's.
+	Memory *os.File
 	Log    *os.File // standard error of the sentry; nil for none
 	// Cgroup is the folder of the control group that it is to be in; nil for the caller's.
 	Cgroup *os.File
@@ -51,7 +53,7 @@ func Spawn(opts SpawnOptions) (pid int, starttime uint64, err error) {
 	})
 }
 
-// maps duplicates what the sentry is to have of the BPF maps, and has its Config name them.
+// maps duplicates what the sentry is to have beside its configuration, and has that name it.
 func (o *SpawnOptions) maps() (files []*os.File, err error) {
 	give := func(fd int, name string, at *int) {
 		if err != nil {
@@ -63,13 +65,16 @@ func (o *SpawnOptions) maps() (files []*os.File, err error) {
 			files = append(files, file)
 		}
 	}
-	o.Config.GateFD, o.Config.SlotsFD, o.Config.AskersFD = 0, 0, 0
+	o.Config.GateFD, o.Config.SlotsFD, o.Config.AskersFD, o.Config.MemoryFD = 0, 0, 0, 0
 	give(o.Gates, "gates", &o.Config.GateFD)
 	if len(o.Config.Domains) > 0 { // or it could let out what nobody has excluded
 		give(o.Slots, "slots", &o.Config.SlotsFD)
 	}
 	if o.Config.tellsDevices() {
 		give(o.Askers, "askers", &o.Config.AskersFD)
+	}
+	if o.Memory != nil {
+		give(int(o.Memory.Fd()), "circuits", &o.Config.MemoryFD)
 	}
 	return files, err
 }

@@ -49,6 +49,11 @@ func (u *upstream) source(peer netip.Addr) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
+// source is that of one of the tors.
+func (s *server) source(instance int, device netip.Addr) netip.Addr {
+	return s.tors[instance].upstream.source(device)
+}
+
 // ask returns tor's answer. Only what tor knows counts as one: that there are
 // such records, none, or no such name. All else is an error.
 func (u *upstream) ask(ctx context.Context, q dns.Question, peer netip.Addr) (*dns.Msg, error) {
