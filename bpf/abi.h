@@ -34,14 +34,17 @@ enum verdict {
 /* Set in every class that must not be forwarded. */
 enum verdict_bit {
 	VERDICT_BLOCKED_BIT = 8,
+	VERDICT_TOR_BITS = 14, /* by which tor and onion are told from all others */
 };
 
 /*
- * The high nibble of what the router itself sends. What tor does carries what others send, and
- * is counted apart from that; nothing else goes by it.
+ * What is above the class in our bits: of what is Tor's the instance, or else one of these. None of
+ * what this machine itself sends takes the fast path, and nothing that is forwarded is tor's own.
  */
-enum own_instance {
-	OWN_OF_TOR = 15,
+enum above_class {
+	WAY_SLOW = 0,
+	WAY_FAST = 15,	 /* of what is forwarded: it has taken the fast path */
+	OWN_OF_TOR = 15, /* of what is sent: tor does, for others, which is counted apart */
 };
 
 /* How many there may be; of LANs nftables has a set of the same size. */

@@ -31,7 +31,7 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 
 /* Keeps in BTF what only user space names. */
 const struct program_key *program_key_type __attribute__((unused));
-const enum own_instance *own_instance_type __attribute__((unused));
+const enum above_class *above_class_type __attribute__((unused));
 
 /* The network namespace, by the number that the kernel gives to none after it. */
 const volatile __u64 netns_cookie = 0;

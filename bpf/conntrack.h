@@ -15,6 +15,7 @@
 
 #include "abi.h"
 #include "packet.h"
+#include "tuple.h"
 
 /* The kernel's own, as far as we read them; the loader finds the offsets. */
 union nf_inet_addr {
@@ -108,24 +109,12 @@ static __always_inline struct nf_conn *look_up_flow(void *ctx, enum about about,
 						    const struct packet *p, int turned,
 						    struct ct_options *opts)
 {
-	const union inet_address *from = turned ? &p->daddr : &p->saddr;
-	const union inet_address *to = turned ? &p->saddr : &p->daddr;
 	struct bpf_sock_tuple tuple = {};
+	__u32 size = fill_tuple(&tuple, p, turned ? TUPLE_FROM_DESTINATION : TUPLE_FROM_SOURCE);
 
 	opts->netns_id = BPF_F_CURRENT_NETNS;
 	opts->l4proto = p->protocol;
-	if (p->layer3 == LAYER3_IPV4) {
-		tuple.ipv4.saddr = from->word_be[3];
-		tuple.ipv4.daddr = to->word_be[3];
-		tuple.ipv4.sport = turned ? p->dport_be : p->sport_be;
-		tuple.ipv4.dport = turned ? p->sport_be : p->dport_be;
-		return look_up_tuple(ctx, about, &tuple, sizeof(tuple.ipv4), opts);
-	}
-	__builtin_memcpy(tuple.ipv6.saddr, from, sizeof(tuple.ipv6.saddr));
-	__builtin_memcpy(tuple.ipv6.daddr, to, sizeof(tuple.ipv6.daddr));
-	tuple.ipv6.sport = turned ? p->dport_be : p->sport_be;
-	tuple.ipv6.dport = turned ? p->sport_be : p->dport_be;
-	return look_up_tuple(ctx, about, &tuple, sizeof(tuple.ipv6), opts);
+	return look_up_tuple(ctx, about, &tuple, size, opts);
 }
 
 static __always_inline int is_settled(const struct nf_conn *ct, const struct packet *p)

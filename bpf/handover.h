@@ -23,6 +23,7 @@
 #include "classify.h"
 #include "maps.h"
 #include "plan.h"
+#include "tuple.h"
 
 /* Whose a TCP packet is. */
 enum owner {
@@ -55,22 +56,10 @@ static __always_inline enum owner owner_of(struct bpf_sock *sk)
 static __always_inline enum owner find_owner(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_sock_tuple tuple = {};
-	struct bpf_sock *sk;
+	__u32 size = fill_tuple(&tuple, p, TUPLE_FROM_SOURCE);
+	struct bpf_sock *sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	enum owner owner;
 
-	if (p->layer3 == LAYER3_IPV4) {
-		tuple.ipv4.saddr = p->saddr.word_be[3];
-		tuple.ipv4.daddr = p->daddr.word_be[3];
-		tuple.ipv4.sport = p->sport_be;
-		tuple.ipv4.dport = p->dport_be;
-		sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
-	} else {
-		__builtin_memcpy(tuple.ipv6.saddr, &p->saddr, sizeof(tuple.ipv6.saddr));
-		__builtin_memcpy(tuple.ipv6.daddr, &p->daddr, sizeof(tuple.ipv6.daddr));
-		tuple.ipv6.sport = p->sport_be;
-		tuple.ipv6.dport = p->dport_be;
-		sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
-	}
 	if (!sk)
 		return OWNER_NOBODY;
 	owner = owner_of(sk);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What the programs at netfilter's hooks (delivery.bpf.c) have in common: what they see of
+ * What the programs at netfilter's hooks (guards.bpf.c) have in common: what they see of
  * the kernel, how they read a packet, and how they drop one.
  */
 #ifndef TORBPF_NETFILTER_H

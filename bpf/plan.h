@@ -17,11 +17,6 @@ const volatile __u32 mark_shift = 0;
 #define MARK_BITS  0xffU
 #define CLASS_SIZE 4
 
-/* Of ours, those above the class; of what Tor does not get, the way that it has taken. */
-#define INSTANCE_SHIFT 4
-#define WAY_SLOW       0U
-#define WAY_FAST       15U
-
 /* How many tors there are, and where redirected packets go, in host order: by instance. */
 const volatile __u32 instances = 0;
 const volatile __u16 trans_ports[MAX_INSTANCES] = {};
@@ -50,7 +45,7 @@ static __always_inline enum verdict mark_class(__u32 mark)
 
 static __always_inline __u32 mark_instance(__u32 mark)
 {
-	return (mark >> mark_shift & MARK_BITS) >> INSTANCE_SHIFT;
+	return (mark >> mark_shift & MARK_BITS) >> CLASS_SIZE;
 }
 
 /* Whether a port is a TransPort or a DNSPort, which one being told by the table of them. */

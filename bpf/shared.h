@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The maps that torbpf.bpf.c shares with delivery.bpf.c and client.bpf.c (the loader
+ * The maps that torbpf.bpf.c shares with guards.bpf.c and client.bpf.c (the loader
  * gives them those of the first), and what all ask and write there alike.
  */
 #ifndef TORBPF_SHARED_H

@@ -32,7 +32,7 @@ static __always_inline void store_mark(struct __sk_buff *skb, __u32 mark)
 static __always_inline void set_class(struct __sk_buff *skb, __u32 mark, enum verdict verdict,
 				      __u32 instance)
 {
-	__u32 class = (__u32)verdict | instance << INSTANCE_SHIFT;
+	__u32 class = (__u32)verdict | instance << CLASS_SIZE;
 
 	store_mark(skb, mark_without_ours(mark) | class << mark_shift);
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// netfilterGuard is a program of bpf/delivery.bpf.c, which is attached for each family.
+// netfilterGuard is a program of bpf/guards.bpf.c, which is attached for each family.
 type netfilterGuard struct {
 	program string
 	hook    link.NetfilterInetHook
@@ -28,17 +28,17 @@ type netfilterGuard struct {
 
 var netfilterGuards = []netfilterGuard{
 	{
-		program: abi.DeliveryProgTorbpfDelivery, hook: link.NetfilterInetLocalIn, what: "second guard of local delivery",
+		program: abi.GuardsProgTorbpfDelivery, hook: link.NetfilterInetLocalIn, what: "second guard of local delivery",
 		pins: map[string]link.NetfilterProtocolFamily{"delivery4": link.NetfilterProtoIPv4, "delivery6": link.NetfilterProtoIPv6},
 		of:   hasLANs,
 	},
 	{
-		program: abi.DeliveryProgTorbpfDeparture, hook: link.NetfilterInetPostRouting, what: "third guard of what this machine sends",
+		program: abi.GuardsProgTorbpfDeparture, hook: link.NetfilterInetPostRouting, what: "third guard of what this machine sends",
 		pins: map[string]link.NetfilterProtocolFamily{"departure4": link.NetfilterProtoIPv4, "departure6": link.NetfilterProtoIPv6},
 		of:   func(p *plan.Plan) bool { return p.Client != nil && p.Client.All },
 	},
 	{
-		program: abi.DeliveryProgTorbpfReports, hook: link.NetfilterInetPostRouting, what: "third guard of what sites are told of devices",
+		program: abi.GuardsProgTorbpfReports, hook: link.NetfilterInetPostRouting, what: "third guard of what sites are told of devices",
 		pins: map[string]link.NetfilterProtocolFamily{"reports4": link.NetfilterProtoIPv4, "reports6": link.NetfilterProtoIPv6},
 		of:   func(p *plan.Plan) bool { return p.TProxy },
 	},
@@ -102,14 +102,14 @@ func (n netfilterGuard) detach(d *Datapath) []error {
 }
 
 func (g *Generation) loadDelivery() (*ebpf.Collection, error) {
-	spec, err := abi.LoadDelivery()
+	spec, err := abi.LoadGuards()
 	if err != nil {
 		return nil, fmt.Errorf("read BPF object: %w", err)
 	}
 	if err := setVariables(spec, g.plan); err != nil {
 		return nil, err
 	}
-	if err := spec.Variables[abi.DeliveryVarOwnMarkCount].Set(ownMarks(g.plan)); err != nil {
+	if err := spec.Variables[abi.GuardsVarOwnMarkCount].Set(ownMarks(g.plan)); err != nil {
 		return nil, fmt.Errorf("set variables: %w", err)
 	}
 	shared := g.share(spec, abi.DatapathMapLink6Prefixes, abi.DatapathMapExits, abi.DatapathMapExemptMarks)

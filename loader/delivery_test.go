@@ -71,7 +71,7 @@ func TestDeliveryGuardTakesThePlaceOfAStrayLink(t *testing.T) {
 	defer collection.Close()
 	pin := d.linkPin("delivery4")
 	stray, err := link.AttachNetfilter(link.NetfilterOptions{
-		Program:        collection.Programs[abi.DeliveryProgTorbpfDelivery],
+		Program:        collection.Programs[abi.GuardsProgTorbpfDelivery],
 		ProtocolFamily: link.NetfilterProtoIPv4, Hook: link.NetfilterInetLocalIn, Priority: plan.PriorityDelivery + 1,
 	})
 	must(t, err)
@@ -87,9 +87,9 @@ func TestDeliveryGuardTakesThePlaceOfAStrayLink(t *testing.T) {
 // about the program: going on without it would hide that.
 func TestRefusedDeliveryGuardIsNoLackOfTheKernel(t *testing.T) {
 	needNetfilter(t)
-	spec, err := abi.LoadDelivery()
+	spec, err := abi.LoadGuards()
 	must(t, err)
-	program := spec.Programs[abi.DeliveryProgTorbpfDelivery]
+	program := spec.Programs[abi.GuardsProgTorbpfDelivery]
 	program.Instructions = asm.Instructions{asm.LoadMem(asm.R0, asm.R1, 4096, asm.DWord), asm.Return()}
 	_, err = ebpf.NewCollection(spec)
 	var refused *ebpf.VerifierError
@@ -143,7 +143,7 @@ func TestDeliveryGuardFindsAFreePlace(t *testing.T) {
 	defer collection.Close()
 	for priority := int32(plan.PriorityDelivery + 1); priority < plan.PriorityDelivery+4; priority++ {
 		stray, err := link.AttachNetfilter(link.NetfilterOptions{
-			Program:        collection.Programs[abi.DeliveryProgTorbpfDelivery],
+			Program:        collection.Programs[abi.GuardsProgTorbpfDelivery],
 			ProtocolFamily: link.NetfilterProtoIPv6, Hook: link.NetfilterInetLocalIn, Priority: priority,
 		})
 		must(t, err)

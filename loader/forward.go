@@ -21,7 +21,7 @@ const (
 )
 
 var forwardGuard = netfilterGuard{
-	program: abi.DeliveryProgTorbpfForward, hook: link.NetfilterInetForward,
+	program: abi.GuardsProgTorbpfForward, hook: link.NetfilterInetForward,
 	what: "guard of what is forwarded, for which ip rules stand in",
 	pins: map[string]link.NetfilterProtocolFamily{GuardForward4: link.NetfilterProtoIPv4, GuardForward6: link.NetfilterProtoIPv6},
 	of:   hasLANs,
@@ -67,7 +67,7 @@ func loadForward(p *plan.Plan, open func(*ebpf.CollectionSpec) (map[string]*ebpf
 	if err := liftMemlock(); err != nil {
 		return nil, err
 	}
-	spec, err := abi.LoadDelivery()
+	spec, err := abi.LoadGuards()
 	if err != nil {
 		return nil, fmt.Errorf("read BPF object: %w", err)
 	}
@@ -91,12 +91,12 @@ func loadForward(p *plan.Plan, open func(*ebpf.CollectionSpec) (map[string]*ebpf
 func loadKnowing(spec *ebpf.CollectionSpec, options ebpf.CollectionOptions, p *plan.Plan) (*ebpf.Collection, error) {
 	bits, names := lanNames(p)
 	if err := errors.Join(
-		spec.Variables[abi.DeliveryVarExemptMarkCount].Set(uint32(len(p.ExemptMarks()))),
-		spec.Variables[abi.DeliveryVarLanNameBits].Set(bits)); err != nil {
+		spec.Variables[abi.GuardsVarExemptMarkCount].Set(uint32(len(p.ExemptMarks()))),
+		spec.Variables[abi.GuardsVarLanNameBits].Set(bits)); err != nil {
 		return nil, fmt.Errorf("set variables: %w", err)
 	}
 	for _, name := range names {
-		spec.Maps[abi.DeliveryMapLanNames].Contents = append(spec.Maps[abi.DeliveryMapLanNames].Contents, ebpf.MapKV{Key: name, Value: uint8(1)})
+		spec.Maps[abi.GuardsMapLanNames].Contents = append(spec.Maps[abi.GuardsMapLanNames].Contents, ebpf.MapKV{Key: name, Value: uint8(1)})
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, options)
 	if err != nil {

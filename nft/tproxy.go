@@ -17,13 +17,10 @@ import (
 // chainAnswersUntracked is chainUntracked for what tor sends back.
 const chainAnswersUntracked = "untracked_out"
 
-// classesOfTor are the bits by which the classes tor and onion are told from all others.
-const classesOfTor = 0x0e
-
 // ofTor matches what the programs have handed to tor's socket, and what that sends: it has
 // the class from the socket.
 func (b *builder) ofTor() []expr.Any {
-	return markIs(b.class(abi.VerdictTor), b.Mark.Class(classesOfTor))
+	return markIs(b.class(abi.VerdictTor), b.Mark.Class(abi.VerdictTorBits))
 }
 
 // untrackedChains keep conntrack from what needs no NAT. What may answer a connection from

@@ -176,7 +176,7 @@ exempt mark would let out that your own rules set later counts as refused.`}
 	return newNoun(cmd, func(_ context.Context, r *router.Router) (shown, error) {
 		devices, err := r.Devices()
 		return shown{
-			json:  map[string]any{"schema": 3, "devices": append([]router.DeviceStatus{}, devices...)},
+			json:  map[string]any{"schema": router.DevicesSchema, "devices": append([]router.DeviceStatus{}, devices...)},
 			print: func(w io.Writer) error { return listDevices(w, devices) },
 		}, err
 	})

@@ -30,6 +30,8 @@ const (
 
 	// VerdictBlockedBit is set in every class that must not be forwarded.
 	VerdictBlockedBit = uint32(DatapathVerdictBitVERDICT_BLOCKED_BIT)
+	// VerdictTorBits are those by which VerdictTor and VerdictOnion are told from all others.
+	VerdictTorBits = uint32(DatapathVerdictBitVERDICT_TOR_BITS)
 )
 
 // MaxLANs is how many interfaces can be torified.
@@ -53,7 +55,7 @@ const (
 )
 
 // OwnOfTor is the instance in the mark of what tor itself sends.
-const OwnOfTor = uint32(ClientOwnInstanceOWN_OF_TOR)
+const OwnOfTor = uint32(ClientAboveClassOWN_OF_TOR)
 
 // ForEver is until when something holds that does not end, where 0 says that it is not there.
 const ForEver = uint64(math.MaxUint64)

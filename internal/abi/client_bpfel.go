@@ -13,10 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type ClientOwnInstance uint32
+type ClientAboveClass uint32
 
 const (
-	ClientOwnInstanceOWN_OF_TOR ClientOwnInstance = 15
+	ClientAboveClassWAY_SLOW   ClientAboveClass = 0
+	ClientAboveClassWAY_FAST   ClientAboveClass = 15
+	ClientAboveClassOWN_OF_TOR ClientAboveClass = 15
 )
 
 type ClientProgramKey struct {
@@ -60,6 +62,7 @@ const (
 	ClientProgTorbpfSockB      = "torbpf_sock_b"
 	ClientProgTorbpfSockops    = "torbpf_sockops"
 	ClientProgTorbpfSockopsB   = "torbpf_sockops_b"
+	ClientVarAboveClassType    = "above_class_type"
 	ClientVarCgroupRules       = "cgroup_rules"
 	ClientVarClientAll         = "client_all"
 	ClientVarDnsPorts          = "dns_ports"
@@ -69,7 +72,6 @@ const (
 	ClientVarInstances         = "instances"
 	ClientVarMarkShift         = "mark_shift"
 	ClientVarNetnsCookie       = "netns_cookie"
-	ClientVarOwnInstanceType   = "own_instance_type"
 	ClientVarProgramKeyType    = "program_key_type"
 	ClientVarProgramRules      = "program_rules"
 	ClientVarResolverPort      = "resolver_port"
@@ -164,24 +166,24 @@ type ClientMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ClientVariableSpecs struct {
-	CgroupRules     *ebpf.VariableSpec `ebpf:"cgroup_rules"`
-	ClientAll       *ebpf.VariableSpec `ebpf:"client_all"`
-	DnsPorts        *ebpf.VariableSpec `ebpf:"dns_ports"`
-	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
-	FastPath        *ebpf.VariableSpec `ebpf:"fast_path"`
-	Generation      *ebpf.VariableSpec `ebpf:"generation"`
-	Instances       *ebpf.VariableSpec `ebpf:"instances"`
-	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
-	NetnsCookie     *ebpf.VariableSpec `ebpf:"netns_cookie"`
-	OwnInstanceType *ebpf.VariableSpec `ebpf:"own_instance_type"`
-	ProgramKeyType  *ebpf.VariableSpec `ebpf:"program_key_type"`
-	ProgramRules    *ebpf.VariableSpec `ebpf:"program_rules"`
-	ResolverPort    *ebpf.VariableSpec `ebpf:"resolver_port"`
-	Shortcut        *ebpf.VariableSpec `ebpf:"shortcut"`
-	TorCgroup       *ebpf.VariableSpec `ebpf:"tor_cgroup"`
-	TorUser         *ebpf.VariableSpec `ebpf:"tor_user"`
-	Tproxy          *ebpf.VariableSpec `ebpf:"tproxy"`
-	TransPorts      *ebpf.VariableSpec `ebpf:"trans_ports"`
+	AboveClassType *ebpf.VariableSpec `ebpf:"above_class_type"`
+	CgroupRules    *ebpf.VariableSpec `ebpf:"cgroup_rules"`
+	ClientAll      *ebpf.VariableSpec `ebpf:"client_all"`
+	DnsPorts       *ebpf.VariableSpec `ebpf:"dns_ports"`
+	Explaining     *ebpf.VariableSpec `ebpf:"explaining"`
+	FastPath       *ebpf.VariableSpec `ebpf:"fast_path"`
+	Generation     *ebpf.VariableSpec `ebpf:"generation"`
+	Instances      *ebpf.VariableSpec `ebpf:"instances"`
+	MarkShift      *ebpf.VariableSpec `ebpf:"mark_shift"`
+	NetnsCookie    *ebpf.VariableSpec `ebpf:"netns_cookie"`
+	ProgramKeyType *ebpf.VariableSpec `ebpf:"program_key_type"`
+	ProgramRules   *ebpf.VariableSpec `ebpf:"program_rules"`
+	ResolverPort   *ebpf.VariableSpec `ebpf:"resolver_port"`
+	Shortcut       *ebpf.VariableSpec `ebpf:"shortcut"`
+	TorCgroup      *ebpf.VariableSpec `ebpf:"tor_cgroup"`
+	TorUser        *ebpf.VariableSpec `ebpf:"tor_user"`
+	Tproxy         *ebpf.VariableSpec `ebpf:"tproxy"`
+	TransPorts     *ebpf.VariableSpec `ebpf:"trans_ports"`
 }
 
 // ClientObjects contains all objects after they have been loaded into the kernel.
@@ -253,24 +255,24 @@ func (m *ClientMaps) Close() error {
 //
 // It can be passed to LoadClientObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ClientVariables struct {
-	CgroupRules     *ebpf.Variable `ebpf:"cgroup_rules"`
-	ClientAll       *ebpf.Variable `ebpf:"client_all"`
-	DnsPorts        *ebpf.Variable `ebpf:"dns_ports"`
-	Explaining      *ebpf.Variable `ebpf:"explaining"`
-	FastPath        *ebpf.Variable `ebpf:"fast_path"`
-	Generation      *ebpf.Variable `ebpf:"generation"`
-	Instances       *ebpf.Variable `ebpf:"instances"`
-	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
-	NetnsCookie     *ebpf.Variable `ebpf:"netns_cookie"`
-	OwnInstanceType *ebpf.Variable `ebpf:"own_instance_type"`
-	ProgramKeyType  *ebpf.Variable `ebpf:"program_key_type"`
-	ProgramRules    *ebpf.Variable `ebpf:"program_rules"`
-	ResolverPort    *ebpf.Variable `ebpf:"resolver_port"`
-	Shortcut        *ebpf.Variable `ebpf:"shortcut"`
-	TorCgroup       *ebpf.Variable `ebpf:"tor_cgroup"`
-	TorUser         *ebpf.Variable `ebpf:"tor_user"`
-	Tproxy          *ebpf.Variable `ebpf:"tproxy"`
-	TransPorts      *ebpf.Variable `ebpf:"trans_ports"`
+	AboveClassType *ebpf.Variable `ebpf:"above_class_type"`
+	CgroupRules    *ebpf.Variable `ebpf:"cgroup_rules"`
+	ClientAll      *ebpf.Variable `ebpf:"client_all"`
+	DnsPorts       *ebpf.Variable `ebpf:"dns_ports"`
+	Explaining     *ebpf.Variable `ebpf:"explaining"`
+	FastPath       *ebpf.Variable `ebpf:"fast_path"`
+	Generation     *ebpf.Variable `ebpf:"generation"`
+	Instances      *ebpf.Variable `ebpf:"instances"`
+	MarkShift      *ebpf.Variable `ebpf:"mark_shift"`
+	NetnsCookie    *ebpf.Variable `ebpf:"netns_cookie"`
+	ProgramKeyType *ebpf.Variable `ebpf:"program_key_type"`
+	ProgramRules   *ebpf.Variable `ebpf:"program_rules"`
+	ResolverPort   *ebpf.Variable `ebpf:"resolver_port"`
+	Shortcut       *ebpf.Variable `ebpf:"shortcut"`
+	TorCgroup      *ebpf.Variable `ebpf:"tor_cgroup"`
+	TorUser        *ebpf.Variable `ebpf:"tor_user"`
+	Tproxy         *ebpf.Variable `ebpf:"tproxy"`
+	TransPorts     *ebpf.Variable `ebpf:"trans_ports"`
 }
 
 // ClientPrograms contains all programs after they have been loaded into the kernel.

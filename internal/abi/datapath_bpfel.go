@@ -528,6 +528,7 @@ type DatapathVerdictBit uint32
 
 const (
 	DatapathVerdictBitVERDICT_BLOCKED_BIT DatapathVerdictBit = 8
+	DatapathVerdictBitVERDICT_TOR_BITS    DatapathVerdictBit = 14
 )
 
 // Names of all BPF objects in the ELF.

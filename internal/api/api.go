@@ -71,12 +71,9 @@ func (a api) status(w http.ResponseWriter, r *http.Request) {
 	reply(w, s, err)
 }
 
-// devicesSchema is that of `torbpf device list --json`.
-const devicesSchema = 3
-
 func (a api) devices(w http.ResponseWriter, _ *http.Request) {
 	found, err := a.router.Devices()
-	reply(w, map[string]any{"schema": devicesSchema, "devices": append([]router.DeviceStatus{}, found...)}, err)
+	reply(w, map[string]any{"schema": router.DevicesSchema, "devices": append([]router.DeviceStatus{}, found...)}, err)
 }
 
 // Policy is what a device is to be under from now on.

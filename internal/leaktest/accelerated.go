@@ -35,7 +35,11 @@ type accelerated struct {
 func (b *Bench) serveExcluded() error {
 	echo := b.Lab.NewServices(b.Lab.Internet)
 	for _, server := range excluded {
-		if err := b.on(b.Lab.Internet, "ip addr add "+server.Addr().String()+" dev lo"); err != nil {
+		add := "ip addr add " + server.Addr().String() + " dev lo"
+		if server.Addr().Is6() {
+			add += " nodad" // or it may not be bound to yet
+		}
+		if err := b.on(b.Lab.Internet, add); err != nil {
 			return err
 		}
 		if err := echo.ServeUDPEcho(server); err != nil {

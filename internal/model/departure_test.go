@@ -139,11 +139,11 @@ func (s *rawSender) send(r ownRow) bool {
 // attachDeparture attaches the third guard, on the maps of the others.
 func (o *objects) attachDeparture(t *testing.T) {
 	t.Helper()
-	spec, err := abi.LoadDelivery()
+	spec, err := abi.LoadGuards()
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = errors.Join(spec.Variables[abi.DeliveryVarMarkShift].Set(uint32(o.mark.Shift)), spec.Variables[abi.DeliveryVarOwnMarkCount].Set(uint32(1)))
+	err = errors.Join(spec.Variables[abi.GuardsVarMarkShift].Set(uint32(o.mark.Shift)), spec.Variables[abi.GuardsVarOwnMarkCount].Set(uint32(1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func (o *objects) attachDeparture(t *testing.T) {
 	t.Cleanup(collection.Close)
 	for _, family := range []link.NetfilterProtocolFamily{link.NetfilterProtoIPv4, link.NetfilterProtoIPv6} {
 		l, err := link.AttachNetfilter(link.NetfilterOptions{
-			Program: collection.Programs[abi.DeliveryProgTorbpfDeparture], ProtocolFamily: family, Hook: link.NetfilterInetPostRouting, Priority: 400,
+			Program: collection.Programs[abi.GuardsProgTorbpfDeparture], ProtocolFamily: family, Hook: link.NetfilterInetPostRouting, Priority: 400,
 		})
 		if err != nil {
 			t.Fatal(err)

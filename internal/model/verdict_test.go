@@ -41,7 +41,7 @@ func TestEveryVerdictAndReason(t *testing.T) {
 	reasons[abi.ReasonClientEnded] = true     // of real sockets: loader/sockets_test.go
 	reasons[abi.ReasonOnionMoved] = true      // of several tors: instance_test.go
 	reasons[abi.ReasonDNSGuard] = true        // of torbpf_dns: delivery_test.go
-	reasons[abi.ReasonDeliveryGuard] = true   // of bpf/delivery.bpf.c: the kernel test-runs none of its kind
+	reasons[abi.ReasonDeliveryGuard] = true   // of bpf/guards.bpf.c: the kernel test-runs none of its kind
 	reasons[abi.ReasonForwardGuard] = true    // the same: loader/forward_test.go
 	reasons[abi.ReasonNoConnection] = true    // of real sockets: loader/handover_test.go
 	reasons[abi.ReasonStranger] = true        // likewise

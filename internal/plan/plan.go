@@ -49,6 +49,8 @@ const (
 	// is that of the ip rules that lead there, before those that block.
 	RouteTable           = 0x746f72
 	RulePriorityHandOver = RulePriority - 1
+	// LoopbackIndex is the number of lo in every network namespace.
+	LoopbackIndex = 1
 	// RuleProtocol tags our ip rules (FRA_PROTOCOL), and that route, as torbpf's.
 	RuleProtocol = 0x54
 )

@@ -12,13 +12,10 @@ import (
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
-// loopbackIndex is the number of lo in every network namespace.
-const loopbackIndex = 1
-
 // deliverHere is the route of our own table: all of a family belongs to this machine.
 func deliverHere(family uint8) *netlink.Route {
 	return &netlink.Route{
-		Family: int(family), LinkIndex: loopbackIndex, Table: plan.RouteTable, Protocol: plan.RuleProtocol,
+		Family: int(family), LinkIndex: plan.LoopbackIndex, Table: plan.RouteTable, Protocol: plan.RuleProtocol,
 		Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST, Dst: all[family],
 	}
 }
@@ -59,7 +56,7 @@ func delivers(r netlink.Route) bool {
 	if r.Dst != nil {
 		bits, _ = r.Dst.Mask.Size()
 	}
-	return r.Type == unix.RTN_LOCAL && r.LinkIndex == loopbackIndex && bits == 0
+	return r.Type == unix.RTN_LOCAL && r.LinkIndex == plan.LoopbackIndex && bits == 0
 }
 
 // hasLoopback tells whether a route of a family can lead to lo at all.

@@ -73,9 +73,6 @@ func wanted(p *plan.Plan, family uint8) []rule {
 	return rules
 }
 
-// classesOfTor are the bits by which VERDICT_TOR and VERDICT_ONION are told from all others.
-const classesOfTor = 0x0e
-
 // handOvers deliver here what the programs have handed to tor's socket. They are asked before
 // those that block: where they, or their route, are missing, those count.
 func handOvers(p *plan.Plan, family uint8) []rule {
@@ -85,7 +82,7 @@ func handOvers(p *plan.Plan, family uint8) []rule {
 	var rules []rule
 	for _, lan := range p.LANNames() {
 		rules = append(rules, rule{
-			family: family, priority: priorityHandOver, iif: lan, mark: p.Mark.Class(uint32(abi.VerdictTor)), mask: p.Mark.Class(classesOfTor),
+			family: family, priority: priorityHandOver, iif: lan, mark: p.Mark.Class(uint32(abi.VerdictTor)), mask: p.Mark.Class(abi.VerdictTorBits),
 			action: nl.FR_ACT_TO_TBL, table: plan.RouteTable,
 		})
 	}

@@ -18,8 +18,8 @@ func (s *State) needsRules() bool {
 	return lacks(s, loader.GuardForward4) || lacks(s, loader.GuardForward6)
 }
 
-// applyRules makes the ip rules those of a plan, of which there may be none.
-func (s *State) applyRules(p *plan.Plan) error {
+// putRules makes the ip rules those of a plan, of which there may be none.
+func (s *State) putRules(p *plan.Plan) error {
 	if s.wantsRules(p) {
 		return route.Apply(p)
 	}

@@ -19,6 +19,9 @@ import (
 	"github.com/torbpf/torbpf/loader"
 )
 
+// DevicesSchema is that of a list of devices as JSON.
+const DevicesSchema = 3
+
 // DeviceStatus is one device behind the LANs.
 type DeviceStatus struct {
 	Name    string                    `json:"name,omitempty"`

@@ -82,7 +82,7 @@ func (j *job) applyRules(context.Context) error {
 	if err := j.endLeft(); err != nil {
 		return err
 	}
-	return j.state.applyRules(j.plan)
+	return j.state.putRules(j.plan)
 }
 
 func (j *job) torPID(instance int) (int, error) {

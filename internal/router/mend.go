@@ -170,7 +170,7 @@ func (r *Router) fortify(before *State) error {
 	}
 	defer g.Close()
 	s.Lacks = g.Unsupported()
-	if err := s.applyRules(p); err != nil {
+	if err := s.putRules(p); err != nil {
 		return err
 	}
 	if s.Planned, err = planDigest(p); err != nil {

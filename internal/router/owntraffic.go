@@ -10,9 +10,6 @@ import (
 // ofTorItself is, among the fates of what this machine sends, what tor does.
 const ofTorItself = "tor_itself"
 
-// loopbackIndex is that of lo, in every network namespace.
-const loopbackIndex = 1
-
 // behind counts what nftables has let pass and somebody behind it has refused.
 type behind struct {
 	// NotReady are packets to tor that the kernel has answered with a reset, since the gate
@@ -31,7 +28,7 @@ func readBehind(counters []loader.Counter, p *plan.Plan) behind {
 	var b behind
 	for _, c := range counters {
 		switch {
-		case c.Reason == abi.ReasonTorNotReady && c.Ifindex == loopbackIndex:
+		case c.Reason == abi.ReasonTorNotReady && c.Ifindex == plan.LoopbackIndex:
 			b.NotReady += c.Packets
 		case c.Reason == abi.ReasonClientEnded:
 			b.Ended.Packets += c.Packets

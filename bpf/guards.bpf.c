@@ -23,6 +23,8 @@
  * torbpf_uplink and nftables both gone: what has no class stays here. It goes by the class and
  * not by uplinks, so one that has just appeared is no way out either.
  */
+#include "lan_names.h"
+#include "leaving.h"
 #include "link.h"
 #include "netfilter.h"
 #include "outlets.h"
@@ -33,20 +35,6 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 /* How many entries of own_marks and of exempt_marks are in use. */
 const volatile __u32 own_mark_count = 0;
 const volatile __u32 exempt_mark_count = 0;
-
-/* A bit for each entry of lan_names, by name_bit(). */
-const volatile __u64 lan_name_bits = 0;
-
-/*
- * LANs by their names, those that are waited for among them: an interface that was deleted
- * and made anew has another number than the maps know, and no program yet.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_LANS);
-	__type(key, struct interface_name);
-	__type(value, __u8);
-} lan_names SEC(".maps");
 
 /*
  * Whether a packet has come to where its mark sends it: to a tor, which need not be the one
@@ -70,10 +58,13 @@ static __always_inline int diverted(const struct packet *p, __u32 mark)
 
 static __always_inline int for_tor(enum verdict class)
 {
-	return class == VERDICT_TOR || class == VERDICT_ONION;
+	return (class & VERDICT_TOR_BITS) == VERDICT_TOR;
 }
 
-/* Whether a packet has a socket of tor's already, one that listens or has its connection. */
+/*
+ * Whether a packet has a socket of tor's already, one that listens or has its connection. Those in
+ * the states left out are no more than their beginnings, and have no mark.
+ */
 static __always_inline int has_tors_socket(const struct sk_buff *skb)
 {
 	struct sock *sk = skb->sk;
@@ -190,42 +181,6 @@ int torbpf_delivery(struct bpf_nf_ctx *ctx)
 	return NF_ACCEPT;
 }
 
-/* As parse_network_header() of parse.h, with the type of what is ICMPv6 in the way of own.h. */
-static __always_inline void read_leaving6(const struct bpf_dynptr *data, struct packet *p)
-{
-	__u8 header[2] = {};
-	__u32 at = 0;
-
-	if (p->protocol == IPPROTO_HOPOPTS) {
-		bpf_dynptr_read(header, sizeof(header), data, p->l4_offset, 0);
-		if (header[0] != IPPROTO_ICMPV6)
-			return;
-		at = (header[1] + 1) * 8;
-	} else if (p->protocol != IPPROTO_ICMPV6) {
-		return;
-	}
-	bpf_dynptr_read(&p->icmp_type, sizeof(p->icmp_type), data, p->l4_offset + at, 0);
-}
-
-static __always_inline void read_leaving(const struct bpf_dynptr *data, struct packet *p)
-{
-	struct ports ports = {};
-	__u8 version = 0;
-
-	bpf_dynptr_read(&version, sizeof(version), data, 0, 0);
-	if (version >> 4 == 4 ? read_header4(data, 0, p) : read_header6(data, 0, p))
-		return;
-	if (p->fragment == FRAGMENT_LATER)
-		return;
-	if (p->layer3 == LAYER3_IPV6)
-		read_leaving6(data, p);
-	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
-		return;
-	bpf_dynptr_read(&ports, sizeof(ports), data, p->l4_offset, 0);
-	p->sport_be = ports.source_be;
-	p->dport_be = ports.destination_be;
-}
-
 /* As answers_opening() of own.h. */
 static __always_inline int answers_opening(const struct sk_buff *skb, const struct bpf_dynptr *data,
 					   const struct packet *p)
@@ -239,16 +194,10 @@ static __always_inline int answers_opening(const struct sk_buff *skb, const stru
 	return is_syn_ack(flags) && (!sk || is_being_opened(sk->__sk_common.skc_state));
 }
 
-/* As lost_tor() of own.h. Sockets in these states are no more than their beginnings. */
+/* As lost_tor() of own.h. */
 static __always_inline int lost_tor(const struct sk_buff *skb, enum verdict class)
 {
-	struct sock *sk = skb->sk;
-
-	if (!sk || (class != VERDICT_NONE && class != VERDICT_INBOUND) ||
-	    sk->__sk_common.skc_state == BPF_TCP_TIME_WAIT ||
-	    sk->__sk_common.skc_state == BPF_TCP_NEW_SYN_RECV)
-		return 0;
-	return mark_class(sk->sk_mark) == VERDICT_TOR;
+	return (class == VERDICT_NONE || class == VERDICT_INBOUND) && has_tors_socket(skb);
 }
 
 /* Whether the class or the mark of a packet lets it leave, wherever it goes. */
@@ -290,33 +239,6 @@ int torbpf_departure(struct bpf_nf_ctx *ctx)
 	return drop(skb, ifindex, &p, REASON_CLIENT_GUARD);
 }
 
-#define EACH_BYTE(value) (0x0101010101010101ULL * (value))
-
-/* What of a word of a name is before the zero byte that ends it; *ended is set if one does. */
-static __always_inline __u64 name_word(__u64 word, int *ended)
-{
-	__u64 zero = (word - EACH_BYTE(0x01)) & ~word & EACH_BYTE(0x80);
-
-	if (*ended)
-		return 0;
-	*ended = zero != 0;
-	return zero ? word & ((zero & -zero) - 1) : word; /* the first is in the low bits */
-}
-
-/* Whether an interface has the name of a LAN. Most have not even its bit. */
-static __always_inline int has_lan_name(const struct net_device *device)
-{
-	const __u64 *words = (const __u64 *)&device->name;
-	struct interface_name name;
-	int ended = 0;
-
-	name.words[0] = name_word(words[0], &ended);
-	name.words[1] = name_word(words[1], &ended);
-	if (!(lan_name_bits >> name_bit(&name) & 1))
-		return 0;
-	return bpf_map_lookup_elem(&lan_names, &name) != NULL;
-}
-
 /*
  * Whether a packet may be forwarded. A local one by which interface is for nftables and the
  * uplink guard to say, which know the subnets.
@@ -354,18 +276,6 @@ int torbpf_forward(struct bpf_nf_ctx *ctx)
 	if (!bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &data))
 		read_leaving(&data, &p);
 	return drop(skb, ctx->state->in->ifindex, &p, REASON_FORWARD_GUARD);
-}
-
-static __always_inline int is_icmp_error(const struct bpf_dynptr *data, const struct packet *p)
-{
-	__u8 type = 0;
-
-	if (!is_icmp(p) || p->fragment == FRAGMENT_LATER)
-		return 0;
-	bpf_dynptr_read(&type, sizeof(type), data, p->l4_offset, 0);
-	if (p->layer3 == LAYER3_IPV6)
-		return type < ICMPV6_ECHO_REQUEST;
-	return type != ICMP_ECHO && type != ICMP_ECHOREPLY;
 }
 
 /* As reports_device() of uplink.h, for while torbpf_uplink and nftables are both gone. */

@@ -16,59 +16,59 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DeliveryMapAllowances       = "allowances"
-	DeliveryMapCounters         = "counters"
-	DeliveryMapCutFlows         = "cut_flows"
-	DeliveryMapExemptMarks      = "exempt_marks"
-	DeliveryMapExits            = "exits"
-	DeliveryMapLanNames         = "lan_names"
-	DeliveryMapLans             = "lans"
-	DeliveryMapLink6Prefixes    = "link6_prefixes"
-	DeliveryMapLocal4Prefixes   = "local4_prefixes"
-	DeliveryMapLocal6Prefixes   = "local6_prefixes"
-	DeliveryMapLocalAddrs       = "local_addrs"
-	DeliveryMapOwnMarks         = "own_marks"
-	DeliveryMapRefusals         = "refusals"
-	DeliveryProgTorbpfDelivery  = "torbpf_delivery"
-	DeliveryProgTorbpfDeparture = "torbpf_departure"
-	DeliveryProgTorbpfForward   = "torbpf_forward"
-	DeliveryProgTorbpfReports   = "torbpf_reports"
-	DeliveryVarDnsPorts         = "dns_ports"
-	DeliveryVarExemptMarkCount  = "exempt_mark_count"
-	DeliveryVarExplaining       = "explaining"
-	DeliveryVarFastPath         = "fast_path"
-	DeliveryVarGeneration       = "generation"
-	DeliveryVarInstances        = "instances"
-	DeliveryVarLanNameBits      = "lan_name_bits"
-	DeliveryVarMarkShift        = "mark_shift"
-	DeliveryVarOwnMarkCount     = "own_mark_count"
-	DeliveryVarResolverPort     = "resolver_port"
-	DeliveryVarTproxy           = "tproxy"
-	DeliveryVarTransPorts       = "trans_ports"
+	GuardsMapAllowances       = "allowances"
+	GuardsMapCounters         = "counters"
+	GuardsMapCutFlows         = "cut_flows"
+	GuardsMapExemptMarks      = "exempt_marks"
+	GuardsMapExits            = "exits"
+	GuardsMapLanNames         = "lan_names"
+	GuardsMapLans             = "lans"
+	GuardsMapLink6Prefixes    = "link6_prefixes"
+	GuardsMapLocal4Prefixes   = "local4_prefixes"
+	GuardsMapLocal6Prefixes   = "local6_prefixes"
+	GuardsMapLocalAddrs       = "local_addrs"
+	GuardsMapOwnMarks         = "own_marks"
+	GuardsMapRefusals         = "refusals"
+	GuardsProgTorbpfDelivery  = "torbpf_delivery"
+	GuardsProgTorbpfDeparture = "torbpf_departure"
+	GuardsProgTorbpfForward   = "torbpf_forward"
+	GuardsProgTorbpfReports   = "torbpf_reports"
+	GuardsVarDnsPorts         = "dns_ports"
+	GuardsVarExemptMarkCount  = "exempt_mark_count"
+	GuardsVarExplaining       = "explaining"
+	GuardsVarFastPath         = "fast_path"
+	GuardsVarGeneration       = "generation"
+	GuardsVarInstances        = "instances"
+	GuardsVarLanNameBits      = "lan_name_bits"
+	GuardsVarMarkShift        = "mark_shift"
+	GuardsVarOwnMarkCount     = "own_mark_count"
+	GuardsVarResolverPort     = "resolver_port"
+	GuardsVarTproxy           = "tproxy"
+	GuardsVarTransPorts       = "trans_ports"
 )
 
-// LoadDelivery returns the embedded CollectionSpec for Delivery.
-func LoadDelivery() (*ebpf.CollectionSpec, error) {
-	reader := bytes.NewReader(_DeliveryBytes)
+// LoadGuards returns the embedded CollectionSpec for Guards.
+func LoadGuards() (*ebpf.CollectionSpec, error) {
+	reader := bytes.NewReader(_GuardsBytes)
 	spec, err := ebpf.LoadCollectionSpecFromReader(reader)
 	if err != nil {
-		return nil, fmt.Errorf("can't load Delivery: %w", err)
+		return nil, fmt.Errorf("can't load Guards: %w", err)
 	}
 
 	return spec, err
 }
 
-// LoadDeliveryObjects loads Delivery and converts it into a struct.
+// LoadGuardsObjects loads Guards and converts it into a struct.
 //
 // The following types are suitable as obj argument:
 //
-//	*DeliveryObjects
-//	*DeliveryPrograms
-//	*DeliveryMaps
+//	*GuardsObjects
+//	*GuardsPrograms
+//	*GuardsMaps
 //
 // See ebpf.CollectionSpec.LoadAndAssign documentation for details.
-func LoadDeliveryObjects(obj any, opts *ebpf.CollectionOptions) error {
-	spec, err := LoadDelivery()
+func LoadGuardsObjects(obj any, opts *ebpf.CollectionOptions) error {
+	spec, err := LoadGuards()
 	if err != nil {
 		return err
 	}
@@ -76,29 +76,29 @@ func LoadDeliveryObjects(obj any, opts *ebpf.CollectionOptions) error {
 	return spec.LoadAndAssign(obj, opts)
 }
 
-// DeliverySpecs contains maps and programs before they are loaded into the kernel.
+// GuardsSpecs contains maps and programs before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type DeliverySpecs struct {
-	DeliveryProgramSpecs
-	DeliveryMapSpecs
-	DeliveryVariableSpecs
+type GuardsSpecs struct {
+	GuardsProgramSpecs
+	GuardsMapSpecs
+	GuardsVariableSpecs
 }
 
-// DeliveryProgramSpecs contains programs before they are loaded into the kernel.
+// GuardsProgramSpecs contains programs before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type DeliveryProgramSpecs struct {
+type GuardsProgramSpecs struct {
 	TorbpfDelivery  *ebpf.ProgramSpec `ebpf:"torbpf_delivery"`
 	TorbpfDeparture *ebpf.ProgramSpec `ebpf:"torbpf_departure"`
 	TorbpfForward   *ebpf.ProgramSpec `ebpf:"torbpf_forward"`
 	TorbpfReports   *ebpf.ProgramSpec `ebpf:"torbpf_reports"`
 }
 
-// DeliveryMapSpecs contains maps before they are loaded into the kernel.
+// GuardsMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type DeliveryMapSpecs struct {
+type GuardsMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	CutFlows       *ebpf.MapSpec `ebpf:"cut_flows"`
@@ -114,10 +114,10 @@ type DeliveryMapSpecs struct {
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 }
 
-// DeliveryVariableSpecs contains global variables before they are loaded into the kernel.
+// GuardsVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type DeliveryVariableSpecs struct {
+type GuardsVariableSpecs struct {
 	DnsPorts        *ebpf.VariableSpec `ebpf:"dns_ports"`
 	ExemptMarkCount *ebpf.VariableSpec `ebpf:"exempt_mark_count"`
 	Explaining      *ebpf.VariableSpec `ebpf:"explaining"`
@@ -132,26 +132,26 @@ type DeliveryVariableSpecs struct {
 	TransPorts      *ebpf.VariableSpec `ebpf:"trans_ports"`
 }
 
-// DeliveryObjects contains all objects after they have been loaded into the kernel.
+// GuardsObjects contains all objects after they have been loaded into the kernel.
 //
-// It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
-type DeliveryObjects struct {
-	DeliveryPrograms
-	DeliveryMaps
-	DeliveryVariables
+// It can be passed to LoadGuardsObjects or ebpf.CollectionSpec.LoadAndAssign.
+type GuardsObjects struct {
+	GuardsPrograms
+	GuardsMaps
+	GuardsVariables
 }
 
-func (o *DeliveryObjects) Close() error {
-	return _DeliveryClose(
-		&o.DeliveryPrograms,
-		&o.DeliveryMaps,
+func (o *GuardsObjects) Close() error {
+	return _GuardsClose(
+		&o.GuardsPrograms,
+		&o.GuardsMaps,
 	)
 }
 
-// DeliveryMaps contains all maps after they have been loaded into the kernel.
+// GuardsMaps contains all maps after they have been loaded into the kernel.
 //
-// It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
-type DeliveryMaps struct {
+// It can be passed to LoadGuardsObjects or ebpf.CollectionSpec.LoadAndAssign.
+type GuardsMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	CutFlows       *ebpf.Map `ebpf:"cut_flows"`
@@ -167,8 +167,8 @@ type DeliveryMaps struct {
 	Refusals       *ebpf.Map `ebpf:"refusals"`
 }
 
-func (m *DeliveryMaps) Close() error {
-	return _DeliveryClose(
+func (m *GuardsMaps) Close() error {
+	return _GuardsClose(
 		m.Allowances,
 		m.Counters,
 		m.CutFlows,
@@ -185,10 +185,10 @@ func (m *DeliveryMaps) Close() error {
 	)
 }
 
-// DeliveryVariables contains all global variables after they have been loaded into the kernel.
+// GuardsVariables contains all global variables after they have been loaded into the kernel.
 //
-// It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
-type DeliveryVariables struct {
+// It can be passed to LoadGuardsObjects or ebpf.CollectionSpec.LoadAndAssign.
+type GuardsVariables struct {
 	DnsPorts        *ebpf.Variable `ebpf:"dns_ports"`
 	ExemptMarkCount *ebpf.Variable `ebpf:"exempt_mark_count"`
 	Explaining      *ebpf.Variable `ebpf:"explaining"`
@@ -203,18 +203,18 @@ type DeliveryVariables struct {
 	TransPorts      *ebpf.Variable `ebpf:"trans_ports"`
 }
 
-// DeliveryPrograms contains all programs after they have been loaded into the kernel.
+// GuardsPrograms contains all programs after they have been loaded into the kernel.
 //
-// It can be passed to LoadDeliveryObjects or ebpf.CollectionSpec.LoadAndAssign.
-type DeliveryPrograms struct {
+// It can be passed to LoadGuardsObjects or ebpf.CollectionSpec.LoadAndAssign.
+type GuardsPrograms struct {
 	TorbpfDelivery  *ebpf.Program `ebpf:"torbpf_delivery"`
 	TorbpfDeparture *ebpf.Program `ebpf:"torbpf_departure"`
 	TorbpfForward   *ebpf.Program `ebpf:"torbpf_forward"`
 	TorbpfReports   *ebpf.Program `ebpf:"torbpf_reports"`
 }
 
-func (p *DeliveryPrograms) Close() error {
-	return _DeliveryClose(
+func (p *GuardsPrograms) Close() error {
+	return _GuardsClose(
 		p.TorbpfDelivery,
 		p.TorbpfDeparture,
 		p.TorbpfForward,
@@ -222,7 +222,7 @@ func (p *DeliveryPrograms) Close() error {
 	)
 }
 
-func _DeliveryClose(closers ...io.Closer) error {
+func _GuardsClose(closers ...io.Closer) error {
 	for _, closer := range closers {
 		if err := closer.Close(); err != nil {
 			return err
@@ -233,5 +233,5 @@ func _DeliveryClose(closers ...io.Closer) error {
 
 // Do not access this directly.
 //
-//go:embed delivery_bpfel.o
-var _DeliveryBytes []byte
+//go:embed guards_bpfel.o
+var _GuardsBytes []byte
