@@ -3,7 +3,7 @@
 #   deps.sh run      to build and attach: Go, tor
 #   deps.sh demo     to show it on a private Tor network: nft
 #   deps.sh bench    to measure it: ip, nft
-#   deps.sh test     to run the tests, too: clang, nft, tcpdump, …; squid and the like are not
+#   deps.sh test     to run the tests, too: clang, nft, tcpdump, chromium, …; squid and the like are not
 #                    installed but unpacked, below /var/cache/torbpf-tests
 #   deps.sh systemd  and the one that boots a system of its own: systemd-nspawn, mmdebstrap
 # A tor package starts a tor service of its own; torbpf does not use or touch it.
@@ -15,7 +15,7 @@ run_packages=(tor)
 demo_packages=("${run_packages[@]}" nftables)
 bench_packages=("${demo_packages[@]}" iproute2)
 test_packages=("${demo_packages[@]}" clang llvm clang-format libbpf-dev linux-libc-dev bpftool iproute2 iputils-ping conntrack tcpdump git
-	wireguard-go wireguard-tools dnsmasq-base shellcheck lintian rpm nix-bin make)
+	wireguard-go wireguard-tools dnsmasq-base shellcheck lintian rpm nix-bin make chromium-headless-shell)
 # Installed, their services would start and change this host's network: they are unpacked.
 unpacked_packages=(squid network-manager systemd-resolved openrc)
 unpacked=/var/cache/torbpf-tests # internal/e2e looks there
@@ -29,8 +29,15 @@ say() { printf 'deps: %s\n' "$*" >&2; }
 package_names() {
 	case $1 in
 	bpftool) if [ -n "$(apt-cache madison bpftool)" ]; then echo bpftool; else echo linux-tools-common linux-tools-generic; fi ;;
+	chromium-headless-shell) no_chromium || echo chromium-headless-shell ;;
 	*) echo "$1" ;;
 	esac
+}
+
+# Ubuntu has it as a snap alone, which runs in no network namespace of a test's.
+no_chromium() {
+	[ -z "$(apt-cache madison chromium-headless-shell)" ] || return 1
+	say "this release has no package of Chromium: install google-chrome by hand, or the tests of the page fail"
 }
 
 # Any bpftool will do where there is none of the running kernel's version.
@@ -40,7 +47,8 @@ link_bpftool() {
 }
 
 installed() {
-	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ] || { [ "$1" = bpftool ] && bpftool version >/dev/null 2>&1; }
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ] || { [ "$1" = bpftool ] && bpftool version >/dev/null 2>&1; } ||
+		{ [ "$1" = chromium-headless-shell ] && command -v chromium google-chrome >/dev/null; }
 }
 
 # update_lists MISSING… readies apt, or says why it cannot.

@@ -1,7 +1,8 @@
 // Package api serves what the commands do by HTTP (docs/API.md): over a unix socket for root,
-// and through a conduit for the process that serves the metrics. It changes nothing but by the
-// same steps of internal/router that the commands take, and has no account of its own: whoever
-// holds a connection may do all of it.
+// and a part of it through a conduit for the process that serves metrics and the page. It
+// changes nothing but by the same steps of internal/router that the commands take. Root's socket
+// has no account of its own: whoever holds a connection may do all of it. Through the conduit
+// only who has a session of internal/access gets more than metrics.
 package api
 
 import (
@@ -31,11 +32,17 @@ type Router interface {
 	BackToTor(ctx context.Context, who []string, o router.ExcludeOptions) ([]config.Change, []string, error)
 }
 
-// New returns the API. version is that of this program, for the metrics.
-func New(r Router, version string) http.Handler {
-	a := api{r}
+// New returns the API for root. version is that of this program, for the metrics.
+func New(r Router, version string, door Door) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", Metrics(r, version))
+	api{r, byAPI}.register(mux)
+	door.register(mux)
+	return mux
+}
+
+// register adds what root and the page may do. What the page is not for belongs into New.
+func (a api) register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/status", a.status)
 	mux.HandleFunc("GET /v1/devices", a.devices)
 	mux.HandleFunc("GET /v1/tor", a.tor)
@@ -43,7 +50,6 @@ func New(r Router, version string) http.Handler {
 	mux.HandleFunc("POST /v1/tor/newnym", a.newnym)
 	mux.HandleFunc("GET /v1/events", a.events)
 	mux.HandleFunc("PUT /v1/devices/{device}/policy", a.setPolicy)
-	return mux
 }
 
 // Metrics returns the part of the API that strangers may see, who get nothing else should they take over
@@ -64,7 +70,10 @@ func registry(r metrics.Source, version string) *prometheus.Registry {
 	return registry
 }
 
-type api struct{ router Router }
+type api struct {
+	router Router
+	by     string // who changes something, in the audit
+}
 
 func (a api) status(w http.ResponseWriter, r *http.Request) {
 	s, err := a.router.Status(r.Context())
@@ -86,8 +95,11 @@ type Policy struct {
 // maxBody is more than anybody has to say, in bytes.
 const maxBody = 4 << 10
 
-// byAPI is the API in the audit.
-const byAPI = "the API"
+// Who changes something, in the audit.
+const (
+	byAPI  = "the API"
+	byPage = "the page"
+)
 
 func (a api) setPolicy(w http.ResponseWriter, r *http.Request) {
 	var p Policy
@@ -103,7 +115,7 @@ func (a api) setPolicy(w http.ResponseWriter, r *http.Request) {
 
 func (a api) change(r *http.Request, p Policy) ([]config.Change, []string, error) {
 	who := []string{r.PathValue("device")}
-	o := router.ExcludeOptions{By: byAPI, Life: time.Duration(p.Seconds) * time.Second}
+	o := router.ExcludeOptions{By: a.by, Life: time.Duration(p.Seconds) * time.Second}
 	switch p.Policy {
 	case config.PolicyTor:
 		if p.Seconds != 0 {

@@ -24,9 +24,9 @@ func (a api) tor(w http.ResponseWriter, r *http.Request) {
 	reply(w, report, err)
 }
 
-// circuits says where devices go only for ?targets=1.
+// circuits says where devices go only for ?targets=1, and never to the page.
 func (a api) circuits(w http.ResponseWriter, r *http.Request) {
-	found, err := a.router.Circuits(r.Context(), r.URL.Query().Get("targets") == "1")
+	found, err := a.router.Circuits(r.Context(), r.URL.Query().Get("targets") == "1" && a.by != byPage)
 	reply(w, map[string]any{"schema": 1, "circuits": found}, err)
 }
 

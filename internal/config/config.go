@@ -139,11 +139,6 @@ type Tor struct {
 	Timeout      time.Duration `json:"timeout"` // how long attach waits for the bootstrap
 }
 
-// Web configures what `torbpf run` serves by TCP: metrics.
-type Web struct {
-	Listen []netip.AddrPort `json:"listen"` // none: nothing is served
-}
-
 // Mark matches packets whose fwmark, under Mask, equals Value.
 type Mark struct {
 	Value uint32 `json:"value"`
@@ -157,7 +152,7 @@ func Default() Config {
 		Inbound:   true,
 		MarkShift: 24,
 		Early:     EarlyAuto,
-		Web:       Web{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9959")}},
+		Web:       Web{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9959")}, Page: true, PasswordFile: "/etc/torbpf/password"},
 		FastPath:  FastPathOff,
 		Tor: Tor{
 			Mode:         TorManaged,

@@ -39,38 +39,6 @@ type fileClient struct {
 	Exclusions fileExclusions `toml:"exclusions,omitempty"`
 }
 
-// fileWeb is about what is served by TCP.
-type fileWeb struct {
-	Listen *[]string `toml:"listen,omitempty"`
-}
-
-func (f fileWeb) apply(w *Web) error {
-	if f.Listen == nil {
-		return nil
-	}
-	w.Listen = []netip.AddrPort{}
-	for _, s := range *f.Listen {
-		addr, err := netip.ParseAddrPort(s)
-		if err != nil || addr.Port() == 0 {
-			return &FieldError{Field: "web.listen", Problem: fmt.Sprintf("%q is no address with a port, such as 127.0.0.1:9959 or [::1]:9959", s)}
-		}
-		w.Listen = append(w.Listen, addr)
-	}
-	return nil
-}
-
-// text is how a file says it; nil: as by default.
-func (w Web) text() *[]string {
-	if slices.Equal(w.Listen, Default().Web.Listen) {
-		return nil
-	}
-	out := []string{}
-	for _, addr := range w.Listen {
-		out = append(out, addr.String())
-	}
-	return &out
-}
-
 type fileTor struct {
 	Mode         *string `toml:"mode,omitempty"`
 	TCPMode      *string `toml:"tcp_mode,omitempty"`
@@ -145,7 +113,7 @@ func (f file) over(later file) file {
 	keep(&later.FastPath, f.FastPath)
 	keep(&later.SkipProbe, f.SkipProbe)
 	keep(&later.Exclusions.Resolver, f.Exclusions.Resolver)
-	keep(&later.Web.Listen, f.Web.Listen)
+	later.Web.over(f.Web)
 	keep(&later.Client.Enable, f.Client.Enable)
 	keep(&later.Client.ProxyPort, f.Client.ProxyPort)
 	keep(&later.Tor.Mode, f.Tor.Mode)
@@ -259,7 +227,7 @@ func (c Config) Text() ([]byte, error) {
 		f.Tor.Onion6 = &prefix{c.Tor.Onion6}
 	}
 	f.Client = fileClient{Enable: differing(c.Client.Enable, d.Client.Enable), ProxyPort: differing(c.Client.ProxyPort, d.Client.ProxyPort)}
-	f.Web.Listen = c.Web.text()
+	f.Web = c.Web.file()
 	f.setRules(c.Rules)
 	if c.Resolver.IsValid() {
 		f.Exclusions.Resolver = &c.Resolver

@@ -43,11 +43,13 @@ func (s source) at(line int) string {
 }
 
 // Load reads a configuration file and its drop-ins. What they do not mention is as in
-// Default; what torbpf does not know is an error, as is all that Validate refuses. Its
-// interfaces are waited for. Errors name the file and, where one line is at fault, that
-// line; they wrap ErrInvalid, or os.ErrNotExist for a file that is not there. Drop-ins
-// alone are no configuration.
-func Load(path string) (Config, error) { return load(path, Config.complete) }
+// Default; what torbpf does not know is an error, as is all that Validate refuses, and
+// the page for a LAN without a password. Its interfaces are waited for. Errors name the file
+// and, where one line is at fault, that line; they wrap ErrInvalid, or os.ErrNotExist for a
+// file that is not there. Drop-ins alone are no configuration.
+func Load(path string) (Config, error) {
+	return load(path, func(c Config) error { return errors.Join(c.complete(), c.Web.locked()) })
+}
 
 // LoadPart is Load for who needs a part of it alone, such as what is said of tor: nothing has
 // to be put on Tor by it.

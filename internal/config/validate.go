@@ -75,6 +75,7 @@ func (c Config) Validate() error {
 	v.onion("tor.onion6", c.Tor.Onion6, longestOnion(false, c.Tor.Instances.Most()), onionSpace6)
 	v.rules(c)
 	v.devices(c)
+	v.web(c.Web)
 	return errors.Join(v.problems...)
 }
 

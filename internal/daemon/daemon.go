@@ -11,7 +11,7 @@
 //	                     ├─▶ what a killed exec has left is ended
 //	                     ├─▶ lists whose files change are read and put in force
 //	                     ├─▶ the fast path is permitted for two seconds more, or ended
-//	                     ├─▶ the API is served, and the process that serves the metrics kept running
+//	                     ├─▶ the API is served, and the process that serves metrics and the page kept running
 //	                     └─▶ alarms of the last guards are logged
 //
 // It is never what keeps traffic in: all of that is in the kernel, and while the
@@ -29,13 +29,14 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/mdlayher/sdnotify"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/torbpf/torbpf/internal/api"
+	"github.com/torbpf/torbpf/internal/access"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/router"
 )
@@ -58,6 +59,8 @@ type daemon struct {
 	troubles []string // likewise
 	slow     []string // what is in the way of the fast path, likewise
 	shown    string   // by the service manager, likewise
+	keeper   *access.Keeper
+	served   atomic.Pointer[router.Served] // by TCP; nil: nothing
 }
 
 // Run keeps a configuration in force until ctx ends, which is no error. It
@@ -67,7 +70,7 @@ func Run(ctx context.Context, o Options) error {
 	// A crash of Go's, and SIGABRT of a watchdog, would end with exit code 2, which tells the
 	// service manager not to start this anew; so they end with the signal.
 	debug.SetTraceback("crash")
-	d := &daemon{Options: o, kicks: make(chan struct{}, 1), paces: make(paces)}
+	d := &daemon{Options: o, kicks: make(chan struct{}, 1), paces: make(paces), keeper: access.New()}
 	notifier, err := sdnotify.New()
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("reach the service manager: %w", err)
@@ -102,8 +105,8 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { return d.watchLists(ctx) })
 	g.Go(func() error { return d.watchCells(ctx) })
 	g.Go(func() error { return d.watchHangups(ctx, hangup) })
-	g.Go(func() error { return d.serveAPI(ctx, api.New(d.Router, d.Version)) })
-	g.Go(func() error { return d.watchWeb(ctx, api.Metrics(d.Router, d.Version)) })
+	g.Go(func() error { return d.serveAPI(ctx) })
+	g.Go(func() error { return d.watchWeb(ctx) })
 	g.Go(func() error { return d.mend(ctx) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -46,20 +47,24 @@ func TestJSONHasTheFieldsOfTheDocs(t *testing.T) {
 	detachLater(t, lab)
 	fakeSystemctl(t, lab)
 	mac := lab.Client1.MAC.String()
-	file := writeConfig(t, lab, `interfaces = ["eth1"]`)
+	file := writeConfig(t, lab, `interfaces = ["eth1"]`, "[web]", fmt.Sprintf("password_file = %q", filepath.Join(lab.Dir(), "password")))
 	missing := documentedJSON(t)
 	for _, args := range [][]string{
 		{"version"}, {"attach", lan, "--no-wait", "--torrc", loneTorrc(t, lab)}, {"events", "--once"}, {"top", "--once"}, {"exclude", "add", other4, "--for", "1h"}, {"exclude", "list"},
 		{"device", "name", mac, "tv"}, {"device", "list"}, {"device", "allow", "tv"}, {"device", "block", "tv"}, {"device", "tor", "tv"},
 		{"status"}, {"tor", "status"}, {"tor", "circuits"}, {"tor", "newnym", "tv"}, {"check", "--layers"}, {"explain", "--from", lab.Client1.IPv4.String(), "--to", testnet.Other4.String()},
 		{"check-config", "--config", file}, {"plan", "--config", file}, {"apply", "--no-wait", "--config", file},
-		{"enable", "--config", filepath.Join(lab.Dir(), "new.toml")}, {"disable"}, {"exclude", "del", other4}, {"detach", lan}, {"detach", "--all"},
+		{"enable", "--config", filepath.Join(lab.Dir(), "new.toml")}, {"disable"}, {"exclude", "del", other4},
+		{"page", "password", "--remove", "--config", file}, {"page", "login"}, {"page", "logout"}, {"detach", lan}, {"detach", "--all"},
 	} {
 		if args[0] == "detach" && args[1] == "--all" {
 			attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
 		}
+		if args[0] == "page" && args[1] == "login" {
+			startRun(t, lab, file).await(t, "metrics are served")
+		}
 		command := strings.Join(args[:1], " ")
-		if args[0] == "exclude" || args[0] == "device" || args[0] == "tor" {
+		if args[0] == "exclude" || args[0] == "device" || args[0] == "tor" || args[0] == "page" {
 			command = strings.Join(args[:2], " ")
 		}
 		checkFields(t, command, documentedJSON(t)[command], mustTorbpf(t, lab, append(args, "--json")...).stdout)

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-
-	"github.com/torbpf/torbpf/internal/config"
 )
 
 // APISocket is where `torbpf run` serves the API, for root. It is beside the state directory,
@@ -20,14 +18,4 @@ func (r *Router) ListenAPI() (net.Listener, error) {
 		return nil, fmt.Errorf("listen for the API: %w", err)
 	}
 	return l, nil
-}
-
-// Web is what is to be served by TCP; known is false where nothing is attached, and whatever
-// is served may go on.
-func (r *Router) Web() (cfg config.Web, known bool) {
-	s, err := r.loadState()
-	if err != nil || s == nil {
-		return config.Web{}, false
-	}
-	return s.Config.Web, true
 }

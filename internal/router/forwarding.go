@@ -77,6 +77,7 @@ func (r *Router) warnings(s *State, p *plan.Plan) []string {
 	w = append(w, handOverWarnings(p)...)
 	w = append(w, exitWarnings(s, p)...)
 	w = append(w, clientWarnings(p, s.Config.Everything)...)
+	w = append(w, pageWarnings(s, p)...)
 	return append(w, forwardingWarnings(s)...)
 }
 

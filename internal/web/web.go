@@ -1,8 +1,10 @@
-// Package web serves the metrics by TCP. It is a process of its own without privileges
-// (internal/confined): what it reads from strangers cannot do more than the API, which it
-// reaches through the conduit that it was handed.
+// Package web serves metrics and the page by TCP. It is a process of its own without privileges
+// (internal/confined): what it reads from strangers cannot do more than what the API lets through
+// the conduit that it was handed, where internal/access asks each request for its session.
 //
-//	Prometheus ── TCP, loopback ──▶ torbpf-web (nobody) ── conduit ──▶ torbpf run: API
+//	Prometheus ── GET /metrics ──▶ torbpf-web (nobody) ── conduit ──▶ torbpf run: API
+//	a browser ─── / ─────────────▶ the files of page/
+//	          ─── /v1/… ─────────▶              …       ── conduit ──▶ internal/access, API
 //
 // It ends with the daemon that has started it.
 package web
@@ -14,13 +16,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
-	"net/url"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/netutil"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/conduit"
 	"github.com/torbpf/torbpf/internal/confined"
@@ -31,14 +33,23 @@ const role = confined.Role("web")
 
 // Config is what the process must know; it travels as JSON.
 type Config struct {
-	Listen []netip.AddrPort `json:"listen"`
+	Places []Place `json:"places"`
+	Page   bool    `json:"page"` // beside metrics
+}
+
+// Place is where it listens.
+type Place struct {
+	Addr      netip.AddrPort `json:"addr"`
+	Interface string         `json:"interface"` // by which it is reached, and no other; "" for any
 }
 
 // Limits of what strangers can make the process hold.
 const (
-	maxClients   = 64
+	maxClients   = 64 // connections to each place
+	maxOfClient  = 16 // of these
 	maxOpenFiles = 512
 	maxHeader    = 16 << 10
+	maxBody      = 8 << 10
 	askTime      = 10 * time.Second
 	answerTime   = 30 * time.Second
 )
@@ -79,17 +90,17 @@ func run(ctx context.Context, cfg Config, dialer *conduit.Dialer, ready func() e
 		cancel()
 	}()
 	server := &http.Server{
-		Handler: newHandler(dialer), MaxHeaderBytes: maxHeader,
+		Handler: newHandler(dialer.Dial, cfg.Page), MaxHeaderBytes: maxHeader,
 		ReadTimeout: askTime, WriteTimeout: answerTime, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // it would name clients
 	}
-	served := make(chan error, len(cfg.Listen))
-	for _, addr := range cfg.Listen {
-		l, err := net.Listen("tcp", addr.String())
+	served := make(chan error, len(cfg.Places))
+	for _, place := range cfg.Places {
+		l, err := place.listen(ctx)
 		if err != nil {
 			return errors.Join(fmt.Errorf("serve metrics: %w; choose another address by [web] listen", err), server.Close())
 		}
-		go func() { served <- server.Serve(netutil.LimitListener(l, maxClients)) }()
+		go func() { served <- server.Serve(netutil.LimitListener(newFair(l), maxClients)) }()
 	}
 	if err := ready(); err != nil {
 		return errors.Join(err, server.Close())
@@ -102,41 +113,16 @@ func run(ctx context.Context, cfg Config, dialer *conduit.Dialer, ready func() e
 	}
 }
 
-// newHandler serves what strangers may see.
-func newHandler(dialer *conduit.Dialer) http.Handler {
-	behind := &httputil.ReverseProxy{
-		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: "api"}) },
-		Transport: &http.Transport{DialContext: dialer.Dial, MaxIdleConns: 4, IdleConnTimeout: time.Minute},
-		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
-			http.Error(w, "torbpf run does not answer", http.StatusBadGateway)
-		},
-	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", behind)
-	return knownHost(mux)
-}
-
-// knownHost refuses requests to a name: a site that has its own name point here would have a
-// browser read the answer for it (DNS rebinding).
-func knownHost(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host := r.Host
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
+// listen opens the place. Its address alone would let in what is sent there by way of another
+// interface, such as an uplink: the kernel takes an address for all of this machine's.
+func (p Place) listen(ctx context.Context) (net.Listener, error) {
+	var lc net.ListenConfig
+	if p.Interface != "" {
+		lc.Control = func(_, _ string, c syscall.RawConn) error {
+			var bound error
+			err := c.Control(func(fd uintptr) { bound = unix.BindToDevice(int(fd), p.Interface) })
+			return errors.Join(err, bound)
 		}
-		if _, err := netip.ParseAddr(trimBrackets(host)); err != nil && host != "localhost" {
-			http.Error(w, "This is to be asked by an address, or as localhost.", http.StatusMisdirectedRequest)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// trimBrackets takes those of an IPv6 address without a port.
-func trimBrackets(host string) string {
-	if len(host) > 1 && host[0] == '[' && host[len(host)-1] == ']' {
-		return host[1 : len(host)-1]
 	}
-	return host
+	return lc.Listen(ctx, "tcp", p.Addr.String())
 }

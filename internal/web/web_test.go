@@ -1,0 +1,265 @@
+package web
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/torbpf/torbpf/internal/access"
+)
+
+// served is the handler in front of an API that says what it was asked, and who asks it.
+type served struct {
+	t    *testing.T
+	http *httptest.Server
+}
+
+func serve(t *testing.T, page bool, api http.Handler) *served {
+	t.Helper()
+	behind := httptest.NewServer(api)
+	t.Cleanup(behind.Close)
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", behind.Listener.Addr().String())
+	}
+	front := httptest.NewServer(newHandler(dial, page))
+	t.Cleanup(front.Close)
+	return &served{t, front}
+}
+
+// echo says what it was asked.
+func echo(w http.ResponseWriter, r *http.Request) {
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	fmt.Fprintf(w, "behind: %s %s for %s", r.Method, r.URL, r.Host)
+}
+
+func (s *served) ask(method, path, body string, change func(*http.Request)) (int, string, http.Header) {
+	s.t.Helper()
+	r, err := http.NewRequestWithContext(s.t.Context(), method, s.http.URL+path, strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if change != nil {
+		change(r)
+	}
+	answer, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return answer.StatusCode, string(text), answer.Header
+}
+
+// TestNothingElseIsPassedOn than what the page may ask.
+func TestNothingElseIsPassedOn(t *testing.T) {
+	s := serve(t, true, http.HandlerFunc(echo))
+	host := strings.TrimPrefix(s.http.URL, "http://")
+	for _, what := range []string{"GET /metrics", "GET /v1/session", "POST /v1/session", "DELETE /v1/session", "GET /v1/status", "GET /v1/devices", "GET /v1/tor", "GET /v1/tor/circuits", "POST /v1/tor/newnym", "GET /v1/events?follow=1", "PUT /v1/devices/tv/policy"} {
+		method, path, _ := strings.Cut(what, " ")
+		if _, text, _ := s.ask(method, path, "{}", nil); text != "behind: "+what+" for "+host {
+			t.Errorf("%s: %s", what, text)
+		}
+	}
+	for _, what := range []string{
+		"POST /v1/page/login", "DELETE /v1/page/sessions", "POST /v1/status", "PUT /v1/session", "GET /v1/devices/tv/policy", "POST /v1/devices/tv/policy",
+		"GET /v1/anything", "GET /v1/", "GET //v1/page/login", "GET /debug/pprof/", "GET /page/", "GET /index.html", "GET /../handler.go", "PATCH /metrics", "OPTIONS /v1/status", "CONNECT /v1/status",
+	} {
+		method, path, _ := strings.Cut(what, " ")
+		if code, text, _ := s.ask(method, path, "{}", nil); code == http.StatusOK || strings.Contains(text, "behind") {
+			t.Errorf("%s: %d %s", what, code, text)
+		}
+	}
+	metrics := serve(t, false, http.HandlerFunc(echo))
+	for _, path := range []string{"/", "/main.js", "/v1/status", "/v1/session", "/v1/events"} {
+		if code, text, _ := metrics.ask("GET", path, "", nil); code != http.StatusNotFound {
+			t.Errorf("without the page, %s: %d %s", path, code, text)
+		}
+	}
+	if code, text, _ := metrics.ask("GET", "/metrics", "", nil); code != http.StatusOK {
+		t.Errorf("metrics: %d %s", code, text)
+	}
+}
+
+// TestANameIsRefused for whatever it asks.
+func TestANameIsRefused(t *testing.T) {
+	s := serve(t, true, http.HandlerFunc(echo))
+	for _, path := range []string{"/", "/metrics", "/v1/status", "/main.js", "/nowhere"} {
+		for _, host := range []string{"site.example", "site.example:9959", "127.0.0.1.site.example", "localhost.site.example"} {
+			if code, text, _ := s.ask("GET", path, "", func(r *http.Request) { r.Host = host }); code != http.StatusMisdirectedRequest {
+				t.Errorf("%s by %s: %d %s", path, host, code, text)
+			}
+		}
+		for _, host := range []string{"127.0.0.1", "localhost:9959", "[::1]", "[::1]:9959", "192.168.1.1:9959"} {
+			if code, text, _ := s.ask("GET", path, "", func(r *http.Request) { r.Host = host }); code == http.StatusMisdirectedRequest {
+				t.Errorf("%s by %s: %d %s", path, host, code, text)
+			}
+		}
+	}
+}
+
+// TestABodyIsBounded, as it goes by.
+func TestABodyIsBounded(t *testing.T) {
+	s := serve(t, true, http.HandlerFunc(echo))
+	for _, what := range []string{"PUT /v1/devices/tv/policy", "POST /v1/session", "DELETE /v1/session"} {
+		method, path, _ := strings.Cut(what, " ")
+		if code, text, _ := s.ask(method, path, strings.Repeat("x", maxBody+1), nil); code != http.StatusRequestEntityTooLarge {
+			t.Errorf("%s: %d %s", what, code, text)
+		}
+	}
+}
+
+// TestEventsComeAsTheyHappen, and are no reason to end.
+func TestEventsComeAsTheyHappen(t *testing.T) {
+	next := make(chan struct{})
+	s := serve(t, true, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for i := range 3 {
+			<-next
+			fmt.Fprintln(w, i)
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				t.Error(err)
+			}
+		}
+	}))
+	answer := make(chan *http.Response)
+	go func() {
+		r, err := http.Get(s.http.URL + "/v1/events?follow=1")
+		if err != nil {
+			t.Error(err)
+		}
+		answer <- r
+	}()
+	next <- struct{}{}
+	r := <-answer
+	defer r.Body.Close()
+	lines := bufio.NewReader(r.Body)
+	for i := range 3 {
+		if line, err := lines.ReadString('\n'); err != nil || line != fmt.Sprintln(i) {
+			t.Errorf("it says %q, %v", line, err)
+		}
+		if i < 2 {
+			next <- struct{}{}
+		}
+	}
+}
+
+// TestOneClientTriesAFewPasswords, whoever else tries some.
+func TestOneClientTriesAFewPasswords(t *testing.T) {
+	a := newAttempts()
+	h := a.paced(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	try := func(from string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("POST", "/v1/session", nil)
+		r.RemoteAddr = from
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w
+	}
+	for i := range attemptBurst {
+		if w := try("192.168.1.7:1000"); w.Code != http.StatusOK {
+			t.Errorf("attempt %d: %d", i, w.Code)
+		}
+		try(fmt.Sprintf("[fd50::%d]:1000", i)) // one subnet
+	}
+	for from, want := range map[string]int{
+		"192.168.1.7:2000": http.StatusTooManyRequests, "[::ffff:192.168.1.7]:2000": http.StatusTooManyRequests, "192.168.1.8:1000": http.StatusOK,
+		"[fd50::ffff]:1": http.StatusTooManyRequests, "[fd60::1]:1": http.StatusOK,
+	} {
+		if w := try(from); w.Code != want || (want != http.StatusOK) != (w.Header().Get("Retry-After") != "") {
+			t.Errorf("%s: %d %v", from, w.Code, w.Header())
+		}
+	}
+	for i := range maxAttempts + 1000 {
+		try(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1).String())
+	}
+	if len(a.of) > maxAttempts+1 {
+		t.Errorf("it knows %d clients", len(a.of))
+	}
+}
+
+// TestOneClientDoesNotTakeAllConnections that there are.
+func TestOneClientDoesNotTakeAllConnections(t *testing.T) {
+	f := newFair(nil)
+	who, other := client("192.168.1.7:1"), client("192.168.1.8:1")
+	for i := range maxOfClient {
+		if !f.enter(who) {
+			t.Errorf("connection %d is refused", i)
+		}
+	}
+	if f.enter(who) {
+		t.Error("it has too many")
+	}
+	if !f.enter(other) {
+		t.Error("another has none")
+	}
+	f.leave(who)
+	if !f.enter(who) {
+		t.Error("what has ended counts")
+	}
+	f.leave(other)
+	if len(f.open) != 1 {
+		t.Errorf("it knows %v", f.open)
+	}
+}
+
+// TestThePageIsItsOwn: its files come with a policy that lets a browser load nothing else, and
+// name nothing else. No text becomes HTML.
+func TestThePageIsItsOwn(t *testing.T) {
+	s := serve(t, true, http.HandlerFunc(echo))
+	paths, err := filepath.Glob("page/*")
+	if err != nil || len(paths) < 3 {
+		t.Fatalf("%v, %v", paths, err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := "/" + strings.TrimPrefix(filepath.Base(path), "index.html")
+		code, got, header := s.ask("GET", at, "", nil)
+		if code != http.StatusOK || got != string(text) || header.Get("Content-Type") != types[filepath.Ext(path)] {
+			t.Errorf("%s: %d %s", at, code, header)
+		}
+		for name, want := range map[string]string{
+			"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+			"Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store",
+		} {
+			if header.Get(name) != want {
+				t.Errorf("%s: %s is %q", at, name, header.Get(name))
+			}
+		}
+		for _, bad := range []string{`https?://(?:[^w]|w[^w])`, `innerHTML`, `outerHTML`, `insertAdjacentHTML`, `document\.write`, `\beval\b`, `new Function`, `\bon[a-z]+="`, `style="`, `javascript:`} {
+			if found := regexp.MustCompile(bad).Find(text); found != nil {
+				t.Errorf("%s has %q", path, found)
+			}
+		}
+		if n := strings.Count(string(text), "\n"); n > 400 {
+			t.Errorf("%s has %d lines", path, n)
+		}
+	}
+	for _, rule := range []string{"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'none'", "base-uri 'none'", "require-trusted-types-for 'script'"} {
+		if !strings.Contains(policy, rule) || strings.Contains(policy, "unsafe") {
+			t.Errorf("the policy is %s", policy)
+		}
+	}
+	if access.KeyHeader == "" {
+		t.Error("there is no header for the key")
+	}
+	if script, err := os.ReadFile("page/api.js"); err != nil || !strings.Contains(string(script), `"`+access.KeyHeader+`"`) {
+		t.Errorf("the page does not send %s: %v", access.KeyHeader, err)
+	}
+}
