@@ -43,8 +43,9 @@ enum verdict_bit {
  */
 enum above_class {
 	WAY_SLOW = 0,
-	WAY_FAST = 15,	 /* of what is forwarded: it has taken the fast path */
-	OWN_OF_TOR = 15, /* of what is sent: tor does, for others, which is counted apart */
+	WAY_FLEETING = 1, /* what lets it out may end with no policy changed: for no flowtable */
+	WAY_FAST = 15,	  /* of what is forwarded: it has taken the fast path */
+	OWN_OF_TOR = 15,  /* of what is sent: tor does, for others, which is counted apart */
 };
 
 /* How many there may be; of LANs nftables has a set of the same size. */

@@ -232,7 +232,7 @@ static __always_inline int act_on_uplink(struct __sk_buff *skb, int ethernet,
 	if (!ingress)
 		return act_on_own(skb, ethernet, s);
 	if (fast_path && ethernet && mark_class(skb->mark) == VERDICT_DIRECT &&
-	    mark_instance(skb->mark) == WAY_SLOW)
+	    mark_instance(skb->mark) != WAY_FAST)
 		bpf_tail_call(skb, &fast_programs, FAST_PROVE_OUT); /* not back, if there is one */
 	if (lan_leaves(skb, s) || !is_lan(ingress))
 		return ACTION_NEXT;

@@ -181,6 +181,16 @@ static __always_inline int explain(struct __sk_buff *skb, const struct packet *p
 	return ACTION_NEXT;
 }
 
+/*
+ * What the high nibble of the mark says. A flow that is let out by a name is so while an entry
+ * of a map lasts, so nobody may send its packets on without asking this program: nftables puts
+ * into the flowtable what has WAY_SLOW alone.
+ */
+static __always_inline __u32 way_of(struct decision d, __u32 instance)
+{
+	return d.reason == REASON_DIRECT_DOMAIN ? WAY_FLEETING : instance;
+}
+
 /* A packet from a LAN, at tc ingress. */
 static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const struct packet *p,
 				      const struct settings *s, struct decision d)
@@ -205,7 +215,7 @@ static __always_inline int act_on_lan(struct __sk_buff *skb, int ethernet, const
 	if (d.reason == REASON_DIRECT_DOMAIN)
 		remember_domain_flow(p);
 	count_skb(skb, p->ifindex, d);
-	set_class(skb, p->mark, class_of(d), instance);
+	set_class(skb, p->mark, class_of(d), way_of(d, instance));
 	if (fast_path && d.verdict == VERDICT_DIRECT)
 		bpf_tail_call(skb, &fast_programs, FAST_OUT); /* not back, if there is one */
 	return ACTION_NEXT;

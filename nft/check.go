@@ -14,30 +14,35 @@ import (
 
 // Check compares the kernel's table with the one that Apply would make and
 // returns the differences in words; none means that every chain, rule and set
-// is as it should be. Cut-off peers and the counts do not matter. An error
+// is as it should be. Cut-off peers and the counts do not matter, nor whether there is a
+// flowtable: if there is, it has to be as Accelerate makes it. An error
 // says that the kernel could not be asked.
 func Check(p *plan.Plan) ([]string, error) {
-	differences, err := check(p, build)
+	differences, err := check(p, false)
 	if err != nil || len(differences) == 0 || !(&builder{Plan: p}).looksUp() {
 		return differences, err
 	}
-	if strict, err := check(p, buildStrict); err != nil || len(strict) == 0 {
+	if strict, err := check(p, true); err != nil || len(strict) == 0 {
 		return nil, err // this kernel could not have the other
 	}
 	return differences, nil
 }
 
-func check(p *plan.Plan, build func(*plan.Plan, ...string) (*ruleset, error)) ([]string, error) {
-	want, err := build(p)
-	if err != nil {
-		return nil, err
-	}
+func check(p *plan.Plan, strict bool) ([]string, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	var differences []string
-	_, err = readUnchanged(conn, func() (err error) {
+	_, err = readUnchanged(conn, func() error {
+		flowtables, err := listFlowtables(conn)
+		if err != nil {
+			return err
+		}
+		want, err := builder{Plan: p, strict: strict, accelerates: len(flowtables) > 0}.build()
+		if err != nil {
+			return err
+		}
 		differences, err = want.compare(conn)
 		return err
 	})
@@ -56,7 +61,7 @@ func (rs *ruleset) compare(conn *nftables.Conn) ([]string, error) {
 	if t.Flags != rs.table.Flags {
 		differences = append(differences, fmt.Sprintf("table has flags %#x", uint32(t.Flags)))
 	}
-	for _, compare := range []func(*nftables.Conn) ([]string, error){rs.compareCounters, rs.compareSets, rs.compareChains} {
+	for _, compare := range []func(*nftables.Conn) ([]string, error){rs.compareCounters, rs.compareSets, rs.compareChains, rs.compareFlowtables} {
 		more, err := compare(conn)
 		if err != nil {
 			return nil, err

@@ -18,7 +18,7 @@ func TestClientModeDoesWithoutLookingUpRoutes(t *testing.T) {
 	for _, a := range []string{wan4, wan6} {
 		p.LocalAddrs = append(p.LocalAddrs, netip.MustParseAddr(a))
 	}
-	rs, err := buildStrict(p)
+	rs, err := builder{Plan: p, strict: true}.build()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,9 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files in testdata from what Apply makes")
 
+// build is what Apply writes.
+func build(p *plan.Plan) (*ruleset, error) { return builder{Plan: p}.build() }
+
 // minimalPlan is a plan with one LAN and nothing that is optional.
 func minimalPlan() *plan.Plan {
 	return &plan.Plan{

@@ -24,13 +24,13 @@ type Judge struct {
 // InForce returns the judge of the plan's table; differences are those that the kernel's has,
 // where it is another one.
 func InForce(p *plan.Plan) (j *Judge, differences []string, err error) {
-	for _, variant := range []func(*plan.Plan, ...string) (*ruleset, error){build, buildStrict} {
-		found, err := check(p, variant)
+	for _, strict := range []bool{false, true} {
+		found, err := check(p, strict)
 		if err != nil {
 			return nil, nil, err
 		}
 		if len(found) == 0 {
-			rs, err := variant(p)
+			rs, err := builder{Plan: p, strict: strict}.build()
 			return &Judge{rs, p.Mark}, nil, err
 		}
 		if differences == nil {

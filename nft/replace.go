@@ -25,6 +25,8 @@ type state struct {
 	sets    map[string]*nftables.Set
 	changes map[string]changes // of sets that stay
 	objects map[string]*nftables.NamedObj
+
+	flowtables []*nftables.Flowtable
 }
 
 // changes leads from the elements of a live set to those it should have.
@@ -78,6 +80,9 @@ func (rs *ruleset) readState(conn *nftables.Conn) (state, error) {
 	if old.objects, err = listObjects(conn); err != nil {
 		return old, err
 	}
+	if old.flowtables, err = flowtablesOf(conn, old.table); err != nil {
+		return old, err
+	}
 	if old.sets, err = listSets(conn); err != nil {
 		return old, err
 	}
@@ -121,6 +126,9 @@ func (rs *ruleset) queueRemoval(conn *nftables.Conn, old state) error {
 			conn.DelChain(c)
 		}
 	}
+	for _, f := range old.flowtables {
+		conn.DelFlowtable(f)
+	}
 	for _, o := range old.objects {
 		if !rs.counts(o) {
 			conn.DeleteObject(o)
@@ -135,6 +143,9 @@ func (rs *ruleset) queue(conn *nftables.Conn, old state) error {
 		if o := old.objects[name]; o == nil || !rs.counts(o) {
 			conn.AddObj(&nftables.NamedObj{Table: rs.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 		}
+	}
+	for _, f := range rs.flowtables {
+		conn.AddFlowtable(f)
 	}
 	// Chains come before the maps that lead to them, rules after the sets.
 	for _, c := range rs.chains {

@@ -17,10 +17,11 @@ import (
 // ruleset is the whole table as a value: Apply writes it, Check compares it
 // with what the kernel has.
 type ruleset struct {
-	table    *nftables.Table
-	counters []string
-	sets     []set
-	chains   []chain
+	table      *nftables.Table
+	counters   []string
+	flowtables []*nftables.Flowtable
+	sets       []set
+	chains     []chain
 }
 
 type set struct {
@@ -82,7 +83,9 @@ type builder struct {
 	// is answered by this machine in client mode, its addresses are those that the plan knows,
 	// and what runs by Tor ends where a rule of the user's has written over its mark.
 	strict bool
-	marks  []exemptMark
+	// accelerates has flows of class direct put into a flowtable.
+	accelerates bool
+	marks       []exemptMark
 	// clientMarks and direct are for what this machine itself sends, and
 	// freshClient says that it has been judged since just now only.
 	clientMarks []exemptMark
@@ -99,15 +102,6 @@ type exemptMark struct {
 }
 
 // build is pure: the same plan gives the same ruleset.
-func build(p *plan.Plan, fresh ...string) (*ruleset, error) {
-	return builder{Plan: p, fresh: fresh}.build()
-}
-
-// buildStrict is build for a kernel that cannot look up routes and sockets.
-func buildStrict(p *plan.Plan, fresh ...string) (*ruleset, error) {
-	return builder{Plan: p, fresh: fresh, strict: true}.build()
-}
-
 func (b builder) build() (*ruleset, error) {
 	if err := b.readRules(); err != nil {
 		return nil, err
@@ -115,13 +109,13 @@ func (b builder) build() (*ruleset, error) {
 	if err := b.checkPorts(); err != nil {
 		return nil, err
 	}
-	rs := &ruleset{table: table(), counters: b.counterNames()}
+	rs := &ruleset{table: table(), counters: b.counterNames(), flowtables: b.flowtables()}
 	sets, err := b.sets()
 	if err != nil {
 		return nil, err
 	}
 	rs.sets = sets
-	rs.chains = slices.Concat(b.untrackedChains(), b.classifyChains(), b.lateMarkChains(), b.divertChains(), b.inputChains(), b.outputChains(), b.reportChains(), b.forwardChains(), b.clientChains())
+	rs.chains = slices.Concat(b.untrackedChains(), b.classifyChains(), b.lateMarkChains(), b.divertChains(), b.inputChains(), b.outputChains(), b.reportChains(), b.forwardChains(), b.accelerateChains(), b.clientChains())
 	for _, s := range rs.sets {
 		s.Table = rs.table
 	}

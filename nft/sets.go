@@ -64,7 +64,7 @@ func (b *builder) sets() ([]set, error) {
 		b.portSet(),
 		b.classMap(mapDivert, b.diversions()),
 		b.classMap(mapForward, b.forwardVerdicts()),
-	}, b.torMaps(), client), err
+	}, b.uplinkSet(), b.torMaps(), client), err
 }
 
 // lanSet goes by name, so that an interface that was deleted and came back is
@@ -96,14 +96,21 @@ func (b *builder) lanSet() (set, error) {
 
 // exitSet holds the interfaces by which class via may leave.
 func (b *builder) exitSet() set {
-	s := set{Set: &nftables.Set{
-		Name: setExits, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
-		Size: abi.MaxLANs, Comment: "interfaces that packets may leave by directly",
-	}}
+	var names []string
 	for _, e := range b.Exits {
-		key := make([]byte, unix.IFNAMSIZ)
-		copy(key, e.Name) // config has checked it
-		s.elements = append(s.elements, nftables.SetElement{Key: key})
+		names = append(names, e.Name)
+	}
+	return interfaceSet(setExits, "interfaces that packets may leave by directly", names)
+}
+
+// interfaceSet holds names that config or the kernel has checked.
+func interfaceSet(name, comment string, interfaces []string) set {
+	s := set{Set: &nftables.Set{
+		Name: name, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
+		Size: abi.MaxLANs, Comment: comment,
+	}}
+	for _, i := range interfaces {
+		s.elements = append(s.elements, nftables.SetElement{Key: paddedName(i)})
 	}
 	return s
 }

@@ -20,6 +20,7 @@ const (
 	TProxy     = "tproxy"
 	Fast       = "fast"
 	Frames     = "fast-xdp"
+	Flowtable  = "flowtable"
 
 	IPRule          = "ip-rule"
 	WithoutNFT      = "without-nft"
@@ -39,7 +40,8 @@ type Config struct {
 	prepare func(context.Context, *Path) error
 }
 
-// Configs are all configurations; program is a built torbpf.
+// Configs are all configurations; program is a built torbpf. A path of one that this kernel cannot
+// have is an error that is kernel.ErrMissing.
 func Configs(program string) []Config {
 	return []Config{
 		{Name: Floor, Title: "sender alone, XDP_DROP at the router", Floor: true},
@@ -52,6 +54,7 @@ func Configs(program string) []Config {
 		{Name: TProxy, Title: "torbpf: all layers, TCP handed to tor's socket", NAT: true, prepare: handTCP(program)},
 		{Name: Fast, Title: "torbpf: all layers, fast path", NAT: true, prepare: permitFast(program)},
 		{Name: Frames, Title: "torbpf: all layers, fast path, early refusal (XDP)", NAT: true, prepare: permitFast(program, "--early-refusal", "native")},
+		{Name: Flowtable, Title: "torbpf: all layers, flowtable", NAT: true, prepare: accelerate(program)},
 		{Name: IPRule, Title: "masquerade and an ip rule", NAT: true, prepare: addRule},
 		{Name: WithoutNFT, Title: "torbpf without its nft table", NAT: true, prepare: less(program, func(ctx context.Context, p *Path) error {
 			_, err := p.Router.Run(ctx, "nft", "delete", "table", "inet", "torbpf")

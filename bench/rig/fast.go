@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
+	"strconv"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/loader"
+	"github.com/torbpf/torbpf/nft"
 )
 
 // permitFast attaches with the fast path, which is let be used as by `torbpf run`; that would
@@ -34,8 +39,49 @@ func permitFast(program string, flags ...string) func(context.Context, *Path) er
 	}
 }
 
-// hasFast tells whether a configuration has a fast path.
-func hasFast(config string) bool { return config == Fast || config == Frames }
+// hasFast tells whether a configuration has a fast path, of whichever kind.
+func hasFast(config string) bool { return config == Fast || config == Frames || config == Flowtable }
+
+// slowRules count what goes through rules though there is a flowtable.
+const slowRules = `
+table inet slow {
+	counter seen {}
+	chain forward { type filter hook forward priority 0; counter name seen; }
+}
+`
+
+// accelerate attaches with a flowtable, where the kernel has any.
+func accelerate(program string) func(context.Context, *Path) error {
+	return func(ctx context.Context, p *Path) error {
+		if err := attachServing(ctx, p, program, "--fastpath", "flowtable"); err != nil {
+			return err
+		}
+		var there bool
+		err := p.Router.Do(func() (err error) {
+			there, err = nft.Accelerates()
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if !there {
+			return fmt.Errorf("accelerate: %w: flowtables of nftables", kernel.ErrMissing)
+		}
+		return errors.Join(p.loadRules(ctx, slowRules), p.keepAccelerated())
+	}
+}
+
+// keepAccelerated lets no flow leave the flowtable between two turns, where the kernel has a
+// setting for it (Linux 5.14); else its first packet puts it back.
+func (p *Path) keepAccelerated() error {
+	for _, protocol := range []string{"udp", "tcp"} {
+		err := p.Router.Sysctl("net.netfilter.nf_flowtable_" + protocol + "_timeout=3600")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
 
 // datapath calls f with what the loader has pinned for the router.
 func (p *Path) datapath(f func(*loader.Datapath) error) error {
@@ -65,15 +111,23 @@ func (d *Driver) settle(p *Path, b *bursts) error {
 		if err != nil {
 			return err
 		}
-		if float64(after-before) > nearly*float64(burst.Sent) {
+		fast := after - before
+		if p.Config.Name == Flowtable {
+			fast = burst.Sent - fast
+		}
+		if float64(fast) > nearly*float64(burst.Sent) {
 			return nil
 		}
 	}
 	return errors.New("packets do not take the fast path")
 }
 
-// fastPackets counts what has taken the fast path, in both directions.
+// fastPackets counts what has taken the fast path, in both directions; or, where a flowtable is
+// it, what has not.
 func (p *Path) fastPackets() (packets uint64, err error) {
+	if p.Config.Name == Flowtable {
+		return p.slowPackets()
+	}
 	err = p.datapath(func(d *loader.Datapath) error {
 		f, err := d.Fast()
 		packets = f.Out + f.In
@@ -83,4 +137,18 @@ func (p *Path) fastPackets() (packets uint64, err error) {
 		return 0, fmt.Errorf("count what takes the fast path: %w", err)
 	}
 	return packets, nil
+}
+
+var packetsPattern = regexp.MustCompile(`packets (\d+)`)
+
+func (p *Path) slowPackets() (uint64, error) {
+	out, err := p.Router.Run(context.Background(), "nft", "list", "counter", "inet", "slow", "seen")
+	if err != nil {
+		return 0, fmt.Errorf("count what goes through rules: %w", err)
+	}
+	found := packetsPattern.FindStringSubmatch(out)
+	if found == nil {
+		return 0, fmt.Errorf("count what goes through rules: nft says %q", out)
+	}
+	return strconv.ParseUint(found[1], 10, 64)
 }

@@ -32,10 +32,10 @@ func udp(to netip.Prefix, flows int) Traffic {
 }
 
 // everywhere are the configurations that let excluded destinations through.
-var everywhere = []string{Plain, Masquerade, NFT, TC, Torbpf, Fast, Frames}
+var everywhere = []string{Plain, Masquerade, NFT, TC, Torbpf, Fast, Frames, Flowtable}
 
 // translating are those of them that have one address for all that they let out.
-var translating = []string{Masquerade, NFT, TC, Torbpf, Fast, Frames}
+var translating = []string{Masquerade, NFT, TC, Torbpf, Fast, Frames, Flowtable}
 
 // PacketRows are the rows of packets that no socket sends, each
 // burst of so many frames at least; many is the number of flows where there are to be many.

@@ -86,7 +86,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.local, "local", string(d.Local), "private destinations: connected (local subnets only), reserved (all go direct), none")
 	flags.BoolVar(&f.refuseInbound, "refuse-inbound", false, "refuse replies to connections begun outside (port forwards end)")
 	flags.Uint8Var(&f.markShift, "mark-shift", d.MarkShift, "lowest of the eight fwmark bits that torbpf uses")
-	flags.StringVar(&f.fastPath, "fastpath", string(d.FastPath), "let flows that are excluded skip the kernel's forwarding, as far as it lets them through: auto, off")
+	flags.StringVar(&f.fastPath, "fastpath", string(d.FastPath), "let flows that are excluded skip the kernel's forwarding, as far as it lets them through: auto, flowtable (that of nftables), off")
 	flags.StringVar(&f.early, "early-refusal", string(d.Early), "drop a flood of refused packets by XDP: auto, native (in the driver), generic, off")
 	flags.BoolVar(&f.clsact, "clsact", false, "attach by clsact even where the kernel has tcx")
 	flags.BoolVar(&f.force, "force", false, "take an interface that carries a default route, or an exclusion of everything")
@@ -103,7 +103,7 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 		"tor":           {string(config.TorManaged), string(config.TorSystem)},
 		"tor-instances": {"1", "2", "4", config.AutoInstances.String()},
 		"tcp-mode":      {string(config.TCPRedirect), string(config.TCPTProxy)},
-		"fastpath":      {string(config.FastPathAuto), string(config.FastPathOff)},
+		"fastpath":      {string(config.FastPathAuto), string(config.FastPathFlowtable), string(config.FastPathOff)},
 		"early-refusal": {string(config.EarlyAuto), string(config.EarlyNative), string(config.EarlyGeneric), string(config.EarlyOff)},
 
 		"local": {string(config.LocalConnected), string(config.LocalReserved), string(config.LocalNone)},

@@ -202,6 +202,10 @@ func printFast(w io.Writer, f router.FastStatus) {
 		fmt.Fprintf(w, "fast path\t%s\toff: %s\n", f.Mode, strings.Join(f.Off, "; "))
 		return
 	}
+	if f.Mode == config.FastPathFlowtable {
+		fmt.Fprintf(w, "fast path\t%s\ton: flows between %s\n", f.Mode, strings.Join(f.Flows, ", "))
+		return
+	}
 	text := fmt.Sprintf("on: %d packets to uplinks, %d to LANs", f.Out, f.In)
 	if len(f.Frames) > 1 {
 		text += "; UDP by XDP between " + strings.Join(f.Frames, ", ")

@@ -47,8 +47,9 @@ type FastPath string
 
 // The choices for it.
 const (
-	FastPathOff  FastPath = "off"
-	FastPathAuto FastPath = "auto" // where it can be had, and while nothing of the host's is in its way
+	FastPathOff       FastPath = "off"
+	FastPathAuto      FastPath = "auto"      // torbpf's, where it can be had, and while nothing of the host's is in its way
+	FastPathFlowtable FastPath = "flowtable" // the kernel's, of nftables, likewise
 )
 
 // TorMode says whose tor is used.

@@ -122,8 +122,8 @@ func (v *validation) modes(c Config) {
 	if !slices.Contains([]Early{EarlyAuto, EarlyOff, EarlyNative, EarlyGeneric}, c.Early) {
 		v.add("early_refusal", "%q is none of %s, %s, %s, %s", c.Early, EarlyAuto, EarlyOff, EarlyNative, EarlyGeneric)
 	}
-	if !slices.Contains([]FastPath{FastPathAuto, FastPathOff}, c.FastPath) {
-		v.add("fastpath", "%q is neither %s nor %s", c.FastPath, FastPathAuto, FastPathOff)
+	if !slices.Contains([]FastPath{FastPathAuto, FastPathFlowtable, FastPathOff}, c.FastPath) {
+		v.add("fastpath", "%q is none of %s, %s, %s", c.FastPath, FastPathAuto, FastPathFlowtable, FastPathOff)
 	}
 	if !slices.Contains([]LocalMode{LocalConnected, LocalReserved, LocalNone}, c.Local) {
 		v.add("local", "%q is none of %s, %s, %s", c.Local, LocalConnected, LocalReserved, LocalNone)

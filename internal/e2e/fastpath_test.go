@@ -298,6 +298,6 @@ func TestFastPathLeavesNothing(t *testing.T) {
 	fast("auto")
 	mustTorbpf(t, lab, "detach", "--all")
 	before.checkSame(t, takeSnapshot(t, lab))
-	b := badInput{name: "no mode", args: attachArgs(lab, lan, "--fastpath", "always"), code: 2, says: []string{`fastpath: "always" is neither auto nor off`}}
+	b := badInput{name: "no mode", args: attachArgs(lab, lan, "--fastpath", "always"), code: 2, says: []string{`fastpath: "always" is none of auto, flowtable, off`}}
 	b.refused(t, runTorbpf(t, lab, b.args...))
 }

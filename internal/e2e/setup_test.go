@@ -22,12 +22,16 @@ const (
 	lan2 = "eth2" // that of client3
 	wan  = "eth0"
 
-	// patience is how long a condition may take to come about before a test
-	// fails; it is generous, since a machine that runs other tests is slow.
-	patience = 20 * time.Second
 	// torPatience bounds what waits for circuits of the Tor network.
 	torPatience = 60 * time.Second
+
+	// envPatience names a duration to be patient for, where a machine is emulated.
+	envPatience = "TORBPF_TEST_PATIENCE"
 )
+
+// patience is how long a condition may take to come about before a test
+// fails; it is generous, since a machine that runs other tests is slow.
+var patience = 20 * time.Second
 
 // program is the torbpf under test. It was built without cgo into a folder that
 // everyone may enter, since the sentry runs it without privileges.
@@ -52,6 +56,12 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if text := os.Getenv(envPatience); text != "" {
+		if patience, err = time.ParseDuration(text); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", envPatience, err)
+			return 1
+		}
+	}
 	program = filepath.Join(dir, "torbpf")
 	speakerFile = filepath.Join(dir, "speaker")
 	if err := errors.Join(testnet.BuildProgram(program), copySpeaker(speakerFile)); err != nil {

@@ -44,8 +44,11 @@ func (o *objects) compare(p *Policy, program string, frame []byte, mark uint32) 
 		class = abi.VerdictNone
 	}
 	passed := mark&^o.mark.Mask() | o.mark.Class(uint32(class))
-	if toTor(verdict) {
+	switch {
+	case toTor(verdict):
 		passed |= o.mark.Instance(p.Instance(k))
+	case reason == abi.ReasonDirectDomain:
+		passed |= o.mark.Instance(fleeting >> 28)
 	}
 	switch {
 	case verdict == abi.VerdictRefused && out.action == actNext:

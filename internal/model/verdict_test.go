@@ -11,6 +11,9 @@ import (
 // forged is a class that a packet may not keep: "direct", of Tor instance 15.
 const forged = 0xf1000000
 
+// fleeting is what the high nibble says of what a name lets out (WAY_FLEETING of bpf/plan.h).
+const fleeting = 0x10000000
+
 func TestEveryVerdictAndReason(t *testing.T) {
 	enterNamespace(t)
 	o := load(t, 24)
@@ -73,6 +76,8 @@ func (o *objects) checkRow(t *testing.T, r row) {
 	}
 	action, mark := uint32(actNext), r.mark|uint32(verdict)<<24
 	switch {
+	case r.reason == abi.ReasonDirectDomain:
+		mark |= fleeting
 	case r.reason == abi.ReasonExemptMark:
 		mark = r.mark // the user's ip rules may compare the whole mark
 	case verdict == abi.VerdictRefused && r.answer == silence:

@@ -35,6 +35,7 @@ func Make(cfg config.Config, h Host) (*Plan, error) {
 		Inbound:    cfg.Inbound,
 		TimeServer: h.TimeServer,
 		Fast:       cfg.FastPath == config.FastPathAuto,
+		Flowtable:  cfg.FastPath == config.FastPathFlowtable,
 	}
 	p.Rules = withoutOurs(cfg.Rules.OfLANs(), p.Mark)
 	p.Exits, p.Widest = exits(h, h.Ways, p.Rules, cfg.Everything)

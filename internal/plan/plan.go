@@ -35,6 +35,9 @@ const (
 	// PriorityProbe is behind the filter chains of users (0) and of those who
 	// come after them: there probes are counted and dropped.
 	PriorityProbe = 300
+	// PriorityAccelerate is behind all of those, too: what they have let through may have its
+	// flow put into the flowtable.
+	PriorityAccelerate = 350
 	// PriorityDelivery is where BPF guards local delivery, behind all of those
 	// and the probes. Two generations take turns at this and the next; up to the last
 	// may be taken by some that nobody could detach.
@@ -145,6 +148,7 @@ type Plan struct {
 	Inbound    bool
 	TimeServer bool         // the router answers NTP, so it gets what devices ask others
 	Fast       bool         `json:",omitempty"` // what is direct may go by the fast path, while nothing is in its way
+	Flowtable  bool         `json:",omitempty"` // the same, by a flowtable of nftables
 	Rules      config.Rules // masked and sorted; the marks without our bits
 	Exits      []Exit       // what the rules say of outgoing interfaces
 	Widest     []Widest     `json:"-"` // those that everything is routed to; no part of what is applied

@@ -33,6 +33,9 @@ func (p *Plan) String() string {
 	if p.Fast {
 		line("fast path for what is direct")
 	}
+	if p.Flowtable {
+		line("flowtable for what is direct, of %s", strings.Join(p.FlowDevices(), ", "))
+	}
 	for _, l := range p.LANs {
 		line("lan %s", device(l.Name, l.Index, l.Ethernet))
 		line("  answers from %s", words(l.Addr4, l.Addr6))

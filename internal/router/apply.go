@@ -24,6 +24,7 @@ const (
 	stepFirewall = "firewall"
 	stepPrograms = "programs"
 	stepCut      = "cut"
+	stepFlows    = "flowtable"
 	stepSentry   = "sentry"
 	stepFormer   = "former"
 	stepProxy    = "proxy"
@@ -92,6 +93,7 @@ func (j *job) datapathSteps() []step {
 		{stepFirewall, j.checkFirewall},
 		{stepPrograms, j.attachLANs},
 		{stepCut, func(context.Context) error { return j.cutOver() }},
+		{stepFlows, func(context.Context) error { return j.accelerate() }},
 	}
 }
 
@@ -159,8 +161,11 @@ func (j *job) run(ctx context.Context) error {
 	if j.flows, err = route.Flows(); err != nil {
 		return err
 	}
+	if err := j.decelerate(); err != nil {
+		return err
+	}
 	for _, s := range j.steps() {
-		if j.only != nil && !slices.Contains(j.only, s.name) {
+		if !j.does(s.name) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -175,6 +180,9 @@ func (j *job) run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// does tells whether a step is to be taken.
+func (j *job) does(step string) bool { return j.only == nil || slices.Contains(j.only, step) }
 
 // endRedirected is for when this machine leaves Tor, and LANs stay.
 func (j *job) endRedirected() error {

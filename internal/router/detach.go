@@ -129,6 +129,7 @@ func (r *Router) removeAll(ctx context.Context, s *State) error {
 		return err
 	}
 	errs := []error{
+		nft.Decelerate(), // or what is in the flowtable meets guards without being judged
 		r.endCells(s),
 		stopSentry(s),
 		sentry.StopAll(), // the state may be lost, or older than what runs

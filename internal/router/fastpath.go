@@ -30,8 +30,9 @@ type fastWatch struct {
 type FastStatus struct {
 	Mode   config.FastPath `json:"mode"`
 	Active bool            `json:"active"`
-	Off    []string        `json:"off"`    // why it is not, where that was asked for
-	Frames []string        `json:"frames"` // interfaces between which UDP goes before it is a packet (XDP)
+	Off    []string        `json:"off"`     // why it is not, where that was asked for
+	Frames []string        `json:"frames"`  // interfaces between which UDP goes before it is a packet (XDP)
+	Flows  []string        `json:"devices"` // interfaces of the flowtable, which does not count packets
 	Out    uint64          `json:"packets_out"`
 	In     uint64          `json:"packets_in"`
 }
@@ -44,6 +45,9 @@ func (r *Router) KeepFast(changed bool) ([]string, error) {
 	s, p := r.seen.state, r.seen.plan
 	if s == nil {
 		return r.fast.why, nil // until Mend has looked again
+	}
+	if p.Flowtable && !s.Blocked && s.NoFast == "" {
+		return r.inFlowtable(changed, p)
 	}
 	if r.fast.why = nil; s.Blocked || !p.Fast || s.NoFast != "" {
 		return nil, nil
@@ -125,7 +129,10 @@ func fastHost(d *loader.Datapath, p *plan.Plan, flowtables []string) (plan.FastH
 
 // readFast says whether there is a fast path, and why not.
 func (s *Status) readFast(d *loader.Datapath, p *plan.Plan, inForce *State) error {
-	s.Fast = FastStatus{Mode: inForce.Config.FastPath, Off: []string{}, Frames: []string{}}
+	s.Fast = FastStatus{Mode: inForce.Config.FastPath, Off: []string{}, Frames: []string{}, Flows: []string{}}
+	if p.Flowtable {
+		return s.Fast.readFlowtable(p, inForce)
+	}
 	if !p.Fast {
 		return nil
 	}

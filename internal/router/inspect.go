@@ -44,11 +44,11 @@ func (f findings) steps() []string {
 		stepTor:      {stepTor, stepHandOver},
 		stepHandOver: {stepHandOver},
 		stepRules:    {stepRules},
-		stepNFT:      {stepNFT},
+		stepNFT:      {stepNFT, stepFlows},
 		stepSentry:   {stepSentry},
 		stepProxy:    {stepProxy},
-		stepGuards:   {stepGuards, stepRules, stepPrograms, stepSentry, stepHandOver}, // a new generation, and perhaps new gates
-		stepPrograms: {stepGuards, stepPrograms, stepSentry, stepHandOver},
+		stepGuards:   {stepGuards, stepRules, stepPrograms, stepFlows, stepSentry, stepHandOver}, // a new generation, and perhaps new gates
+		stepPrograms: {stepGuards, stepPrograms, stepFlows, stepSentry, stepHandOver},
 	}
 	steps := []string{stepState}
 	for _, one := range f {
@@ -136,6 +136,7 @@ func (r *Router) inspect(s *State, p *plan.Plan, d *loader.Datapath) (findings, 
 		func() error { return f.early(p, d, s.NoEarly) },
 		func() error { return f.rulesets(s, p) },
 		func() error { return f.fastPath(s, p, d) },
+		func() error { return f.flowtable(s, p) },
 		func() error { return r.lists(&f, s) },
 		func() error { return r.processes(&f, s) },
 		func() error { return f.handsOver(p, d) },

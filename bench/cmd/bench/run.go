@@ -11,6 +11,7 @@ import (
 
 	"github.com/torbpf/torbpf/bench/report"
 	"github.com/torbpf/torbpf/bench/rig"
+	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/testnet"
 )
 
@@ -88,6 +89,10 @@ func measurePaths(ctx context.Context, lab *testnet.Lab, o options, r *report.Re
 	for _, c := range rig.Configs(o.program) {
 		o.progress("prepare: " + c.Title)
 		p, err := rig.NewPath(ctx, lab, c)
+		if c.Name == rig.Flowtable && errors.Is(err, kernel.ErrMissing) {
+			o.progress("not on this kernel: " + err.Error())
+			continue
+		}
 		if err != nil {
 			return err
 		}
