@@ -20,9 +20,10 @@ const (
 // maxSignIn is more than anybody has to say to sign in, in bytes.
 const maxSignIn = 1 << 10
 
-// asked is what signs in: one of both.
+// asked is what signs in, each at a path of its own: a word is not guessed, so nobody has to
+// wait for it because somebody else tries passwords.
 type asked struct {
-	Invite   string `json:"invite"`
+	Word     string `json:"word"`
 	Password string `json:"password"`
 }
 
@@ -36,21 +37,22 @@ type granted struct {
 // itself. passwordFile has the hash of the password.
 func (k *Keeper) Handler(passwordFile string, inner http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/session", func(w http.ResponseWriter, r *http.Request) { k.signIn(w, r, passwordFile) })
+	mux.HandleFunc("POST /v1/session", func(w http.ResponseWriter, r *http.Request) {
+		k.signIn(w, r, func(a asked) (Granted, error) { return k.ByPassword(passwordFile, a.Password) })
+	})
+	mux.HandleFunc("POST /v1/session/link", func(w http.ResponseWriter, r *http.Request) {
+		k.signIn(w, r, func(a asked) (Granted, error) { return k.ByInvite(a.Word) })
+	})
 	mux.Handle("GET /v1/session", k.guard(passwordFile, http.HandlerFunc(ok)))
 	mux.Handle("DELETE /v1/session", k.guard(passwordFile, http.HandlerFunc(k.signOut)))
 	mux.Handle("/v1/", k.guard(passwordFile, k.bounded(inner)))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := sameOrigin(r); err != nil {
-			Refuse(w, err)
-			return
-		}
+	return SameOrigin(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		mux.ServeHTTP(w, r)
-	})
+	}))
 }
 
-func (k *Keeper) signIn(w http.ResponseWriter, r *http.Request, passwordFile string) {
+func (k *Keeper) signIn(w http.ResponseWriter, r *http.Request, begin func(asked) (Granted, error)) {
 	var a asked
 	in := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxSignIn))
 	in.DisallowUnknownFields()
@@ -58,13 +60,7 @@ func (k *Keeper) signIn(w http.ResponseWriter, r *http.Request, passwordFile str
 		tell(w, http.StatusBadRequest, map[string]any{"error": "read what signs in: " + err.Error()})
 		return
 	}
-	var g Granted
-	var err error
-	if a.Invite != "" {
-		g, err = k.ByInvite(a.Invite)
-	} else {
-		g, err = k.ByPassword(passwordFile, a.Password)
-	}
+	g, err := begin(a)
 	if err != nil {
 		Refuse(w, err)
 		return

@@ -49,9 +49,9 @@ func (p *page) ask(method, path, body string, change func(*http.Request)) *httpt
 }
 
 // signIn begins a session.
-func (p *page) signIn(body string) {
+func (p *page) signIn(path, body string) {
 	p.t.Helper()
-	w := p.ask("POST", "/v1/session", body, nil)
+	w := p.ask("POST", path, body, nil)
 	var g granted
 	if err := json.Unmarshal(w.Body.Bytes(), &g); err != nil || w.Code != http.StatusOK || len(w.Result().Cookies()) != 1 {
 		p.t.Fatalf("%d %s", w.Code, w.Body)
@@ -59,17 +59,19 @@ func (p *page) signIn(body string) {
 	p.key, p.cookie = g.Key, w.Result().Cookies()[0]
 }
 
-func invited(k *Keeper) string {
+// byLink begins a session as who has a link of root's.
+func (p *page) byLink(k *Keeper) {
+	p.t.Helper()
 	word, _ := k.Invite()
-	return `{"invite":"` + word + `"}`
+	p.signIn("/v1/session/link", `{"word":"`+word+`"}`)
 }
 
 func TestNothingWithoutASession(t *testing.T) {
 	k := New()
 	p := newPage(t, k, passwordIn(t))
-	for _, path := range []string{"/v1/status", "/v1/devices", "/v1/events?follow=1", "/v1/session", "/v1/devices/tv/policy", "/v1/whatever"} {
+	for _, path := range []string{"/v1/status", "/v1/devices", "/v1/events?follow=1", "/v1/session", "/v1/session/link", "/v1/devices/tv/policy", "/v1/whatever"} {
 		for _, method := range []string{"GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"} {
-			if path == "/v1/session" && method == "POST" {
+			if strings.HasPrefix(path, "/v1/session") && method == "POST" {
 				continue
 			}
 			if w := p.ask(method, path, `{}`, nil); w.Code != http.StatusUnauthorized && w.Code != http.StatusMethodNotAllowed || strings.Contains(w.Body.String(), "inner") {
@@ -88,8 +90,11 @@ func TestNothingWithoutASession(t *testing.T) {
 func TestTheSessionOfAPage(t *testing.T) {
 	k := New()
 	p := newPage(t, k, passwordIn(t))
-	for _, body := range []string{`{}`, `{"password":"x"}`, `{"invite":"x"}`, `{"password":""}`} {
-		if w := p.ask("POST", "/v1/session", body, nil); w.Code != http.StatusUnauthorized || w.Header().Get("Set-Cookie") != "" {
+	for body, path := range map[string]string{
+		`{}`: "/v1/session", `{"password":"x"}`: "/v1/session", `{"password":""}`: "/v1/session", `{"word":"x"}`: "/v1/session/link", `{"word":""}`: "/v1/session/link",
+		`{"password":"` + password + `"}`: "/v1/session/link",
+	} {
+		if w := p.ask("POST", path, body, nil); w.Code != http.StatusUnauthorized || w.Header().Get("Set-Cookie") != "" {
 			t.Errorf("%s: %d %s", body, w.Code, w.Body)
 		}
 	}
@@ -98,7 +103,7 @@ func TestTheSessionOfAPage(t *testing.T) {
 			t.Errorf("%.40s: %d %s", body, w.Code, w.Body)
 		}
 	}
-	p.signIn(`{"password":"` + password + `"}`)
+	p.signIn("/v1/session", `{"password":"`+password+`"}`)
 	if c := p.cookie; !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.MaxAge != 0 || !c.Expires.IsZero() || c.Path != "/v1" {
 		t.Errorf("the cookie is %v", c)
 	}
@@ -126,7 +131,7 @@ func TestTheSessionOfAPage(t *testing.T) {
 func TestOtherSitesAreRefused(t *testing.T) {
 	k := New()
 	p := newPage(t, k, "/nowhere")
-	p.signIn(invited(k))
+	p.byLink(k)
 	header := func(name, value string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set(name, value) }
 	}
@@ -175,7 +180,7 @@ func TestFollowersAreFewAndEndWithTheSession(t *testing.T) {
 		begun <- struct{}{}
 		<-r.Context().Done()
 	}))}
-	p.signIn(invited(k))
+	p.byLink(k)
 	var following sync.WaitGroup
 	follow := func() {
 		following.Go(func() { p.ask("GET", "/v1/events?follow=1", "", nil) })
@@ -189,7 +194,7 @@ func TestFollowersAreFewAndEndWithTheSession(t *testing.T) {
 	}
 	k.EndAll()
 	following.Wait()
-	p.signIn(invited(k))
+	p.byLink(k)
 	follow()
 	k.EndAll()
 	following.Wait()

@@ -27,6 +27,17 @@ var (
 	errForm   = errors.New("what changes something is JSON: say so by Content-Type")
 )
 
+// SameOrigin lets through what the page itself asks.
+func SameOrigin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := sameOrigin(r); err != nil {
+			Refuse(w, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // sameOrigin refuses what another site has a browser ask. Browsers say where a request comes
 // from: by Sec-Fetch-Site on loopback, by Origin in whatever changes something. What changes
 // something is of a type, too, that they let no other site send before asking for it.

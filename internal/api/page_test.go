@@ -139,7 +139,7 @@ func TestWhoOwnsTheWebProcessGetsMetricsAlone(t *testing.T) {
 		}
 	}
 
-	code, text, header := o.ask("POST", "/v1/session", `{"invite":"`+word+`"}`)
+	code, text, header := o.ask("POST", "/v1/session/link", `{"word":"`+word+`"}`)
 	var granted struct{ Key string }
 	if err := json.Unmarshal([]byte(text), &granted); err != nil || code != http.StatusOK {
 		t.Fatalf("%d %s", code, text)
@@ -191,7 +191,7 @@ func TestTheMetricsAreNoWayToThePage(t *testing.T) {
 	k := access.New()
 	o := takeOver(t, Metrics(&pretended{}, "test"))
 	word, _ := k.Invite()
-	if code, text, _ := o.ask("POST", "/v1/session", `{"invite":"`+word+`"}`); code != http.StatusNotFound {
+	if code, text, _ := o.ask("POST", "/v1/session/link", `{"word":"`+word+`"}`); code != http.StatusNotFound {
 		t.Errorf("%d %s", code, text)
 	}
 }

@@ -37,6 +37,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 var passed = []string{
 	"GET /v1/session",
 	"DELETE /v1/session",
+	"POST /v1/session/link",
 	"GET /v1/status",
 	"GET /v1/devices",
 	"GET /v1/tor",
@@ -52,19 +53,19 @@ func newHandler(dial func(ctx context.Context, network, addr string) (net.Conn, 
 			r.SetURL(&url.URL{Scheme: "http", Host: "api"})
 			r.Out.Host = r.In.Host // internal/access looks at it
 		},
-		Transport:     &http.Transport{DialContext: dial, MaxIdleConns: 4, IdleConnTimeout: time.Minute},
-		FlushInterval: -1, // events go on as they come
-		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
-		ErrorHandler:  unanswered,
+		Transport:    &http.Transport{DialContext: dial, MaxIdleConns: 4, IdleConnTimeout: time.Minute},
+		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+		ErrorHandler: unanswered,
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", behind)
 	if page {
 		for _, pattern := range passed {
-			mux.Handle(pattern, behind)
+			mux.Handle(pattern, access.SameOrigin(behind))
 		}
-		mux.Handle("POST /v1/session", newAttempts().paced(behind))
-		mux.Handle("GET /v1/events", unhurried(behind))
+		// What another site sends is no attempt of the client's.
+		mux.Handle("POST /v1/session", access.SameOrigin(newAttempts().paced(behind)))
+		mux.Handle("GET /v1/events", access.SameOrigin(unhurried(behind)))
 		serveFiles(mux)
 	}
 	return knownHost(guarded(http.MaxBytesHandler(mux, maxBody)))
@@ -134,12 +135,7 @@ func knownHost(next http.Handler) http.Handler {
 // unhurried lets an answer take as long as somebody reads it.
 func unhurried(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		control := http.NewResponseController(w)
-		if err := control.SetReadDeadline(time.Time{}); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		next.ServeHTTP(&patient{w, control}, r)
+		next.ServeHTTP(&patient{w, http.NewResponseController(w)}, r)
 	})
 }
 

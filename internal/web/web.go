@@ -89,11 +89,7 @@ func run(ctx context.Context, cfg Config, dialer *conduit.Dialer, ready func() e
 		dialer.Wait()
 		cancel()
 	}()
-	server := &http.Server{
-		Handler: newHandler(dialer.Dial, cfg.Page), MaxHeaderBytes: maxHeader,
-		ReadTimeout: askTime, WriteTimeout: answerTime, IdleTimeout: time.Minute,
-		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // it would name clients
-	}
+	server := newServer(newHandler(dialer.Dial, cfg.Page), askTime, answerTime)
 	served := make(chan error, len(cfg.Places))
 	for _, place := range cfg.Places {
 		l, err := place.listen(ctx)
@@ -110,6 +106,15 @@ func run(ctx context.Context, cfg Config, dialer *conduit.Dialer, ready func() e
 		return server.Close()
 	case err := <-served:
 		return errors.Join(err, server.Close())
+	}
+}
+
+// newServer bounds how long a client may take to ask, and for each answer.
+func newServer(h http.Handler, ask, answer time.Duration) *http.Server {
+	return &http.Server{
+		Handler: h, MaxHeaderBytes: maxHeader,
+		ReadTimeout: ask, WriteTimeout: answer, IdleTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // it would name clients
 	}
 }
 

@@ -3,6 +3,7 @@ package web
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,9 +15,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/torbpf/torbpf/internal/access"
 )
+
+// testAskTime is how long clients of the tests may take to ask, and answers to be read.
+const testAskTime = time.Second
 
 // served is the handler in front of an API that says what it was asked, and who asks it.
 type served struct {
@@ -31,7 +36,9 @@ func serve(t *testing.T, page bool, api http.Handler) *served {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", behind.Listener.Addr().String())
 	}
-	front := httptest.NewServer(newHandler(dial, page))
+	front := httptest.NewUnstartedServer(nil)
+	front.Config = newServer(newHandler(dial, page), testAskTime, testAskTime)
+	front.Start()
 	t.Cleanup(front.Close)
 	return &served{t, front}
 }
@@ -66,13 +73,36 @@ func (s *served) ask(method, path, body string, change func(*http.Request)) (int
 	return answer.StatusCode, string(text), answer.Header
 }
 
+// asPage says what the page itself does.
+func asPage(r *http.Request) { r.Header.Set("Content-Type", "application/json") }
+
+// TestOtherSitesUseUpNoAttempts at the password, which would keep out who has it.
+func TestOtherSitesUseUpNoAttempts(t *testing.T) {
+	s := serve(t, true, http.HandlerFunc(echo))
+	for range 3 * attemptBurst {
+		if code, text, _ := s.ask("POST", "/v1/session", "{}", func(r *http.Request) { r.Header.Set("Origin", "http://site.example") }); code != http.StatusForbidden {
+			t.Errorf("%d %s", code, text)
+		}
+	}
+	for i := range attemptBurst + 1 {
+		if code, text, _ := s.ask("POST", "/v1/session", "{}", asPage); (code == http.StatusOK) != (i < attemptBurst) {
+			t.Errorf("attempt %d: %d %s", i, code, text)
+		}
+	}
+	for range 3 * attemptBurst {
+		if code, text, _ := s.ask("POST", "/v1/session/link", "{}", asPage); code != http.StatusOK {
+			t.Errorf("the link has to wait: %d %s", code, text)
+		}
+	}
+}
+
 // TestNothingElseIsPassedOn than what the page may ask.
 func TestNothingElseIsPassedOn(t *testing.T) {
 	s := serve(t, true, http.HandlerFunc(echo))
 	host := strings.TrimPrefix(s.http.URL, "http://")
-	for _, what := range []string{"GET /metrics", "GET /v1/session", "POST /v1/session", "DELETE /v1/session", "GET /v1/status", "GET /v1/devices", "GET /v1/tor", "GET /v1/tor/circuits", "POST /v1/tor/newnym", "GET /v1/events?follow=1", "PUT /v1/devices/tv/policy"} {
+	for _, what := range []string{"GET /metrics", "GET /v1/session", "POST /v1/session", "POST /v1/session/link", "DELETE /v1/session", "GET /v1/status", "GET /v1/devices", "GET /v1/tor", "GET /v1/tor/circuits", "POST /v1/tor/newnym", "GET /v1/events?follow=1", "PUT /v1/devices/tv/policy"} {
 		method, path, _ := strings.Cut(what, " ")
-		if _, text, _ := s.ask(method, path, "{}", nil); text != "behind: "+what+" for "+host {
+		if _, text, _ := s.ask(method, path, "{}", asPage); text != "behind: "+what+" for "+host {
 			t.Errorf("%s: %s", what, text)
 		}
 	}
@@ -116,19 +146,20 @@ func TestANameIsRefused(t *testing.T) {
 // TestABodyIsBounded, as it goes by.
 func TestABodyIsBounded(t *testing.T) {
 	s := serve(t, true, http.HandlerFunc(echo))
-	for _, what := range []string{"PUT /v1/devices/tv/policy", "POST /v1/session", "DELETE /v1/session"} {
+	for _, what := range []string{"PUT /v1/devices/tv/policy", "POST /v1/session", "DELETE /v1/session", "POST /v1/tor/newnym"} {
 		method, path, _ := strings.Cut(what, " ")
-		if code, text, _ := s.ask(method, path, strings.Repeat("x", maxBody+1), nil); code != http.StatusRequestEntityTooLarge {
+		if code, text, _ := s.ask(method, path, strings.Repeat("x", maxBody+1), asPage); code != http.StatusRequestEntityTooLarge {
 			t.Errorf("%s: %d %s", what, code, text)
 		}
 	}
 }
 
-// TestEventsComeAsTheyHappen, and are no reason to end.
+// TestEventsComeAsTheyHappen, for longer than a question may take.
 func TestEventsComeAsTheyHappen(t *testing.T) {
-	next := make(chan struct{})
+	const events = 6 // in three times as long as a client may take to ask
+	next := make(chan struct{}, 1)
 	s := serve(t, true, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		for i := range 3 {
+		for i := range events {
 			<-next
 			fmt.Fprintln(w, i)
 			if err := http.NewResponseController(w).Flush(); err != nil {
@@ -148,12 +179,36 @@ func TestEventsComeAsTheyHappen(t *testing.T) {
 	r := <-answer
 	defer r.Body.Close()
 	lines := bufio.NewReader(r.Body)
-	for i := range 3 {
+	happens := time.NewTicker(testAskTime / 2)
+	defer happens.Stop()
+	for i := range events {
 		if line, err := lines.ReadString('\n'); err != nil || line != fmt.Sprintln(i) {
-			t.Errorf("it says %q, %v", line, err)
+			t.Fatalf("it says %q, %v", line, err)
 		}
-		if i < 2 {
+		if i < events-1 {
+			<-happens.C
 			next <- struct{}{}
+		}
+	}
+}
+
+// TestWhoAsksSlowlyIsCutOff, so that connections do not run out.
+func TestWhoAsksSlowlyIsCutOff(t *testing.T) {
+	s := serve(t, true, http.HandlerFunc(echo))
+	for _, begun := range []string{"", "GET /", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-", "POST /v1/session HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"} {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", s.http.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte(begun)); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(20 * testAskTime)); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%q is still waited for: %s", begun, text)
 		}
 	}
 }

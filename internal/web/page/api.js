@@ -49,9 +49,12 @@ export async function ask(method, path, body) {
   return (await send(method, path, body)).json();
 }
 
-// signIn begins a session by { invite } or { password }.
-export async function signIn(by) {
-  const granted = await ask("POST", "/v1/session", by);
+// byLink and byPassword begin a session.
+export const byLink = (word) => begin("/v1/session/link", { word });
+export const byPassword = (password) => begin("/v1/session", { password });
+
+async function begin(path, by) {
+  const granted = await ask("POST", path, by);
   localStorage.setItem(keyName, granted.key);
 }
 

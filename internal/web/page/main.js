@@ -1,6 +1,6 @@
 // The page: a door, and what is behind it. It reads what the commands read, every two seconds
 // while somebody looks.
-import { Away, Refused, ask, forget, hasKey, routerNow, signIn, signOut } from "./api.js";
+import { Away, Refused, ask, byLink, byPassword, forget, hasKey, routerNow, signOut } from "./api.js";
 import { renewAll } from "./circuits.js";
 import { devices } from "./devices.js";
 import { events } from "./events.js";
@@ -98,12 +98,16 @@ function stale(error) {
 }
 
 async function begin() {
-  chooseTheme();
-  const invite = location.hash.slice(1);
-  if (/^[A-Za-z0-9_-]{43}$/.test(invite)) {
+  try {
+    chooseTheme();
+  } catch {
+    return notice("This page keeps its session in cookies and storage of this address: allow them.", true);
+  }
+  const word = location.hash.slice(1);
+  if (/^[A-Za-z0-9_-]{43}$/.test(word)) {
     history.replaceState(null, "", location.pathname); // it is worth nothing any more, and belongs into no history
     try {
-      await signIn({ invite });
+      await byLink(word);
       return enter();
     } catch (error) {
       return door(error.message, error.body?.password !== false);
@@ -122,7 +126,7 @@ find("sign-in").addEventListener("submit", async (event) => {
   event.preventDefault();
   const field = find("password");
   try {
-    await signIn({ password: field.value });
+    await byPassword(field.value);
     enter();
   } catch (error) {
     notice(error.message, true);
