@@ -55,6 +55,16 @@ func Open(o Options) *Datapath {
 // Dir returns where the pins are.
 func (d *Datapath) Dir() string { return d.dir }
 
+// CanLoad tells why the kernel does not take the programs for a plan; nothing is attached or
+// pinned.
+func CanLoad(p *plan.Plan) error {
+	g, err := Open(Options{Root: "/nowhere"}).load(p) // there are no pins to go on with
+	if err != nil {
+		return err
+	}
+	return g.Close()
+}
+
 // ApplyGuards loads a new generation for the plan and attaches what stands
 // behind the LAN programs: the uplink guards, the DNS guard, those at netfilter's hooks and, in
 // client mode, what tells whose the packets of this machine's own are. From then on

@@ -36,6 +36,25 @@ func Mount(path string) (string, error) {
 	return way, nil
 }
 
+// Find is Mount that mounts nothing: without a bpffs at path it gives os.ErrNotExist.
+func Find(path string) (string, error) {
+	way := path
+	err := inFirstNamespace(func(foreign bool) error {
+		mounted, err := isBPF(path)
+		if err == nil && !mounted {
+			err = fmt.Errorf("find bpffs at %s: %w", path, fs.ErrNotExist)
+		}
+		if err == nil && foreign {
+			way, err = wayTo(path)
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return way, nil
+}
+
 // Unmount removes the bpffs at path if nothing is pinned in it any more.
 func Unmount(path string) error {
 	return inFirstNamespace(func(bool) error { return unmountEmpty(path) })

@@ -171,3 +171,31 @@ func expectMounted(t *testing.T, path string, want bool) {
 		return err
 	}))
 }
+
+// TestFindMountsNothing: it leads to a bpffs that is there, and else says that there is none.
+func TestFindMountsNothing(t *testing.T) {
+	path := mountPoint(t)
+	if way, err := Find(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("found %q where there is none: %v", way, err)
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("a mount point was made: %v", err)
+	}
+	_, err := Mount(path)
+	must(t, err)
+	way, err := Find(path)
+	must(t, err)
+	if seen, err := isBPF(way); err != nil || !seen {
+		t.Errorf("%s leads to no bpffs: %v", way, err)
+	}
+	must(t, Unmount(path))
+}
+
+// TestProgramsAreTriedWithoutATrace: nothing is attached or pinned.
+func TestProgramsAreTriedWithoutATrace(t *testing.T) {
+	l := newLab(t)
+	must(t, CanLoad(l.plan()))
+	if d := l.open(t, false); d.Present() {
+		t.Error("trying has left something")
+	}
+}

@@ -23,9 +23,12 @@ type machine struct {
 	mark   uint32
 	ctMark uint32
 	ctDNAT bool
+	ctNone bool // conntrack knows nothing of it
 	// replyPort is where an answer comes from, as conntrack will know it.
 	replyPort uint16
 	socket    uint32 // the mark of the socket
+	in        string // the interface by which it came in; "" for none
+	inIndex   int
 	out       string // the interface
 	forged    bool   // its source is not of this machine
 	registers [registers]byte
@@ -294,9 +297,9 @@ func (m *machine) meta(e *expr.Meta) error {
 	case expr.MetaKeyOIFNAME:
 		value = paddedName(m.out)
 	case expr.MetaKeyIIFNAME:
-		value = paddedName("")
+		value = paddedName(m.in)
 	case expr.MetaKeyIIF:
-		value = native(0)
+		value = native(uint32(m.inIndex))
 	case metaTime:
 		value = binary.NativeEndian.AppendUint64(nil, nanoseconds(m.now))
 	default:
@@ -315,6 +318,9 @@ func (m *machine) ct(e *expr.Ct) error {
 	switch e.Key {
 	case expr.CtKeySTATE:
 		value = native(expr.CtStateBitNEW)
+		if m.ctNone {
+			value = native(expr.CtStateBitUNTRACKED)
+		}
 	case expr.CtKeyDIRECTION:
 		value = []byte{original}
 	case expr.CtKeySTATUS:

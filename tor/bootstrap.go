@@ -14,6 +14,8 @@ type Progress struct {
 	Tag     string // short name of the phase, such as "conn_done"
 	Summary string // the same for people
 	Warning string // what tor complains of in this phase, often ""
+	// ClockSkew says that it complains of the clock.
+	ClockSkew bool
 }
 
 func (p Progress) String() string {
@@ -55,6 +57,8 @@ func parseBootstrap(s string) (Progress, error) {
 			p.Summary = printable(w.value)
 		case "WARNING":
 			p.Warning = printable(w.value)
+		case "REASON":
+			p.ClockSkew = w.value == "CLOCK_SKEW"
 		}
 	}
 	if p.Percent < 0 || p.Percent > 100 {

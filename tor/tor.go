@@ -24,6 +24,8 @@
 package tor
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -90,6 +92,38 @@ func accountOf(u *user.User) (users.Account, error) {
 
 // sbin holds tor on Debian, and is not in every PATH.
 var sbin = []string{"/usr/sbin", "/usr/local/sbin", "/usr/bin"}
+
+// Installed says why there is no tor to start, nil where there is one, and which version it is.
+func Installed(ctx context.Context, binary string) (version string, err error) {
+	account, err := LookupAccount()
+	if err != nil {
+		return "", err
+	}
+	path, err := findBinary(binary)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
+	defer cancel()
+	cmd := command(path, account, "/", "--version", "--quiet")
+	if os.Geteuid() != 0 {
+		cmd.SysProcAttr.Credential = nil // whoever asks has no privilege to give up
+	}
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		return "", fmt.Errorf("ask tor for its version: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
+	err = cmd.Wait()
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask tor for its version: %w", err)
+	}
+	return strings.TrimSpace(out.String()), nil
+}
 
 // findBinary returns the absolute path of the tor program.
 func findBinary(name string) (string, error) {

@@ -86,12 +86,16 @@ func TestBootstrapPhases(t *testing.T) {
 		want Progress
 		err  string
 	}{
-		"start": {in: `NOTICE BOOTSTRAP PROGRESS=0 TAG=starting SUMMARY="Starting"`, want: Progress{0, "starting", "Starting", ""}},
-		"done":  {in: `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`, want: Progress{100, "done", "Done", ""}},
+		"start": {in: `NOTICE BOOTSTRAP PROGRESS=0 TAG=starting SUMMARY="Starting"`, want: Progress{0, "starting", "Starting", "", false}},
+		"done":  {in: `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`, want: Progress{100, "done", "Done", "", false}},
 		"stuck": {
 			in: `WARN BOOTSTRAP PROGRESS=10 TAG=conn_done SUMMARY="Connected to a relay" WARNING="TLS_ERROR \"x\"" ` +
 				`REASON=TLS_ERROR COUNT=3 RECOMMENDATION=warn HOSTID="A" HOSTADDR="192.0.2.1:443"`,
-			want: Progress{10, "conn_done", "Connected to a relay", `TLS_ERROR "x"`},
+			want: Progress{10, "conn_done", "Connected to a relay", `TLS_ERROR "x"`, false},
+		},
+		"the clock": {
+			in:   `WARN BOOTSTRAP PROGRESS=14 TAG=handshake SUMMARY="Handshaking" WARNING="Clock skew -86400 in NETINFO cell from OR" REASON=CLOCK_SKEW COUNT=1 RECOMMENDATION=warn`,
+			want: Progress{14, "handshake", "Handshaking", "Clock skew -86400 in NETINFO cell from OR", true},
 		},
 		"other":       {in: `NOTICE CIRCUIT_ESTABLISHED X=1`, err: "is not one"},
 		"empty":       {in: ``, err: "is not one"},

@@ -44,7 +44,7 @@ Tor's, and everything that Tor cannot carry is refused, never let out.
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(newAttach(), newDetach(), newStatus(), newCheck(), newExplain(), newEvents(), newTop(), newExclude(), newExec(), newDevice(), newTor(), newPage(), newCheckConfig(), newPlan(), newApply(), newRun(), newEnable(), newDisable(), newVersion(), newSentry(), newProxy(), newWeb(), newExecStage(), newManual())
+	root.AddCommand(newAttach(), newDetach(), newStatus(), newCheck(), newDoctor(), newExplain(), newEvents(), newTop(), newExclude(), newExec(), newDevice(), newTor(), newPage(), newCheckConfig(), newPlan(), newApply(), newRun(), newEnable(), newDisable(), newVersion(), newSentry(), newProxy(), newWeb(), newExecStage(), newManual())
 	root.SetFlagErrorFunc(flagError)
 	strictHelp(root)
 	return root

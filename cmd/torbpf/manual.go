@@ -41,7 +41,7 @@ func newManual() *cobra.Command {
 // statuses are the exit codes, for the man page.
 var statuses = []manual.Status{
 	{Code: exitOK, Meaning: "Done."},
-	{Code: exitFailed, Meaning: "It failed; stderr says why, and what to do next. `exclude del` of what is in no list ends so as well."},
+	{Code: exitFailed, Meaning: "It failed; stderr says why, and what to do next. `exclude del` of what is in no list ends so as well, and so does `doctor` where something is wrong."},
 	{Code: exitUsage, Meaning: "The command line, or the configuration, cannot be understood or used."},
 	{Code: exitNotAttached, Meaning: "Nothing is attached."},
 	{Code: exitLeak, Meaning: "Packets got as far as the last guards, which stopped them (`status`, `check`)."},

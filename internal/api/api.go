@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/metrics"
 	"github.com/torbpf/torbpf/internal/router"
 )
@@ -30,6 +31,7 @@ type Router interface {
 	WhoIs(who []string) ([]config.Entry, error)
 	Exclude(ctx context.Context, remove bool, rules config.Rules, o router.ExcludeOptions) ([]config.Change, []string, error)
 	BackToTor(ctx context.Context, who []string, o router.ExcludeOptions) ([]config.Change, []string, error)
+	Doctor(ctx context.Context, o router.DoctorOptions) (*doctor.Report, error)
 }
 
 // New returns the API for root. version is that of this program, for the metrics.
@@ -48,6 +50,7 @@ func (a api) register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/tor", a.tor)
 	mux.HandleFunc("GET /v1/tor/circuits", a.circuits)
 	mux.HandleFunc("POST /v1/tor/newnym", a.newnym)
+	mux.HandleFunc("GET /v1/doctor", a.doctor)
 	mux.HandleFunc("GET /v1/events", a.events)
 	mux.HandleFunc("PUT /v1/devices/{device}/policy", a.setPolicy)
 }
@@ -78,6 +81,12 @@ type api struct {
 func (a api) status(w http.ResponseWriter, r *http.Request) {
 	s, err := a.router.Status(r.Context())
 	reply(w, s, err)
+}
+
+// doctor judges what is attached, and the interfaces of ?interface=, as often as need be.
+func (a api) doctor(w http.ResponseWriter, r *http.Request) {
+	report, err := a.router.Doctor(r.Context(), router.DoctorOptions{Interfaces: r.URL.Query()["interface"]})
+	reply(w, report, err)
 }
 
 func (a api) devices(w http.ResponseWriter, _ *http.Request) {

@@ -14,6 +14,7 @@ import (
 	"github.com/torbpf/torbpf/internal/access"
 	"github.com/torbpf/torbpf/internal/conduit"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/router"
 )
 
@@ -46,6 +47,9 @@ func (p *pretended) NewCircuitsFor(_ context.Context, device string) (*router.Ne
 func (*pretended) Events(_ context.Context, _ router.EventFilter, told func(router.Event)) error {
 	told(router.Event{Text: "secret"})
 	return nil
+}
+func (*pretended) Doctor(context.Context, router.DoctorOptions) (*doctor.Report, error) {
+	return &doctor.Report{Interfaces: []string{"secret"}}, nil
 }
 func (*pretended) WhoIs(who []string) ([]config.Entry, error) {
 	entry, err := config.ParseEntry(config.KindDevice, who[0])

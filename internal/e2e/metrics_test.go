@@ -137,7 +137,7 @@ func TestMetrics(t *testing.T) {
 	if code, _ := demandAs(t, client, "localhost:9959"); code != http.StatusOK {
 		t.Errorf("as localhost: %d", code)
 	}
-	for _, what := range []string{"/v1/status", "/v1/devices", "/v1/events", "/v1/devices/" + mac + "/policy", "//v1/status", "/metrics/../v1/status"} {
+	for _, what := range []string{"/v1/status", "/v1/devices", "/v1/doctor", "/v1/events", "/v1/devices/" + mac + "/policy", "//v1/status", "/metrics/../v1/status"} {
 		for _, method := range []string{"GET", "PUT", "POST"} {
 			if code, text := demand(t, client, method, "http://"+metricsAddr+what, `{"policy":"direct"}`); code == http.StatusOK {
 				t.Errorf("by TCP anybody may %s %s: %s", method, what, text)
@@ -198,6 +198,7 @@ func TestTheAPI(t *testing.T) {
 	checkFields(t, "device list", documentedJSON(t)["device list"], get("/v1/devices"))
 	checkFields(t, "tor status", documentedJSON(t)["tor status"], get("/v1/tor"))
 	checkFields(t, "tor circuits", documentedJSON(t)["tor circuits"], get("/v1/tor/circuits?targets=1"))
+	checkFields(t, "doctor", documentedJSON(t)["doctor"], get("/v1/doctor?interface=eth0"))
 	mac := lab.Client1.MAC.String()
 	for body, want := range map[string]int{`{"device":"` + mac + `"}`: http.StatusOK, `{"device":"nobody"}`: http.StatusBadRequest, `{"circuit":3}`: http.StatusBadRequest} {
 		code, text := demand(t, client, "POST", "http://api/v1/tor/newnym", body)

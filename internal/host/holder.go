@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -67,23 +68,42 @@ func parseSocket(line string) (local netip.AddrPort, state, inode string) {
 
 // processWithSocket returns the first process that has the socket open.
 func processWithSocket(inode string) (pid int, name string) {
+	eachSocket(func(open string, by int) bool {
+		if open == inode {
+			pid, name = by, processName(by)
+		}
+		return name == ""
+	})
+	return pid, name
+}
+
+// eachSocket names the sockets of all processes by their inodes, until visit has seen enough.
+func eachSocket(visit func(inode string, pid int) bool) {
 	fds, err := filepath.Glob("/proc/[0-9]*/fd/*")
 	if err != nil {
-		return 0, ""
+		return
 	}
 	for _, fd := range fds {
-		if target, err := os.Readlink(fd); err != nil || target != "socket:["+inode+"]" {
-			continue
-		}
-		process := filepath.Dir(filepath.Dir(fd))
-		if pid, err = strconv.Atoi(filepath.Base(process)); err != nil {
-			continue
-		}
-		comm, err := os.ReadFile(filepath.Join(process, "comm"))
+		target, err := os.Readlink(fd)
 		if err != nil {
-			continue // it ended meanwhile
+			continue // it ended meanwhile, or is not ours to look at
 		}
-		return pid, strings.TrimSpace(string(comm))
+		inode, isSocket := strings.CutPrefix(target, "socket:[")
+		if !isSocket {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(fd))))
+		if err == nil && !visit(strings.TrimSuffix(inode, "]"), pid) {
+			return
+		}
 	}
-	return 0, ""
+}
+
+// processName is what the kernel calls a process; "" for one that has ended.
+func processName(pid int) string {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(comm))
 }

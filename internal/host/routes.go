@@ -97,8 +97,8 @@ func readRules() ([]plan.Rule, error) {
 		list, err := dump(fmt.Sprintf("IPv%d rules", family.number), func() ([]netlink.Rule, error) {
 			return netlink.RuleList(family.netlink)
 		})
-		if errors.Is(err, unix.EAFNOSUPPORT) {
-			continue // no such family, or one without policy routing
+		if lacksFamily(err) {
+			continue
 		}
 		if err != nil {
 			return nil, err
@@ -112,6 +112,9 @@ func readRules() ([]plan.Rule, error) {
 	}
 	return rules, nil
 }
+
+// lacksFamily is of a kernel without a family, or without policy routing for it.
+func lacksFamily(err error) bool { return errors.Is(err, unix.EAFNOSUPPORT) }
 
 // prefixOf turns a network of the netlink package into its value form, host
 // bits kept.

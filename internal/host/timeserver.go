@@ -1,12 +1,7 @@
 package host
 
 import (
-	"bufio"
-	"errors"
-	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/torbpf/torbpf/internal/config"
@@ -29,23 +24,11 @@ func timeServer() (bool, error) {
 
 // boundAddrs returns the addresses on which a table of /proc/net has a port.
 func boundAddrs(table string, port uint16) ([]netip.Addr, error) {
-	f, err := os.Open(filepath.Join("/proc/thread-self/net", table))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // no IPv6
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list sockets: %w", err)
-	}
-	defer f.Close()
 	var addrs []netip.Addr
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if local, _, _ := parseSocket(lines.Text()); local.IsValid() && local.Port() == port {
+	err := eachLine(table, func(line string) {
+		if local, _, _ := parseSocket(line); local.IsValid() && local.Port() == port {
 			addrs = append(addrs, local.Addr())
 		}
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("list sockets: %w", err)
-	}
-	return addrs, nil
+	})
+	return addrs, err
 }

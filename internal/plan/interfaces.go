@@ -110,6 +110,9 @@ func (h Host) refuseStacked(l Link) error {
 	return nil
 }
 
+// Candidates are the interfaces of a host that could be torified, and lead to no internet.
+func Candidates(cfg config.Config, h Host) []string { return candidates(cfg, h) }
+
 // candidates returns the interfaces that could be torified without force.
 func candidates(cfg config.Config, h Host) []string {
 	var out []string
@@ -189,7 +192,7 @@ func (h Host) refuseEnslaved(l Link) error {
 	}
 	top := h.top(master)
 	return refuse(ErrEnslaved, l.Name, []string{top.Name},
-		"%s is %s %s: attach %s", l.Name, role(master.Kind), master.Name, top.Name)
+		"%s is %s %s: torbpf attach %s", l.Name, role(master.Kind), master.Name, top.Name)
 }
 
 func role(kind string) string {
@@ -247,9 +250,9 @@ func (h Host) refuseTrunk(l Link) error {
 			continue
 		}
 		list := strings.Join(uppers, " ")
-		text := fmt.Sprintf("%s is %s %s: attach %s", l.Name, c.what, strings.Join(uppers, ", "), list)
+		text := fmt.Sprintf("%s is %s %s: torbpf attach %s", l.Name, c.what, strings.Join(uppers, ", "), list)
 		if c.kinds[0] == "vlan" {
-			text += " (devices without a tag on the same wire need a VLAN of their own)"
+			text += "; devices without a tag on the same wire need a VLAN of their own"
 		}
 		return refuse(ErrTrunk, l.Name, uppers, "%s", text)
 	}

@@ -34,6 +34,25 @@ type Refusal struct {
 // Error says what is refused, why, and the next step.
 func (r *Refusal) Error() string { return r.message }
 
+// Parts returns why, and what to do about it: what to type comes first.
+func (r *Refusal) Parts() (why string, next []string) {
+	depth, at := 0, -1
+	for i, c := range r.message {
+		switch {
+		case c == '(':
+			depth++
+		case c == ')':
+			depth--
+		case depth == 0 && strings.HasPrefix(r.message[i:], ": "):
+			at = i
+		}
+	}
+	if at < 0 {
+		return r.message, nil
+	}
+	return r.message[:at], strings.Split(r.message[at+2:], "; ")
+}
+
 // Unwrap returns the Kind.
 func (r *Refusal) Unwrap() error { return r.Kind }
 

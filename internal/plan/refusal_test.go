@@ -71,12 +71,12 @@ func TestMakeRefusesStackedInterfaces(t *testing.T) {
 	}
 	for _, c := range []refusal{
 		{"bridge port", wish("eth1"), bridge, ErrEnslaved, "eth1", []string{"br0"},
-			[]string{"eth1 is a port of bridge br0: attach br0"}},
+			[]string{"eth1 is a port of bridge br0: torbpf attach br0"}},
 		{"bond member", wish("eth1"), func(b *builder) *builder { return b.link("bond0", "bond").master("eth1", "bond0") },
-			ErrEnslaved, "eth1", []string{"bond0"}, []string{"eth1 is a member of bond bond0: attach bond0"}},
+			ErrEnslaved, "eth1", []string{"bond0"}, []string{"eth1 is a member of bond bond0: torbpf attach bond0"}},
 		{"bond member below a bridge", wish("eth1"), func(b *builder) *builder {
 			return b.link("bond0", "bond").link("br0", "bridge").master("eth1", "bond0").master("bond0", "br0")
-		}, ErrEnslaved, "eth1", []string{"br0"}, []string{"a member of bond bond0: attach br0"}},
+		}, ErrEnslaved, "eth1", []string{"br0"}, []string{"a member of bond bond0: torbpf attach br0"}},
 		{"bond member below a VRF", wish("eth1"), func(b *builder) *builder {
 			return b.link("bond0", "bond").link("red", "vrf").master("eth1", "bond0").master("bond0", "red")
 		}, ErrEnslaved, "eth1", []string{"bond0"}, []string{"attach bond0"}},
@@ -208,6 +208,21 @@ func TestForceOverridesNothingButTheDefaultRoute(t *testing.T) {
 		c.Force = true
 		if _, err := Make(c, homeRouter(t).Host); err == nil {
 			t.Errorf("--force attached %s", name)
+		}
+	}
+}
+
+// TestARefusalSaysWhatToTypeApart: that is what follows its last colon.
+func TestARefusalSaysWhatToTypeApart(t *testing.T) {
+	for message, want := range map[string][]string{
+		"eth1 is a port of bridge br0: torbpf attach br0":                                     {"eth1 is a port of bridge br0", "torbpf attach br0"},
+		"eth1 is a trunk: its frames belong to eth1.10: torbpf attach eth1.10; untagged, too": {"eth1 is a trunk: its frames belong to eth1.10", "torbpf attach eth1.10", "untagged, too"},
+		"there is no eth9: name another (these fit: eth1)":                                    {"there is no eth9", "name another (these fit: eth1)"},
+		"nothing to be done": {"nothing to be done"},
+	} {
+		why, next := (&Refusal{message: message}).Parts()
+		if got := append([]string{why}, next...); !slices.Equal(got, want) {
+			t.Errorf("%q is taken apart into %q", message, got)
 		}
 	}
 }

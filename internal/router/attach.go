@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/tor"
@@ -163,7 +164,7 @@ func (r *Router) bringLists(ctx context.Context, before, s *State, acknowledges 
 		return nil, err
 	}
 	r.forgetCopies(s.Lists)
-	return &Result{Plan: p, Warnings: slices.Concat(r.warnings(s, p), timeWarnings(before, p), lists.warnings), lists: lists.warnings}, nil
+	return &Result{Plan: p, Warnings: slices.Concat(r.warnings(s, p), doctor.Strings(timeAdvice(before, p)), lists.warnings), lists: lists.warnings}, nil
 }
 
 // refuseOtherMarks refuses other bits for the marks than those in use. Until all layers have the new

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/route"
@@ -95,44 +96,55 @@ func (s *State) noteTorUser(pid int) error {
 	return nil
 }
 
-// clientWarnings tells what of this machine does not go as one might think.
-func clientWarnings(p *plan.Plan, everything bool) []string {
-	c := p.Client
-	if c == nil || !c.All {
+// besideAdvice tells of what is forwarded, and so is none of this machine's own.
+func besideAdvice(p *plan.Plan) []doctor.Advice {
+	if p.Client == nil || !p.Client.All {
 		return nil
 	}
-	var w []string
-	for _, name := range c.Beside {
-		w = append(w, fmt.Sprintf("what is behind %s, such as containers, is forwarded and not sent by this machine, so it goes direct: torbpf attach %s", name, name))
-	}
-	if warning := timeWarning(p); warning != "" {
-		w = append(w, warning)
-	}
-	w = append(w, senderWarnings(c)...)
-	w = append(w, proxyWarnings(p)...)
-	w = append(w, wgQuickWarnings()...)
-	for _, wide := range c.Widest {
-		w = append(w, wideWarning(widestWords(wide), wide.Name, everything, "--client --interface"))
+	var w []doctor.Advice
+	for _, name := range p.Client.Beside {
+		w = append(w, doctor.Beside(name))
 	}
 	return w
 }
 
-func proxyWarnings(p *plan.Plan) []string {
+// clientAdvice tells what of this machine does not go as one might think.
+func clientAdvice(p *plan.Plan, everything bool) []doctor.Advice {
+	c := p.Client
+	if c == nil || !c.All {
+		return nil
+	}
+	w := timeServiceAdvice(p)
+	for _, text := range senderWarnings(c) {
+		w = append(w, doctor.Advise(text))
+	}
+	w = append(w, proxyAdvice(p)...)
+	for _, wide := range c.Widest {
+		w = append(w, wideExit(widestWords(wide), wide.Name, everything, "--client --interface"))
+	}
+	return w
+}
+
+func proxyAdvice(p *plan.Plan) []doctor.Advice {
 	if p.Client.ProxyPort == 0 || p.Resolver.IsValid() {
 		return nil
 	}
-	return []string{"the proxy past Tor takes addresses alone, since it has nobody to ask for names: say resolver below [exclusions] of the configuration"}
+	return []doctor.Advice{doctor.Advise("the proxy past Tor takes addresses alone, since it has nobody to ask for names", "say resolver below [exclusions] of the configuration")}
 }
 
-// wgQuickWarnings tell of firewalls that drop what Tor and the sentry answer.
-func wgQuickWarnings() []string {
+// wgQuickAdvice tells of firewalls that drop what Tor and the sentry answer to this machine.
+func wgQuickAdvice(p *plan.Plan) []doctor.Advice {
+	if p.Client == nil || !p.Client.All {
+		return nil
+	}
 	names, err := nft.WGQuick()
 	if err != nil {
-		return []string{fmt.Sprintf("whether wg-quick has a firewall could not be read: %v", err)}
+		return []doctor.Advice{doctor.Advise(fmt.Sprintf("whether wg-quick has a firewall could not be read: %v", err))}
 	}
-	var w []string
+	var w []doctor.Advice
 	for _, name := range names {
-		w = append(w, fmt.Sprintf("wg-quick's firewall (table wg-quick-%s) drops what comes to an address of %s by another interface, and with it by the loopback device what Tor and the sentry answer, names above all: it has none where [Interface] of %s.conf says Table (docs/CLIENT.md, beside a VPN)", name, name, name))
+		w = append(w, doctor.Advise(fmt.Sprintf("wg-quick's firewall (table wg-quick-%s) drops what comes to an address of %s by another interface, and with it by the loopback device what Tor and the sentry answer, names above all", name, name),
+			fmt.Sprintf("it has none where [Interface] of %s.conf says Table (docs/CLIENT.md, beside a VPN)", name)))
 	}
 	return w
 }

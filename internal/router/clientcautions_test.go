@@ -53,7 +53,7 @@ func TestAProxyThatHasNobodyToAskIsTold(t *testing.T) {
 		resolver netip.Addr
 		told     bool
 	}{{0, netip.Addr{}, false}, {3128, resolver, false}, {3128, netip.Addr{}, true}} {
-		w := proxyWarnings(&plan.Plan{Client: &plan.Client{ProxyPort: c.port}, Resolver: c.resolver})
+		w := proxyAdvice(&plan.Plan{Client: &plan.Client{ProxyPort: c.port}, Resolver: c.resolver})
 		if (len(w) > 0) != c.told {
 			t.Errorf("port %d, resolver %v: %v", c.port, c.resolver, w)
 		}

@@ -112,33 +112,42 @@ func (j *job) explainFirewall(lan plan.LAN, probes []nft.Probe, arrived map[stri
 		return fmt.Errorf("%w: nftables has no input chain, so look at `iptables-legacy -S INPUT` and at the programs that `bpftool net` and `tc filter` list; or attach with --skip-firewall-probe", lacking)
 	}
 	var rules strings.Builder
-	tcp, udp := j.diverted()
 	for _, c := range chains {
-		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q %s accept", c, lan.Name, j.tcpMatch(tcp))
-		fmt.Fprintf(&rules, "\n  nft insert rule %s iifname %q udp dport '{ %s }' accept", c, lan.Name, udp)
+		for _, rule := range lettingIn(j.plan, c, lan.Name) {
+			rules.WriteString("\n  " + rule)
+		}
 	}
 	return fmt.Errorf("%w: allow it with the rules below that name the chain at fault, or attach with --skip-firewall-probe%s",
 		lacking, rules.String())
 }
 
+// lettingIn are the rules by which a chain lets in what is diverted.
+func lettingIn(p *plan.Plan, chain, lan string) []string {
+	tcp, udp := diverted(p)
+	return []string{
+		fmt.Sprintf("nft insert rule %s iifname %q %s accept", chain, lan, tcpMatch(p, tcp)),
+		fmt.Sprintf("nft insert rule %s iifname %q udp dport '{ %s }' accept", chain, lan, udp),
+	}
+}
+
 // diverted lists the ports to which something is diverted.
-func (j *job) diverted() (tcp, udp string) {
+func diverted(p *plan.Plan) (tcp, udp string) {
 	var trans, dns []string
-	for _, t := range j.plan.Tors() {
+	for _, t := range p.Tors() {
 		trans, dns = append(trans, fmt.Sprint(t.Trans)), append(dns, fmt.Sprint(t.DNS))
 	}
-	resolver := fmt.Sprint(j.plan.Ports.Resolver)
+	resolver := fmt.Sprint(p.Ports.Resolver)
 	return strings.Join(append(trans, resolver), ", "), strings.Join(append(dns, resolver), ", ")
 }
 
 // tcpMatch is what of TCP a firewall has to let in, in the words of nft; ports are those to which some is
 // redirected.
-func (j *job) tcpMatch(ports string) string {
-	if !j.plan.TProxy {
+func tcpMatch(p *plan.Plan, ports string) string {
+	if !p.TProxy {
 		return fmt.Sprintf("tcp dport '{ %s }'", ports)
 	}
-	return fmt.Sprintf("meta mark and %#x == '{ %#x, %#x, %#x }'", j.plan.Mark.ClassMask(), j.plan.Mark.Class(uint32(abi.VerdictTor)),
-		j.plan.Mark.Class(uint32(abi.VerdictOnion)), j.plan.Mark.Class(uint32(abi.VerdictResolver)))
+	return fmt.Sprintf("meta mark and %#x == '{ %#x, %#x, %#x }'", p.Mark.ClassMask(), p.Mark.Class(uint32(abi.VerdictTor)),
+		p.Mark.Class(uint32(abi.VerdictOnion)), p.Mark.Class(uint32(abi.VerdictResolver)))
 }
 
 // probes returns what to inject into a LAN: a packet for each TransPort and one for

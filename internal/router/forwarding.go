@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
 )
@@ -28,16 +29,16 @@ func (r *Router) enableForwarding(s *State, p *plan.Plan) error {
 	})
 }
 
-// forwardingWarnings tells of exclusions that lead nowhere because the kernel
+// forwardingAdvice tells of exclusions that lead nowhere because the kernel
 // does not forward.
-func forwardingWarnings(s *State) []string {
+func forwardingAdvice(s *State) []doctor.Advice {
 	rules := s.Config.Rules.OfLANs()
 	if !rules.OpensAny() {
 		return nil
 	}
 	v4, v6, err := host.ForwardingEnabled()
 	if err != nil {
-		return []string{fmt.Sprintf("whether the kernel forwards could not be read: %v", err)}
+		return []doctor.Advice{doctor.Advise(fmt.Sprintf("whether the kernel forwards could not be read: %v", err))}
 	}
 	var off []string
 	if !v4 {
@@ -49,7 +50,8 @@ func forwardingWarnings(s *State) []string {
 	if len(off) == 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("this kernel does not forward %s, so what is excluded goes nowhere; turn it on yourself, or let torbpf do it until detach: --enable-forwarding", strings.Join(off, " and "))}
+	return []doctor.Advice{doctor.Advise(fmt.Sprintf("this kernel does not forward %s, so what is excluded goes nowhere", strings.Join(off, " and ")),
+		"turn it on yourself, or let torbpf do it until detach with --enable-forwarding of torbpf exclude add")}
 }
 
 // mentionsIPv6 says so of rules that may let IPv6 out.
@@ -64,46 +66,52 @@ func joinNames(names []string) string { return strings.Join(names, ", ") }
 
 // warnings are what a user should know after an attach that went well.
 func (r *Router) warnings(s *State, p *plan.Plan) []string {
-	var w []string
-	switch {
-	case len(p.Uplinks) == 0 && s.Config.Force:
-		w = append(w, "no interface leads outside but those that were forced to be LANs, so no uplink is guarded: name one with --uplink")
-	case len(p.Uplinks) == 0:
-		w = append(w, "no interface has a default route now: attach again once there is an uplink, so that its guard can be put in place")
-	}
-	if wide := p.AllRules().Widest(); len(wide) > 0 {
-		w = append(w, fmt.Sprintf("%s %s is excluded, so hardly anything is Tor's", wide[0].Kind, wide.Together()))
-	}
-	w = append(w, handOverWarnings(p)...)
-	w = append(w, exitWarnings(s, p)...)
-	w = append(w, clientWarnings(p, s.Config.Everything)...)
-	w = append(w, pageWarnings(s, p)...)
-	return append(w, forwardingWarnings(s)...)
+	return doctor.Strings(slices.Concat(uplinkAdvice(s, p), wideAdvice(p), handOverAdvice(p), exitAdvice(s, p), besideAdvice(p), clientAdvice(p, s.Config.Everything), wgQuickAdvice(p), pageAdvice(s, p), forwardingAdvice(s)))
 }
 
-// exitWarnings tells of excluded interfaces that everything is routed to: nothing goes by
+// uplinkAdvice is for where no uplink is guarded.
+func uplinkAdvice(s *State, p *plan.Plan) []doctor.Advice {
+	switch {
+	case len(p.Uplinks) > 0:
+		return nil
+	case s.Config.Force:
+		return []doctor.Advice{doctor.Advise("no interface leads outside but those that were forced to be LANs, so no uplink is guarded", "name one with --uplink")}
+	}
+	return []doctor.Advice{doctor.Advise("no interface has a default route now", "attach again once there is an uplink, so that its guard can be put in place")}
+}
+
+// wideAdvice is for exclusions of hardly less than everything.
+func wideAdvice(p *plan.Plan) []doctor.Advice {
+	wide := p.AllRules().Widest()
+	if len(wide) == 0 {
+		return nil
+	}
+	return []doctor.Advice{doctor.Advise(fmt.Sprintf("%s %s is excluded, so hardly anything is Tor's", wide[0].Kind, wide.Together()))}
+}
+
+// exitAdvice tells of excluded interfaces that everything is routed to: nothing goes by
 // them, or about everything where somebody insists.
-func exitWarnings(s *State, p *plan.Plan) []string {
-	var w []string
+func exitAdvice(s *State, p *plan.Plan) []doctor.Advice {
+	var w []doctor.Advice
 	for _, wide := range p.Widest {
-		w = append(w, wideWarning(widestWords(wide), wide.Name, s.Config.Everything, "--interface"))
+		w = append(w, wideExit(widestWords(wide), wide.Name, s.Config.Everything, "--interface"))
 	}
 	return w
 }
 
-func wideWarning(words, name string, insisted bool, flags string) string {
+func wideExit(words, name string, insisted bool, flags string) doctor.Advice {
 	if insisted {
-		return words + " and is excluded, so hardly anything is Tor's"
+		return doctor.Advise(words + " and is excluded, so hardly anything is Tor's")
 	}
-	return fmt.Sprintf("%s, so hardly anything would be Tor's, and nothing goes by it: insist with torbpf exclude add %s %s --force", words, flags, name)
+	return doctor.Advise(words+", so hardly anything would be Tor's, and nothing goes by it", fmt.Sprintf("insist with torbpf exclude add %s %s --force", flags, name))
 }
 
-// timeWarnings tells what devices miss where the router has no time for them, of LANs that
+// timeAdvice tells what devices miss where the router has no time for them, of LANs that
 // were not there before.
-func timeWarnings(before *State, p *plan.Plan) []string {
+func timeAdvice(before *State, p *plan.Plan) []doctor.Advice {
 	fresh := func(l plan.LAN) bool { return before == nil || before.Links[l.Name] != l.Index }
 	if p.TimeServer || !slices.ContainsFunc(p.LANs, fresh) {
 		return nil
 	}
-	return []string{"no time server runs here, so devices that ask for the time by NTP are refused, and a wrong clock breaks TLS: apt install chrony, and write `allow` into /etc/chrony/chrony.conf"}
+	return []doctor.Advice{doctor.NoTimeServer}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -221,21 +222,21 @@ func transAddr(l loader.Listener, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
 }
 
-// handOverWarnings tells of a firewall that may stop what tor answers: conntrack has never
+// handOverAdvice tells of a firewall that may stop what tor answers: conntrack has never
 // heard of it, so it is part of no established connection there. The probe sees what comes
 // in alone.
-func handOverWarnings(p *plan.Plan) []string {
+func handOverAdvice(p *plan.Plan) []doctor.Advice {
 	if !p.TProxy {
 		return nil
 	}
 	chains, err := nft.ClosedOutputChains()
 	if err != nil {
-		return []string{fmt.Sprintf("whether a firewall of this host stops what tor answers is not known: %v", err)}
+		return []doctor.Advice{doctor.Advise(fmt.Sprintf("whether a firewall of this host stops what tor answers is not known: %v", err))}
 	}
-	var w []string
+	var w []doctor.Advice
 	for _, c := range chains {
-		w = append(w, fmt.Sprintf("the chain %s drops what no rule of it lets go, and what tor answers to devices is of no connection that conntrack knows: nft insert rule %s meta mark and %#x == %#x accept",
-			c, c, p.Mark.ClassMask(), p.Mark.Class(uint32(abi.VerdictTor))))
+		w = append(w, doctor.Advise(fmt.Sprintf("the chain %s drops what no rule of it lets go, and what tor answers to devices is of no connection that conntrack knows", c),
+			fmt.Sprintf("nft insert rule %s meta mark and %#x == %#x accept", c, p.Mark.ClassMask(), p.Mark.Class(uint32(abi.VerdictTor)))))
 	}
 	return w
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
 )
@@ -48,7 +49,7 @@ func (r *Router) Web() (served Served, known bool) {
 			case s.Blocked:
 				continue // what is waited for may have it
 			default:
-				served.Left = append(served.Left, leftWords(addr))
+				served.Left = append(served.Left, leftAdvice(addr).String())
 				continue
 			}
 		}
@@ -60,13 +61,14 @@ func (r *Router) Web() (served Served, known bool) {
 // isGuarded tells whether the page is to be served beyond this machine.
 func (s Served) isGuarded(addr netip.AddrPort) bool { return s.Page && !addr.Addr().IsLoopback() }
 
-func leftWords(addr netip.AddrPort) string {
-	return fmt.Sprintf("the page is not served at %s: no interface that is on Tor has this address now, and others may lead outside; name another by [web] listen, or write page = false for metrics alone", addr)
+func leftAdvice(addr netip.AddrPort) doctor.Advice {
+	return doctor.Advise(fmt.Sprintf("the page is not served at %s, since no interface that is on Tor has this address now, and others may lead outside", addr),
+		"name another by [web] listen, or write page = false for metrics alone")
 }
 
-// pageWarnings tells of what keeps the page from the LAN.
-func pageWarnings(s *State, p *plan.Plan) []string {
-	var out []string
+// pageAdvice tells of what keeps the page from the LAN.
+func pageAdvice(s *State, p *plan.Plan) []doctor.Advice {
+	var out []doctor.Advice
 	served := Served{Web: s.Config.Web}
 	for _, addr := range served.Listen {
 		if !served.isGuarded(addr) {
@@ -74,9 +76,9 @@ func pageWarnings(s *State, p *plan.Plan) []string {
 		}
 		has := func(a netip.Prefix) bool { return a.Addr() == addr.Addr().WithZone("") }
 		if !slices.ContainsFunc(p.LANs, func(l plan.LAN) bool { return slices.ContainsFunc(l.Addrs, has) }) {
-			out = append(out, leftWords(addr))
+			out = append(out, leftAdvice(addr))
 		} else if _, err := os.Stat(served.PasswordFile); err != nil {
-			out = append(out, fmt.Sprintf("nobody can sign in to the page at %s: there is no password (%v): torbpf page password", addr, err))
+			out = append(out, doctor.Advise(fmt.Sprintf("nobody can sign in to the page at %s: there is no password (%v)", addr, err), "torbpf page password"))
 		}
 	}
 	return out

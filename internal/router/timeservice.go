@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/sockets"
@@ -51,22 +52,22 @@ func runningTimeService() (*timeService, error) {
 	return &timeService{found, account.Username}, nil
 }
 
-// timeWarning tells what to type where this machine's time service gets no answers; "" where
-// none runs, or a rule lets it out.
-func timeWarning(p *plan.Plan) string {
+// timeServiceAdvice tells what to type where this machine's time service gets no answers; nothing
+// where none runs, or a rule lets it out.
+func timeServiceAdvice(p *plan.Plan) []doctor.Advice {
 	service, err := runningTimeService()
 	if err != nil || service == nil {
-		return "" // it is a hint, and no more
+		return nil // it is a hint, and no more
 	}
 	now, err := kernel.BootTime()
 	if err != nil || newMarker(p, now, nil).letsTime(service.process) {
-		return ""
+		return nil
 	}
 	rule := "--user " + service.account
 	if service.process.User == 0 { // all of root's would be direct
 		rule = "--client --port " + config.Service{Protocol: config.ProtocolUDP, Port: config.PortNTP}.String()
 	}
-	return "this machine's time service gets no answers, since Tor carries no NTP, and with a wrong clock neither Tor nor TLS works: torbpf exclude add " + rule
+	return []doctor.Advice{doctor.Advise("this machine's time service gets no answers, since Tor carries no NTP, and with a wrong clock neither Tor nor TLS works", "torbpf exclude add "+rule)}
 }
 
 // letsTime tells whether rules let a time service out, or NTP, which is by UDP.

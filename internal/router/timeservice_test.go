@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/torbpf/torbpf/internal/config"
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/plan"
 )
 
@@ -51,7 +52,9 @@ func TestTheTimeServiceThatRunsIsWarnedOf(t *testing.T) {
 		service := config.Service{Protocol: protocol, Port: port}
 		return &plan.Client{All: true, Rules: config.Rules{{Policy: config.PolicyDirect, Entry: config.Entry{Kind: config.KindPort, Client: true, Service: service}}}}
 	}
-	warning := func(c *plan.Client) string { return timeWarning(&plan.Plan{Client: c}) }
+	warning := func(c *plan.Client) string {
+		return strings.Join(doctor.Strings(timeServiceAdvice(&plan.Plan{Client: c})), "; ")
+	}
 	if w := warning(&plan.Client{All: true}); w != "" {
 		t.Errorf("where none runs: %s", w)
 	}
