@@ -58,6 +58,9 @@ func (d *Datapath) Dir() string { return d.dir }
 // CanLoad tells why the kernel does not take the programs for a plan; nothing is attached or
 // pinned.
 func CanLoad(p *plan.Plan) error {
+	if err := kernel.SerialPackets(); err != nil {
+		return err
+	}
 	g, err := Open(Options{Root: "/nowhere"}).load(p) // there are no pins to go on with
 	if err != nil {
 		return err
