@@ -89,6 +89,7 @@ test: deps-systemd build ## Install what is missing, then run every test: sudo m
 	$(MAKE) lint check-generated
 	$(GO) test -count=1 -timeout 40m -p 2 -exec "$(CURDIR)/.ci/alone.sh" ./...
 	$(MAKE) fuzz
+	$(MAKE) second-clang
 
 .PHONY: lint
 lint: ## Formatting, vet, and the limits on size and nesting
@@ -102,6 +103,10 @@ lint: ## Formatting, vet, and the limits on size and nesting
 .PHONY: check-generated
 check-generated: ## The committed BPF objects are what their source compiles to
 	./internal/abi/check-generated.sh
+
+.PHONY: second-clang
+second-clang: deps-test ## The BPF programs by another compiler: the verifier takes them, and they judge alike
+	./.ci/second-clang.sh clang-19
 
 .PHONY: fuzz
 fuzz: deps-test ## Fuzz the classifier against its model for FUZZTIME, and each reader for a tenth of it

@@ -180,7 +180,7 @@ func TestKernelThreadsAreNobody(t *testing.T) {
 	needCookie(t)
 	needTCX(t)
 	if _, err := os.Stat("/proc/sys/net/mptcp"); err != nil {
-		t.Skip("this kernel has no MPTCP")
+		t.Skip("this kernel was built without MPTCP (CONFIG_MPTCP)")
 	}
 	l := newLab(t)
 	const setUp = `

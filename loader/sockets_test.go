@@ -291,7 +291,7 @@ func TestTheLastWordOfAConnectionLeaves(t *testing.T) {
 func TestMPTCPOfWhoIsExemptLeaves(t *testing.T) {
 	needCookie(t)
 	if _, err := os.Stat("/proc/sys/net/mptcp"); err != nil {
-		t.Skip("this kernel has no MPTCP")
+		t.Skip("this kernel was built without MPTCP (CONFIG_MPTCP)")
 	}
 	l := newLab(t)
 	d := l.open(t, false)

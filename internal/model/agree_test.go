@@ -126,7 +126,7 @@ func FuzzClassifier(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, frame []byte, mark uint32, choice uint8, tunnel bool) {
 		if len(frame) < 14 || len(frame) > 2048 {
-			t.Skip("the kernel runs no program on such a frame")
+			return // the kernel runs no program on such a frame
 		}
 		program := "torbpf_lan"
 		if tunnel {

@@ -69,7 +69,7 @@ func (r *resolver) expect(want string) {
 func (w *wire) guard(program string) {
 	w.t.Helper()
 	if w.progs[program] == nil {
-		w.t.Skip("this kernel does not tell a look-up its interface")
+		w.t.Skip("this kernel does not tell a look-up its interface (Linux 5.17)")
 	}
 	namespace, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {

@@ -68,7 +68,7 @@ func TestTheThirdGuardGoesByTheSocketOfWhatIsTors(t *testing.T) {
 func departureLab(t *testing.T) *rawSender {
 	t.Helper()
 	if olderThan(t, 6, 4) {
-		t.Skip("this kernel has no BPF programs at netfilter hooks")
+		t.Skip("this kernel is older than BPF programs at netfilter hooks (Linux 6.4)")
 	}
 	enterNamespace(t)
 	command(t, `

@@ -60,7 +60,7 @@ func (o *objects) watch(t *testing.T, program string, frame []byte, in skBuff) o
 	before := o.tally()
 	out, err := o.run(program, frame, in)
 	if errors.Is(err, unix.EINVAL) && in.IngressIfindex != 0 && olderThan(t, 5, 16) {
-		t.Skip("this kernel's test runs know no ingress interface")
+		t.Skip("this kernel's test runs know no ingress interface (Linux 5.16)")
 	}
 	if err != nil {
 		t.Fatalf("run %s on % x: %v", program, frame, err)

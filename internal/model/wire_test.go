@@ -92,7 +92,7 @@ func (w *wire) attach(program string, ifindex int) {
 		Interface: ifindex, Program: w.progs[program], Attach: ebpf.AttachTCXIngress,
 	})
 	if errors.Is(err, ebpf.ErrNotSupported) && olderThan(w.t, 6, 6) {
-		w.t.Skip("this kernel has no tcx")
+		w.t.Skip("this kernel is older than tcx (Linux 6.6)")
 	}
 	if err != nil {
 		w.t.Fatalf("attach %s: %v", program, err)

@@ -218,20 +218,29 @@ func (k *Kernel) modulesDir(release string) string {
 	return filepath.Join(k.dir, "lib/modules", release)
 }
 
-// image returns the path of what is booted.
-func (k *Kernel) image() (string, error) {
+// find returns the path of a file of the kernel's by how its name begins.
+func (k *Kernel) find(prefix string) (string, error) {
 	var found string
 	err := filepath.WalkDir(k.dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && strings.HasPrefix(d.Name(), "vmlinuz") {
+		if err == nil && d.Type().IsRegular() && strings.HasPrefix(d.Name(), prefix) {
 			found = p
 			return fs.SkipAll
 		}
 		return err
 	})
 	if err == nil && found == "" {
-		err = fmt.Errorf("there is no vmlinuz in %s", k.dir)
+		err = fmt.Errorf("there is no %s in %s", prefix, k.dir)
 	}
 	return found, err
+}
+
+// Config returns what the kernel was built with, as /boot/config has it.
+func (k *Kernel) Config() ([]byte, error) {
+	path, err := k.find("config-")
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
 }
 
 // initramfs returns the path of the archive with the kernel's modules and /init.

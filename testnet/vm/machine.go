@@ -133,7 +133,7 @@ func tail(text []byte, lines int) []byte {
 
 // arguments are those of qemu.
 func (m *Machine) arguments(initrd, console string, accelerated bool) ([]string, error) {
-	image, err := m.Kernel.image()
+	image, err := m.Kernel.find("vmlinuz")
 	if err != nil {
 		return nil, err
 	}

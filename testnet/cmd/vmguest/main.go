@@ -99,7 +99,6 @@ var mounts = []struct{ source, target, kind, data string }{
 	{"proc", "/proc", "proc", ""},
 	{"sys", "/sys", "sysfs", ""},
 	{"run", "/run", "tmpfs", "mode=755"},
-	{"tmp", "/tmp", "tmpfs", "mode=1777"},
 	{"pts", "/dev/pts", "devpts", "ptmxmode=666"},
 	{"shm", "/dev/shm", "tmpfs", "mode=1777"},
 	{"cgroup", "/sys/fs/cgroup", "cgroup2", ""},
@@ -129,6 +128,9 @@ func setUp() error {
 	// Opening it loads the module.
 	if err := unix.Mknod("/dev/net/tun", unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make /dev/net/tun: %w", err)
+	}
+	if err := os.Chmod("/tmp", 0o777|os.ModeSticky); err != nil {
+		return err
 	}
 	unix.Umask(0o022)
 	for _, module := range []string{"virtio_pci", "virtio_console"} {
