@@ -110,7 +110,7 @@ func verifyAll(t *testing.T) map[string]int {
 		Onion4: netip.MustParsePrefix("10.192.0.0/10"), Onion6: netip.MustParsePrefix("fd74:6f72::/40"),
 	}
 	taken := make(map[string]int)
-	for _, load := range []func() (*ebpf.CollectionSpec, error){abi.LoadDatapath, abi.LoadFast, abi.LoadDelivery, abi.LoadClient} {
+	for _, load := range []func() (*ebpf.CollectionSpec, error){abi.LoadDatapath, abi.LoadFast, abi.LoadGuards, abi.LoadClient} {
 		spec, err := load()
 		must(t, err)
 		must(t, setVariables(spec, p))
