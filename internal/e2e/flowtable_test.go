@@ -197,7 +197,7 @@ func TestFlowtableEndsWithPolicy(t *testing.T) {
 	}
 	eventually(t, patience, "the server to send in vain", func() error {
 		for _, p := range w.Packets() {
-			if !p.Inbound && p.Src == at(testnet.Other4, portFast) && bytes.Contains(p.Payload, []byte("an answer")) {
+			if !p.Inbound && p.Src == at(testnet.Other4, portFast) {
 				return nil
 			}
 		}

@@ -21,10 +21,11 @@ import (
 // excluded are servers to which flows of a client are direct, and fast.
 var excluded = []netip.AddrPort{at(netip.MustParseAddr("51.22.0.80"), testnet.PortEcho), at(netip.MustParseAddr("2a0e:22::80"), testnet.PortEcho)}
 
-// accelerated are flows that take the fast path. They go on when their exclusion has been removed:
+// accelerated are flows that take the fast path, or are in a flowtable. They go on when their exclusion has been removed:
 // from then on they are as much a leak as any other.
 type accelerated struct {
 	bench  *Bench
+	kernel bool // by the kernel's flowtable
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	sent   []atomic.Int64 // of each flow
@@ -50,21 +51,24 @@ func (b *Bench) serveExcluded() error {
 }
 
 // accelerate starts them, and waits until they are fast.
-func (b *Bench) accelerate() error {
-	for _, step := range []func() error{b.takeFrames, func() error { return b.exclude("add") }, b.permitFast} {
+func (b *Bench) accelerate(kernel bool) error {
+	ctx, cancel := context.WithCancel(b.ctx)
+	a := &accelerated{bench: b, kernel: kernel, cancel: cancel, sent: make([]atomic.Int64, len(excluded))}
+	b.fast = a
+	for _, step := range []func() error{b.takeFrames, func() error { return b.exclude("add") }, a.permit} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	ctx, cancel := context.WithCancel(b.ctx)
-	a := &accelerated{bench: b, cancel: cancel, sent: make([]atomic.Int64, len(excluded))}
-	b.fast = a
 	for i, server := range excluded {
 		conn, err := b.Lab.Client1.Dial(ctx, "udp", server.String())
 		if err != nil {
 			return err
 		}
 		a.wg.Go(func() { a.talk(ctx, conn, &a.sent[i]) })
+	}
+	if kernel {
+		return a.awaitFlowtable()
 	}
 	before, err := b.fastPackets()
 	if err != nil {
@@ -103,7 +107,7 @@ func (a *accelerated) end() error {
 	}
 	a.ended = true
 	b.watch.endDirect(time.Now())
-	if err := b.permitFast(); err != nil {
+	if err := a.permit(); err != nil {
 		return err
 	}
 	before := make([]int64, len(a.sent))
@@ -134,8 +138,13 @@ func (b *Bench) exclude(action string) error {
 	return b.torbpf(args...)
 }
 
-// permitFast permits the fast path in the place of `torbpf run`, and for longer than that would.
-func (b *Bench) permitFast() error {
+// permit permits the fast path in the place of `torbpf run`, and for longer than that would. A flowtable
+// needs no permit.
+func (a *accelerated) permit() error {
+	if a.kernel {
+		return nil
+	}
+	b := a.bench
 	return b.Lab.Router.Do(func() error {
 		h, err := host.ReadFast()
 		if err != nil {

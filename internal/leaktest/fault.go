@@ -107,6 +107,7 @@ func pairFaults() []Fault {
 		{"clsact", []string{"--clsact"}, []Fault{filterGone, qdiscGone, tableGone, rulesetGone, lanRenamed, allKilled}},
 		{"fast path", []string{"--fastpath", "auto"}, []Fault{lanPinsGone, rulesetGone, lanRenamed, allKilled}},
 		{"fast path by XDP", []string{"--fastpath", "auto", "--early-refusal", "native"}, []Fault{lanPinsGone, rulesetGone, allKilled}},
+		{flowtable, []string{"--fastpath", flowtable}, []Fault{lanPinsGone, rulesetGone, lanRenamed, allKilled}},
 		{"early refusal", []string{"--early-refusal", "native"}, []Fault{lanPinsGone, rulesetGone, lanRenamed, allKilled}},
 		{"four tors, of which the clients use two", []string{"--tor-instances", "4"}, []Fault{lanPinsGone, rulesetGone, allKilled}},
 	} {
@@ -118,6 +119,9 @@ func pairFaults() []Fault {
 				f := together(mode.args, first, second)
 				f.Name = mode.name + ": " + f.Name
 				f.Once, f.Fast = true, slices.Contains(mode.args, "--fastpath")
+				if mode.name == flowtable {
+					f.Lacks = lacksFlowtable
+				}
 				out = append(out, f)
 			}
 		}

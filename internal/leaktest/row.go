@@ -133,7 +133,7 @@ func (b *Bench) prepare(f Fault, r Recovery) ([]peer, error) {
 		}
 	}
 	if f.Fast {
-		if err := b.accelerate(); err != nil {
+		if err := b.accelerate(slices.Contains(f.Args, flowtable)); err != nil {
 			return nil, fmt.Errorf("accelerate: %w", err)
 		}
 	}

@@ -64,6 +64,7 @@ func newCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.IntVar(&o.rounds, "rounds", 31, "rounds of packets, streams and connections")
 	flags.StringSliceVar(&o.only, "rows", nil, "measure these rows of packets, streams and connections alone, and nothing else: layers,udp-64 (default all)")
+	flags.StringSliceVar(&o.configs, "configs", nil, "build these configurations alone, beside the sender: nft,fast,flowtable (default all)")
 	flags.BoolVar(&o.tor, "tor", false, "bulk TCP through a private Tor network, too (a minute)")
 	flags.StringVar(&out, "out", "", "write the result to this file")
 	flags.StringVar(&chart, "chart", "", "draw the rows of packets into this file (SVG)")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ type options struct {
 	program  string
 	rounds   int
 	only     []string // names of rows; nil for everything
+	configs  []string // names of configurations; nil for all
 	tor      bool
 	progress func(string)
 }
@@ -86,7 +88,11 @@ func throughTor(ctx context.Context, o options) ([]report.Row, error) {
 // measurePaths measures what goes through routers.
 func measurePaths(ctx context.Context, lab *testnet.Lab, o options, r *report.Result) error {
 	var paths []*rig.Path
-	for _, c := range rig.Configs(o.program) {
+	configs, err := chosen(rig.Configs(o.program), o.configs)
+	if err != nil {
+		return err
+	}
+	for _, c := range configs {
 		o.progress("prepare: " + c.Title)
 		p, err := rig.NewPath(ctx, lab, c)
 		if c.Name == rig.Flowtable && errors.Is(err, kernel.ErrMissing) {
@@ -131,6 +137,23 @@ func measurePaths(ctx context.Context, lab *testnet.Lab, o options, r *report.Re
 		r.Rows = append(r.Rows, rows...)
 	}
 	return nil
+}
+
+// chosen are the configurations of these names, nil for all, and that of the sender alone.
+func chosen(configs []rig.Config, names []string) ([]rig.Config, error) {
+	if names == nil {
+		return configs, nil
+	}
+	known := make(map[string]bool)
+	for _, c := range configs {
+		known[c.Name] = true
+	}
+	for _, name := range names {
+		if !known[name] {
+			return nil, fmt.Errorf("no configuration is called %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+	}
+	return slices.DeleteFunc(configs, func(c rig.Config) bool { return !c.Floor && !slices.Contains(names, c.Name) }), nil
 }
 
 // kind is rows that take turns.
