@@ -119,6 +119,7 @@ func fixture() *model {
 // many is a model of so many devices.
 func many(n int) *model {
 	m := fixture()
+	m.cached = nil
 	for i := range n {
 		d := router.DeviceStatus{Name: fmt.Sprintf("device-%03d", i), MAC: fmt.Sprintf("02:00:5e:20:00:%02x", i), Policy: config.PolicyTor, Traffic: map[string]loader.Traffic{"tor": {Packets: uint64(i), Bytes: 100 * uint64(i)}}}
 		m.after.Devices = append(m.after.Devices, d)

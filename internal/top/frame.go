@@ -68,7 +68,7 @@ func (m *model) frame(columns, height int) []line {
 	var lines []line
 	switch {
 	case height == endless:
-		lines = append(above, m.devices(l, endless)...)
+		lines = append(above, m.devices(l, m.rows(), endless)...)
 		lines = append(append(lines, nil), m.refused(columns, keepRefusals)...)
 	case m.helps:
 		lines = append(above[:min(2, len(above))], help(height-3)...)
@@ -87,15 +87,15 @@ func (m *model) frame(columns, height int) []line {
 // both are the devices and, below them, the refusals, which have a quarter of the room, or what
 // the devices leave.
 func (m *model) both(l layout, room int, spaced bool) []line {
-	rows := len(filtered(m.all(), m.filter))
-	refused := m.refused(l.columns, max(1, room/4, room-max(rows, 1)-2))
+	rows := m.rows()
+	refused := m.refused(l.columns, max(1, room/4, room-max(len(rows), 1)-2))
 	if spaced {
 		refused = append([]line{nil}, refused...)
 	}
 	if room-len(refused) < 2 {
 		refused = nil
 	}
-	devices := m.devices(l, max(room-len(refused), 1))
+	devices := m.devices(l, rows, max(room-len(refused), 1))
 	return append(padded(devices, room-len(refused)), refused...)
 }
 
@@ -164,8 +164,7 @@ func (m *model) unit() string {
 }
 
 // devices are the rows, of which the page with the selected one is shown.
-func (m *model) devices(l layout, room int) []line {
-	rows := m.rows()
+func (m *model) devices(l layout, rows []Row, room int) []line {
 	selected := m.place(rows)
 	if room != endless && len(rows) > room {
 		first := max(selected, 0) / room * room

@@ -104,6 +104,7 @@ func TestNothingOfOthersReachesTheTerminal(t *testing.T) {
 		m := fixture()
 		m.after.Devices[0].Name, m.after.Devices[1].MAC = evil, evil
 		m.after.Devices[2].Policy = evil
+		m.cached = nil
 		m.after.Refused[evil] = m.after.Refused["quic"]
 		m.status.Interfaces[0].Name, m.status.Tor.Summary, m.status.Tor.Version = evil, evil, evil
 		m.status.Problems = []string{evil}

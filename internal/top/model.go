@@ -27,6 +27,7 @@ type model struct {
 	helps    bool
 
 	before, after       Reading
+	cached              []Row // of the readings, see all
 	ownBefore, ownAfter own
 	relayed             [2]Rate // that all tors read from relays and write to them; bits alone
 	status              *router.Status
@@ -47,7 +48,7 @@ func newModel(o Options) *model {
 }
 
 // setReading takes in what was read.
-func (m *model) setReading(r Reading) { m.before, m.after = m.after, r }
+func (m *model) setReading(r Reading) { m.before, m.after, m.cached = m.after, r, nil }
 
 // setStatus takes in a status, or why there is none.
 func (m *model) setStatus(s *router.Status, at time.Time, err error) {
@@ -55,7 +56,7 @@ func (m *model) setStatus(s *router.Status, at time.Time, err error) {
 		return
 	}
 	m.relayed = relayedBetween(m.status, s, at.Sub(m.ownAfter.at))
-	m.status = s
+	m.status, m.cached = s, nil
 	m.ownBefore, m.ownAfter = m.ownAfter, own{at, s.OwnTraffic}
 }
 
@@ -75,11 +76,13 @@ func (m *model) setEvent(e router.Event) {
 
 // all are the rows that there are.
 func (m *model) all() []Row {
-	rows := rowsOf(m.before, m.after)
-	if row, ok := ownRow(m.ownBefore, m.ownAfter); ok {
-		rows = append(rows, row)
+	if m.cached == nil {
+		m.cached = rowsOf(m.before, m.after)
+		if row, ok := ownRow(m.ownBefore, m.ownAfter); ok {
+			m.cached = append(m.cached, row)
+		}
 	}
-	return rows
+	return m.cached
 }
 
 // rows are those that are shown, in order.

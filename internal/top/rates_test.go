@@ -22,6 +22,7 @@ func TestRates(t *testing.T) {
 		{loader.Traffic{Packets: 10, Bytes: 1000}, loader.Traffic{Packets: 10, Bytes: 1000}, time.Second, Rate{}},
 		{loader.Traffic{Packets: 10, Bytes: 1000}, loader.Traffic{Packets: 3, Bytes: 300}, time.Second, Rate{3, 2400}}, // began anew
 		{loader.Traffic{Packets: 10, Bytes: 9000}, loader.Traffic{Packets: 12, Bytes: 300}, time.Second, Rate{12, 2400}},
+		{loader.Traffic{Packets: 10, Bytes: 300}, loader.Traffic{Packets: 3, Bytes: 1000}, time.Second, Rate{3, 8000}},
 		{loader.Traffic{}, loader.Traffic{Packets: 5, Bytes: 50}, 0, Rate{}},
 		{loader.Traffic{}, loader.Traffic{Packets: 5, Bytes: 50}, -time.Second, Rate{}},
 	} {

@@ -33,21 +33,36 @@ func Screen(ctx context.Context, s Source, o Options, notices <-chan string) err
 	return show(ctx, screen, s, m, notices)
 }
 
+// terminal is standard input and output. Whoever shares them, such as the shell, reads them
+// without waiting for anything if that is how they are left.
+type terminal struct {
+	tcell.Tty
+	flags int // of open(2), as they were
+}
+
+// Stop gives the terminal back as it was.
+func (t *terminal) Stop() error {
+	err := t.Tty.Stop()
+	_, flagsErr := unix.FcntlInt(os.Stdin.Fd(), unix.F_SETFL, t.flags)
+	return errors.Join(err, flagsErr)
+}
+
 // openScreen takes the terminal.
 func openScreen() (tcell.Screen, error) {
 	if name := os.Getenv("TERM"); name == "" || name == "dumb" {
 		return nil, ErrNoScreen
 	}
+	flags, err := unix.FcntlInt(os.Stdin.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		return nil, fmt.Errorf("ask how the terminal is read: %w", err)
+	}
 	tty, err := tcell.NewStdIoTty()
 	if err != nil {
 		return nil, fmt.Errorf("open the terminal: %w", err)
 	}
-	screen, err := tcell.NewTerminfoScreenFromTty(tty)
-	if errors.Is(err, tcell.ErrTermNotFound) {
-		return nil, fmt.Errorf("%w that is known: TERM is %q", ErrNoScreen, os.Getenv("TERM"))
-	}
+	screen, err := tcell.NewTerminfoScreenFromTty(&terminal{tty, flags})
 	if err != nil {
-		return nil, fmt.Errorf("open the terminal: %w", err)
+		return nil, fmt.Errorf("%w that is known: TERM is %q: %w", ErrNoScreen, os.Getenv("TERM"), err)
 	}
 	err = screen.Init()
 	if errors.Is(err, tcell.ErrNoCharset) { // of an old locale: all that is shown is ASCII, as a rule

@@ -43,10 +43,10 @@ type order struct {
 	reverse bool
 }
 
-// sorted puts rows in order; those that are equal by name, so that they stay where they are.
+// sorted puts rows in order; those that are equal by name and ID, so that they stay where they are.
 func (o order) sorted(rows []Row) []Row {
 	out := slices.Clone(rows)
-	slices.SortStableFunc(out, func(a, b Row) int {
+	slices.SortFunc(out, func(a, b Row) int {
 		c := 0
 		switch o.by {
 		case ByName:
