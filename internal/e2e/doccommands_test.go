@@ -169,7 +169,7 @@ echo ready
 while read -r number patience; do
 	read -r line
 	code=0
-	timeout "$patience" bash -c "$line" >"$1/out" 2>&1 </dev/null || code=$?
+	timeout "$patience" bash -c "$line" >"$1/out" 2>&1 <<<"four words are enough" || code=$?
 	echo "done $number $code $(wc -l <"$1/out")"
 	cat "$1/out"
 done
@@ -196,7 +196,8 @@ func runDocCommands(t *testing.T, lab *testnet.Lab, commands []docCommand) {
 		output := lines[1 : 1+length]
 		lines = lines[1+length:]
 		const timedOut = 124
-		if code != 0 && (code != timedOut || !endless.MatchString(c.text)) {
+		answered := code == 0 || code == timedOut && endless.MatchString(c.text) || code == 1 && strings.HasPrefix(c.text, "torbpf doctor") // here is something to find
+		if !answered {
 			t.Errorf("%s: %s: exit code %d\n%s", c.where, c.text, code, strings.Join(output, ""))
 		}
 		c.checkOutput(t, output)
