@@ -50,7 +50,7 @@ var relaySpecs = []relaySpec{
 var onionAddr = netip.MustParseAddr("45.31.0.1")
 
 func torAddrs() []netip.Addr {
-	addrs := []netip.Addr{onionAddr}
+	addrs := []netip.Addr{onionAddr, bridgeSpec.ip4}
 	for _, spec := range relaySpecs {
 		addrs = append(addrs, spec.ip4)
 		if spec.ip6.IsValid() {
@@ -69,6 +69,7 @@ type TorNet struct {
 
 	relays []*relay
 	onion  *torProcess
+	bridge string                  // the line of StartBridge; "" before
 	ports  map[netip.AddrPort]bool // where clients talk to relays
 }
 

@@ -158,7 +158,7 @@ func (w waitOver) Unwrap() error { return w.cause }
 
 // explain says where the bootstrap stopped and what to look at.
 func (w *waiter) explain(cause error) error {
-	const next = "check the router's own connection and its clock; if the network blocks Tor, add bridges (attach --torrc FILE, or torrc below [tor] in the configuration)"
+	const next = "check the router's own connection and its clock; if the network blocks Tor, add bridges (attach --bridge, or bridges below [tor] in the configuration)"
 	switch {
 	case w.failed != nil:
 		return fmt.Errorf("wait for tor to bootstrap: %w: tor does not answer: %w", cause, w.failed)

@@ -227,7 +227,7 @@ func TestWaitBootstrapSaysWhereItStopped(t *testing.T) {
 		want    []string
 	}{
 		"stuck": {phase(`WARN BOOTSTRAP PROGRESS=10 TAG=conn_done SUMMARY="Connected to a relay" WARNING="No route to host"`),
-			[]string{"10% (conn_done): Connected to a relay", "tor warns: No route to host", "bridges (attach --torrc FILE", "clock", "the time to wait (--timeout) is over, and it is at 10%"}},
+			[]string{"10% (conn_done): Connected to a relay", "tor warns: No route to host", "bridges (attach --bridge", "clock", "the time to wait (--timeout) is over, and it is at 10%"}},
 		"silent":  {map[string]string{}, []string{"tor does not answer", "the time to wait (--timeout) is over"}},
 		"refused": {map[string]string{"PROTOCOLINFO": "510 No\r\n"}, []string{"tor does not answer", "510", "the time to wait (--timeout) is over"}},
 	}

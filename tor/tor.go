@@ -48,13 +48,17 @@ type Options struct {
 	DataDir string // what tor must not forget: its guards
 	Binary  string // path or name of the program; "" for "tor"
 
-	TProxy         bool           // TransPort is handed connections, and listens on loopback only
-	Ports          plan.Ports     // Trans and DNS; tor does not know Resolver
-	Onion4, Onion6 netip.Prefix   // where names under .onion are mapped
-	AllowFrom      []netip.Prefix // sources that TransPort and DNSPort answer
-	Beside         bool           // another one of ours is there, which has what of ExtraTorrc only one can have
-	ExtraTorrc     string         // file of the user's own torrc lines; "" for none
-	Cgroup         *os.File       // the folder of the control group that tor is started in; nil for that of the caller
+	TProxy         bool              // TransPort is handed connections, and listens on loopback only
+	Ports          plan.Ports        // Trans and DNS; tor does not know Resolver
+	Onion4, Onion6 netip.Prefix      // where names under .onion are mapped
+	AllowFrom      []netip.Prefix    // sources that TransPort and DNSPort answer
+	Beside         bool              // another one of ours is there, which has what of ExtraTorrc only one can have
+	ExtraTorrc     string            // file of the user's own torrc lines; "" for none
+	Bridges        []string          // the only ways into the network, as config.ParseBridge reads them; none: its guards
+	Transports     map[string]string // programs of pluggable transports, by name; others are looked for
+	Cgroup         *os.File          // the folder of the control group that tor is started in; nil for that of the caller
+
+	bridges []directive // what Bridges come to, see withBridges
 }
 
 // SocketPath returns the control socket of the instance whose state is in dir.

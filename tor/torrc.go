@@ -34,6 +34,7 @@ func (o Options) directives(v6 bool) []directive {
 	}
 	out = append(out, o.listeners(v6)...)
 	out = append(out, policy(o.AllowFrom)...)
+	out = append(out, o.bridges...)
 	return append(out, automap(o.Onion4, o.Onion6)...)
 }
 
@@ -115,11 +116,24 @@ func (d directive) line() string { return d.key + " " + d.value }
 
 // Text renders the whole configuration as Start would write it, and asks tor nothing.
 func (o Options) Text() (string, error) {
-	extra, err := readExtra(o.ExtraTorrc)
+	o, extra, err := o.complete()
 	if err != nil {
 		return "", err
 	}
 	return o.torrc(extra, o.hasIPv6()), nil
+}
+
+// complete reads what the options name: the user's lines, and the programs that bridges need.
+func (o Options) complete() (Options, *extraFile, error) {
+	extra, err := readExtra(o.ExtraTorrc)
+	if err != nil {
+		return o, nil, err
+	}
+	if err := o.besideBridges(extra); err != nil {
+		return o, nil, err
+	}
+	o, err = o.withBridges()
+	return o, extra, err
 }
 
 // torrc renders the whole configuration. The user's lines come first: of two

@@ -39,7 +39,7 @@ func torArgs(torrc string, more ...string) []string {
 // prepare writes the torrc beside the one in use, as "torrc.next", and has tor
 // judge it. The error names the user's line if it is that which tor refuses.
 func (o Options) prepare(ctx context.Context, binary string, acct users.Account) (text string, err error) {
-	extra, err := readExtra(o.ExtraTorrc)
+	o, extra, err := o.complete()
 	if err != nil {
 		return "", err
 	}

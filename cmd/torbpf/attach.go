@@ -24,6 +24,7 @@ import (
 type attachFlags struct {
 	torMode, control, torrc, binary   string
 	torInstances                      string
+	bridges, transports               []string
 	tcpMode                           string
 	transPort, dnsPort, resolverPort  uint16
 	onion4, onion6                    string
@@ -56,7 +57,7 @@ Until Tor is ready, and whenever it is not, clients are refused at once.`,
   sudo torbpf attach br-lan wlan1 --no-wait
   sudo torbpf attach --client
   sudo torbpf attach eth1 --tor system
-  sudo torbpf attach eth1 --torrc /etc/torbpf/bridges`,
+  sudo torbpf attach eth1 --bridge "obfs4 192.0.2.7:443 FINGERPRINT cert=... iat-mode=0"`,
 		Args:              apartArgs,
 		ValidArgsFunction: completeInterfaces,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -73,7 +74,9 @@ func (f *attachFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.torMode, "tor", string(d.Tor.Mode), "whose tor: managed (started by torbpf) or system (already running)")
 	flags.StringVar(&f.tcpMode, "tcp-mode", string(d.Tor.TCPMode), "how TCP of devices gets to tor: redirect (by NAT) or tproxy (handed to its socket)")
 	flags.StringVar(&f.control, "control", "", "control port of a system tor: a socket's path or 127.0.0.1:9051")
-	flags.StringVar(&f.torrc, "torrc", "", "append this file's lines to the managed tor's configuration (bridges, authorities)")
+	flags.StringVar(&f.torrc, "torrc", "", "append this file's lines to the managed tor's configuration")
+	flags.StringArrayVar(&f.bridges, "bridge", nil, "enter Tor by this bridge, as it was handed out, and by others of this flag alone; \"\" for none")
+	flags.StringArrayVar(&f.transports, "transport", nil, "the program of a pluggable transport that bridges need, such as obfs4=/usr/bin/obfs4proxy")
 	flags.StringVar(&f.torInstances, "tor-instances", d.Tor.Instances.String(), "how many managed tors share the devices: 1 to 16, or auto (one for two CPUs)")
 	flags.StringVar(&f.binary, "tor-binary", d.Tor.Binary, "the tor program")
 	flags.Uint16Var(&f.transPort, "trans-port", d.Tor.TransPort, "port of tor's TransPort")
@@ -226,6 +229,10 @@ func (f *attachFlags) editTor(given func(string) bool) ([]func(*config.Config), 
 	if err != nil {
 		return nil, fmt.Errorf("--tor-instances: %w", err)
 	}
+	transports, err := f.transportPrograms()
+	if err != nil {
+		return nil, err
+	}
 	torrc := f.torrc
 	if torrc != "" {
 		if torrc, err = filepath.Abs(torrc); err != nil {
@@ -245,6 +252,10 @@ func (f *attachFlags) editTor(given func(string) bool) ([]func(*config.Config), 
 	on("control", func(t *config.Tor) { t.Control = f.control })
 	on("tor-instances", func(t *config.Tor) { t.Instances = instances })
 	on("torrc", func(t *config.Tor) { t.Torrc = torrc })
+	on("bridge", func(t *config.Tor) {
+		t.Bridges = slices.DeleteFunc(slices.Clone(f.bridges), func(line string) bool { return line == "" })
+	})
+	on("transport", func(t *config.Tor) { t.Transports = transports })
 	on("tor-binary", func(t *config.Tor) { t.Binary = f.binary })
 	on("trans-port", func(t *config.Tor) { t.TransPort = f.transPort })
 	on("dns-port", func(t *config.Tor) { t.DNSPort = f.dnsPort })
@@ -252,6 +263,19 @@ func (f *attachFlags) editTor(given func(string) bool) ([]func(*config.Config), 
 	on("onion4", func(t *config.Tor) { t.Onion4 = onion4 })
 	on("onion6", func(t *config.Tor) { t.Onion6 = onion6 })
 	return edits, nil
+}
+
+// transportPrograms reads NAME=PATH.
+func (f *attachFlags) transportPrograms() (map[string]string, error) {
+	out := make(map[string]string)
+	for _, t := range f.transports {
+		name, path, ok := strings.Cut(t, "=")
+		if !ok || path == "" {
+			return nil, fmt.Errorf("--transport %s: write the transport and its program, such as obfs4=/usr/bin/obfs4proxy", t)
+		}
+		out[name] = path
+	}
+	return out, nil
 }
 
 func (f *attachFlags) onionRanges() (onion4, onion6 netip.Prefix, err error) {

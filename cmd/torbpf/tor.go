@@ -19,13 +19,13 @@ import (
 func newTor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tor",
-		Short: "How tor is, by which circuits devices go, and new ones",
+		Short: "How tor is, by which circuits and bridges it goes, and new circuits",
 		Args:  knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usageError{err: errors.New("status, circuits or newnym?"), command: cmd.CommandPath()}
+			return usageError{err: errors.New("status, circuits, newnym or bridges?"), command: cmd.CommandPath()}
 		},
 	}
-	cmd.AddCommand(newTorStatus(), newTorCircuits(), newTorNewnym())
+	cmd.AddCommand(newTorStatus(), newTorCircuits(), newTorNewnym(), newTorBridges())
 	return cmd
 }
 
@@ -82,6 +82,9 @@ func printTorDetails(t io.Writer, name, mode string, d router.TorDetails) {
 	fmt.Fprintf(t, "\tcircuits\t%s\n", circuitWords(d))
 	fmt.Fprintf(t, "\ttraffic\t%s\n", trafficWords(d))
 	fmt.Fprintf(t, "\tguards\t%s\n", guardWords(d.Guards))
+	for _, b := range d.Bridges {
+		fmt.Fprintf(t, "\tbridge\t%s\n", bridgeWords(b))
+	}
 }
 
 // circuitWords count circuits by their state, those that can be used first.
@@ -123,6 +126,17 @@ func guardWords(guards []tor.Guard) string {
 		return "none yet"
 	}
 	return strings.Join(out, ", ")
+}
+
+func bridgeWords(b tor.BridgeStatus) string {
+	text, how := b.Address, b.State
+	if b.Transport != "" {
+		text += " by " + b.Transport
+	}
+	if b.Connected {
+		how = "connected"
+	}
+	return fmt.Sprintf("%s (%s)", text, how)
 }
 
 // relayWords name a relay as people know it, or by the begin of its fingerprint.

@@ -126,18 +126,22 @@ func (c *Config) UnmarshalJSON(text []byte) error {
 
 // Tor configures the tor behind the router.
 type Tor struct {
-	Mode         TorMode       `json:"mode"`
-	TCPMode      TCPMode       `json:"tcp_mode"`
-	Binary       string        `json:"binary"` // path or name of the tor program
-	Instances    Instances     `json:"instances"`
-	Torrc        string        `json:"torrc"` // absolute path of a file whose lines are appended; "" for none
-	Control      string        `json:"control"`
-	TransPort    uint16        `json:"trans_port"`
-	DNSPort      uint16        `json:"dns_port"`
-	ResolverPort uint16        `json:"resolver_port"` // the sentry's, for DNS that DNSPort cannot answer
-	Onion4       netip.Prefix  `json:"onion4"`        // zero: chosen to miss every local route
-	Onion6       netip.Prefix  `json:"onion6"`
-	Timeout      time.Duration `json:"timeout"` // how long attach waits for the bootstrap
+	Mode      TorMode   `json:"mode"`
+	TCPMode   TCPMode   `json:"tcp_mode"`
+	Binary    string    `json:"binary"` // path or name of the tor program
+	Instances Instances `json:"instances"`
+	Torrc     string    `json:"torrc"` // absolute path of a file whose lines are appended; "" for none
+	// Bridges are the only ways into the network, as ParseBridge reads them; none: its guards are.
+	Bridges []string `json:"bridges,omitempty"`
+	// Transports are the programs of pluggable transports, by name; others are looked for.
+	Transports   map[string]string `json:"transports,omitempty"`
+	Control      string            `json:"control"`
+	TransPort    uint16            `json:"trans_port"`
+	DNSPort      uint16            `json:"dns_port"`
+	ResolverPort uint16            `json:"resolver_port"` // the sentry's, for DNS that DNSPort cannot answer
+	Onion4       netip.Prefix      `json:"onion4"`        // zero: chosen to miss every local route
+	Onion6       netip.Prefix      `json:"onion6"`
+	Timeout      time.Duration     `json:"timeout"` // how long attach waits for the bootstrap
 }
 
 // Mark matches packets whose fwmark, under Mask, equals Value.

@@ -40,17 +40,19 @@ type fileClient struct {
 }
 
 type fileTor struct {
-	Mode         *string `toml:"mode,omitempty"`
-	TCPMode      *string `toml:"tcp_mode,omitempty"`
-	Binary       *string `toml:"binary,omitempty"`
-	Instances    any     `toml:"instances,omitempty"` // a number, or "auto"
-	Torrc        *string `toml:"torrc,omitempty"`
-	Control      *string `toml:"control,omitempty"`
-	TransPort    *uint16 `toml:"trans_port,omitempty"`
-	DNSPort      *uint16 `toml:"dns_port,omitempty"`
-	ResolverPort *uint16 `toml:"resolver_port,omitempty"`
-	Onion4       *prefix `toml:"onion4,omitempty"`
-	Onion6       *prefix `toml:"onion6,omitempty"`
+	Mode         *string           `toml:"mode,omitempty"`
+	TCPMode      *string           `toml:"tcp_mode,omitempty"`
+	Binary       *string           `toml:"binary,omitempty"`
+	Instances    any               `toml:"instances,omitempty"` // a number, or "auto"
+	Torrc        *string           `toml:"torrc,omitempty"`
+	Bridges      []string          `toml:"bridges,omitempty"`
+	Control      *string           `toml:"control,omitempty"`
+	TransPort    *uint16           `toml:"trans_port,omitempty"`
+	DNSPort      *uint16           `toml:"dns_port,omitempty"`
+	ResolverPort *uint16           `toml:"resolver_port,omitempty"`
+	Onion4       *prefix           `toml:"onion4,omitempty"`
+	Onion6       *prefix           `toml:"onion6,omitempty"`
+	Transports   map[string]string `toml:"transports,omitempty"`
 }
 
 // prefix is read as the command line reads it, so that both take and refuse the same.
@@ -123,6 +125,11 @@ func (f file) over(later file) file {
 		later.Tor.Instances = f.Tor.Instances
 	}
 	keep(&later.Tor.Torrc, f.Tor.Torrc)
+	later.Tor.Bridges = joined(f.Tor.Bridges, later.Tor.Bridges)
+	if transports := maps.Clone(f.Tor.Transports); transports != nil {
+		maps.Copy(transports, later.Tor.Transports)
+		later.Tor.Transports = transports
+	}
 	keep(&later.Tor.Control, f.Tor.Control)
 	keep(&later.Tor.TransPort, f.Tor.TransPort)
 	keep(&later.Tor.DNSPort, f.Tor.DNSPort)
@@ -166,6 +173,12 @@ func (f fileTor) apply(t *Tor) error {
 	set((*string)(&t.TCPMode), f.TCPMode)
 	set(&t.Binary, f.Binary)
 	set(&t.Torrc, f.Torrc)
+	if len(f.Bridges) > 0 {
+		t.Bridges = f.Bridges
+	}
+	if len(f.Transports) > 0 {
+		t.Transports = f.Transports
+	}
 	set(&t.Control, f.Control)
 	set(&t.TransPort, f.TransPort)
 	set(&t.DNSPort, f.DNSPort)
@@ -208,7 +221,7 @@ func (c Config) Text() ([]byte, error) {
 		SkipProbe: differing(c.SkipFirewallProbe, d.SkipFirewallProbe),
 		Tor: fileTor{
 			Mode: differing(string(c.Tor.Mode), string(d.Tor.Mode)), TCPMode: differing(string(c.Tor.TCPMode), string(d.Tor.TCPMode)), Binary: differing(c.Tor.Binary, d.Tor.Binary),
-			Torrc: differing(c.Tor.Torrc, d.Tor.Torrc), Control: differing(c.Tor.Control, d.Tor.Control),
+			Torrc: differing(c.Tor.Torrc, d.Tor.Torrc), Bridges: c.Tor.Bridges, Transports: c.Tor.Transports, Control: differing(c.Tor.Control, d.Tor.Control),
 			TransPort: differing(c.Tor.TransPort, d.Tor.TransPort), DNSPort: differing(c.Tor.DNSPort, d.Tor.DNSPort),
 			ResolverPort: differing(c.Tor.ResolverPort, d.Tor.ResolverPort),
 		},

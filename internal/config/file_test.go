@@ -200,7 +200,7 @@ func TestTheReferenceNamesEveryKey(t *testing.T) {
 		for i := range of.NumField() {
 			field := of.Field(i)
 			key, _, _ := strings.Cut(field.Tag.Get("toml"), ",")
-			if !strings.Contains(string(text), "\n"+key+" = ") && !strings.Contains(string(text), "\n# "+key+" = ") && !strings.Contains(string(text), "\n["+key+"]") && !strings.Contains(string(text), "\n# [["+key+"]]") {
+			if !strings.Contains(string(text), "\n"+key+" = ") && !strings.Contains(string(text), "\n# "+key+" = ") && !strings.Contains(string(text), "\n["+key+"]") && !strings.Contains(string(text), "."+key+"]\n") && !strings.Contains(string(text), "\n# [["+key+"]]") {
 				t.Errorf("the reference lacks the key %s", key)
 			}
 			if field.Type.Kind() == reflect.Struct {

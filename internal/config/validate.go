@@ -69,6 +69,7 @@ func (c Config) Validate() error {
 	v.interfaces(c)
 	v.modes(c)
 	v.tor(c.Tor)
+	v.bridges(c.Tor)
 	v.tcpMode(c)
 	v.ports(c)
 	v.onion("tor.onion4", c.Tor.Onion4, longestOnion(true, c.Tor.Instances.Most()), onionSpace4)

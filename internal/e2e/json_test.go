@@ -52,7 +52,7 @@ func TestJSONHasTheFieldsOfTheDocs(t *testing.T) {
 	for _, args := range [][]string{
 		{"version"}, {"attach", lan, "--no-wait", "--torrc", loneTorrc(t, lab)}, {"events", "--once"}, {"top", "--once"}, {"exclude", "add", other4, "--for", "1h"}, {"exclude", "list"},
 		{"device", "name", mac, "tv"}, {"device", "list"}, {"device", "allow", "tv"}, {"device", "block", "tv"}, {"device", "tor", "tv"},
-		{"status"}, {"tor", "status"}, {"tor", "circuits"}, {"tor", "newnym", "tv"}, {"check", "--layers"}, {"explain", "--from", lab.Client1.IPv4.String(), "--to", testnet.Other4.String()},
+		{"status"}, {"tor", "status"}, {"tor", "circuits"}, {"tor", "bridges"}, {"tor", "newnym", "tv"}, {"check", "--layers"}, {"explain", "--from", lab.Client1.IPv4.String(), "--to", testnet.Other4.String()},
 		{"check-config", "--config", file}, {"plan", "--config", file}, {"apply", "--no-wait", "--config", file},
 		{"enable", "--config", filepath.Join(lab.Dir(), "new.toml")}, {"disable"}, {"exclude", "del", other4},
 		{"page", "password", "--remove", "--config", file}, {"page", "login"}, {"page", "logout"}, {"detach", lan}, {"detach", "--all"},

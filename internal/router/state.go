@@ -242,6 +242,8 @@ func (s *State) clone() *State {
 	c.Config.Rules = slices.Clone(s.Config.Rules)
 	c.Config.Web.Listen = slices.Clone(s.Config.Web.Listen)
 	c.Config.Devices = maps.Clone(s.Config.Devices)
+	c.Config.Tor.Bridges = slices.Clone(s.Config.Tor.Bridges)
+	c.Config.Tor.Transports = maps.Clone(s.Config.Tor.Transports)
 	c.Given.Devices = maps.Clone(s.Given.Devices)
 	c.Ended = slices.Clone(s.Ended)
 	c.Lists = slices.Clone(s.Lists)

@@ -54,6 +54,9 @@ func (r *Router) findTor(ctx context.Context, s *State) (*foundTor, error) {
 
 func findSystemTor(ctx context.Context, s *State) (*foundTor, error) {
 	s.TorGroup = ""
+	if err := s.Config.Validate(); err != nil {
+		return nil, err // before a tor is looked for that may not be there
+	}
 	t := &s.Config.Tor
 	system, err := tor.System(ctx, t.Control, tor.Options{
 		Ports:  plan.Ports{Trans: t.TransPort, DNS: t.DNSPort, Resolver: t.ResolverPort},
@@ -105,6 +108,8 @@ func (r *Router) torOptions(s *State, p *plan.Plan, instance int) tor.Options {
 		Onion6:     t.Onion6,
 		AllowFrom:  allow,
 		ExtraTorrc: s.Config.Tor.Torrc,
+		Bridges:    s.Config.Tor.Bridges,
+		Transports: s.Config.Tor.Transports,
 	}
 }
 

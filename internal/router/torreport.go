@@ -35,7 +35,11 @@ type TorDetails struct {
 	States  map[string]int `json:"circuit_states"`
 	Rate    *tor.Rate      `json:"rate"` // bytes a second, lately; null where it is not known
 	Guards  []tor.Guard    `json:"guards"`
-	Next    string         `json:"next"` // what to do about one that does not answer
+	// Bridges are the only ways into the network where there are any, Transports the names of
+	// the pluggable ones that they go by.
+	Bridges    []tor.BridgeStatus `json:"bridges"`
+	Transports []string           `json:"transports"`
+	Next       string             `json:"next"` // what to do about one that does not answer
 }
 
 // TorReport asks all tors how they are. It changes nothing and takes no lock.
@@ -52,28 +56,43 @@ func (r *Router) TorReport(ctx context.Context) (*TorReport, error) {
 	report := &TorReport{Schema: torReportSchema, Mode: status.Mode, TCPMode: status.TCPMode, Instances: []TorDetails{}}
 	controls := r.controlAddresses(s)
 	for i, t := range status.Instances {
-		details := TorDetails{TorInstance: t, Control: controls[i], States: map[string]int{}, Guards: []tor.Guard{}}
+		details := TorDetails{
+			TorInstance: t, Control: controls[i], States: map[string]int{}, Guards: []tor.Guard{},
+			Bridges: []tor.BridgeStatus{}, Transports: []string{},
+		}
 		if s.Config.Tor.Mode != config.TorSystem {
 			details.Skew = tor.ClockSkew(r.torDir(i))
 		}
 		if conditions[i] == nil {
 			details.Next = r.nextStep(s, i)
-		} else {
-			details.take(conditions[i])
+		} else if err := details.take(ctx, conditions[i]); err != nil {
+			return nil, err
 		}
 		report.Instances = append(report.Instances, details)
 	}
 	return report, nil
 }
 
-// take notes what a tor has said.
-func (t *TorDetails) take(c *tor.Condition) {
+// take notes what a tor has said, and asks it for its bridges.
+func (t *TorDetails) take(ctx context.Context, c *tor.Condition) error {
 	t.PID, t.Uptime, t.Dormant, t.Network = c.PID, c.Uptime, c.Dormant, c.Network
 	t.Warning, t.Rate = c.Progress.Warning, c.Rate
 	t.Guards = append(t.Guards, c.Guards...)
 	for _, circuit := range c.Circuits {
 		t.States[circuit.State]++
 	}
+	in, err := askBridges(ctx, t.Control)
+	if err != nil {
+		return fmt.Errorf("read the bridges of tor %d: %w", t.Instance, err)
+	}
+	if !in.Enabled {
+		return nil
+	}
+	t.Bridges = append(t.Bridges, in.Bridges...)
+	for _, program := range in.Transports {
+		t.Transports = append(t.Transports, program.Name)
+	}
+	return nil
 }
 
 // nextStep says what to do about a tor that does not answer.
