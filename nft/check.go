@@ -22,8 +22,9 @@ func Check(p *plan.Plan) ([]string, error) {
 	if err != nil || len(differences) == 0 || !(&builder{Plan: p}).looksUp() {
 		return differences, err
 	}
-	if strict, err := check(p, true); err != nil || len(strict) == 0 {
-		return nil, err // this kernel could not have the other
+	strict, err := check(p, true)
+	if err != nil || len(strict) < len(differences) {
+		return strict, err // this kernel could not have the other
 	}
 	return differences, nil
 }

@@ -23,6 +23,7 @@ func TestCheckFindsChangesOfWhatGuardsTheMachineItself(t *testing.T) {
 		{"a class is let through", "delete element inet torbpf client_verdicts { 0x02000000 }; add element inet torbpf client_verdicts { 0x02000000 : accept }", "set client_verdicts has other elements"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			needLookUps(t, clientPlan())
 			enterFreshNetNS(t)
 			if err := Apply(clientPlan()); err != nil {
 				t.Fatal(err)

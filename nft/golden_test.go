@@ -119,6 +119,7 @@ var goldens = []struct {
 func TestApplyListsAsTheGoldenFile(t *testing.T) {
 	for _, g := range goldens {
 		t.Run(g.name, func(t *testing.T) {
+			needLookUps(t, g.plan())
 			enterFreshNetNS(t)
 			if err := Apply(g.plan()); err != nil {
 				t.Fatal(err)
@@ -141,6 +142,7 @@ func TestApplyListsAsTheGoldenFile(t *testing.T) {
 func TestGoldenFileLoadsAndListsAsItself(t *testing.T) {
 	for _, g := range goldens {
 		t.Run(g.name, func(t *testing.T) {
+			needLookUps(t, g.plan())
 			enterFreshNetNS(t)
 			want := readFile(t, filepath.Join("testdata", g.name+".nft"))
 			nft(t, want, "-f", "-")

@@ -7,9 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf/features"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 // enterFreshNetNS moves the test to a network namespace of its own. The thread
@@ -30,6 +33,24 @@ func nft(t *testing.T, stdin string, args ...string) string {
 		t.Fatalf("nft %s: %v: %s", strings.Join(args, " "), err, out)
 	}
 	return out
+}
+
+// lacksLookUps tells whether this kernel can have the plan's table only without what looks
+// routes up at input and forward, see lacksLookUp.
+func lacksLookUps(t *testing.T, p *plan.Plan) bool {
+	t.Helper()
+	version, err := features.LinuxVersionCode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return version < 5<<16|14<<8 && (&builder{Plan: p}).looksUp()
+}
+
+func needLookUps(t *testing.T, p *plan.Plan) {
+	t.Helper()
+	if lacksLookUps(t, p) {
+		t.Skip("this kernel looks routes up at prerouting only (Linux 5.14)")
+	}
 }
 
 // load gives rules to nft.

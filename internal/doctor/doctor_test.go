@@ -52,10 +52,11 @@ func sound(t *testing.T) *Facts {
 	t.Helper()
 	f := &Facts{
 		Root: true, Attached: true, Interfaces: []string{"eth1"}, Fit: []string{"eth1"}, Host: router(), Config: config.Default(),
-		Kernel: Kernel{Release: "6.18.1-amd64", BTF: true, BPFFS: true, Forward: true},
-		Tor:    Tor{Version: "0.4.9.11", ValidAfter: now.Add(-time.Hour), ValidUntil: now.Add(2 * time.Hour), Built: now.Add(-24 * time.Hour), Now: now},
-		Status: Status{Alive: true, Ready: true, Percent: 100},
-		Advice: map[string][]Advice{}, Unread: map[string]error{},
+		Kernel:     Kernel{Release: "6.18.1-amd64", BTF: true, BPFFS: true, Forward: true},
+		Tor:        Tor{Version: "0.4.9.11", ValidAfter: now.Add(-time.Hour), ValidUntil: now.Add(2 * time.Hour), Built: now.Add(-24 * time.Hour), Now: now},
+		Status:     Status{Alive: true, Ready: true, Percent: 100},
+		Flowtables: []string{"torbpf direct"}, // as fastpath = "flowtable" has it
+		Advice:     map[string][]Advice{}, Unread: map[string]error{},
 	}
 	f.Config.Interfaces = []string{"eth1"}
 	f.plan(t)

@@ -60,11 +60,13 @@ func programs(f *Facts) []Finding {
 	return out
 }
 
+// flowtable is about those of others: torbpf takes flows out of its own before they are to end.
 func flowtable(f *Facts) []Finding {
-	if len(f.Flowtables) == 0 {
+	others := slices.DeleteFunc(slices.Clone(f.Flowtables), func(name string) bool { return strings.HasPrefix(name, plan.Table+" ") })
+	if len(others) == 0 {
 		return nil
 	}
-	names := strings.Join(f.Flowtables, ", ")
+	names := strings.Join(others, ", ")
 	if !f.Config.Rules.OfLANs().OpensAny() {
 		return []Finding{note(fmt.Sprintf("nftables offloads flows (flowtable %s), but nothing is excluded, so no flow of a LAN is forwarded", names))}
 	}

@@ -65,8 +65,9 @@ func run(number int, job vm.Job, report *reporter) error {
 	}
 	ended := make(chan int, 1)
 	go func() {
-		ended <- reap(process.Pid)
-		_ = unix.Kill(-1, unix.SIGKILL) // all but the first process, which this is
+		code := reap(process.Pid)
+		_ = unix.Kill(-1, unix.SIGKILL) // all but the first process, which this is; before the next job
+		ended <- code
 	}()
 	if err := relay(output, number, report); err != nil {
 		return err
