@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,6 +22,7 @@ func newDoctor() *cobra.Command {
 	var (
 		o           router.DoctorOptions
 		asJSON, all bool
+		bundle      string
 	)
 	cmd := &cobra.Command{
 		Use:   "doctor [INTERFACE...]",
@@ -30,11 +33,15 @@ sends no packet. Before attach it judges the named interfaces as if they were to
 LANs; with none named those of the configuration, or else all that could be. While
 something is attached it looks at that as well. docs/DOCTOR.md has every check.
 
+--bundle writes an archive of what helps others to find out more, with everything replaced
+that tells who and where you are, so that it can be posted; it takes root.
+
 Exit code 0: nothing is wrong. 1: something is. 5: nothing is wrong as far as could be
 seen, but some of it is root's to see.`,
 		Example: `  sudo torbpf doctor eth1
   sudo torbpf doctor
-  sudo torbpf doctor --all --json`,
+  sudo torbpf doctor --all --json
+  sudo torbpf doctor --bundle torbpf.tar.gz`,
 		Args:              apartArgs,
 		ValidArgsFunction: completeInterfaces,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -46,7 +53,7 @@ seen, but some of it is root's to see.`,
 			if len(args) > 0 && !cmd.Flags().Changed("config") {
 				o.File = ""
 			}
-			report, err := r.Doctor(cmd.Context(), o)
+			report, err := examine(cmd.Context(), r, o, bundle)
 			if err != nil {
 				return err
 			}
@@ -62,7 +69,20 @@ seen, but some of it is root's to see.`,
 	flags.StringVar(&o.File, "config", config.DefaultFile, "the configuration file to judge where nothing is attached")
 	flags.BoolVar(&all, "all", false, "print what is sound as well")
 	flags.BoolVar(&asJSON, "json", false, "print as JSON")
+	flags.StringVar(&bundle, "bundle", "", "write a redacted archive (tar.gz) to this file, which must not exist")
 	return cmd
+}
+
+// examine has a report made, and a bundle where one is asked for.
+func examine(ctx context.Context, r *router.Router, o router.DoctorOptions, bundle string) (*doctor.Report, error) {
+	if bundle == "" {
+		return r.Doctor(ctx, o)
+	}
+	report, err := r.Bundle(ctx, o, bundle)
+	if err == nil {
+		fmt.Fprintf(os.Stderr, "wrote %s: look through it before you post it\n", bundle)
+	}
+	return report, err
 }
 
 // diagnosis is the error that a report stands for.
