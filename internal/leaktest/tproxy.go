@@ -16,6 +16,10 @@ import (
 var routeGone = Fault{Name: "route to tor's socket deleted", part: "route", Inflict: lines(
 	fmt.Sprintf("ip -4 route flush table %d", plan.RouteTable), fmt.Sprintf("ip -6 route flush table %d", plan.RouteTable))}
 
+// rulesGone takes the ip rules: those that lead there, and those that block what has no way there.
+var rulesGone = Fault{Name: "ip rules deleted", part: "rules", Inflict: lines(
+	fmt.Sprintf("ip -4 rule flush protocol %d", plan.RuleProtocol), fmt.Sprintf("ip -6 rule flush protocol %d", plan.RuleProtocol))}
+
 // everyPort has services of the router's own listen where devices connect to: what is for sites must
 // not get there.
 var everyPort = Fault{Name: "services of the router at the ports of sites", part: "services", Inflict: func(b *Bench) error {
@@ -70,6 +74,11 @@ func handOverFaults() []Fault {
 			}
 		}
 	}
+	add(together(args, rulesGone))
+	add(together(args, rulesGone, lanPinsGone))
+	add(together(args, rulesGone, rulesetGone))
+	add(together(args, forwardGone, rulesGone))
+	add(together(args, forwardGone, rulesetGone))
 	add(together(args, allPinsGone))
 	add(together(args, everyPort, routeGone))
 	add(together(args, everyPort, allKilled))
