@@ -50,6 +50,10 @@ var (
 	torUsers = desc("tor_instance_devices", "Devices that have sent something by Tor, by the tor that they use now.", "instance")
 	circuits = desc("tor_circuits", "Circuits that a tor has built and can use.", "instance")
 	traffic  = desc("tor_traffic_bytes_total", "Bytes that a tor has read from relays, or written to them, since it was started.", "instance", "direction")
+	fast     = desc("fastpath_active", "Whether excluded flows may skip the kernel's forwarding now.")
+	fastSent = desc("fastpath_packets_total", "Packets that have gone by the programs of the fast path; a flowtable counts none.", "direction")
+	ownSent  = desc("own_packets_total", "Packets that this machine itself has sent while it is on Tor, by what became of them.", "fate")
+	ownBytes = desc("own_bytes_total", "Bytes that this machine itself has sent while it is on Tor, by what became of them.", "fate")
 	rules    = desc("rules", "Rules in force.", "kind", "policy")
 	ends     = desc("rule_next_end_timestamp_seconds", "When the next rule ends, in seconds since 1970; absent where none does.")
 	listed   = desc("list_entries", "Prefixes and addresses of a list of destinations, as it was read.", "path")
@@ -62,7 +66,7 @@ var (
 // all are the metrics in the order in which they are described.
 var all = []*prometheus.Desc{
 	attached, lan, packets, bytes, dropped, stopped, problems, warnings, ready, sentryUp,
-	torUp, torBoot, torInfo, torReady, torUsers, circuits, traffic, rules, ends, listed, devices, devicePackets, deviceBytes,
+	torUp, torBoot, torInfo, torReady, torUsers, circuits, traffic, fast, fastSent, ownSent, ownBytes, rules, ends, listed, devices, devicePackets, deviceBytes,
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -146,6 +150,13 @@ func collectPackets(out chan<- prometheus.Metric, s *router.Status) {
 	for _, g := range s.Guards {
 		counter(out, dropped, g.Packets, g.Guard)
 	}
+	for fate, t := range s.OwnTraffic {
+		counter(out, ownSent, t.Packets, fate)
+		counter(out, ownBytes, t.Bytes, fate)
+	}
+	gauge(out, fast, one(s.Fast.Active))
+	counter(out, fastSent, s.Fast.Out, "out")
+	counter(out, fastSent, s.Fast.In, "in")
 }
 
 func collectRules(out chan<- prometheus.Metric, s *router.Status) {

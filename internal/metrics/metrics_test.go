@@ -22,11 +22,13 @@ import (
 type fake struct {
 	err     error
 	tor     router.TorStatus
+	fast    router.FastStatus
+	own     map[string]loader.Traffic
 	devices []router.DeviceStatus
 }
 
 func (f fake) Status(context.Context) (*router.Status, error) {
-	return &router.Status{Tor: f.tor}, f.err
+	return &router.Status{Tor: f.tor, Fast: f.fast, OwnTraffic: f.own}, f.err
 }
 func (f fake) Devices() ([]router.DeviceStatus, error) { return f.devices, nil }
 
@@ -155,5 +157,41 @@ torbpf_tor_traffic_bytes_total{direction="written",instance="0"} 7
 	problems, err := testutil.GatherAndLint(gatherer(NewCollector(source)))
 	if err != nil || len(problems) > 0 {
 		t.Errorf("promlint: %v, %v", problems, err)
+	}
+}
+
+// TestTheFastPathAndOwnTraffic are told of as status has them; of this machine nothing where it is
+// not on Tor.
+func TestTheFastPathAndOwnTraffic(t *testing.T) {
+	source := fake{
+		fast: router.FastStatus{Active: true, Out: 11, In: 12},
+		own:  map[string]loader.Traffic{"direct": {Packets: 3, Bytes: 300}, "tor_itself": {Packets: 4, Bytes: 400}},
+	}
+	want := `
+# HELP torbpf_fastpath_active Whether excluded flows may skip the kernel's forwarding now.
+# TYPE torbpf_fastpath_active gauge
+torbpf_fastpath_active 1
+# HELP torbpf_fastpath_packets_total Packets that have gone by the programs of the fast path; a flowtable counts none.
+# TYPE torbpf_fastpath_packets_total counter
+torbpf_fastpath_packets_total{direction="in"} 12
+torbpf_fastpath_packets_total{direction="out"} 11
+# HELP torbpf_own_bytes_total Bytes that this machine itself has sent while it is on Tor, by what became of them.
+# TYPE torbpf_own_bytes_total counter
+torbpf_own_bytes_total{fate="direct"} 300
+torbpf_own_bytes_total{fate="tor_itself"} 400
+# HELP torbpf_own_packets_total Packets that this machine itself has sent while it is on Tor, by what became of them.
+# TYPE torbpf_own_packets_total counter
+torbpf_own_packets_total{fate="direct"} 3
+torbpf_own_packets_total{fate="tor_itself"} 4
+`
+	names := []string{"torbpf_fastpath_active", "torbpf_fastpath_packets_total", "torbpf_own_packets_total", "torbpf_own_bytes_total"}
+	if err := testutil.GatherAndCompare(gatherer(NewCollector(source)), strings.NewReader(want), names...); err != nil {
+		t.Error(err)
+	}
+	if problems, err := testutil.GatherAndLint(gatherer(NewCollector(source)), names...); err != nil || len(problems) > 0 {
+		t.Errorf("promlint: %v, %v", problems, err)
+	}
+	if n, err := testutil.GatherAndCount(gatherer(NewCollector(fake{})), names[2:]...); n != 0 || err != nil {
+		t.Errorf("of a machine that is not on Tor there are %d series: %v", n, err)
 	}
 }
