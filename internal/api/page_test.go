@@ -130,7 +130,7 @@ func TestWhoOwnsTheWebProcessGetsMetricsAlone(t *testing.T) {
 	o := takeOver(t, Page(r, "test", k, "/nowhere"))
 	word, _ := k.Invite()
 	all := []string{
-		"/v1/status", "/v1/devices", "/v1/tor", "/v1/tor/circuits?targets=1", "/v1/tor/newnym", "/v1/events", "/v1/events?follow=1", "/v1/devices/" + aDevice + "/policy", "/v1/session",
+		"/v1/status", "/v1/devices", "/v1/doctor", "/v1/tor", "/v1/tor/circuits?targets=1", "/v1/tor/newnym", "/v1/events", "/v1/events?follow=1", "/v1/devices/" + aDevice + "/policy", "/v1/session",
 		"/v1/page/login", "/v1/page/sessions", "/v1/anything", "//v1/status", "/metrics/../v1/status", "/", "/v1/", "/debug/pprof/",
 	}
 	methods := []string{"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "PROPFIND"}
@@ -157,7 +157,7 @@ func TestWhoOwnsTheWebProcessGetsMetricsAlone(t *testing.T) {
 			}
 		}
 	}
-	for path, want := range map[string]string{"/v1/status": "secret", "/v1/devices": "secret", "/v1/tor": "secret", "/v1/tor/circuits?targets=1": "secret", "/v1/events": "secret"} {
+	for path, want := range map[string]string{"/v1/status": "secret", "/v1/devices": "secret", "/v1/doctor": "secret", "/v1/tor": "secret", "/v1/tor/circuits?targets=1": "secret", "/v1/events": "secret"} {
 		if code, text, _ := o.ask("GET", path, ""); code != http.StatusOK || !strings.Contains(text, want) || strings.Contains(text, "bank.example") {
 			t.Errorf("with a session, %s: %d %s", path, code, text)
 		}

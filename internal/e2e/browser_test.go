@@ -219,11 +219,11 @@ func (b *tab) eval(script string, out any) {
 	}
 }
 
-// text is what an element shows; "" where there is none.
+// text is what an element shows; "" where there is none, or it is hidden.
 func (b *tab) text(selector string) string {
 	b.t.Helper()
 	var text string
-	b.eval(fmt.Sprintf(`document.querySelector(%q)?.innerText ?? ""`, selector), &text)
+	b.eval(fmt.Sprintf(`(() => { const e = document.querySelector(%q); return e?.checkVisibility() ? e.innerText : ""; })()`, selector), &text)
 	return text
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/router"
 	"github.com/torbpf/torbpf/testnet"
 )
@@ -102,6 +103,19 @@ func TestThePage(t *testing.T) {
 	b.press(" ")
 	b.shows(cardOf(testnet.MACClient2)+" .under", "By Tor")
 
+	var report doctor.Report
+	if err := json.Unmarshal([]byte(runTorbpf(t, lab, "doctor", "--json").stdout), &report); err != nil {
+		t.Fatal(err)
+	}
+	b.click("#examine")
+	b.shows("#doctor-said", fmt.Sprintf("%d checks, ", len(report.Checks)))
+	for _, check := range report.Checks {
+		for _, f := range check.Findings {
+			if f.Verdict != doctor.OK && f.Verdict != doctor.NotApplicable {
+				b.shows("#findings", f.Reason)
+			}
+		}
+	}
 	checkPageCounts(t, lab, b)
 	checkPageEnds(t, lab, b, d, link)
 	b.checkOrigins(pageOrigin, "status of 401", "status of 409", "ERR_", "status of 502")

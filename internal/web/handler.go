@@ -40,6 +40,7 @@ var passed = []string{
 	"POST /v1/session/link",
 	"GET /v1/status",
 	"GET /v1/devices",
+	"GET /v1/doctor",
 	"GET /v1/tor",
 	"GET /v1/tor/circuits",
 	"POST /v1/tor/newnym",

@@ -100,7 +100,7 @@ func TestOtherSitesUseUpNoAttempts(t *testing.T) {
 func TestNothingElseIsPassedOn(t *testing.T) {
 	s := serve(t, true, http.HandlerFunc(echo))
 	host := strings.TrimPrefix(s.http.URL, "http://")
-	for _, what := range []string{"GET /metrics", "GET /v1/session", "POST /v1/session", "POST /v1/session/link", "DELETE /v1/session", "GET /v1/status", "GET /v1/devices", "GET /v1/tor", "GET /v1/tor/circuits", "POST /v1/tor/newnym", "GET /v1/events?follow=1", "PUT /v1/devices/tv/policy"} {
+	for _, what := range []string{"GET /metrics", "GET /v1/session", "POST /v1/session", "POST /v1/session/link", "DELETE /v1/session", "GET /v1/status", "GET /v1/devices", "GET /v1/doctor", "GET /v1/tor", "GET /v1/tor/circuits", "POST /v1/tor/newnym", "GET /v1/events?follow=1", "PUT /v1/devices/tv/policy"} {
 		method, path, _ := strings.Cut(what, " ")
 		if _, text, _ := s.ask(method, path, "{}", asPage); text != "behind: "+what+" for "+host {
 			t.Errorf("%s: %s", what, text)

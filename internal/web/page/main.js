@@ -3,6 +3,7 @@
 import { Away, Refused, ask, byLink, byPassword, forget, hasKey, routerNow, signOut } from "./api.js";
 import { renewAll } from "./circuits.js";
 import { devices } from "./devices.js";
+import { doctor } from "./doctor.js";
 import { events } from "./events.js";
 import { at } from "./format.js";
 import { find, write } from "./dom.js";
@@ -136,5 +137,6 @@ find("sign-in").addEventListener("submit", async (event) => {
 });
 find("sign-out").addEventListener("click", () => signOut().then(() => door(), (error) => door(error.message)));
 renewAll(() => look());
+doctor();
 document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
 begin();
