@@ -48,6 +48,27 @@ func Accelerate(p *plan.Plan) error {
 			return fmt.Errorf("add a flowtable for %s: %w", name, gone)
 		}
 	}
+	return errLacking()
+}
+
+// TryFlowtable makes one, for a namespace that nobody needs: an error that is kernel.ErrMissing says
+// that this kernel has none.
+func TryFlowtable() error {
+	b := builder{Plan: &plan.Plan{LANs: []plan.LAN{{Name: "lo"}}}, accelerates: true}
+	rs := &ruleset{table: table(), flowtables: b.flowtables(), sets: append(b.uplinkSet(), interfaceSet(setLANs, "", nil)), chains: b.accelerateChains()}
+	for _, s := range rs.sets {
+		s.Table = rs.table
+	}
+	for _, c := range rs.chains {
+		c.Table = rs.table
+	}
+	if err := rs.apply(); !lacksLookUp(err) {
+		return err
+	}
+	return errLacking()
+}
+
+func errLacking() error {
 	return kernel.Lacks(errors.New("this kernel has no flowtables"), "for one CONFIG_NF_FLOW_TABLE_INET, CONFIG_NFT_FLOW_OFFLOAD and CONFIG_NETFILTER_INGRESS")
 }
 

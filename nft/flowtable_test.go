@@ -158,6 +158,13 @@ func TestFlowtableIsMissedWithAReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := Accelerate(p)
+	if err != nil {
+		wantDifferences(t, p)
+	}
+	enterFreshNetNS(t)
+	if tried := TryFlowtable(); (tried == nil) != (err == nil) || tried != nil && !errors.Is(tried, kernel.ErrMissing) {
+		t.Errorf("tried without a plan it says %v, with one %v", tried, err)
+	}
 	if err == nil {
 		needFlowtable(t)
 		return
@@ -165,7 +172,6 @@ func TestFlowtableIsMissedWithAReason(t *testing.T) {
 	if !errors.Is(err, kernel.ErrMissing) || !strings.Contains(err.Error(), "CONFIG_NFT_FLOW_OFFLOAD") {
 		t.Errorf("it says %v", err)
 	}
-	wantDifferences(t, p)
 }
 
 func lines(commands ...string) func() error {

@@ -176,6 +176,13 @@ var faults = []fault{
 		f.plan(t)
 		f.FastOff = f.Plan.InFastPath(plan.FastHost{Host: f.Host, Forwards: true, Qdiscs: []plan.Qdisc{{Index: 12, Kind: "cake"}}})
 	}, "fast-path", Note, []string{"dsl0.7 has a qdisc cake"}},
+	{"an exclusion for a time, and a flowtable", func(t *testing.T, f *Facts) {
+		f.Config.FastPath = config.FastPathFlowtable
+		f.plan(t)
+		f.Plan.Rules = config.DirectPrefixes(config.KindDestination, netip.MustParsePrefix("192.0.2.0/24"))
+		f.Plan.Rules[0].Until = time.Date(2031, 1, 2, 3, 4, 5, 0, time.UTC)
+		f.FastOff = f.Plan.InFlowtable(plan.FastHost{Host: f.Host, Forwards: true})
+	}, "fast-path", Note, []string{"no flowtable", "192.0.2.0/24"}},
 
 	{"a range that is routed", refuse("eth1", func(cfg *config.Config, _ *plan.Host) { cfg.Tor.Onion4 = netip.MustParsePrefix("192.168.0.0/16") }), "onion-range", Problem, []string{"192.168.0.0/16", "--onion4"}},
 	{"a port that is taken", set(func(f *Facts) { f.Advice[CheckPorts] = []Advice{Advise("tcp port 9040 is held by nginx", "stop it")} }), "ports", Problem, []string{"9040"}},

@@ -117,12 +117,16 @@ func firewallForward(f *Facts) []Finding {
 }
 
 func fastPath(f *Facts) []Finding {
-	if f.Plan == nil || !f.Plan.Fast {
+	if f.Plan == nil || !f.Plan.Fast && !f.Plan.Flowtable {
 		return about("the fast path is off")
+	}
+	what := "fast path"
+	if f.Plan.Flowtable {
+		what = "flowtable"
 	}
 	var out []Finding
 	for _, why := range f.FastOff {
-		out = append(out, note("no fast path, so what is excluded goes the slow way: "+why))
+		out = append(out, note("no "+what+", so what is excluded goes the slow way: "+why))
 	}
 	return out
 }

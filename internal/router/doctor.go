@@ -304,6 +304,9 @@ func (g *gathering) lookAtNeighbours(p *plan.Plan) {
 }
 
 func (g *gathering) lookAtFastPath(p *plan.Plan) {
+	if p.Flowtable {
+		g.lookAtFlowtable(p)
+	}
 	if !p.Fast {
 		return
 	}
@@ -316,6 +319,18 @@ func (g *gathering) lookAtFastPath(p *plan.Plan) {
 	g.facts.FastOff = p.InFastPath(h)
 	if g.state.NoFast != "" {
 		g.facts.FastOff = append(g.facts.FastOff, g.state.NoFast)
+	}
+}
+
+func (g *gathering) lookAtFlowtable(p *plan.Plan) {
+	why, err := inFlowtable(p)
+	if err != nil {
+		g.unread(g.explained(err), doctor.CheckFastPath)
+		return
+	}
+	g.facts.FastOff = why
+	if err := elsewhere(nft.TryFlowtable); err != nil {
+		g.facts.FastOff = append(g.facts.FastOff, err.Error())
 	}
 }
 
