@@ -82,7 +82,7 @@ var checks = []check{
 	{CheckAnswers, groupOthers, "without NAT: a firewall may drop what tor answers", "the rules that it names", advised(CheckAnswers, Warning)},
 	{CheckContainer, groupOthers, "containers or virtual machines are behind a bridge of this machine's that is no LAN: they go direct", "attach that bridge as well", containers},
 	{CheckVPN, groupOthers, "wg-quick's firewall drops what Tor answers to this machine", "`Table` in its configuration ([CLIENT.md](CLIENT.md))", advised(CheckVPN, Warning)},
-	{CheckFastPath, groupOthers, "something is in the way of the fast path, where there is to be one: VLANs, PPPoE, qdiscs, …", "what it names, or nothing: all goes the slow way ([FASTPATH.md](FASTPATH.md))", fastPath},
+	{CheckFastPath, groupOthers, "something is in the way of the fast path, or of the flowtable, where there is to be one: VLANs, PPPoE, qdiscs, …", "what it names, or nothing: all goes the slow way ([FASTPATH.md](FASTPATH.md))", fastPath},
 
 	{"onion-range", groupNetwork, "the range for .onion names overlaps a route or an address of this machine", "`--onion4`, `--onion6`, or leave them out", onionRange},
 	{CheckPorts, groupNetwork, "somebody else listens on a port that tor or the sentry is to have", "stop it, or choose another port", advised(CheckPorts, Problem)},
