@@ -252,7 +252,7 @@ func TestFlowtableIsKept(t *testing.T) {
 	for _, c := range []struct{ do, says string }{
 		{"nft flush chain inet torbpf accelerate", "chain accelerate has 0 rules instead of 3"},
 		{"nft flush chain inet torbpf accelerate; delete flowtable inet torbpf direct", "the flowtable is gone"},
-		{"nft flush ruleset", "no table inet torbpf"},
+		{"nft delete table inet torbpf", "no table inet torbpf"},
 	} {
 		began := time.Now()
 		runLine(t, lab, c.do)
