@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -163,10 +165,11 @@ func (p *reportPrinter) sound(r *doctor.Report) {
 }
 
 func (p *reportPrinter) summary(r *doctor.Report) {
-	about := "no interface"
-	if len(r.Interfaces) > 0 {
-		about = strings.Join(r.Interfaces, ", ")
+	names := r.Interfaces
+	if r.Client {
+		names = append(slices.Clone(names), "this machine itself")
 	}
+	about := cmp.Or(strings.Join(names, ", "), "no interface")
 	if !r.Attached {
 		about += ", not attached yet"
 	}

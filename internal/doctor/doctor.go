@@ -109,6 +109,7 @@ type Report struct {
 	Schema     int      `json:"schema"`
 	Attached   bool     `json:"attached"`
 	Interfaces []string `json:"interfaces"` // that are LANs, or were looked at as if they were to be
+	Client     bool     `json:"client"`     // so is what this machine itself sends
 	Verdict    Verdict  `json:"verdict"`    // the worst
 	Checks     []Result `json:"checks"`
 }
@@ -118,7 +119,7 @@ const schema = 1
 
 // Examine runs every check.
 func Examine(f *Facts) *Report {
-	r := &Report{Schema: schema, Attached: f.Attached, Interfaces: append([]string{}, f.Interfaces...), Verdict: OK, Checks: []Result{}}
+	r := &Report{Schema: schema, Attached: f.Attached, Interfaces: append([]string{}, f.Interfaces...), Client: f.Config.Client.Enable, Verdict: OK, Checks: []Result{}}
 	for _, c := range checks {
 		result := Result{ID: c.id, Group: c.group, Verdict: OK, Findings: append([]Finding{}, f.examine(c)...)}
 		for i, one := range result.Findings {

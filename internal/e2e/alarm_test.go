@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,6 +46,9 @@ func TestAPlantedLeakIsAnAlarm(t *testing.T) {
 		}
 		return nil
 	})
+	if report, r := examined(t, lab); !slices.Contains(unwell(report), "alarms problem") || r.code != 1 {
+		t.Errorf("doctor: %v", r)
+	}
 	signalTo(t, d, unix.SIGCONT)
 	eventually(t, patience, "the alarm of check", func() error {
 		var check struct {

@@ -63,6 +63,10 @@ func TestSystemTor(t *testing.T) {
 	if d := torReport(t, lab).Instances[0]; len(used) == 0 || d.Control != s.control || d.PID != s.cmd.Process.Pid || d.Circuits < len(used) {
 		t.Errorf("of its %v circuits tor status says %+v", used, d)
 	}
+	report, r := examined(t, lab)
+	if open := findings(report, "open-ports"); !strings.Contains(open, "(53/udp)") || strings.Contains(open, "tor (") || findings(report, "tor") != "[]" {
+		t.Errorf("doctor, of a router without a firewall: %v", r)
+	}
 	mustTorbpf(t, lab, "tor", "newnym", lab.Client1.MAC.String())
 	checkByTor(t, lab, lab.Client1, testnet.Web4)
 	if again := sharedCircuits(used, circuitsOf(circuitsNow(t, lab), lab.Client1)); len(again) > 0 {

@@ -148,7 +148,7 @@ func (g *gathering) lookAtListeners(p *plan.Plan) {
 		return
 	}
 	for _, l := range listening {
-		one := doctor.Listener{Protocol: l.Protocol, Addr: l.Addr, PID: l.PID, Process: l.Process, Ours: g.inForce && g.isOurs(g.state, l.PID)}
+		one := doctor.Listener{Protocol: l.Protocol, Addr: l.Addr, PID: l.PID, Process: l.Process, Ours: g.guards(p, l)}
 		for _, u := range p.Uplinks {
 			open, perhaps := g.reaches(u, l)
 			switch {
@@ -160,6 +160,19 @@ func (g *gathering) lookAtListeners(p *plan.Plan) {
 		}
 		g.facts.Listening = append(g.facts.Listening, one)
 	}
+}
+
+// guards tells whether torbpf itself keeps others from a port: its table lets in what was diverted there,
+// whoever listens.
+func (g *gathering) guards(p *plan.Plan, l host.Listener) bool {
+	if !g.inForce {
+		return false
+	}
+	port := l.Addr.Port()
+	return port == p.Ports.Resolver || g.isOurs(g.state, l.PID) ||
+		slices.ContainsFunc(p.Tors(), func(t plan.Tor) bool {
+			return l.Protocol == "tcp" && t.Trans == port || l.Protocol == "udp" && t.DNS == port
+		})
 }
 
 // reaches tells whether what comes in by an uplink reaches a service.
