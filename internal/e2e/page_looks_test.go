@@ -155,9 +155,6 @@ func keepPicture(t *testing.T, scheme string, png []byte) {
 	if info, err := os.Stat(path); err != nil || info.Size() > maxPicture {
 		t.Errorf("the picture of the docs: %v, %v: -update draws it", info, err)
 	}
-	if len(png) > maxPicture {
-		t.Errorf("the page as a picture has %d bytes", len(png))
-	}
 }
 
 // looks finds what cannot be read, and what sticks out.
