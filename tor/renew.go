@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/textproto"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/circuits"
@@ -93,8 +94,14 @@ func (f *Follower) closeUnknown(ctx context.Context, c *Control, r Renewal, unkn
 	if _, err := f.ask(ctx); err != nil {
 		return nil, err
 	}
-	for _, id := range may {
-		if err := c.closeCircuit(ctx, id, true); err != nil {
+	for range 2 {
+		for _, id := range may {
+			if err := c.closeCircuit(ctx, id, true); err != nil {
+				return nil, err
+			}
+		}
+		// Questions for names have no connection that could be cut: they are over in a moment.
+		if err := f.awaitAnswers(ctx, c, may); err != nil {
 			return nil, err
 		}
 	}
@@ -104,6 +111,45 @@ func (f *Follower) closeUnknown(ctx context.Context, c *Control, r Renewal, unkn
 	}
 	used := carriers(may, left)
 	return slices.DeleteFunc(may, func(id uint64) bool { return slices.Contains(used, id) }), nil
+}
+
+// answerTime is longer than tor waits for the answer to a question for a name.
+const answerTime = 20 * time.Second
+
+// awaitAnswers waits until no question for a name is under way by some circuits.
+func (f *Follower) awaitAnswers(ctx context.Context, c *Control, some []uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text, err := c.GetInfo(ctx, "stream-status")
+		if err != nil {
+			return err
+		}
+		if !asks(text, some) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for answers to questions that have begun before: %w; try again", context.Cause(ctx))
+		}
+	}
+}
+
+// asks tells whether a question goes by one of some circuits (control-spec, "stream-status").
+func asks(streams string, some []uint64) bool {
+	for line := range strings.Lines(streams) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || fields[1] != "SENTRESOLVE" {
+			continue
+		}
+		if id, err := parseID(fields[2]); err == nil && slices.Contains(some, id) {
+			return true
+		}
+	}
+	return false
 }
 
 // carriers are those of some circuits that are there and carry what clients send.

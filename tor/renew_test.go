@@ -22,6 +22,7 @@ type switchboard struct {
 	mu       sync.Mutex
 	circuits map[uint64]string // what GETINFO says behind the state
 	streams  []uint64          // circuits that something goes by
+	asked    uint64            // a circuit by which a question goes until somebody looks twice
 	keeps    []uint64          // those that it does not close the first time it is told
 	never    bool              // nor any other time
 	closed   []uint64          // in order
@@ -51,6 +52,8 @@ func (s *switchboard) answer(conn io.Writer, line string) string {
 			text += fmt.Sprintf("%d BUILT %s\r\n", id, rest)
 		}
 		return text + ".\r\n" + ok
+	case line == "GETINFO stream-status":
+		return s.streamStatus()
 	case line == "SETEVENTS STREAM":
 		s.listener = conn
 	case strings.HasPrefix(line, "CLOSECIRCUIT "):
@@ -60,6 +63,17 @@ func (s *switchboard) answer(conn io.Writer, line string) string {
 		return s.close(id, strings.HasSuffix(line, " IfUnused"))
 	}
 	return ok
+}
+
+// streamStatus tells of the question, which is over when it is told.
+func (s *switchboard) streamStatus() string {
+	if s.asked == 0 {
+		return "250-stream-status=\r\n" + ok
+	}
+	text := fmt.Sprintf("250-stream-status=31 SENTRESOLVE %d example.net:0\r\n", s.asked) + ok
+	s.streams = slices.DeleteFunc(s.streams, func(id uint64) bool { return id == s.asked })
+	s.asked = 0
+	return text
 }
 
 func (s *switchboard) close(id uint64, unused bool) string {
@@ -124,8 +138,8 @@ func TestARenewalClosesWhatIsTheirs(t *testing.T) {
 // anything of devices; what they begin meanwhile by a circuit of before ends with that.
 func TestARenewalWithoutMemory(t *testing.T) {
 	s := &switchboard{circuits: map[uint64]string{
-		4: "PURPOSE=GENERAL", 5: "PURPOSE=GENERAL", 6: "PURPOSE=HS_SERVICE_INTRO", 7: "PURPOSE=HS_CLIENT_REND",
-	}, streams: []uint64{5, 7}}
+		4: "PURPOSE=GENERAL", 5: "PURPOSE=GENERAL", 6: "PURPOSE=HS_SERVICE_INTRO", 7: "PURPOSE=HS_CLIENT_REND", 8: "PURPOSE=GENERAL",
+	}, streams: []uint64{5, 7, 8}, asked: 8}
 	f := s.follow(t)
 	var cut []int
 	done, err := f.Renew(deadline(t, 10*time.Second), Renewal{Whose: isTV, Cut: func(pid int) error {
@@ -134,7 +148,7 @@ func TestARenewalWithoutMemory(t *testing.T) {
 		s.says(t, "650 STREAM 12 SENTCONNECT 7 1.2.3.4:80"+transTail)
 		return nil
 	}})
-	if err != nil || done != (Renewed{Closed: 1, Unknown: 1}) || !slices.Equal(cut, []int{77}) || !slices.Equal(s.closed, []uint64{4, 7}) {
+	if err != nil || done != (Renewed{Closed: 1, Unknown: 2}) || !slices.Equal(cut, []int{77}) || !slices.Equal(s.closed, []uint64{4, 8, 7}) {
 		t.Errorf("it has closed %v, cut %v, %+v, %v", s.closed, cut, done, err)
 	}
 	if _, err := f.Renew(deadline(t, 10*time.Second), Renewal{Whose: isTV, Cut: func(int) error { return errors.New("no such process") }}); err == nil {

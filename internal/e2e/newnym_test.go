@@ -227,3 +227,45 @@ func TestNewCircuitsOfAll(t *testing.T) {
 		t.Errorf("it tells where devices go: %s", out)
 	}
 }
+
+// TestNewCircuitsWithSeveralTors: all of them are asked, and one that is gone has no circuit
+// that anything could go by.
+func TestNewCircuitsWithSeveralTors(t *testing.T) {
+	lab := torLab(t)
+	serveFlows(t, lab, testnet.Web4)
+	devices := []*testnet.Node{lab.Client1, lab.Client2} // each uses the tor of its place
+	for i, n := range devices {
+		useTor(t, lab, n, i)
+	}
+	attach(t, lab, lan, "--tor-instances", "2")
+	awaitTors(t, lab, true, true)
+	flows := make([]*flow, len(devices))
+	for i, n := range devices {
+		flows[i] = openFlow(t, n, "tcp", at(testnet.Web4, portFlows))
+	}
+	r := mustTorbpf(t, lab, "tor", "newnym", devices[1].IPv4.String())
+	if err := flows[1].ends(); err != nil || strings.Contains(r.stdout, "is gone") {
+		t.Errorf("%v: %v", err, r)
+	}
+	if err := flows[0].echo(); err != nil {
+		t.Errorf("%s does not go on: %v", flows[0].name, err)
+	}
+	kill(t, unix.SIGKILL, torPIDIn(t, lab, torFolders[1]))
+	eventually(t, patience, "the end of a tor", func() error {
+		r := mustTorbpf(t, lab, "tor", "newnym", devices[0].IPv4.String())
+		if !strings.Contains(r.stdout, "(tor 1 is gone)") {
+			return fmt.Errorf("it says %v", r)
+		}
+		return nil
+	})
+	if err := flows[0].ends(); err != nil {
+		t.Error(err)
+	}
+	kill(t, unix.SIGKILL, torPIDIn(t, lab, torFolders[0]))
+	eventually(t, patience, "the end of the other", func() error {
+		if r := runTorbpf(t, lab, "tor", "newnym"); r.code != 1 || !strings.Contains(r.stderr, "sudo torbpf attach") {
+			return fmt.Errorf("it says %v", r)
+		}
+		return nil
+	})
+}

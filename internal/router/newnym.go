@@ -155,11 +155,12 @@ func (r *Router) eachTor(ctx context.Context, s *State, out *Newnym, do func(con
 		case err == nil:
 		case !r.torGone(s, i):
 			return fmt.Errorf("new circuits by tor %d: %w", i, err)
-		case len(controls) == 1:
-			return fmt.Errorf("new circuits: tor is gone: %s: %w", r.nextStep(s, i), err)
 		default:
 			out.Skipped = append(out.Skipped, fmt.Sprintf("tor %d is gone", i))
 		}
+	}
+	if len(out.Skipped) == len(controls) {
+		return fmt.Errorf("new circuits: tor is gone, and with it all circuits: %s: %w", r.nextStep(s, 0), errors.Join(errs...))
 	}
 	return nil
 }
