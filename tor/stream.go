@@ -2,14 +2,10 @@ package tor
 
 import (
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/torbpf/torbpf/internal/circuits"
 )
-
-// streamTail is how tor ends what it tells of a stream (control-spec, "Stream status changed").
-var streamTail = regexp.MustCompile(` CLIENT_PROTOCOL=[A-Z0-9]+ NYM_EPOCH=[0-9]+ SESSION_GROUP=-?[0-9]+ ISO_FIELDS=([A-Z_,]*)$`)
 
 // labelMax is the most bytes that a label of a name can have (RFC 1035, section 2.3.4).
 const labelMax = 63
@@ -21,11 +17,28 @@ const labelMax = 63
 // its end. But a name is of labels, with a dot after 63 bytes at most, and the end that tor
 // writes is longer and has none.
 func wholeStream(line string) (fields string, whole bool) {
-	m := streamTail.FindStringSubmatch(line)
-	if m == nil || len(m[0]) <= labelMax {
+	at := strings.LastIndex(line, tailBegin)
+	if at < 0 || len(line)-at <= labelMax {
 		return "", false
 	}
-	return m[1], true
+	protocol, rest, hasEpoch := strings.Cut(line[at+len(tailBegin):], " NYM_EPOCH=")
+	epoch, rest, hasGroup := strings.Cut(rest, " SESSION_GROUP=")
+	group, fields, hasFields := strings.Cut(rest, " ISO_FIELDS=")
+	whole = hasEpoch && hasGroup && hasFields && isOf(protocol, "") && isOf(epoch, "") && isOf(group, "-") && isOf(fields, "_,")
+	return fields, whole
+}
+
+// tailBegin begins how tor ends what it tells of a stream (control-spec, "Stream status changed").
+const tailBegin = " CLIENT_PROTOCOL="
+
+// isOf tells whether a text is of capital letters, digits and what else may be in it: without a dot.
+func isOf(s, more string) bool {
+	for _, c := range []byte(s) {
+		if (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte(more, c) < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // eventReader tells tor's own lines from those that devices have put between.
