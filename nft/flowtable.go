@@ -42,7 +42,7 @@ func Accelerate(p *plan.Plan) error {
 	if !lacksLookUp(err) {
 		return err
 	}
-	// The kernel says the same of a device that has just gone.
+	// Before Linux 6.16 the kernel says the same of a device that has just gone.
 	for _, name := range p.FlowDevices() {
 		if _, gone := net.InterfaceByName(name); gone != nil {
 			return fmt.Errorf("add a flowtable for %s: %w", name, gone)
@@ -199,8 +199,8 @@ func (b *builder) uplinkSet() []set {
 	return []set{interfaceSet(setUplinks, "interfaces that lead outside", slices.Compact(slices.Sorted(slices.Values(b.UplinkNames()))))}
 }
 
-// compareFlowtables compares names, places and devices. An interface that was renamed is in the
-// kernel's by its new name, one that is gone is not.
+// compareFlowtables compares names, places and devices. Before Linux 6.16 an interface that was
+// renamed is in the kernel's by its new name, and one that is gone is not; later the names stay.
 func (rs *ruleset) compareFlowtables(conn *nftables.Conn) ([]string, error) {
 	have, err := flowtablesOf(conn, rs.table)
 	if err != nil {
