@@ -9,6 +9,7 @@ ARGS ?=
 FUZZTIME ?= 60
 MINUTES ?= 30
 COMPARE ?=
+KERNELS ?=
 OUT ?=
 CHART ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -90,6 +91,14 @@ test: deps-systemd build ## Install what is missing, then run every test: sudo m
 	$(GO) test -count=1 -timeout 40m -p 2 -exec "$(CURDIR)/.ci/alone.sh" ./...
 	$(MAKE) fuzz
 	$(MAKE) second-clang
+
+.PHONY: test-vm
+test-vm: deps-test ## The tests on other kernels, in virtual machines: make test-vm KERNELS="5.10 6.1" (docs/KERNELS.md)
+	$(GO) run ./testnet/cmd/kernels run --write $(KERNELS)
+
+.PHONY: kernels-doc
+kernels-doc: ## Write docs/KERNELS.md anew from what test-vm has written down
+	$(GO) run ./testnet/cmd/kernels page
 
 .PHONY: lint
 lint: ## Formatting, vet, and the limits on size and nesting

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,24 +58,24 @@ func TestVerifierBudget(t *testing.T) {
 			t.Errorf("the verifier of Linux %s refuses %s, which that of %s takes", kernel, name, column)
 		case is != 0 && was == 0 && column != kernel: // what the older one has not
 		case is != 0 && was == 0:
-			t.Errorf("%s has no budget for Linux %s (now %d instructions): run go test ./loader -run TestVerifierBudget -update there", name, column, is)
+			t.Errorf("%s has no budget for Linux %s (now %d instructions): take over what make test-vm has written down, by go run ./testnet/cmd/kernels budget", name, column, is)
 		case float64(is) > float64(was)*(1+tolerance):
 			t.Errorf("%s: %d instructions processed on Linux %s, its budget is %d: if that has to be, say why where you commit the result of -update", name, is, kernel, was)
 		}
 	}
 }
 
-// withoutBTF ends the name of a kernel whose types nobody sees.
-const withoutBTF = " without BTF"
-
-// kernelVersion is this kernel's, as in "6.12".
+// kernelVersion is this kernel's, as in "6.12", "5.10 without BTF", "6.12 on arm64".
 func kernelVersion(t *testing.T) string {
 	t.Helper()
 	var name unix.Utsname
 	must(t, unix.Uname(&name))
 	version := regexp.MustCompile(`^\d+\.\d+`).FindString(unix.ByteSliceToString(name.Release[:]))
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, os.ErrNotExist) {
-		version += withoutBTF
+		version += " without BTF"
+	}
+	if runtime.GOARCH != "amd64" {
+		version += " on " + runtime.GOARCH
 	}
 	return version
 }
@@ -92,12 +93,17 @@ func nearest(known budget, kernel string) (column string) {
 		return major<<16 | minor
 	}
 	for version := range known[programLAN] {
-		alike := strings.HasSuffix(version, withoutBTF) == strings.HasSuffix(kernel, withoutBTF)
-		if alike && value(version) <= value(kernel) && value(version) > value(column) {
+		if after(version) == after(kernel) && value(version) <= value(kernel) && value(version) > value(column) {
 			column = version
 		}
 	}
 	return column
+}
+
+// after is what a kernel's name says besides its version.
+func after(name string) string {
+	_, rest, _ := strings.Cut(name, " ")
+	return rest
 }
 
 // verifyAll loads each program by itself, as a plan with all that there is needs it; 0: this
