@@ -3,6 +3,7 @@ package sentry
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -126,6 +127,22 @@ func isTimeout(err error) bool {
 	return errors.As(err, &netErr) && netErr.Timeout()
 }
 
+func TestAReplyThatNobodyTakesEndsTheConnection(t *testing.T) {
+	server, peer := net.Pipe()
+	defer peer.Close()
+	out := &stream{conn: server, timeout: fast}
+	within(t, "giving up", func() {
+		if out.send([]byte("a reply")) {
+			t.Error("it was sent to nobody")
+		}
+	})
+	if _, err := peer.Write([]byte("more")); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("the connection goes on: %v", err)
+	}
+}
+
+// TestClientThatDoesNotReadIsLetGo: what it has room for no more it may not even hear, so its questions may
+// stop before its replies do.
 func TestClientThatDoesNotReadIsLetGo(t *testing.T) {
 	if !inNamespace(t) {
 		return
