@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/torbpf/torbpf/internal/leaktest"
 	"github.com/torbpf/torbpf/testnet"
 )
@@ -93,6 +95,39 @@ func checkOldFlowsEnd(t *testing.T, lab *testnet.Lab, tracked6 bool) {
 		if !ofRouter(p, router) {
 			t.Errorf("on the WAN: %v", p)
 		}
+	}
+}
+
+// TestWhatIsBeingOpenedToTheRouterEnds: a device has asked in somebody else's name before attach, and the router
+// would go on answering by the WAN.
+func TestWhatIsBeingOpenedToTheRouterEnds(t *testing.T) {
+	lab := torLab(t)
+	n := lab.Client1
+	forged := map[netip.AddrPort]netip.AddrPort{
+		netip.MustParseAddrPort("51.29.0.9:4321"): at(testnet.LANRouter4, testnet.PortDNS), // where nobody is
+		at(netip.IPv6Unspecified(), 4321):         at(testnet.LANRouter6, testnet.PortDNS),
+	}
+	var frames [][]byte
+	for from, to := range forged {
+		etherType := uint16(unix.ETH_P_IP)
+		if from.Addr().Is6() {
+			etherType = unix.ETH_P_IPV6
+		}
+		frames = append(frames, testnet.Frame(n.GatewayMAC, n.MAC, etherType, testnet.TCPSegment(from, to, testnet.FlagSYN, 1, 0, nil)))
+	}
+	opening := func() string { return run(t, lab.Router, "ss", "-Htn", "state", "syn-recv", "sport", "53") }
+	if err := n.SendFrames("eth0", frames); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patience, "the router to answer", func() error {
+		if got := opening(); strings.Count(got, "\n") != len(frames) {
+			return errors.New(got)
+		}
+		return nil
+	})
+	attach(t, lab, lan)
+	if left := opening(); left != "" {
+		t.Errorf("after attach these are still being opened:\n%s", left)
 	}
 }
 

@@ -82,14 +82,18 @@ func handOverFaults() []Fault {
 	add(together(args, allPinsGone))
 	add(together(args, everyPort, routeGone))
 	add(together(args, everyPort, allKilled))
-	add(Fault{Name: "switched to redirect and back", Args: args, Inflict: func(b *Bench) error {
-		for _, mode := range []string{"redirect", "tproxy"} {
-			if err := b.attach("--tcp-mode", mode); err != nil {
-				return err
-			}
-		}
-		b.letGateGo() // there is another one, perhaps
-		return b.holdGate()
-	}})
+	add(Fault{Name: "switched to redirect and back", Args: args, Inflict: switchBack})
+	add(Fault{Name: "switched to redirect and back, with four tors", Args: append([]string{"--tor-instances", "4"}, args...), Inflict: switchBack})
 	return out
+}
+
+// switchBack goes from one way to hand TCP to tor to the other, and back.
+func switchBack(b *Bench) error {
+	for _, mode := range []string{"redirect", "tproxy"} {
+		if err := b.attach("--tcp-mode", mode); err != nil {
+			return err
+		}
+	}
+	b.letGateGo() // there is another one, perhaps
+	return b.holdGate()
 }

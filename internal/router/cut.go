@@ -1,6 +1,7 @@
 package router
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"github.com/torbpf/torbpf/internal/model"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/route"
+	"github.com/torbpf/torbpf/internal/sockets"
 	"github.com/torbpf/torbpf/nft"
 )
 
@@ -47,10 +49,29 @@ func (j *job) cutOver() error {
 	if _, err = route.Delete(cut); err != nil {
 		return err
 	}
-	if err := j.markSockets(); err != nil {
+	if err := errors.Join(j.endOpening(), j.markSockets()); err != nil {
 		return err
 	}
 	return j.askAnew(flows)
+}
+
+// endOpening ends what is being opened to the router from a LAN that has been attached now: from whatever source
+// a device has asked, the router would go on answering for half a minute, by the WAN if need be.
+func (j *job) endOpening() error {
+	all, err := sockets.Connections()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, c := range all {
+		at := func(l plan.LAN) bool {
+			return slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return p.Contains(c.Local.Addr()) })
+		}
+		if c.Opening && slices.ContainsFunc(j.newLANs(), at) {
+			errs = append(errs, sockets.Destroy(c.Local, c.Remote))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // askAnew has conntrack judge anew what this machine asks resolvers for, from now on, by the

@@ -98,12 +98,7 @@ func (j *job) arrived(lan plan.LAN, probes []nft.Probe, frames [][]byte) (map[st
 
 // explainFirewall says which rule to add where, if a probe did not arrive.
 func (j *job) explainFirewall(lan plan.LAN, probes []nft.Probe, arrived map[string]bool, chains []string) error {
-	var lost []string
-	for _, p := range probes {
-		if !arrived[p.Name] {
-			lost = append(lost, p.Name)
-		}
-	}
+	lost := lostProbes(probes, arrived, !slices.ContainsFunc(j.newLANs(), func(l plan.LAN) bool { return l.Index == lan.Index }))
 	if len(lost) == 0 {
 		return nil
 	}
@@ -119,6 +114,23 @@ func (j *job) explainFirewall(lan plan.LAN, probes []nft.Probe, arrived map[stri
 	}
 	return fmt.Errorf("%w: allow it with the rules below that name the chain at fault, or attach with --skip-firewall-probe%s",
 		lacking, rules.String())
+}
+
+// lostProbes names those that did not arrive. Where the LAN's program judges them, it has each device use one
+// tor, and refuses what is for others: of a kind one is to arrive.
+func lostProbes(probes []nft.Probe, arrived map[string]bool, judged bool) []string {
+	kind := func(p nft.Probe) string { return strings.Fields(p.Name)[0] }
+	one := make(map[string]bool)
+	for _, p := range probes {
+		one[kind(p)] = one[kind(p)] || judged && arrived[p.Name]
+	}
+	var lost []string
+	for _, p := range probes {
+		if !arrived[p.Name] && !one[kind(p)] {
+			lost = append(lost, p.Name)
+		}
+	}
+	return lost
 }
 
 // lettingIn are the rules by which a chain lets in what is diverted.

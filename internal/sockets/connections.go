@@ -15,6 +15,7 @@ import (
 type Connection struct {
 	Local, Remote netip.AddrPort
 	Mark          uint32
+	Opening       bool // it was asked for here, and its other end has not answered yet
 }
 
 // States of TCP (net/tcp_states.h) that a dump leaves out: those without another end.
@@ -23,8 +24,12 @@ const (
 	tcpListen = 10
 )
 
+// tcpSynRecv is the state in which a dump shows what is being opened.
+const tcpSynRecv = 3
+
 // Offsets in a struct inet_diag_msg of linux/inet_diag.h, which is followed by attributes.
 const (
+	diagState      = 1
 	diagLocalPort  = 4
 	diagRemotePort = 6
 	diagLocal      = 8
@@ -68,8 +73,9 @@ func parseConnection(m []byte) (Connection, error) {
 		return netip.AddrFrom16([16]byte(m[at:])).Unmap()
 	}
 	c := Connection{
-		Local:  netip.AddrPortFrom(addr(diagLocal), binary.BigEndian.Uint16(m[diagLocalPort:])),
-		Remote: netip.AddrPortFrom(addr(diagRemote), binary.BigEndian.Uint16(m[diagRemotePort:])),
+		Opening: m[diagState] == tcpSynRecv,
+		Local:   netip.AddrPortFrom(addr(diagLocal), binary.BigEndian.Uint16(m[diagLocalPort:])),
+		Remote:  netip.AddrPortFrom(addr(diagRemote), binary.BigEndian.Uint16(m[diagRemotePort:])),
 	}
 	attributes, err := nl.ParseRouteAttr(m[diagLen:])
 	if err != nil {

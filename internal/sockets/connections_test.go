@@ -26,7 +26,7 @@ func TestConnectionsWithoutADescriptorAreFound(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		here := Connection{netip.MustParseAddrPort(l.Addr().String()), netip.MustParseAddrPort(c.LocalAddr().String()), mark}
+		here := Connection{Local: netip.MustParseAddrPort(l.Addr().String()), Remote: netip.MustParseAddrPort(c.LocalAddr().String()), Mark: mark}
 		listed := func() []Connection {
 			t.Helper()
 			all, err := Connections()
