@@ -24,7 +24,7 @@ func lines(text ...string) func(*testing.T) []string {
 
 var lanKinds = []lanKind{
 	{
-		name: "VLAN", lan: "eth5.7", option: "CONFIG_VLAN_8021Q", trial: "link lo name trial.7 type vlan id 7",
+		name: "VLAN", lan: "eth5.7", option: "CONFIG_VLAN_8021Q", trial: "link eth0 name trial.7 type vlan id 7",
 		router: lines("ip link add link eth5 name eth5.7 type vlan id 7", "ip addr add 192.168.70.1/24 dev eth5.7", "ip link set eth5.7 up"),
 		device: lines("ip link add link eth0 name eth0.7 type vlan id 7", "ip addr add 192.168.70.11/24 dev eth0.7", "ip link set eth0.7 up",
 			"ip route add default via 192.168.70.1"),

@@ -22,9 +22,8 @@ var features = []feature{
 	{title: "the fast path", program: "torbpf_fast_out", since: "5.18", without: "everything goes the slow way; `status` says so"},
 	{title: "UDP as frames (XDP) on the fast path", probe: "frames", since: "6.3", without: "UDP goes by tc like TCP"},
 	{title: "client mode (cookies of network namespaces)", probe: "cookie", since: "5.14", without: "`attach --client` is refused, with exit code 5"},
-	{title: "marks on accepted connections", program: "torbpf_sockops", since: "5.15", without: "they last as long as torbpf's nftables table, which `attach` says"},
-	{title: "exemptions by program, and of older sockets", program: "torbpf_sock", since: "5.10", without: "users and control groups are exempt, programs are not; `attach` says so"},
-	{title: "the short way to Tor", program: "torbpf_getsockopt", since: "5.15", without: "this machine's TCP to Tor is redirected by nftables; `attach` says so"},
+	{title: "marks on accepted connections; the short way to Tor", probe: "sockops", since: "5.15", without: "marks last as long as torbpf's nftables table, and TCP of this machine's to Tor is redirected by it; `attach` says so"},
+	{title: "exemptions by program, and of older sockets", program: "torbpf_sock", since: "5.14", without: "users and control groups are exempt, programs are not; `attach` says so"},
 	{title: "MPTCP (CONFIG_MPTCP)", probe: "mptcp", without: "nothing to do"},
 	{title: "nftables: tables with an owner", probe: "owner", since: "5.12", without: "not used: they end with their process"},
 	{title: "nftables: tables that outlive their owner", probe: "persist", since: "6.9", without: "not used"},
@@ -33,7 +32,6 @@ var features = []feature{
 	{title: "WireGuard", probe: "wireguard", without: "wireguard-go makes a tun device, which is as good"},
 	{title: "bonds", probe: "bond", without: "none can be a LAN"},
 	{title: "dummy interfaces", probe: "dummy", without: "none can be a LAN"},
-	{title: "live frames, for `make bench` alone", probe: "live", since: "5.18", without: "`make bench` says that it cannot"},
 }
 
 // of tells whether a kernel has it.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	ebpffeatures "github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
@@ -49,7 +50,7 @@ var probes = map[string]func() error{
 	"owner":     func() error { return nftTakes("table inet probe_owner { flags owner; }") },
 	"persist":   func() error { return nftTakes("table inet probe_persist { flags owner, persist; }") },
 	"flowtable": hasFlowtable,
-	"live":      hasLiveFrames,
+	"sockops":   func() error { return ebpffeatures.HaveProgramHelper(ebpf.SockOps, asm.FnGetNetnsCookie) },
 	"wireguard": func() error { return linkTakes(&netlink.Wireguard{LinkAttrs: named("probe_wg")}) },
 	"bond":      func() error { return linkTakes(netlink.NewLinkBond(named("probe_bond"))) },
 	"dummy":     func() error { return linkTakes(&netlink.Dummy{LinkAttrs: named("probe_dummy")}) },
@@ -130,17 +131,6 @@ func hasTCX() error {
 		return err
 	}
 	return l.Close()
-}
-
-// hasLiveFrames asks for what the benchmarks send packets by.
-func hasLiveFrames() error {
-	program, err := passing(ebpf.XDP)
-	if err != nil {
-		return err
-	}
-	defer program.Close()
-	_, err = program.Run(&ebpf.RunOptions{Data: make([]byte, 64), Repeat: 1, Flags: 1 << 1})
-	return err
 }
 
 // nftTakes loads rules, and takes them away again.

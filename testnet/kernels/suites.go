@@ -66,7 +66,7 @@ var programs = []string{
 }
 
 // files of this host are in each machine, for the names in them.
-var files = []string{"/etc/passwd", "/etc/group", "/etc/protocols", "/etc/services", "/etc/nsswitch.conf"}
+var files = []string{"/etc/passwd", "/etc/group", "/etc/protocols", "/etc/services", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/hosts"}
 
 // patience is for what a test waits, in an emulated machine.
 const patience = "150s"

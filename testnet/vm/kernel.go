@@ -234,8 +234,13 @@ func (k *Kernel) find(prefix string) (string, error) {
 	return found, err
 }
 
-// Config returns what the kernel was built with, as /boot/config has it.
+// Config returns what the kernel was built with, as /boot/config has it; newer packages have
+// it beside the modules.
 func (k *Kernel) Config() ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join(k.modulesDir(k.Release), "config"))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return text, err
+	}
 	path, err := k.find("config-")
 	if err != nil {
 		return nil, err
