@@ -26,7 +26,6 @@ var features = []feature{
 	{title: "exemptions by program, and of older sockets", program: "torbpf_sock", since: "5.14", without: "users and control groups are exempt, programs are not; `attach` says so"},
 	{title: "MPTCP (CONFIG_MPTCP)", probe: "mptcp", without: "nothing to do"},
 	{title: "nftables: tables with an owner", probe: "owner", since: "5.12", without: "not used: they end with their process"},
-	{title: "nftables: tables that outlive their owner", probe: "persist", since: "6.9", without: "not used"},
 	{title: "nftables: flowtables of the user's own", probe: "flowtable", without: "nothing to notice"},
 	{title: "VLAN interfaces", probe: "vlan", without: "none can be a LAN"},
 	{title: "WireGuard", probe: "wireguard", without: "wireguard-go makes a tun device, which is as good"},

@@ -48,7 +48,6 @@ var probes = map[string]func() error{
 	"frames":    hasXDPFeatures,
 	"mptcp":     hasMPTCP,
 	"owner":     func() error { return nftTakes("table inet probe_owner { flags owner; }") },
-	"persist":   func() error { return nftTakes("table inet probe_persist { flags owner, persist; }") },
 	"flowtable": hasFlowtable,
 	"sockops":   func() error { return ebpffeatures.HaveProgramHelper(ebpf.SockOps, asm.FnGetNetnsCookie) },
 	"wireguard": func() error { return linkTakes(&netlink.Wireguard{LinkAttrs: named("probe_wg")}) },
