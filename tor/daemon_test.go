@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,6 +64,25 @@ func TestTorOutlivesTheCommandThatStartedIt(t *testing.T) {
 		t.Errorf("session %d of process %d, %v", sid, d.PID(), err)
 	}
 	wantUnprivileged(t, proc+"status")
+	wantFiles(t, proc+"limits")
+}
+
+// wantFiles checks that tor has the descriptors that a router's clients need, though who has started it
+// keeps to few.
+func wantFiles(t *testing.T, path string) {
+	t.Helper()
+	limits, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, line, found := strings.Cut(string(limits), "Max open files")
+	fields := strings.Fields(line)
+	if !found || len(fields) < 2 {
+		t.Fatalf("no limit of open files in %s", limits)
+	}
+	if soft, err := strconv.Atoi(fields[0]); err != nil || soft <= starterFiles || fields[0] != fields[1] {
+		t.Errorf("tor may open %s files, and no more than %s: its clients need more", fields[0], fields[1])
+	}
 }
 
 // wantUnprivileged checks that a process has the ids of tor's account and no

@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 	case "starter": // starts a tor and leaves
 		var o Options
 		exitOn(json.Unmarshal([]byte(os.Args[1]), &o))
+		var files unix.Rlimit
+		exitOn(unix.Getrlimit(unix.RLIMIT_NOFILE, &files))
+		files.Cur = starterFiles
+		exitOn(unix.Setrlimit(unix.RLIMIT_NOFILE, &files))
 		_, err := Start(context.Background(), o)
 		exitOn(err)
 	case "asker": // asks a tor how far it is, as confined as the sentry
@@ -39,6 +43,9 @@ func TestMain(m *testing.M) {
 		fmt.Printf("uid %d gid %d: %d%%", os.Getuid(), os.Getgid(), p.Percent)
 	}
 }
+
+// starterFiles is the soft limit of who starts a tor, as low as the daemon's.
+const starterFiles = 1024
 
 func exitOn(err error) {
 	if err != nil {

@@ -203,12 +203,13 @@ func (o Options) explainBind(err error) error {
 // hard limit, and tor opens no more connections than it has descriptors.
 const filesWanted = 65536
 
-// raiseFileLimit raises the limit that tor inherits. Without the right to do
-// so tor runs with what it has and warns when it runs out.
+// raiseFileLimit raises the hard limit that tor inherits, to which it raises its own soft one. The
+// caller's soft limit stays: a daemon keeps its own low. Without the right to do so tor runs with
+// what it has and warns when it runs out.
 func raiseFileLimit() {
 	var lim unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Max < filesWanted {
-		lim.Cur, lim.Max = filesWanted, filesWanted
+		lim.Max = filesWanted
 		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &lim)
 	}
 }

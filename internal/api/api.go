@@ -38,28 +38,32 @@ type Router interface {
 func New(r Router, version string, door Door) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", Metrics(r, version))
-	api{r, byAPI}.register(mux)
+	api{r, byAPI}.register(mux, newBounds())
 	door.register(mux)
 	return mux
 }
 
 // register adds what root and the page may do. What the page is not for belongs into New.
-func (a api) register(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/status", a.status)
-	mux.HandleFunc("GET /v1/devices", a.devices)
-	mux.HandleFunc("GET /v1/tor", a.tor)
-	mux.HandleFunc("GET /v1/tor/circuits", a.circuits)
-	mux.HandleFunc("POST /v1/tor/newnym", a.newnym)
-	mux.HandleFunc("GET /v1/doctor", a.doctor)
-	mux.HandleFunc("GET /v1/events", a.events)
-	mux.HandleFunc("PUT /v1/devices/{device}/policy", a.setPolicy)
+func (a api) register(mux *http.ServeMux, b *bounds) {
+	for pattern, h := range map[string]http.HandlerFunc{
+		"GET /v1/status":                  a.status,
+		"GET /v1/devices":                 a.devices,
+		"GET /v1/tor":                     a.tor,
+		"GET /v1/tor/circuits":            a.circuits,
+		"POST /v1/tor/newnym":             a.newnym,
+		"GET /v1/doctor":                  b.oneDoctor(a.doctor),
+		"GET /v1/events":                  a.events,
+		"PUT /v1/devices/{device}/policy": a.setPolicy,
+	} {
+		mux.Handle(pattern, b.bounded(h))
+	}
 }
 
 // Metrics returns the part of the API that strangers may see, who get nothing else should they take over
 // the process that serves them.
 func Metrics(r metrics.Source, version string) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry(r, version), promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry(r, version), promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
 	return mux
 }
 
@@ -161,7 +165,7 @@ func fail(w http.ResponseWriter, err error) {
 		status = http.StatusBadRequest
 	case errors.Is(err, router.ErrNotAttached):
 		status = http.StatusConflict
-	case errors.Is(err, router.ErrBusy):
+	case errors.Is(err, router.ErrBusy), errors.As(err, new(errMuch)):
 		status = http.StatusServiceUnavailable
 	}
 	w.Header().Set("Content-Type", "application/json")

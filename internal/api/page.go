@@ -15,7 +15,7 @@ import (
 // over the process. passwordFile has the hash of the password.
 func Page(r Router, version string, k *access.Keeper, passwordFile string) http.Handler {
 	inner := http.NewServeMux()
-	api{r, byPage}.register(inner)
+	api{r, byPage}.register(inner, newBounds())
 	mux := http.NewServeMux()
 	mux.Handle("/", Metrics(r, version))
 	mux.Handle("/v1/", k.Handler(passwordFile, inner))

@@ -70,6 +70,9 @@ func Run(ctx context.Context, o Options) error {
 	// A crash of Go's, and SIGABRT of a watchdog, would end with exit code 2, which tells the
 	// service manager not to start this anew; so they end with the signal.
 	debug.SetTraceback("crash")
+	if err := boundFiles(); err != nil {
+		return err
+	}
 	d := &daemon{Options: o, kicks: make(chan struct{}, 1), paces: make(paces), keeper: access.New()}
 	notifier, err := sdnotify.New()
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

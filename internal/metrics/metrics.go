@@ -31,6 +31,9 @@ const maxDevices = 128
 // patience is how long one scrape may take; a tor that hangs takes some of it.
 const patience = 8 * time.Second
 
+// shared is how long what was read is told to whoever asks.
+const shared = time.Second
+
 // The metrics. Those of packets count what the programs in the kernel count.
 var (
 	attached = desc("attached", "Whether anything is on Tor, or blocked until it can be.")
@@ -76,13 +79,19 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // Collector reads a Source at each scrape.
 type Collector struct {
 	source Source
+	shared time.Duration // how long what was read is told to whoever asks
+
+	reading sync.Mutex // one at a time
+	last    *reading
 
 	mu    sync.Mutex      // scrapes may overlap
 	known map[string]bool // devices with series of their own, for as long as this runs
 }
 
 // NewCollector returns a collector for a registry.
-func NewCollector(s Source) *Collector { return &Collector{source: s, known: make(map[string]bool)} }
+func NewCollector(s Source) *Collector {
+	return &Collector{source: s, shared: shared, known: make(map[string]bool)}
+}
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
@@ -91,25 +100,54 @@ func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	}
 }
 
+// reading is what was read of a Source at once.
+type reading struct {
+	at      time.Time
+	status  *router.Status
+	devices []router.DeviceStatus
+	broken  *prometheus.Desc // what could not be read
+	err     error            // and why
+}
+
+// read reads the Source, or shares what somebody else has just read: who asks is a stranger, and
+// a status opens sockets and asks each tor.
+func (c *Collector) read() (got *reading) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if c.last != nil && time.Since(c.last.at) < c.shared {
+		return c.last
+	}
+	got = &reading{broken: attached}
+	defer func() {
+		got.at = time.Now()
+		c.last = got
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if got.status, got.err = c.source.Status(ctx); got.err != nil {
+		got.err = fmt.Errorf("read the status: %w", got.err)
+		return got
+	}
+	got.broken = devices
+	if got.devices, got.err = c.source.Devices(); got.err != nil {
+		got.err = fmt.Errorf("read the devices: %w", got.err)
+	}
+	return got
+}
+
 // Collect implements prometheus.Collector. What cannot be read makes the scrape fail: a
 // gap in a graph says so, and a 0 would not.
 func (c *Collector) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	status, err := c.source.Status(ctx)
-	if errors.Is(err, router.ErrNotAttached) {
+	got := c.read()
+	if errors.Is(got.err, router.ErrNotAttached) && got.broken == attached {
 		gauge(out, attached, 0)
 		return
 	}
-	if err != nil {
-		out <- prometheus.NewInvalidMetric(attached, fmt.Errorf("read the status: %w", err))
+	if got.err != nil {
+		out <- prometheus.NewInvalidMetric(got.broken, got.err)
 		return
 	}
-	found, err := c.source.Devices()
-	if err != nil {
-		out <- prometheus.NewInvalidMetric(devices, fmt.Errorf("read the devices: %w", err))
-		return
-	}
+	status, found := got.status, got.devices
 	gauge(out, attached, 1)
 	collectState(out, status)
 	collectPackets(out, status)

@@ -9,7 +9,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -74,6 +76,7 @@ func TestDevicesAreBounded(t *testing.T) {
 	}
 	source := &fake{devices: many(0, maxDevices)}
 	c := NewCollector(source)
+	c.shared = 0
 	if got := deviceSeries(t, c); len(got) != maxDevices || got["02:00:00:00:00:05"] != 6 {
 		t.Errorf("of %d devices there are %d series: %v", maxDevices, len(got), got)
 	}
@@ -193,5 +196,41 @@ torbpf_own_packets_total{fate="tor_itself"} 4
 	}
 	if n, err := testutil.GatherAndCount(gatherer(NewCollector(fake{})), names[2:]...); n != 0 || err != nil {
 		t.Errorf("of a machine that is not on Tor there are %d series: %v", n, err)
+	}
+}
+
+// counted is a Source that waits, and counts who reads it.
+type counted struct {
+	fake
+	reads chan struct{}
+}
+
+func (c *counted) Status(ctx context.Context) (*router.Status, error) {
+	c.reads <- struct{}{}
+	return c.fake.Status(ctx)
+}
+
+// TestScrapesShareWhatIsRead: a status opens sockets, and strangers may ask for it.
+func TestScrapesShareWhatIsRead(t *testing.T) {
+	const scrapes = 32
+	source := &counted{reads: make(chan struct{}, 2*scrapes)}
+	c := NewCollector(source)
+	c.shared = time.Hour
+	var done sync.WaitGroup
+	for range scrapes {
+		done.Go(func() {
+			if n := testutil.CollectAndCount(c); n == 0 {
+				t.Error("nothing was told")
+			}
+		})
+	}
+	done.Wait()
+	if n := len(source.reads); n != 1 {
+		t.Errorf("%d scrapes have read the status %d times", scrapes, n)
+	}
+	c.shared = 0
+	testutil.CollectAndCount(c)
+	if n := len(source.reads); n != 2 {
+		t.Errorf("what is too old was told again: %d", n)
 	}
 }
