@@ -70,8 +70,8 @@ func (k *Keeper) signIn(w http.ResponseWriter, r *http.Request, begin func(asked
 }
 
 func (k *Keeper) signOut(w http.ResponseWriter, r *http.Request) {
-	if c, err := r.Cookie(cookieName); err == nil {
-		k.End(c.Value)
+	if _, cookie := k.sessionOf(r); cookie != "" {
+		k.End(cookie)
 	}
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/v1", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode})
 	ok(w, r)
@@ -82,10 +82,7 @@ func ok(w http.ResponseWriter, _ *http.Request) { tell(w, http.StatusOK, struct{
 // guard lets through who has a session, for as long as it lasts.
 func (k *Keeper) guard(passwordFile string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var s *session
-		if c, err := r.Cookie(cookieName); err == nil {
-			s = k.find(c.Value, r.Header.Get(KeyHeader))
-		}
+		s, _ := k.sessionOf(r)
 		if s == nil {
 			_, err := os.Stat(passwordFile)
 			refuse(w, errSignedIn, map[string]any{"password": err == nil})
@@ -96,6 +93,17 @@ func (k *Keeper) guard(passwordFile string, next http.Handler) http.Handler {
 		defer context.AfterFunc(s.alive, cancel)()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
+}
+
+// sessionOf returns the session of a request; nil if there is none. There may be cookies of that name
+// from whoever has another port of this address, which browsers send first if their path is longer.
+func (k *Keeper) sessionOf(r *http.Request) (s *session, cookie string) {
+	for _, c := range r.CookiesNamed(cookieName) {
+		if s := k.find(c.Value, r.Header.Get(KeyHeader)); s != nil {
+			return s, c.Value
+		}
+	}
+	return nil, ""
 }
 
 // bounded bounds how many follow the events.
@@ -126,7 +134,7 @@ func refuse(w http.ResponseWriter, err error, more map[string]any) {
 		status = http.StatusForbidden
 	case errors.Is(err, errForm):
 		status = http.StatusUnsupportedMediaType
-	case errors.Is(err, errSignedIn), errors.Is(err, ErrWrong), errors.Is(err, ErrInvite), errors.Is(err, ErrNoPassword):
+	case errors.Is(err, errSignedIn), errors.Is(err, errEnded), errors.Is(err, ErrWrong), errors.Is(err, ErrInvite), errors.Is(err, ErrNoPassword):
 		status = http.StatusUnauthorized
 	case errors.Is(err, errStreams):
 		status = http.StatusTooManyRequests

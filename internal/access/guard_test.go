@@ -199,3 +199,20 @@ func TestFollowersAreFewAndEndWithTheSession(t *testing.T) {
 	k.EndAll()
 	following.Wait()
 }
+
+// TestACookieOfSomebodyElseSignsNobodyOut: another port of this address may set one with a longer path,
+// which comes first.
+func TestACookieOfSomebodyElseSignsNobodyOut(t *testing.T) {
+	k := New()
+	p := newPage(t, k, "/nowhere")
+	p.byLink(k)
+	first := func(r *http.Request) {
+		r.Header.Set("Cookie", cookieName+"=planted; "+r.Header.Get("Cookie"))
+	}
+	if w := p.ask("GET", "/v1/status", "", first); w.Code != http.StatusOK {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := p.ask("DELETE", "/v1/session", "", first); w.Code != http.StatusOK || len(k.sessions) != 0 {
+		t.Errorf("sign out: %d %s, and %d sessions are left", w.Code, w.Body, len(k.sessions))
+	}
+}

@@ -36,10 +36,12 @@ const (
 type Keeper struct {
 	attempts *Bucket
 	hashing  sync.Mutex // one at a time: it is what costs
+	verify   func(file, password string) (bool, error)
 
 	mu       sync.Mutex
 	invites  map[digest]time.Time // when each ends
 	sessions map[digest]*session  // by the cookie
+	ended    int                  // how often all have ended
 	streams  int
 }
 
@@ -69,6 +71,7 @@ var (
 	ErrWrong    = errors.New("that is not the password")
 	ErrInvite   = errors.New("the link has been used, or is too old: `torbpf page login` makes another")
 	errSignedIn = errors.New("sign in first: by the password, or by the link that `torbpf page login` prints on the router")
+	errEnded    = errors.New("all sessions were ended meanwhile: sign in anew")
 	errStreams  = errors.New("too many pages follow the events: close one")
 )
 
@@ -85,8 +88,8 @@ func (e TooOften) seconds() int { return int(e.Wait/time.Second) + 1 }
 // New returns a Keeper that lets nobody in yet.
 func New() *Keeper {
 	return &Keeper{
-		attempts: NewBucket(attemptBurst, attemptPause),
-		invites:  make(map[digest]time.Time), sessions: make(map[digest]*session),
+		attempts: NewBucket(attemptBurst, attemptPause), verify: verify,
+		invites: make(map[digest]time.Time), sessions: make(map[digest]*session),
 	}
 }
 
@@ -123,8 +126,11 @@ func (k *Keeper) ByPassword(file, password string) (Granted, error) {
 	if len(password) > maxPassword {
 		return Granted{}, ErrWrong
 	}
+	k.mu.Lock()
+	ended := k.ended
+	k.mu.Unlock()
 	k.hashing.Lock()
-	right, err := verify(file, password)
+	right, err := k.verify(file, password)
 	k.hashing.Unlock()
 	if err != nil {
 		return Granted{}, err
@@ -134,6 +140,9 @@ func (k *Keeper) ByPassword(file, password string) (Granted, error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.ended != ended {
+		return Granted{}, errEnded // hashing takes a while, and the password may be another by now
+	}
 	return k.begin(), nil
 }
 
@@ -187,10 +196,12 @@ func (k *Keeper) End(cookie string) {
 	k.forget(digestOf(cookie))
 }
 
-// EndAll ends all sessions, and invitations; it says how many sessions that were.
+// EndAll ends all sessions, those too that are about to begin, and invitations; it says how many
+// sessions that were.
 func (k *Keeper) EndAll() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.ended++
 	n := len(k.sessions)
 	for id := range k.sessions {
 		k.forget(id)

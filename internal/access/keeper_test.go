@@ -186,3 +186,26 @@ func TestThePasswordCannotBeTriedOften(t *testing.T) {
 		k.EndAll()
 	})
 }
+
+// TestWhatIsBeingHashedEndsWithAllSessions: who has an old password does not outlive its end by having
+// sent it just before.
+func TestWhatIsBeingHashedEndsWithAllSessions(t *testing.T) {
+	k := New()
+	hashing, goOn := make(chan struct{}), make(chan struct{})
+	k.verify = func(string, string) (bool, error) {
+		close(hashing)
+		<-goOn
+		return true, nil
+	}
+	signedIn := make(chan error)
+	go func() {
+		_, err := k.ByPassword("/nowhere", password)
+		signedIn <- err
+	}()
+	<-hashing
+	k.EndAll()
+	close(goOn)
+	if err := <-signedIn; !errors.Is(err, errEnded) || len(k.sessions) != 0 {
+		t.Errorf("it says %v, and there are %d sessions", err, len(k.sessions))
+	}
+}
