@@ -54,7 +54,7 @@ func TestForeignFlowtable(t *testing.T) {
 	for _, f := range old {
 		accelerated(t, lab, f)
 	}
-	attach(t, lab, lan, "--no-wait")
+	attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
 	capture := captureWAN(t, lab)
 	for _, f := range old {
 		if err := f.ends(); err != nil {

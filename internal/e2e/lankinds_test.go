@@ -89,7 +89,7 @@ func checkLANKind(t *testing.T, k lanKind) {
 		detachLater(t, lab)
 		t.Errorf("attach to what carries %s: %v", k.lan, r)
 	}
-	attach(t, lab, k.lan, "--no-wait")
+	attach(t, lab, k.lan, "--no-wait", "--torrc", loneTorrc(t, lab))
 	capture := captureWAN(t, lab)
 	if err := before.ends(); err != nil {
 		t.Error(err)
