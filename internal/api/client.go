@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"syscall"
 
 	"github.com/torbpf/torbpf/internal/config"
 )
@@ -26,7 +28,7 @@ func Ask(ctx context.Context, socket, method, path string, out any) error {
 	}
 	answer, err := client.Do(request)
 	if err != nil {
-		return fmt.Errorf("`torbpf run` does not answer: %w; torbpf enable starts it", err)
+		return unanswered(err)
 	}
 	defer answer.Body.Close()
 	in := json.NewDecoder(answer.Body)
@@ -45,3 +47,13 @@ func Ask(ctx context.Context, socket, method, path string, out any) error {
 	}
 	return nil
 }
+
+// unanswered says what to do where nobody listens at the socket, and what is wrong elsewhere.
+func unanswered(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return errNotRunning
+	}
+	return fmt.Errorf("`torbpf run` does not answer: %w; what it has printed says why (journalctl -u torbpf)", err)
+}
+
+var errNotRunning = errors.New("the page is served by `torbpf run`, which is not running: sudo torbpf enable (or sudo torbpf run in another terminal)")
