@@ -38,7 +38,13 @@ type granted struct {
 func (k *Keeper) Handler(passwordFile string, inner http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/session", func(w http.ResponseWriter, r *http.Request) {
-		k.signIn(w, r, func(a asked) (Granted, error) { return k.ByPassword(passwordFile, a.Password) })
+		k.signIn(w, r, func(a asked) (Granted, error) {
+			attempts, err := k.attemptsOf(r)
+			if err != nil {
+				return Granted{}, err
+			}
+			return k.byPassword(passwordFile, a.Password, attempts)
+		})
 	})
 	mux.HandleFunc("POST /v1/session/link", func(w http.ResponseWriter, r *http.Request) {
 		k.signIn(w, r, func(a asked) (Granted, error) { return k.ByInvite(a.Word) })
@@ -66,6 +72,7 @@ func (k *Keeper) signIn(w http.ResponseWriter, r *http.Request, begin func(asked
 		return
 	}
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: g.Cookie, Path: "/v1", HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	http.SetCookie(w, k.remember(r))
 	tell(w, http.StatusOK, granted{g.Key, g.Ends})
 }
 

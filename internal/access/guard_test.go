@@ -15,6 +15,7 @@ type page struct {
 	handler http.Handler
 	cookie  *http.Cookie
 	key     string
+	device  *http.Cookie // that it is known by
 }
 
 // newPage returns one that has no session, and what is behind the handler says "inner".
@@ -53,10 +54,10 @@ func (p *page) signIn(path, body string) {
 	p.t.Helper()
 	w := p.ask("POST", path, body, nil)
 	var g granted
-	if err := json.Unmarshal(w.Body.Bytes(), &g); err != nil || w.Code != http.StatusOK || len(w.Result().Cookies()) != 1 {
+	if err := json.Unmarshal(w.Body.Bytes(), &g); err != nil || w.Code != http.StatusOK || len(w.Result().Cookies()) != 2 {
 		p.t.Fatalf("%d %s", w.Code, w.Body)
 	}
-	p.key, p.cookie = g.Key, w.Result().Cookies()[0]
+	p.key, p.cookie, p.device = g.Key, w.Result().Cookies()[0], w.Result().Cookies()[1]
 }
 
 // byLink begins a session as who has a link of root's.

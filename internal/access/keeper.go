@@ -41,6 +41,7 @@ type Keeper struct {
 	mu       sync.Mutex
 	invites  map[digest]time.Time // when each ends
 	sessions map[digest]*session  // by the cookie
+	devices  map[digest]*device   // likewise
 	ended    int                  // how often all have ended
 	streams  int
 }
@@ -89,7 +90,7 @@ func (e TooOften) seconds() int { return int(e.Wait/time.Second) + 1 }
 func New() *Keeper {
 	return &Keeper{
 		attempts: NewBucket(attemptBurst, attemptPause), verify: verify,
-		invites: make(map[digest]time.Time), sessions: make(map[digest]*session),
+		invites: make(map[digest]time.Time), sessions: make(map[digest]*session), devices: make(map[digest]*device),
 	}
 }
 
@@ -118,9 +119,13 @@ func (k *Keeper) ByInvite(word string) (Granted, error) {
 	return k.begin(), nil
 }
 
-// ByPassword begins a session by the password of a file.
+// ByPassword begins a session by the password of a file. It is one of the attempts of everybody.
 func (k *Keeper) ByPassword(file, password string) (Granted, error) {
-	if ok, wait := k.attempts.Take(time.Now()); !ok {
+	return k.byPassword(file, password, k.attempts)
+}
+
+func (k *Keeper) byPassword(file, password string, attempts *Bucket) (Granted, error) {
+	if ok, wait := attempts.Take(time.Now()); !ok {
 		return Granted{}, TooOften{wait}
 	}
 	if len(password) > maxPassword {
@@ -196,8 +201,8 @@ func (k *Keeper) End(cookie string) {
 	k.forget(digestOf(cookie))
 }
 
-// EndAll ends all sessions, those too that are about to begin, and invitations; it says how many
-// sessions that were.
+// EndAll ends all sessions, those too that are about to begin, and invitations, and knows no browser any
+// more; it says how many sessions that were.
 func (k *Keeper) EndAll() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -207,6 +212,7 @@ func (k *Keeper) EndAll() int {
 		k.forget(id)
 	}
 	clear(k.invites)
+	clear(k.devices)
 	return n
 }
 

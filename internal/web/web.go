@@ -21,7 +21,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/conduit"
@@ -96,7 +95,7 @@ func run(ctx context.Context, cfg Config, dialer *conduit.Dialer, ready func() e
 		if err != nil {
 			return errors.Join(fmt.Errorf("serve metrics: %w; choose another address by [web] listen", err), server.Close())
 		}
-		go func() { served <- server.Serve(netutil.LimitListener(newFair(l), maxClients)) }()
+		go func() { served <- server.Serve(newFair(l, place.bits6())) }()
 	}
 	if err := ready(); err != nil {
 		return errors.Join(err, server.Close())
@@ -116,6 +115,14 @@ func newServer(h http.Handler, ask, answer time.Duration) *http.Server {
 		ReadTimeout: ask, WriteTimeout: answer, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // it would name clients
 	}
+}
+
+// bits6 are those of an address of IPv6 that are one client.
+func (p Place) bits6() int {
+	if p.Interface != "" || p.Addr.Addr().IsLoopback() {
+		return bitsLAN
+	}
+	return bitsElse
 }
 
 // listen opens the place. Its address alone would let in what is sent there by way of another

@@ -228,11 +228,11 @@ func TestOneClientTriesAFewPasswords(t *testing.T) {
 		if w := try("192.168.1.7:1000"); w.Code != http.StatusOK {
 			t.Errorf("attempt %d: %d", i, w.Code)
 		}
-		try(fmt.Sprintf("[fd50::%d]:1000", i)) // one subnet
+		try("[fd50::7]:1000")
 	}
 	for from, want := range map[string]int{
 		"192.168.1.7:2000": http.StatusTooManyRequests, "[::ffff:192.168.1.7]:2000": http.StatusTooManyRequests, "192.168.1.8:1000": http.StatusOK,
-		"[fd50::ffff]:1": http.StatusTooManyRequests, "[fd60::1]:1": http.StatusOK,
+		"[fd50::7]:1": http.StatusTooManyRequests, "[fd50::8]:1": http.StatusOK,
 	} {
 		if w := try(from); w.Code != want || (want != http.StatusOK) != (w.Header().Get("Retry-After") != "") {
 			t.Errorf("%s: %d %v", from, w.Code, w.Header())
@@ -246,28 +246,72 @@ func TestOneClientTriesAFewPasswords(t *testing.T) {
 	}
 }
 
-// TestOneClientDoesNotTakeAllConnections that there are.
+// TestOneClientDoesNotTakeAllConnections that there are, nor does one with a few addresses: who has many loses them.
 func TestOneClientDoesNotTakeAllConnections(t *testing.T) {
-	f := newFair(nil)
-	who, other := client("192.168.1.7:1"), client("192.168.1.8:1")
+	f := newFair(nil, bitsLAN)
+	from := func(addr string) *fairConn { return &fairConn{fair: f, who: client(addr, f.bits6)} }
+	who := from("192.168.1.7:1")
 	for i := range maxOfClient {
-		if !f.enter(who) {
+		c := who
+		if i > 0 {
+			c = from("192.168.1.7:1")
+		}
+		if entered, _ := f.enter(c); !entered {
 			t.Errorf("connection %d is refused", i)
 		}
 	}
-	if f.enter(who) {
+	if entered, _ := f.enter(from("192.168.1.7:2")); entered {
 		t.Error("it has too many")
 	}
-	if !f.enter(other) {
-		t.Error("another has none")
+	for i := range maxClients - maxOfClient {
+		if entered, loses := f.enter(from(fmt.Sprintf("[fd50::%d]:1", i/maxOfClient))); !entered || loses != nil {
+			t.Errorf("connection %d of the others: %v, and %v has to go", i, entered, loses)
+		}
 	}
-	f.leave(who)
-	if !f.enter(who) {
-		t.Error("what has ended counts")
+	other := from("192.168.1.8:1")
+	entered, loses := f.enter(other)
+	if !entered || loses == nil || loses.who == other.who || f.all != maxClients {
+		t.Fatalf("another is taken in: %v, %v goes, and there are %d", entered, loses, f.all)
 	}
+	f.leave(loses) // as it is closed
 	f.leave(other)
-	if len(f.open) != 1 {
-		t.Errorf("it knows %v", f.open)
+	if f.all != maxClients-1 || f.open[other.who] != nil {
+		t.Errorf("there are %d connections, and it knows %v", f.all, f.open)
+	}
+}
+
+// TestAClientIsAnAddressOfTheLAN, and elsewhere what one customer of an ISP has.
+func TestAClientIsAnAddressOfTheLAN(t *testing.T) {
+	for _, c := range []struct {
+		place Place
+		same  bool
+	}{
+		{Place{Addr: netip.MustParseAddrPort("[fd50::1]:9959"), Interface: "lan0"}, false},
+		{Place{Addr: netip.MustParseAddrPort("[::1]:9959")}, false},
+		{Place{Addr: netip.MustParseAddrPort("[::]:9959")}, true},
+	} {
+		bits := c.place.bits6()
+		if same := client("[fd50::7]:1", bits) == client("[fd50::8]:1", bits); same != c.same {
+			t.Errorf("at %s two addresses of a subnet are one client: %v", c.place.Addr, same)
+		}
+	}
+}
+
+// TestABrowserThatIsKnownIsJudgedByRoot, though its address has no attempts left; what a client says itself of that
+// counts nothing.
+func TestABrowserThatIsKnownIsJudgedByRoot(t *testing.T) {
+	var spent []string
+	h := newAttempts().paced(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		spent = append(spent, r.Header.Get(access.SpentHeader))
+	}))
+	for range attemptBurst + 1 {
+		r := httptest.NewRequest("POST", "/v1/session", nil)
+		r.Header.Set(access.SpentHeader, "forged")
+		r.AddCookie(&http.Cookie{Name: "torbpf_device", Value: "x"})
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	if len(spent) != attemptBurst+1 || strings.Join(spent[:attemptBurst], "") != "" || spent[attemptBurst] == "" {
+		t.Errorf("root's side is told %q", spent)
 	}
 }
 
