@@ -46,11 +46,22 @@ func alone(p pattern) pattern {
 	return p
 }
 
+// What bridge lines are known by, where nothing says that they are some.
+const (
+	transports    = `obfs[2-5]|scramblesuit|snowflake|webtunnel|meek(?:_lite|_azure)?|conjure|dnstt`
+	transportKeys = `cert|url|fronts?|fingerprint|utls(?:-[a-z]+)?|servername|ampcache|ice|sqs[a-z]*|secret|shared-secret|` +
+		`pass(?:word)?|token|creds|key|(?:pub|priv|public-|private-)key|node-id|iat-mode|covertdtls-[a-z]+|registrar|assetid|phantom|stun|doh|dot`
+)
+
 // patterns are tried in this order.
 var patterns = []pattern{
+	// comments of rules in JSON, of those that have ended, too
+	{regexp.MustCompile(`"comment":[ \t]*"(?:[^"\\]|\\.)+"`), hideComment},
 	// a bridge line of a torrc, wherever it is quoted
 	after("bridge", `(?i)(\bbridge[ \t]+)(?:(?:[a-z0-9_]+[ \t]+)?\[?[0-9a-f:.]+\]?:[0-9]+)[^\n"]*`),
-	after("bridge", `(?i)(\b(?:cert|url|fronts?|fingerprint|utls-imitate|servername)=)[^\s"]+`),
+	after("bridge", `(?i)(\b(?:`+transports+`)[ \t]+)(?:\[?[0-9a-f:.]+\]?:[0-9]+)[^\n"]*`),
+	hidden("bridge", `(?i)\[?[0-9a-f:.]*[0-9a-f]\]?:[0-9]+[ \t]+\$?[0-9a-f]{40}[^\n"]*`),
+	after("bridge", `(?i)(\b(?:`+transportKeys+`)=)[^\s"\\]+`),
 	// a relay, by fingerprint, and maybe its name
 	alone(hidden("relay", `\$?[0-9A-Fa-f]{40}(?:[~=][A-Za-z0-9]+)?`)),
 	hidden("onion", `(?i)[a-z0-9.-]*[a-z2-7]{16}\.onion`),
@@ -67,7 +78,27 @@ var patterns = []pattern{
 	{regexp.MustCompile(`/home/[^/\s"']+`), hideHome},
 	// what a link is called by who set it up
 	after("comment", `(?m)(^\s+alias )[^\n]+`),
+	after("netns", `((?:\b(?:link-)?netns |/netns/))[^\s"'/\\,;:)\x{F0000}-\x{FFFFD}]+`),
+	// where a list comes from is a country, or a firm
+	after("list", `(\blist |/lists/)(?:[^\s"'\\,;:)\x{F0000}-\x{FFFFD}]*[/.][^\s"'\\,;:)\x{F0000}-\x{FFFFD}]+)`),
+	{regexp.MustCompile(`[^\s/"'\\=,;()]+\.scope\b|\b(?:app|dbus|snap|vte)[-.:@][^\s/"'\\=,;()]*\.(?:service|slice)\b`), hideUnit},
 	{regexp.MustCompile(`(?:[\p{L}\p{N}_.+-]+@)?[\p{L}\p{N}_.-]*\.[\p{L}\p{N}_-]*[\p{L}\p{N}_]`), hideName},
+}
+
+// commentOf takes a comment out of JSON.
+var commentOf = regexp.MustCompile(`^("comment":[ \t]*")(.*)(")$`)
+
+func hideComment(r *Redactor, found string) string {
+	return r.hideIn(commentOf, "comment", found, r.speaks)
+}
+
+// hideUnit is for what systemd calls the apps of people.
+func hideUnit(r *Redactor, found string) string {
+	if found == "init.scope" {
+		return found
+	}
+	at := strings.LastIndexByte(found, '.')
+	return r.hide("app", lower(found[:at])) + found[at:]
 }
 
 // hexNumber is more than a port, or a part of one.

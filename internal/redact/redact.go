@@ -16,6 +16,7 @@ package redact
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -28,6 +29,10 @@ type Known struct {
 	Domains  []string // names in rules
 	Comments []string // what people have written down, of several words perhaps
 	Bridges  []string // words of bridge lines
+	Lists    []string // paths of lists
+	Apps     []string // control groups and programs in rules
+	Spaces   []string // names of network namespaces
+	Plain    []string // no secrets: names of interfaces, which logs may have
 }
 
 // Redactor has placeholders for what it has seen.
@@ -36,6 +41,7 @@ type Redactor struct {
 	found  map[string]rune // by kind and secret
 	shown  []string        // placeholders, by their runes
 	counts map[string]int
+	kept   map[string]bool // words of what is no secret
 }
 
 // word is a secret, in lower case.
@@ -49,14 +55,19 @@ const (
 
 // New returns a Redactor that knows these.
 func New(k Known) *Redactor {
-	r := &Redactor{found: make(map[string]rune), counts: make(map[string]int)}
+	r := &Redactor{found: make(map[string]rune), counts: make(map[string]int), kept: make(map[string]bool)}
+	for _, text := range k.Plain {
+		for _, w := range telltale.FindAllString(text, -1) {
+			r.kept[lower(w)] = true
+		}
+	}
 	for _, list := range []struct {
 		kind  string
 		words []string
-	}{{"device", k.Devices}, {"host", k.Hosts}, {"user", k.Users}, {"name", k.Domains}, {"comment", k.Comments}, {"bridge", k.Bridges}} {
+	}{{"device", k.Devices}, {"host", k.Hosts}, {"user", k.Users}, {"name", k.Domains}, {"comment", k.Comments}, {"bridge", k.Bridges}, {"list", k.Lists}, {"app", k.Apps}, {"netns", k.Spaces}} {
 		for _, text := range list.words {
-			if strings.TrimSpace(text) == "" {
-				continue
+			if strings.TrimSpace(text) == "" || list.kind == "netns" && !r.foreign(text) {
+				continue // one that is called router tells nothing, and its place hides it as well
 			}
 			r.known = append(r.known, word{list.kind, lower(text)})
 			if escaped, err := json.Marshal(text); err == nil && len(escaped) != len(text)+2 {
@@ -83,14 +94,18 @@ func plain(text string) string {
 }
 
 // text is Text for one that may have placeholders already.
-func (r *Redactor) text(text string) string {
+func (r *Redactor) text(text string) string { return r.show(r.hideAll(text)) }
+
+// hideAll puts a rune in place of each secret.
+func (r *Redactor) hideAll(text string) string {
+	text = inUTC(text)
 	for _, w := range r.known {
 		text = r.replaceWord(text, w)
 	}
 	for _, p := range patterns {
 		text = p.find.ReplaceAllStringFunc(text, func(found string) string { return p.replace(r, found) })
 	}
-	return r.show(text)
+	return text
 }
 
 // hide returns what stands for a secret until show.
@@ -170,10 +185,14 @@ func lower(s string) string {
 	return string(b)
 }
 
+// placeholder is what show writes: a device may be called "device".
+var placeholder = regexp.MustCompile(`(?:app|bridge|comment|device|entry|hex|host|ip4|ip6|key|list|mac|name|netns|onion|relay|user|word)-[0-9]+`)
+
 // Leaves names the kinds of known secrets that are still in a text, which no text that went
 // through here has.
 func (r *Redactor) Leaves(text string) []string {
 	var kinds []string
+	text = placeholder.ReplaceAllString(text, "")
 	probe := &Redactor{found: make(map[string]rune), counts: make(map[string]int)}
 	for _, w := range r.known {
 		if hidden := probe.replaceWord(text, w); hidden != text && !slices.Contains(kinds, w.kind) {

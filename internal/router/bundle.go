@@ -11,16 +11,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/redact"
-	"github.com/torbpf/torbpf/internal/users"
 )
 
 // bundleDir is the folder that a bundle is unpacked to.
@@ -62,10 +59,7 @@ func (r *Router) fillBundle(ctx context.Context, o DoctorOptions, to io.Writer) 
 	zipped := gzip.NewWriter(to)
 	archive := tar.NewWriter(zipped)
 	for _, p := range g.parts(ctx, report) {
-		text := redactor.Text(p.text)
-		if p.name == rulesetPart {
-			text = redactor.Ruleset(p.text, "table inet "+plan.Table)
-		}
+		text := p.redacted(redactor)
 		if kinds := redactor.Leaves(text); len(kinds) > 0 {
 			return nil, fmt.Errorf("write bundle: %s would have had a secret in it (%s): nothing was written", p.name, strings.Join(kinds, ", "))
 		}
@@ -83,78 +77,48 @@ func (r *Router) fillBundle(ctx context.Context, o DoctorOptions, to io.Writer) 
 	return report, nil
 }
 
-// secrets are the words that no pattern tells from others.
-func (g *gathering) secrets(o DoctorOptions) (redact.Known, error) {
-	var k redact.Known
-	var err error
-	if k.Hosts, err = host.Names(); err != nil {
-		return k, err
-	}
-	if k.Users, err = users.People(); err != nil {
-		return k, err
-	}
-	configs := []config.Config{g.state.Config}
-	if o.File == "" {
-		o.File = config.DefaultFile
-	}
-	if cfg, err := config.Load(o.File); err == nil { // or nothing of it can be anywhere
-		configs = append(configs, cfg)
-	}
-	for _, cfg := range configs {
-		for name := range cfg.Devices {
-			k.Devices = append(k.Devices, name)
-		}
-		for _, rule := range cfg.Rules.Layers() {
-			k.Comments = append(k.Comments, rule.Comment)
-			k.Domains = append(k.Domains, strings.TrimPrefix(rule.Domain, "*."))
-			if strings.ContainsFunc(rule.User, func(c rune) bool { return c < '0' || c > '9' }) && rule.User != "root" {
-				k.Users = append(k.Users, rule.User)
-			}
-		}
-		k.Bridges = append(k.Bridges, bridgeWords(cfg.Tor.Torrc)...)
-	}
-	return k, nil
-}
-
-// bridgeWords are those of the bridge lines of a torrc.
-func bridgeWords(torrc string) []string {
-	text, err := os.ReadFile(torrc)
-	if err != nil {
-		return nil // and so none of it is anywhere
-	}
-	const short = 5 // such as the names of transports' options
-	var words []string
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 || !strings.EqualFold(fields[0], "bridge") {
-			continue
-		}
-		for _, f := range fields[1:] {
-			key, value, both := strings.Cut(f, "=")
-			if !both {
-				value = key
-			}
-			if len(value) > short && !slices.Contains(transports, value) {
-				words = append(words, value)
-			}
-		}
-	}
-	return words
-}
-
-// transports are words of bridge lines that tell nobody apart.
-var transports = []string{"snowflake", "webtunnel", "meek_lite", "conjure"}
-
 // part is one file of a bundle.
 type part struct{ name, text string }
 
-// rulesetPart is the one that nft prints.
-const rulesetPart = "nft.txt"
+// rulesetPart is the one that nft prints, and servicePart what the service manager has kept.
+const (
+	rulesetPart = "nft.txt"
+	servicePart = "logs/service.txt"
+)
+
+// logPart is where a log of torbpf's is.
+func logPart(path string) string { return filepath.Join("logs", filepath.Base(path)) }
+
+// redacted is the text without secrets, each by what it is known to be.
+func (p part) redacted(r *redact.Redactor) string {
+	switch p.name {
+	case rulesetPart:
+		return r.Ruleset(p.text, "table inet "+plan.Table)
+	case logPart(auditName):
+		return r.Audit(p.text)
+	case logPart(journalName), logPart(journalName + olderEnd):
+		return r.Events(p.text)
+	case servicePart, logPart(sentryName), logPart(proxyName):
+		return r.Log(p.text)
+	}
+	return r.Text(p.text)
+}
+
+// bundleReadme is for who reads a bundle, and for who is about to post it.
+const bundleReadme = `What torbpf doctor --bundle has gathered.
+
+Public addresses, hardware addresses, names of hosts, devices, people, sites, lists, apps and network namespaces,
+comments, bridges and keys are replaced, the same one by the same word in all files. Words in logs that torbpf
+itself never says are replaced, too. Times are in UTC.
+
+What stays: private IPv4 addresses, ports, names of interfaces, and of tables, chains and sets of nftables, unless
+one of those words is in them. Look through it before you post it.
+`
 
 // parts gathers the files. What cannot be had says why in its place.
 func (g *gathering) parts(ctx context.Context, report *doctor.Report) []part {
 	out := []part{
-		{"README.txt", "What torbpf doctor --bundle has gathered. Public addresses, hardware addresses, names of hosts, devices, people and\nsites, bridges and keys are replaced, the same one by the same word in all files. Look through it before you post it.\n"},
+		{"README.txt", bundleReadme},
 		{"doctor.json", encoded(report, nil)},
 		{"versions.txt", g.versions(ctx)},
 		{rulesetPart, listed(ctx, "nft", "-s", "list", "ruleset")},
@@ -170,13 +134,13 @@ func (g *gathering) parts(ctx context.Context, report *doctor.Report) []part {
 		status, err := g.Status(ctx)
 		out = append(out, part{"status.json", encoded(status, err)}, part{"state.json", contents(g.statePath())})
 	}
-	for _, log := range append(g.journalPaths(), g.alarmsPath(), g.auditPath(), g.sentryLog(), filepath.Join(g.dir, "proxy.log")) {
+	for _, log := range append(g.journalPaths(), g.alarmsPath(), g.auditPath(), g.sentryLog(), g.proxyLog()) {
 		if text := contents(log); text != "" {
-			out = append(out, part{filepath.Join("logs", filepath.Base(log)), text})
+			out = append(out, part{logPart(log), text})
 		}
 	}
 	if g.ns.Name == host.FirstNamespace {
-		out = append(out, part{"logs/service.txt", listed(ctx, "journalctl", "--unit=torbpf", "--lines=1000", "--no-pager", "--no-hostname", "--output=short-iso")})
+		out = append(out, part{servicePart, listed(ctx, "journalctl", "--utc", "--unit=torbpf", "--lines=1000", "--no-pager", "--no-hostname", "--output=short-iso")})
 	}
 	return out
 }

@@ -56,10 +56,18 @@ type EventOf struct {
 // journalMax bounds each of the two files, in bytes: some thousand events.
 const journalMax = 256 << 10
 
-func (r *Router) journalPath() string { return filepath.Join(r.dir, "events.jsonl") }
+// journalName is the newer file's, and olderEnd what the other one has behind it.
+const (
+	journalName = "events.jsonl"
+	olderEnd    = ".1"
+)
+
+func (r *Router) journalPath() string { return filepath.Join(r.dir, journalName) }
 
 // journalPaths are the files of the journal, the older one first.
-func (r *Router) journalPaths() []string { return []string{r.journalPath() + ".1", r.journalPath()} }
+func (r *Router) journalPaths() []string {
+	return []string{r.journalPath() + olderEnd, r.journalPath()}
+}
 
 // Record writes an event down. A failure is told and changes nothing else.
 func (r *Router) Record(kind EventKind, text string) { r.record(Event{Kind: kind, Text: text}) }
@@ -108,7 +116,7 @@ func openJournal(path string) (*os.File, error) {
 			return f, nil
 		}
 		if ours {
-			err = os.Rename(path, path+".1")
+			err = os.Rename(path, path+olderEnd)
 		}
 		f.Close()
 		if err != nil {

@@ -40,7 +40,7 @@ func (j *job) startProxy(context.Context) error {
 	if err := stopProxy(j.state); err != nil || wanted == nil {
 		return err
 	}
-	log, err := os.OpenFile(filepath.Join(j.dir, "proxy.log"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	log, err := os.OpenFile(j.proxyLog(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the proxy's log: %w", err)
 	}
@@ -69,3 +69,7 @@ func stopProxy(s *State) error {
 	s.Proxy = nil
 	return nil
 }
+
+const proxyName = "proxy.log"
+
+func (r *Router) proxyLog() string { return filepath.Join(r.dir, proxyName) }

@@ -276,8 +276,10 @@ func (r *Router) forgetEnded(before, s *State) error {
 	return nil
 }
 
+const auditName = "audit.log"
+
 // auditPath is a log of what went direct, for whom and how long. It outlives a reboot.
-func (r *Router) auditPath() string { return filepath.Join(r.data, "audit.log") }
+func (r *Router) auditPath() string { return filepath.Join(r.data, auditName) }
 
 func (r *Router) auditChanges(changes []config.Change, by string) {
 	for _, c := range changes {

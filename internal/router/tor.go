@@ -29,7 +29,9 @@ type foundTor struct {
 	group   uint32         // whose members may read the control cookie
 }
 
-func (r *Router) sentryLog() string { return filepath.Join(r.dir, "sentry.log") }
+const sentryName = "sentry.log"
+
+func (r *Router) sentryLog() string { return filepath.Join(r.dir, sentryName) }
 
 // findTor looks at the tor to be used before anything is planned: a system tor
 // brings its own ports and .onion ranges into the configuration.
