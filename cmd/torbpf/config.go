@@ -79,6 +79,9 @@ func newPlan() *cobra.Command {
 	cmd.Flags().BoolVar(&reset, "reset", false, "without what commands have added, as for apply --reset")
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
 	return newNoun(cmd, func(ctx context.Context, r *router.Router) (shown, error) {
+		if os.Geteuid() != 0 {
+			return shown{}, router.ErrPrivilege
+		}
 		cfg, err := loadConfig(file)
 		if err != nil {
 			return shown{}, err
@@ -137,11 +140,11 @@ back, and lists whose files have changed are read again. It needs no daemon. Whe
 it changes nothing, and lists are read by that daemon as soon as they change.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(file)
+			r, err := newRootRouter()
 			if err != nil {
 				return err
 			}
-			r, err := newRouter()
+			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
 			}

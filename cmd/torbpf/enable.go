@@ -20,7 +20,7 @@ and has the service manager start ` + "`torbpf run`" + ` now and at every boot, 
 network comes up.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			r, err := newRouter()
+			r, err := newRootRouter()
 			if err != nil {
 				return err
 			}
@@ -63,15 +63,15 @@ func newDisable() *cobra.Command {
 		Short: "No longer start at boot; what is attached stays until detach",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := newRootRouter()
+			if err != nil {
+				return err
+			}
 			manager, err := service.Find(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if err := manager.Disable(cmd.Context()); err != nil {
-				return err
-			}
-			r, err := newRouter()
-			if err != nil {
 				return err
 			}
 			if err := r.ForgetGuarded(); err != nil {

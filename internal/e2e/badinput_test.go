@@ -297,6 +297,7 @@ func onlyRootMay(t *testing.T, lab *testnet.Lab) {
 		{"attach", lan}, {"detach", "--all"}, {"detach", lan}, {"status"}, {"status", "--json"},
 		{"explain", "--from", "192.168.50.11", "--to", "1.1.1.1"}, {"explain", "--own", "--to", "1.1.1.1"},
 		{"exclude", "list"}, {"exclude", "add", "104.16.0.0/13"}, {"exclude", "del", "104.16.0.0/13"},
+		{"enable"}, {"disable"}, {"plan"}, {"apply"},
 	} {
 		badInput{args: args, code: 5, says: []string{"this needs root", "run it with sudo"}}.refused(t, asNobody(t, lab, args...))
 	}
