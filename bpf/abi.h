@@ -45,7 +45,9 @@ enum above_class {
 	WAY_SLOW = 0,
 	WAY_FLEETING = 1, /* what lets it out may end with no policy changed: for no flowtable */
 	WAY_FAST = 15,	  /* of what is forwarded: it has taken the fast path */
-	OWN_OF_TOR = 15,  /* of what is sent: tor does, for others, which is counted apart */
+	OWN_BESIDE_TOR =
+		14,	 /* of what is sent: a program beside tor does, such as its transports */
+	OWN_OF_TOR = 15, /* of what is sent: tor does, for others; both are counted apart */
 };
 
 /* How many there may be; of LANs nftables has a set of the same size. */

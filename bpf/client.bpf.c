@@ -11,6 +11,9 @@
  * TCP that is plainly Tor's is led there by the same connect() (shortcut.h).
  *
  * What is direct has the rule that says so beside it (identity.h), for the uplink guard.
+ * What tor has started beside it, a pluggable transport, goes where it is told to: nobody but
+ * tor connects to it.
+ *
  * The programs are attached to the root of the control groups and see every socket
  * of the machine; they leave alone what is not of their network namespace.
  */
@@ -26,6 +29,7 @@
 #include "shared.h"
 #include "shortcut.h"
 #include "socket.h"
+#include "tuple.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
@@ -205,13 +209,27 @@ static __always_inline __u32 mark_with(__u32 mark, __u32 bits)
 	return mark;
 }
 
-/* What a socket's mark says of who has it: the class, and whether tor itself is direct by it. */
+/* Whether the task is tor itself, by the name that it has of its file. */
+static __always_inline int is_tor_itself(void)
+{
+	char name[16] = {};
+
+	return !bpf_get_current_comm(name, sizeof(name)) && name[0] == 't' && name[1] == 'o' &&
+	       name[2] == 'r' && !name[3];
+}
+
+/*
+ * What a socket's mark says of who has it: the class, and whether tor itself is direct by it, or
+ * a program beside it.
+ */
 static __always_inline __u32 bits_of(enum verdict class, const struct identity *who)
 {
 	int tor = (who->kind == IDENTITY_USER && tor_user && who->number == tor_user) ||
 		  (who->kind == IDENTITY_CGROUP && tor_cgroup && who->number == tor_cgroup);
 
-	return class == VERDICT_DIRECT && tor ? class | OWN_OF_TOR << CLASS_SIZE : class;
+	if (class != VERDICT_DIRECT || !tor)
+		return class;
+	return class | (is_tor_itself() ? OWN_OF_TOR : OWN_BESIDE_TOR) << CLASS_SIZE;
 }
 
 static __always_inline int mark_new(struct bpf_sock *sk, enum sight sight)
@@ -304,6 +322,61 @@ static __always_inline int connects_for_another(struct bpf_sock_addr *ctx)
 	return unspecified(&p, &p.daddr) || own_address(p.layer3, &p.daddr);
 }
 
+/* Whether a mark is that of tor, or of what runs beside it. */
+static __always_inline int is_tors(__u32 mark)
+{
+	return mark_class(mark) == VERDICT_DIRECT && mark_instance(mark) >= OWN_BESIDE_TOR;
+}
+
+/*
+ * Where the kernel takes a connection to the unspecified address: to that of the socket, or to
+ * loopback's.
+ */
+static __always_inline void name_destination(const struct bpf_sock *sk, int family,
+					     struct packet *p)
+{
+	if (!unspecified(p, &p->daddr))
+		return;
+	if (p->layer3 == LAYER3_IPV4) {
+		__be32 source_be = family == AF_INET ? sk->src_ip4 : sk->src_ip6[3];
+
+		set_ipv4(&p->daddr, source_be ? source_be : bpf_htonl(LOOPBACK_ADDR));
+		return;
+	}
+	if (sk->src_ip6[2] == bpf_htonl(0xffff)) { /* it is bound to an IPv4 address */
+		p->layer3 = LAYER3_IPV4;
+		set_ipv4(&p->daddr, bpf_htonl(LOOPBACK_ADDR));
+		return;
+	}
+	p->daddr.word_be[3] = bpf_htonl(1);
+}
+
+/*
+ * Whether somebody else connects to what runs beside tor: a pluggable transport connects
+ * to whatever it is told to (SOCKS), and is direct.
+ */
+static __always_inline int leads_past_tor(struct bpf_sock_addr *ctx, int family, enum verdict class)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk = ctx->sk, *listener;
+	struct packet p = {};
+	__u32 mark, size;
+
+	if (ctx->type != SOCK_STREAM || is_tors(sk->mark) || (!client_all && class != VERDICT_TOR))
+		return 0;
+	parse_destination(ctx, family, &p);
+	name_destination(sk, family, &p);
+	if (!own_address(p.layer3, &p.daddr))
+		return 0;
+	size = fill_tuple(&tuple, &p, TUPLE_FROM_SOURCE);
+	listener = bpf_sk_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!listener)
+		return 0;
+	mark = listener->mark;
+	bpf_sk_release(listener);
+	return is_tors(mark) && mark_instance(mark) == OWN_BESIDE_TOR;
+}
+
 static __always_inline int connecting(struct bpf_sock_addr *ctx, int family, enum sight sight)
 {
 	enum verdict class;
@@ -313,6 +386,8 @@ static __always_inline int connecting(struct bpf_sock_addr *ctx, int family, enu
 	if (client_all && family == AF_INET6 && connects_for_another(ctx))
 		return REFUSE;
 	class = mark_connecting(ctx, sight);
+	if (leads_past_tor(ctx, family, class))
+		return REFUSE;
 	if (sight == SIGHT_FULL)
 		take_shortcut(ctx, family, class);
 	return ALLOW;

@@ -25,6 +25,20 @@ func ownExplainer(t *testing.T, d *Datapath) *OwnExplainer {
 	return e
 }
 
+// testCopy makes a copy of the test binary, of that name, which every user may run.
+func testCopy(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "copy")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o755))
+	text, err := os.ReadFile("/proc/self/exe")
+	must(t, err)
+	path := filepath.Join(dir, name)
+	must(t, os.WriteFile(path, text, 0o755))
+	return path
+}
+
 // toldMark is the mark that a sender's sockets get, by what is told.
 func toldMark(t *testing.T, e *OwnExplainer, who Sender) uint32 {
 	t.Helper()
@@ -36,7 +50,7 @@ func toldMark(t *testing.T, e *OwnExplainer, who Sender) uint32 {
 	case r.Policy != abi.PolicyDirect:
 		return markTor
 	case r.Tor:
-		return markDirect | abi.OwnOfTor<<28
+		return markBesideTor // no program here has tor's name
 	}
 	return markDirect
 }
@@ -47,14 +61,7 @@ func TestSendersAreToldAsTheProgramsJudgeThem(t *testing.T) {
 	needCookie(t)
 	l := newLab(t)
 	d := l.open(t, false)
-	dir, err := os.MkdirTemp("", "told")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
-	copied := filepath.Join(dir, "copied")
-	text, err := os.ReadFile("/proc/self/exe")
-	must(t, err)
-	must(t, os.WriteFile(copied, text, 0o755))
+	copied := testCopy(t, "copied")
 	outer := testCgroup(t, "told")
 	inner := testCgroup(t, "told/inner")
 	now, err := kernel.BootTime()
@@ -78,14 +85,15 @@ func TestSendersAreToldAsTheProgramsJudgeThem(t *testing.T) {
 			met[marks[0]]++
 		}
 	}
-	for _, mark := range []uint32{markNone, markDirect, markTor, markDirect | abi.OwnOfTor<<28} {
+	for _, mark := range []uint32{markNone, markDirect, markTor, markBesideTor} {
 		if met[mark] == 0 {
 			t.Errorf("no socket got the mark %#x", mark)
 		}
 	}
 }
 
-// TestTorItselfIsMarkedApart by its user and by its control group, and who else is direct is not.
+// TestTorItselfIsMarkedApart by its user and by its control group, and so is what runs beside it; who
+// else is direct is not, whatever name it has.
 func TestTorItselfIsMarkedApart(t *testing.T) {
 	needCookie(t)
 	l := newLab(t)
@@ -94,13 +102,14 @@ func TestTorItselfIsMarkedApart(t *testing.T) {
 	byUser, byGroup := user(4712, config.PolicyDirect), inCgroup(t, group, config.PolicyDirect)
 	byUser.Tor, byGroup.Tor = true, true
 	apply(t, d, l.clientPlan(byUser, byGroup, user(4713, config.PolicyDirect), inCgroup(t, other, config.PolicyDirect)))
-	const ofTor = markDirect | 0xf0000000
+	tor := testCopy(t, "tor")
 	for _, c := range []struct {
 		maker socketMaker
 		want  uint32
 	}{
-		{socketMaker{user: 4712}, ofTor}, {socketMaker{user: 4713, cgroup: group}, ofTor},
-		{socketMaker{user: 4713}, markDirect}, {socketMaker{user: 4712, cgroup: other}, markDirect}, {socketMaker{user: 0}, markNone},
+		{socketMaker{user: 4712, program: tor}, markOfTor}, {socketMaker{user: 4713, cgroup: group, program: tor}, markOfTor},
+		{socketMaker{user: 4712}, markBesideTor}, {socketMaker{user: 4713, cgroup: group}, markBesideTor},
+		{socketMaker{user: 4713, program: tor}, markDirect}, {socketMaker{user: 4712, cgroup: other}, markDirect}, {socketMaker{user: 0}, markNone},
 	} {
 		if marks := c.maker.marks(t); len(marks) != 1 || marks[0] != c.want {
 			t.Errorf("%+v: its sockets have the marks %#x, want %#x", c.maker, marks, c.want)

@@ -68,9 +68,10 @@ func (b *builder) clientPassed() []rule {
 	if b.hasLANs() {
 		rules = append(rules, newRule("to a device, by its LAN", toLAN(), b.countOwn(countClientLocal)))
 	}
-	tor := b.Mark.Bits(uint32(abi.VerdictDirect), abi.OwnOfTor)
+	tor := b.Mark.Bits(uint32(abi.VerdictDirect), abi.OwnBesideTor)
+	either := b.Mark.ClassMask() | b.Mark.Bits(0, abi.OwnBesideTor)
 	return append(rules,
-		newRule("tor itself, which carries what others send", markIs(tor, b.Mark.Mask()), b.countOwn(countClientOfTor)),
+		newRule("tor and its transports, which carry what others send", markIs(tor, either), b.countOwn(countClientOfTor)),
 		newRule("nobody has stopped it", counted(countClientDirect)))
 }
 

@@ -54,8 +54,12 @@ const (
 	SSDPHops       = uint8(DatapathNearGroupSSDP_HOPS)
 )
 
-// OwnOfTor is the instance in the mark of what tor itself sends.
-const OwnOfTor = uint32(ClientAboveClassOWN_OF_TOR)
+// OwnOfTor is the instance in the mark of what tor itself sends, OwnBesideTor that of what runs
+// beside it, whose bits are all the first one's too.
+const (
+	OwnOfTor     = uint32(ClientAboveClassOWN_OF_TOR)
+	OwnBesideTor = uint32(ClientAboveClassOWN_BESIDE_TOR)
+)
 
 // ForEver is until when something holds that does not end, where 0 says that it is not there.
 const ForEver = uint64(math.MaxUint64)

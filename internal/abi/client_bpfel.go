@@ -16,10 +16,11 @@ import (
 type ClientAboveClass uint32
 
 const (
-	ClientAboveClassWAY_SLOW     ClientAboveClass = 0
-	ClientAboveClassWAY_FLEETING ClientAboveClass = 1
-	ClientAboveClassWAY_FAST     ClientAboveClass = 15
-	ClientAboveClassOWN_OF_TOR   ClientAboveClass = 15
+	ClientAboveClassWAY_SLOW       ClientAboveClass = 0
+	ClientAboveClassWAY_FLEETING   ClientAboveClass = 1
+	ClientAboveClassWAY_FAST       ClientAboveClass = 15
+	ClientAboveClassOWN_BESIDE_TOR ClientAboveClass = 14
+	ClientAboveClassOWN_OF_TOR     ClientAboveClass = 15
 )
 
 type ClientProgramKey struct {

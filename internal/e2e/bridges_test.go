@@ -91,6 +91,59 @@ func TestTorEntersByABridge(t *testing.T) {
 	checkByTor(t, lab, lab.Client1, testnet.Web4)
 }
 
+// transportAt is where the transport of the lab's bridge takes what tor wants carried.
+func transportAt(t *testing.T, lab *testnet.Lab) netip.AddrPort {
+	t.Helper()
+	for line := range strings.Lines(run(t, lab.Router, "ss", "-Hltnp")) {
+		if fields := strings.Fields(line); strings.Contains(line, "obfs4proxy") {
+			return netip.MustParseAddrPort(fields[3])
+		}
+	}
+	t.Fatal("no transport listens")
+	return netip.AddrPort{}
+}
+
+// connectScript has a shell connect to a port.
+func connectScript(to netip.AddrPort) []string {
+	return []string{"bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%v/%d", to.Addr(), to.Port())}
+}
+
+// checkTransportIsTors wants whoever is not tor to be refused by name of this machine's addresses.
+func checkTransportIsTors(t *testing.T, lab *testnet.Lab) {
+	t.Helper()
+	transport := transportAt(t, lab)
+	for _, user := range []int{0, someone, 65534} {
+		for _, addr := range []netip.Addr{transport.Addr(), netip.IPv4Unspecified(), netip.MustParseAddr("::ffff:127.0.0.1")} {
+			line := connectScript(at(addr, transport.Port()))
+			out, err := lab.Router.As(user).Command(t.Context(), line[0], line[1:]...).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "Operation not permitted") {
+				t.Errorf("user %d at %v: %v: %s", user, addr, err, out)
+			}
+		}
+	}
+}
+
+// TestNobodyElseUsesATransport which is older than client mode, and than what exec runs: it would
+// take them anywhere in clear.
+func TestNobodyElseUsesATransport(t *testing.T) {
+	lab := torLab(t)
+	line := startBridge(t, lab)
+	attach(t, lab, lan, "--bridge", line)
+	connect := connectScript(transportAt(t, lab))
+	run(t, lab.Router, connect[0], connect[1:]...) // direct as it is, it may
+	for _, user := range []string{"root", "nobody"} {
+		r := runTorbpf(t, lab, append([]string{"exec", "--tor", "--user", user, "--"}, connect...)...)
+		if r.code == 0 || !strings.Contains(r.stderr, "Operation not permitted") {
+			t.Errorf("exec --tor as %s: %v", user, r)
+		}
+	}
+	run(t, lab.Router, connect[0], connect[1:]...)
+	mustTorbpf(t, lab, attachArgs(lab, lan, "--client")...)
+	checkTransportIsTors(t, lab)
+	checkByTor(t, lab, lab.Router, testnet.Web4)
+	checkByTor(t, lab, lab.Client1, testnet.Web4)
+}
+
 // TestThisMachineEntersByABridge: in client mode what tor's transport sends is told from what
 // anybody else does.
 func TestThisMachineEntersByABridge(t *testing.T) {
@@ -99,6 +152,7 @@ func TestThisMachineEntersByABridge(t *testing.T) {
 	capture := captureWAN(t, lab)
 	attach(t, lab, "--client", "--bridge", line)
 	checkByTor(t, lab, lab.Router, testnet.Web4)
+	checkTransportIsTors(t, lab)
 	checkOnlyTheBridge(t, capture)
 }
 

@@ -82,7 +82,7 @@ func (s *State) identify(facts *plan.Host, namespace string, rules config.Rules)
 // noteTorUser writes down whose tor it is. To client mode that account stands for tor, so
 // root's cannot be used with it.
 func (s *State) noteTorUser(pid int) error {
-	if !s.Config.Client.Enable {
+	if !s.usesClient() {
 		return nil
 	}
 	user, err := sockets.UserOf(pid)

@@ -109,11 +109,11 @@ func (s *State) ownIdentities(namespace string) ([]plan.Identity, error) {
 	for _, c := range s.Cells {
 		out = append(out, plan.Identity{Kind: config.KindCgroup, Cgroup: c.ID, Policy: c.Policy, Rule: -1})
 	}
+	if s.TorUser != 0 && s.usesClient() { // which what exec runs must know as well: it is not to use tor's transports
+		out = append(out, plan.Identity{Kind: config.KindUser, User: s.TorUser, Policy: config.PolicyDirect, Rule: -1, Tor: true})
+	}
 	if !s.Config.Client.Enable {
 		return out, nil
-	}
-	if s.TorUser != 0 {
-		out = append(out, plan.Identity{Kind: config.KindUser, User: s.TorUser, Policy: config.PolicyDirect, Rule: -1, Tor: true})
 	}
 	root, err := cgroup.Tree()
 	if err != nil {

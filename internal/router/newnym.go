@@ -127,7 +127,7 @@ func (r *Router) renew(ctx context.Context, instance int, control string, addrs 
 // processes of its own, and another's connections are not to be ended in its place.
 func cutFrom(pid int, whose func(netip.Addr) bool) error {
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if name := strings.TrimSpace(string(comm)); err != nil || name != "tor" {
+	if name := strings.TrimSpace(string(comm)); err != nil || name != torProgram {
 		return fmt.Errorf("find the connections of tor: process %d is %q here, so tor is in a container; torbpf tor newnym without a device gives new circuits to all", pid, name)
 	}
 	return sockets.Of(pid, func(s *sockets.Socket) error {

@@ -109,7 +109,7 @@ func (m *marker) mark(s *sockets.Socket) error {
 			return fmt.Errorf("%w, one of process %d", err, s.Owner.PID)
 		}
 	}
-	want := s.Mark&^m.plan.Mark.Mask() | m.bits(class, by)
+	want := s.Mark&^m.plan.Mark.Mask() | m.bits(class, by, s.Owner)
 	if want == s.Mark {
 		return nil
 	}
@@ -119,11 +119,17 @@ func (m *marker) mark(s *sockets.Socket) error {
 	return nil
 }
 
+// torProgram is what the kernel calls the processes of tor; a transport's has the name of its file.
+const torProgram = "tor"
+
 // bits is bits_of() of bpf/client.bpf.c.
-func (m *marker) bits(class abi.Verdict, by plan.Identity) uint32 {
+func (m *marker) bits(class abi.Verdict, by plan.Identity, owner *sockets.Process) uint32 {
 	var instance uint32
 	if class == abi.VerdictDirect && by.Tor {
-		instance = abi.OwnOfTor
+		instance = abi.OwnBesideTor
+		if owner.Name == torProgram {
+			instance = abi.OwnOfTor
+		}
 	}
 	return m.plan.Mark.Bits(uint32(class), instance)
 }

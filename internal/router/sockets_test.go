@@ -91,14 +91,16 @@ func TestTorItselfIsMarkedApart(t *testing.T) {
 	for _, c := range []struct {
 		class abi.Verdict
 		by    plan.Identity
+		name  string
 		want  uint32
 	}{
-		{abi.VerdictDirect, plan.Identity{Kind: config.KindUser, User: 117, Rule: -1, Tor: true}, 0xf1000000},
-		{abi.VerdictDirect, plan.Identity{Kind: config.KindUser, User: 117, Rule: -1}, 0x01000000},
-		{abi.VerdictInbound, plan.Identity{Tor: true}, 0x03000000},
-		{abi.VerdictNone, plan.Identity{}, 0},
+		{abi.VerdictDirect, plan.Identity{Kind: config.KindUser, User: 117, Rule: -1, Tor: true}, "tor", 0xf1000000},
+		{abi.VerdictDirect, plan.Identity{Kind: config.KindUser, User: 117, Rule: -1, Tor: true}, "obfs4proxy", 0xe1000000},
+		{abi.VerdictDirect, plan.Identity{Kind: config.KindUser, User: 117, Rule: -1}, "tor", 0x01000000},
+		{abi.VerdictInbound, plan.Identity{Tor: true}, "tor", 0x03000000},
+		{abi.VerdictNone, plan.Identity{}, "", 0},
 	} {
-		if got := m.bits(c.class, c.by); got != c.want {
+		if got := m.bits(c.class, c.by, &sockets.Process{Name: c.name}); got != c.want {
 			t.Errorf("class %s by %+v: bits %#x, want %#x", c.class, c.by, got, c.want)
 		}
 	}

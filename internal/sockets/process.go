@@ -19,6 +19,7 @@ import (
 // Process is who has a socket.
 type Process struct {
 	PID     int
+	Name    string      // as the kernel has it: its file's, unless it has chosen another
 	User    uint32      // as which it acts
 	Program plan.FileID // zero where it has none, as kernel threads
 	Cgroups []uint64    // ids, its own first, then those above
@@ -98,6 +99,11 @@ func (p *Process) read() error {
 	if p.User, err = UserOf(p.PID); err != nil {
 		return err
 	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
+	if err != nil {
+		return err
+	}
+	p.Name = strings.TrimSuffix(string(name), "\n")
 	var stat unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/exe", p.PID), &stat); err == nil {
 		p.Program = plan.FileID{Major: unix.Major(stat.Dev), Minor: unix.Minor(stat.Dev), Inode: stat.Ino}
