@@ -13,6 +13,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
+	"github.com/torbpf/torbpf/internal/api"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/router"
@@ -153,8 +154,21 @@ func (f *attachFlags) report(cmd *cobra.Command, r *router.Router, result *route
 	default:
 		fmt.Fprintf(out, "every device behind %s is on Tor\n", names)
 	}
-	fmt.Fprintf(out, "inspect with: bpftool map dump pinned %s/maps/counters\n", r.PinDir())
+	fmt.Fprintln(out, nextSteps(names != "", api.Listens(r.APISocket())))
 	return nil
+}
+
+// nextSteps names what to type after attach; what is attached is gone after a reboot, but
+// where `torbpf run` is at work.
+func nextSteps(devices, runs bool) string {
+	steps := "what happens now: torbpf status"
+	if devices {
+		steps += "; who they are: torbpf device list"
+	}
+	if !runs {
+		steps += "; at every boot: torbpf enable"
+	}
+	return steps
 }
 
 // attachedJSON is what attach has to say, and more.

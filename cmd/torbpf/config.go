@@ -74,8 +74,8 @@ func newPlan() *cobra.Command {
 	var file string
 	var reset bool
 	cmd := &cobra.Command{Use: "plan", Short: "Show what a configuration file would do to this host, and change nothing",
-		Long: `plan shows what apply would do here: what changes, what commands have added and stays
-(--reset leaves it out), and all that would be put in place. What apply refuses it refuses.`}
+		Long: `plan shows what apply would do here: all that would be put in place, and at the end what
+changes and what commands have added and stays (--reset leaves it out). What apply refuses it refuses.`}
 	cmd.Flags().BoolVar(&reset, "reset", false, "without what commands have added, as for apply --reset")
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the configuration file")
 	return newNoun(cmd, func(ctx context.Context, r *router.Router) (shown, error) {
@@ -103,7 +103,7 @@ func printPlan(w io.Writer, p *router.Preview) error {
 	tellKept(&kept, p.Kept)
 	changes := cmp.Or(strings.Join(p.Changes, "\n"), "none of interfaces and rules") + "\n" + kept.String()
 	for _, part := range []struct{ title, text string }{
-		{"changes", changes}, {"the host, the marks and the maps", p.Plan.String()}, {"nftables", p.NFT}, {"ip rules", p.Rules}, {"torrc", p.Torrc},
+		{"the host, the marks and the maps", p.Plan.String()}, {"nftables", p.NFT}, {"ip rules", p.Rules}, {"torrc", p.Torrc}, {"changes", changes},
 	} {
 		if part.text == "" {
 			continue

@@ -34,6 +34,9 @@ func alarm(s *router.Status) error {
 }
 
 func printStatus(w io.Writer, s *router.Status) error {
+	if printProblems(w, s, "torbpf check shows those of which the headers were kept") {
+		fmt.Fprintln(w)
+	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, i := range s.Interfaces {
 		fmt.Fprintf(t, "LAN\t%s\t%s\n", i.Name, attachedBy(i))
@@ -87,7 +90,6 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, l := range s.Lacks {
 		fmt.Fprintf(w, "note: this kernel has %s\n", l)
 	}
-	printProblems(w, s, "torbpf check shows those of which the headers were kept")
 	return nil
 }
 
@@ -129,8 +131,8 @@ func askedFor(s *router.Status) string {
 }
 
 // printProblems says what is wrong and what to type; headers is where those of what was
-// stopped are to be found.
-func printProblems(w io.Writer, s *router.Status, headers string) {
+// stopped are to be found. It tells whether there is anything.
+func printProblems(w io.Writer, s *router.Status, headers string) bool {
 	for _, p := range s.Problems {
 		fmt.Fprintf(w, "! %s\n", p)
 	}
@@ -140,6 +142,7 @@ func printProblems(w io.Writer, s *router.Status, headers string) {
 	if len(s.Problems) > 0 {
 		fmt.Fprintln(w, "to repair: `sudo torbpf attach` once more, or let `torbpf run` do it")
 	}
+	return len(s.Problems) > 0 || s.Stopped > 0
 }
 
 func printCounters(w io.Writer, s *router.Status) error {

@@ -48,6 +48,15 @@ func Ask(ctx context.Context, socket, method, path string, out any) error {
 	return nil
 }
 
+// Listens tells whether `torbpf run` serves the API at root's socket.
+func Listens(socket string) bool {
+	c, err := net.Dial("unix", socket)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
+
 // unanswered says what to do where nobody listens at the socket, and what is wrong elsewhere.
 func unanswered(err error) error {
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
