@@ -39,6 +39,10 @@ func permitFast(program string, flags ...string) func(context.Context, *Path) er
 	}
 }
 
+// fastFlows is more flows than any row has that is to take the fast path whole, and less than a CPU's table of
+// it holds; of more flows some go the slow way.
+const fastFlows = 1024
+
 // hasFast tells whether a configuration has a fast path, of whichever kind.
 func hasFast(config string) bool { return config == Fast || config == Frames || config == Flowtable }
 

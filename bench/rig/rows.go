@@ -84,7 +84,7 @@ func (b *bursts) answer(d *Driver, p *Path) error {
 	if b.refused || p.Config.Floor {
 		return nil
 	}
-	if err := d.Answer(p, b.traffic); err != nil || !hasFast(p.Config.Name) {
+	if err := d.Answer(p, b.traffic); err != nil || !hasFast(p.Config.Name) || b.traffic.Flows > fastFlows {
 		return err
 	}
 	return d.settle(p, b)

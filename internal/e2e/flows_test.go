@@ -98,6 +98,25 @@ func checkOldFlowsEnd(t *testing.T, lab *testnet.Lab, tracked6 bool) {
 	}
 }
 
+// TestASessionWithTheRouterGoesOn, such as SSH from a device of the LAN by which somebody attaches it.
+func TestASessionWithTheRouterGoesOn(t *testing.T) {
+	lab := torLab(t)
+	service := lab.NewServices(lab.Router)
+	var sessions []*flow
+	for _, own := range []netip.Addr{testnet.LANRouter4, testnet.LANRouter6} {
+		if err := service.ServeTCPEcho(at(own, portFlows)); err != nil {
+			t.Fatal(err)
+		}
+		sessions = append(sessions, openFlow(t, lab.Client1, "tcp", at(own, portFlows)))
+	}
+	attach(t, lab, lan)
+	for _, s := range sessions {
+		if err := s.echo(); err != nil {
+			t.Errorf("%s: %v", s.name, err)
+		}
+	}
+}
+
 // TestWhatIsBeingOpenedToTheRouterEnds: a device has asked in somebody else's name before attach, and the router
 // would go on answering by the WAN.
 func TestWhatIsBeingOpenedToTheRouterEnds(t *testing.T) {
