@@ -44,8 +44,9 @@ Tor's, and everything that Tor cannot carry is refused, never let out.
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(newAttach(), newDetach(), newStatus(), newCheck(), newDoctor(), newExplain(), newEvents(), newTop(), newExclude(), newExec(), newDevice(), newTor(), newPage(), newCheckConfig(), newPlan(), newApply(), newRun(), newEnable(), newDisable(), newVersion(), newSentry(), newProxy(), newWeb(), newExecStage(), newManual())
+	grouped(root)
 	root.SetFlagErrorFunc(flagError)
 	strictHelp(root)
+	fitHelp(root)
 	return root
 }

@@ -1,6 +1,7 @@
 package manual
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,7 +52,8 @@ var files = []struct{ path, what string }{
 // visible are all commands that do something, in the order of their names.
 func visible(cmd *cobra.Command) []*cobra.Command {
 	var out []*cobra.Command
-	for _, sub := range cmd.Commands() {
+	byName := slices.SortedFunc(slices.Values(cmd.Commands()), func(a, b *cobra.Command) int { return cmp.Compare(a.Name(), b.Name()) })
+	for _, sub := range byName {
 		switch {
 		case sub.Hidden || sub.Name() == "help":
 		case sub.HasSubCommands() && sub.Name() != "completion":
