@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -21,18 +20,13 @@ func (r *Router) memoryPath() string { return filepath.Join(r.dir, "circuits.soc
 
 // listenMemory makes that socket anew, for the sentry to answer by.
 func (r *Router) listenMemory() (*os.File, error) {
-	if err := os.Remove(r.memoryPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove stale socket: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: r.memoryPath(), Net: "unix"})
+	listener, err := listenForRoot(r.memoryPath())
 	if err != nil {
 		return nil, fmt.Errorf("listen for questions about circuits: %w", err)
 	}
-	defer l.Close() // the file is a duplicate
+	defer listener.Close() // the file is a duplicate
+	l := listener.(*net.UnixListener)
 	l.SetUnlinkOnClose(false)
-	if err := os.Chmod(r.memoryPath(), 0o600); err != nil {
-		return nil, fmt.Errorf("keep circuits for root: %w", err)
-	}
 	file, err := l.File()
 	if err != nil {
 		return nil, fmt.Errorf("listen for questions about circuits: %w", err)
