@@ -85,7 +85,13 @@ func (r *Router) NewCircuitsFor(ctx context.Context, who string) (*Newnym, error
 	}
 	var mu sync.Mutex
 	err = r.eachTor(ctx, s, out, func(ctx context.Context, instance int, control string) error {
-		done, err := r.renew(ctx, instance, control, out.Addrs, whose)
+		cut := func(pid int) error {
+			if err := r.checkPID(s, instance, pid); err != nil {
+				return err
+			}
+			return cutFrom(pid, whose)
+		}
+		done, err := r.renew(ctx, instance, control, out.Addrs, tor.Renewal{Whose: whose, Cut: cut})
 		mu.Lock()
 		defer mu.Unlock()
 		out.Closed, out.Unknown = out.Closed+done.Closed, out.Unknown+done.Unknown
@@ -110,17 +116,31 @@ func (r *Router) forNewnym() (*State, error) {
 }
 
 // renew has one tor close the circuits of a device.
-func (r *Router) renew(ctx context.Context, instance int, control string, addrs []netip.Addr, whose func(netip.Addr) bool) (tor.Renewed, error) {
+func (r *Router) renew(ctx context.Context, instance int, control string, addrs []netip.Addr, renewal tor.Renewal) (tor.Renewed, error) {
 	// It listens before it asks what the sentry has heard, so that nothing is missed between.
 	f, err := tor.Follow(ctx, control, circuits.Memory{})
 	if err != nil {
 		return tor.Renewed{}, err
 	}
-	done, err := f.Renew(ctx, tor.Renewal{
-		Whose: whose, Memory: memoryOf(r.recall(ctx, addrs), instance),
-		Cut: func(pid int) error { return cutFrom(pid, whose) },
-	})
+	renewal.Memory = memoryOf(r.recall(ctx, addrs), instance)
+	done, err := f.Renew(ctx, renewal)
 	return done, errors.Join(err, f.Close())
+}
+
+// checkPID refuses the process that a tor says it is where torbpf has started another: one that was
+// taken over could have connections of anybody's ended.
+func (r *Router) checkPID(s *State, instance, pid int) error {
+	if s.Config.Tor.Mode == config.TorSystem {
+		return nil
+	}
+	d, err := r.findDaemon(instance)
+	if err != nil {
+		return err
+	}
+	if d == nil || d.PID() != pid {
+		return fmt.Errorf("end the connections of tor %d: it says that it is process %d, which torbpf has not started as that: restart it by torbpf detach and attach", instance, pid)
+	}
+	return nil
 }
 
 // cutFrom ends the connections to a tor that come from some addresses. One in a container counts
