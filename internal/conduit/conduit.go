@@ -8,17 +8,18 @@ import (
 	"net"
 	"os"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 // Conduit is how a process without privileges reaches an API: whoever holds the other end can
-// open connections, and nobody else, since it has no name. For each it makes a pair of
-// connected sockets and sends one of them through.
+// open connections, and nobody else, since it has no name. For each it sends a byte, and root
+// makes a pair of connected sockets and sends one of them back. Nothing is taken from the other
+// end: who shares a socket of root's could make it block.
 //
 //	torbpf run (root)                     torbpf-web (nobody)
-//	Conduit.Accept ◀── one end of a pair ── Dialer.Dial
+//	Conduit.Accept ◀────────── a byte ───── Dialer.Dial
+//	      …        ── one end of a pair ──▶
 //	      HTTP ◀──────────────────────────▶ HTTP
 type Conduit struct {
 	conn   *net.UnixConn
@@ -56,24 +57,45 @@ func unixConn(fd int, name string) (*net.UnixConn, error) {
 
 // Accept implements net.Listener. It ends when the other end is gone.
 func (c *Conduit) Accept() (net.Conn, error) {
-	var note [1]byte
-	rights := make([]byte, unix.CmsgSpace(4))
+	var asked [1]byte
 	for {
-		n, oobn, _, _, err := c.conn.ReadMsgUnix(note[:], rights)
+		// Without room for descriptors the kernel drops those that come with it.
+		n, err := c.conn.Read(asked[:])
 		if err != nil {
 			return nil, err
 		}
 		if n == 0 {
 			return nil, net.ErrClosed
 		}
-		fd, err := receivedFD(rights[:oobn])
-		if err != nil {
-			continue // whatever that was, it is no connection
+		conn, theirs, err := pair()
+		if err != nil { // too many are open here: whoever has asked is told so
+			if _, err := c.conn.Write(refusal); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		if conn, err := unixConn(fd, "connection through a conduit"); err == nil {
-			return conn, nil
+		_, _, err = c.conn.WriteMsgUnix([]byte{0}, unix.UnixRights(theirs), nil)
+		if err := errors.Join(err, unix.Close(theirs)); err != nil {
+			return nil, errors.Join(fmt.Errorf("hand over a connection through a conduit: %w", err), conn.Close())
 		}
+		return conn, nil
 	}
+}
+
+// refusal says that there is no connection.
+var refusal = []byte{1}
+
+// pair returns this process's end of a connection, and the other one.
+func pair() (*net.UnixConn, int, error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	conn, err := unixConn(ends[0], "connection through a conduit")
+	if err != nil {
+		return nil, 0, errors.Join(err, unix.Close(ends[1]))
+	}
+	return conn, ends[1], nil
 }
 
 // receivedFD takes the one descriptor out of a message; all others it closes.
@@ -110,8 +132,13 @@ func (c *Conduit) Addr() net.Addr { return c.conn.LocalAddr() }
 
 // Dialer is the child's end of a conduit.
 type Dialer struct {
-	conn *net.UnixConn
+	conn    *net.UnixConn
+	dialing sync.Mutex    // one at a time: answers come in turn
+	answers chan int      // descriptors; refused for none
+	gone    chan struct{} // closed when the other end is
 }
+
+const refused = -1
 
 // NewDialer takes over the end that the child was handed.
 func NewDialer(theirs *os.File) (*Dialer, error) {
@@ -124,34 +151,47 @@ func NewDialer(theirs *os.File) (*Dialer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Dialer{conn: conn}, nil
+	d := &Dialer{conn: conn, answers: make(chan int), gone: make(chan struct{})}
+	go d.read()
+	return d, nil
 }
 
-// Dial opens a connection through a conduit. What would name an address is ignored, so that it
-// fits http.Transport.
-func (d *Dialer) Dial(_ context.Context, _, _ string) (net.Conn, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open a connection through a conduit: %w", err)
-	}
-	ours, err := unixConn(pair[0], "connection through a conduit")
-	if err != nil {
-		return nil, errors.Join(err, syscall.Close(pair[1]))
-	}
-	_, _, err = d.conn.WriteMsgUnix([]byte{0}, unix.UnixRights(pair[1]), nil)
-	if err := errors.Join(err, syscall.Close(pair[1])); err != nil {
-		return nil, errors.Join(fmt.Errorf("open a connection through a conduit: %w", err), ours.Close())
-	}
-	return ours, nil
-}
-
-// Wait returns when the other end is gone.
-func (d *Dialer) Wait() {
-	var nothing [1]byte
+// read takes what comes through until the other end is gone.
+func (d *Dialer) read() {
+	defer close(d.gone)
+	var note [1]byte
+	rights := make([]byte, unix.CmsgSpace(4))
 	for {
-		n, err := d.conn.Read(nothing[:])
+		n, oobn, _, _, err := d.conn.ReadMsgUnix(note[:], rights)
 		if err != nil || n == 0 {
 			return
 		}
+		fd, err := receivedFD(rights[:oobn])
+		if err != nil {
+			fd = refused
+		}
+		d.answers <- fd // somebody has asked, and waits
 	}
 }
+
+// Dial opens a connection through a conduit. What would name an address is ignored, so that it
+// fits http.Transport; so is the end of a context, since an answer belongs to who has asked first.
+func (d *Dialer) Dial(_ context.Context, _, _ string) (net.Conn, error) {
+	d.dialing.Lock()
+	defer d.dialing.Unlock()
+	if _, err := d.conn.Write([]byte{0}); err != nil {
+		return nil, fmt.Errorf("open a connection through a conduit: %w", err)
+	}
+	select {
+	case <-d.gone:
+		return nil, fmt.Errorf("open a connection through a conduit: %w", net.ErrClosed)
+	case fd := <-d.answers:
+		if fd == refused {
+			return nil, errors.New("open a connection through a conduit: the other end has too much open; try again in a moment")
+		}
+		return unixConn(fd, "connection through a conduit")
+	}
+}
+
+// Wait returns when the other end is gone.
+func (d *Dialer) Wait() { <-d.gone }

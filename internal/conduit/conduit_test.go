@@ -89,35 +89,58 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// TestAConduitTakesConnectionsAlone: what else comes through is closed, and ends nothing.
-func TestAConduitTakesConnectionsAlone(t *testing.T) {
+// TestAConduitTakesNothing: descriptors that come through are not this process's, and end nothing.
+func TestAConduitTakesNothing(t *testing.T) {
 	conduit, dialer := ends(t)
-	before := openFiles(t)
 	file, err := os.Open("/dev/null")
 	must(t, err)
-	for _, rights := range [][]byte{nil, unix.UnixRights(int(file.Fd())), unix.UnixRights(int(file.Fd()), int(file.Fd()), int(file.Fd()))} {
-		_, _, err := dialer.conn.WriteMsgUnix([]byte{0}, rights, nil)
+	before := openFiles(t)
+	const sent = 3
+	for range sent { // each asks for a connection as well
+		_, _, err := dialer.conn.WriteMsgUnix([]byte{0}, unix.UnixRights(int(file.Fd()), int(file.Fd())), nil)
 		must(t, err)
 	}
-	must(t, file.Close())
-	ours, err := dialer.Dial(context.Background(), "", "")
-	must(t, err)
-	theirs, err := conduit.Accept()
-	must(t, err)
-	_, err = ours.Write([]byte("x"))
-	must(t, err)
-	var got [1]byte
-	if _, err := io.ReadFull(theirs, got[:]); err != nil || got[0] != 'x' {
-		t.Errorf("it read %q: %v", got, err)
-	}
-	for _, c := range []net.Conn{ours, theirs} {
-		must(t, c.Close())
+	for range sent {
+		theirs, err := conduit.Accept()
+		must(t, err)
+		must(t, unix.Close(<-dialer.answers))
+		must(t, theirs.Close())
 	}
 	if after := openFiles(t); after != before {
 		t.Errorf("%d descriptors were open before, and %d are now", before, after)
 	}
+	must(t, file.Close())
 	must(t, dialer.conn.Close())
 	if c, err := conduit.Accept(); err == nil {
 		t.Errorf("it accepted %v of nobody", c)
 	}
+}
+
+// TestNobodyHangsWhoCloses: who has the other end makes it block, and the flag is not that of ours.
+func TestNobodyHangsWhoCloses(t *testing.T) {
+	conduit, dialer := ends(t)
+	accepted := make(chan net.Conn)
+	go func() {
+		c, err := conduit.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	}()
+	theirs, err := dialer.Dial(t.Context(), "", "")
+	must(t, err)
+	defer theirs.Close()
+	ours := <-accepted
+	raw, err := theirs.(*net.UnixConn).SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) { must(t, unix.SetNonblock(int(fd), false)) }))
+	flags := 0
+	raw, err = ours.(*net.UnixConn).SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) { flags, err = unix.FcntlInt(fd, unix.F_GETFL, 0) }))
+	must(t, err)
+	if flags&unix.O_NONBLOCK == 0 {
+		t.Error("a read of ours would wait for whom it is not to trust")
+	}
+	must(t, ours.Close())
 }

@@ -135,11 +135,13 @@ func (p *webProcess) serves(wanted router.Served) bool {
 	return web.Running(p.pid, p.starttime) && reflect.DeepEqual(p.serving, wanted)
 }
 
-// stop ends the process.
+// stop ends the process, and only then our end of the conduit: who has taken it over could clear
+// O_NONBLOCK of a pair of sockets that both ends share, and so have the close wait for a read of
+// which it alone decides when it ends. Its death ends that.
 func (p *webProcess) stop() {
 	if p == nil {
 		return
 	}
+	_ = web.Stop(p.pid, p.starttime)
 	_ = p.server.Close()
-	_ = web.Stop(p.pid, p.starttime) // it ends by itself, too, now that the conduit is closed
 }
