@@ -171,9 +171,6 @@ func (f *excludeFlags) rules(cmd *cobra.Command, r *router.Router, args []string
 	if cmd.Flags().Changed("for") && f.options.Life <= 0 {
 		return nil, usageError{err: fmt.Errorf("--for %s is over before it begins: give a time such as 30m", shortTime(f.options.Life)), command: cmd.CommandPath()}
 	}
-	if strings.ContainsAny(f.comment, "\n\r") {
-		return nil, usageError{err: errors.New("--comment is one line"), command: cmd.CommandPath()}
-	}
 	kind, err := f.kind()
 	if err != nil {
 		return nil, usageError{err: err, command: cmd.CommandPath()}

@@ -243,6 +243,9 @@ func (s source) rules(f file, devices map[string]MAC, keys map[string]string) (R
 		if rules[i].Kind == "" {
 			problems = append(problems, &FieldError{rules[i].Origin, "a rule says one thing to match: one of destination, port, domain, source, device, mark, interface, list, user, cgroup, program"})
 		}
+		if problem := commentProblem(rules[i].Comment); problem != "" {
+			problems = append(problems, &FieldError{rules[i].Origin, "the comment " + problem})
+		}
 		if err := rules[i].meanDevice(devices); err != nil {
 			problems = append(problems, err)
 		}

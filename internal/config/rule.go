@@ -275,7 +275,7 @@ func (r *Rule) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	entry.Client = in.Client
-	*r = Rule{Entry: entry, Policy: in.Policy, Ends: in.Ends, Comment: in.Comment, Origin: in.Origin, Runtime: in.Runtime, Beneath: in.Beneath}
+	*r = Rule{Entry: entry, Policy: in.Policy, Ends: in.Ends, Comment: printable(in.Comment), Origin: in.Origin, Runtime: in.Runtime, Beneath: in.Beneath}
 	if in.Until != nil {
 		r.Until = *in.Until
 	}

@@ -134,7 +134,7 @@ func (g *gathering) parts(ctx context.Context, report *doctor.Report) []part {
 		status, err := g.Status(ctx)
 		out = append(out, part{"status.json", encoded(status, err)}, part{"state.json", contents(g.statePath())})
 	}
-	for _, log := range append(g.journalPaths(), g.alarmsPath(), g.auditPath(), g.sentryLog(), g.proxyLog()) {
+	for _, log := range append(g.journalPaths(), g.alarmsPath(), g.auditPath()+".1", g.auditPath(), g.sentryLog(), g.proxyLog()) {
 		if text := contents(log); text != "" {
 			out = append(out, part{logPart(log), text})
 		}

@@ -84,7 +84,7 @@ func (r *Router) writeJournal(e Event) error {
 	if err != nil {
 		return fmt.Errorf("encode event: %w", err)
 	}
-	f, err := openJournal(r.journalPath())
+	f, err := openLog(r.journalPath(), journalMax)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // detached meanwhile, with all that was there
 	}
@@ -96,8 +96,8 @@ func (r *Router) writeJournal(e Event) error {
 	return err
 }
 
-// openJournal opens and locks the file to append to; one that is full is put aside first.
-func openJournal(path string) (*os.File, error) {
+// openLog opens and locks a file to append to; one that is full is put aside first.
+func openLog(path string, most int64) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 		if err != nil {
@@ -112,7 +112,7 @@ func openJournal(path string) (*os.File, error) {
 		}
 		named, err := os.Stat(path)
 		ours := err == nil && os.SameFile(info, named) // or another process has just put it aside
-		if ours && info.Size() < journalMax {
+		if ours && info.Size() < most {
 			return f, nil
 		}
 		if ours {

@@ -183,6 +183,9 @@ func widestWords(w plan.Widest) string {
 
 // given completes rules that a command names.
 func given(rules config.Rules, o ExcludeOptions) (config.Rules, error) {
+	if err := rules.CheckComments(); err != nil {
+		return nil, err
+	}
 	out := slices.Clone(rules)
 	for i := range out {
 		out[i].Runtime, out[i].Origin = true, o.By
@@ -278,6 +281,9 @@ func (r *Router) forgetEnded(before, s *State) error {
 
 const auditName = "audit.log"
 
+// auditMax bounds the audit, and the older part of it that is put aside, each, in bytes: some ten thousand lines.
+const auditMax = 1 << 20
+
 // auditPath is a log of what went direct, for whom and how long. It outlives a reboot.
 func (r *Router) auditPath() string { return filepath.Join(r.data, auditName) }
 
@@ -310,7 +316,7 @@ func appendLine(path, line string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := openLog(path, auditMax)
 	if err != nil {
 		return err
 	}
