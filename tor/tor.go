@@ -138,6 +138,9 @@ func findBinary(name string) (string, error) {
 	for i := 0; err != nil && i < len(sbin) && !strings.Contains(name, "/"); i++ {
 		path, err = exec.LookPath(filepath.Join(sbin[i], name))
 	}
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("find the tor program: there is no program %s; install it (apt install tor) or give its path", name)
+	}
 	if err != nil {
 		return "", fmt.Errorf("find the tor program: %w; install it (apt install tor) or give its path", err)
 	}

@@ -60,7 +60,7 @@ Until Tor is ready, and whenever it is not, clients are refused at once.`,
   sudo torbpf attach eth1 --tor system
   sudo torbpf attach eth1 --bridge "obfs4 192.0.2.7:443 FINGERPRINT cert=... iat-mode=0"`,
 		Args:              apartArgs,
-		ValidArgsFunction: completeInterfaces,
+		ValidArgsFunction: completeLANs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.run(cmd, args)
 		},

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/spf13/cobra"
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
+	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/internal/router"
 )
 
@@ -25,6 +28,22 @@ func completeInterfaces(*cobra.Command, []string, string) ([]string, cobra.Shell
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeLANs offers the interfaces that attach takes without --force.
+func completeLANs(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	facts, err := host.Read()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return lanNames(facts), cobra.ShellCompDirectiveNoFileComp
+}
+
+func lanNames(facts plan.Host) []string {
+	return slices.DeleteFunc(plan.Candidates(config.Default(), facts), func(name string) bool {
+		l, _ := facts.LinkByName(name)
+		return l.Loopback
+	})
 }
 
 // completeWith offers what a router knows.

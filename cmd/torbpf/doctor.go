@@ -45,7 +45,7 @@ seen, but some of it is root's to see.`,
   sudo torbpf doctor --all --json
   sudo torbpf doctor --bundle torbpf.tar.gz`,
 		Args:              apartArgs,
-		ValidArgsFunction: completeInterfaces,
+		ValidArgsFunction: completeLANs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := newRouter()
 			if err != nil {

@@ -127,8 +127,11 @@ func newExcludeDel() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "del PREFIX...",
 		Short: "Put them back on Tor; connections that were direct are cut",
-		Args:  usageArgs(someEntry),
-		RunE:  func(cmd *cobra.Command, args []string) error { return f.run(cmd, true, args) },
+
+		SuggestFor: []string{"rm", "remove", "delete"},
+
+		Args: usageArgs(someEntry),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, true, args) },
 
 		ValidArgsFunction: f.complete(true),
 	}

@@ -23,7 +23,36 @@ func flagError(cmd *cobra.Command, err error) error {
 			err = fmt.Errorf("invalid argument %q for %q: %s", invalid.GetValue(), "--"+flag.Name, takes)
 		}
 	}
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		if near := nearFlags(cmd, unknown.GetSpecifiedName()); len(near) > 0 {
+			err = fmt.Errorf("%w: did you mean %s?", err, strings.Join(near, " or "))
+		}
+	}
 	return usageError{err: err, command: cmd.CommandPath()}
+}
+
+// nearFlags are those that a name may stand for: the same letters but for dashes, one that
+// begins so, or a name with two letters mistyped.
+func nearFlags(cmd *cobra.Command, name string) []string {
+	letters := strings.NewReplacer("-", "", "_", "")
+	asked := letters.Replace(strings.ToLower(name))
+	names := &cobra.Command{} // cobra knows what is near of commands
+	names.SuggestionsMinimumDistance = min(2, len(asked)/3)
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names.AddCommand(&cobra.Command{Use: letters.Replace(f.Name), Short: f.Name, Run: func(*cobra.Command, []string) {}})
+		}
+	})
+	var out []string
+	for _, near := range names.SuggestionsFor(asked) {
+		for _, c := range names.Commands() {
+			if c.Use == near && len(asked) > 2 {
+				out = append(out, "--"+c.Short)
+			}
+		}
+	}
+	return out
 }
 
 // wanted says by the type of a flag what to write.
