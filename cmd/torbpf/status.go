@@ -81,6 +81,12 @@ func printStatus(w io.Writer, s *router.Status) error {
 	if err := printCounters(w, s); err != nil {
 		return err
 	}
+	printNotes(w, s)
+	return nil
+}
+
+// printNotes says what is waited for, what to mind, and what this kernel goes without.
+func printNotes(w io.Writer, s *router.Status) {
 	for _, why := range s.Unfit {
 		fmt.Fprintf(w, "note: waiting, since %s\n", why)
 	}
@@ -90,7 +96,6 @@ func printStatus(w io.Writer, s *router.Status) error {
 	for _, l := range s.Lacks {
 		fmt.Fprintf(w, "note: this kernel has %s\n", l)
 	}
-	return nil
 }
 
 // ownWords tell what this machine itself has sent, by what became of it.
