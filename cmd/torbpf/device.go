@@ -149,10 +149,11 @@ func newDeviceName() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			naming, err := r.NameDevice(cmd.Context(), args[0], strings.Join(args[1:], ""), o)
+			naming, warnings, err := r.NameDevice(cmd.Context(), args[0], strings.Join(args[1:], ""), o)
 			if naming == nil {
 				return err
 			}
+			warn(warnings)
 			out := cmd.OutOrStdout()
 			if asJSON {
 				return errors.Join(err, printJSON(out, struct {

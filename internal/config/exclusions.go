@@ -19,7 +19,8 @@ const (
 	Present Outcome = "present" // Add: the rule itself was there already
 	Covered Outcome = "covered" // Add: CoveredBy says the same of these packets already
 	Removed Outcome = "removed"
-	Absent  Outcome = "absent" // Remove: no such entry; see CoveredBy and Near
+	Absent  Outcome = "absent"  // Remove: no such entry; see CoveredBy and Near
+	Unsaved Outcome = "unsaved" // it was not in force, and its Origin, a file of SavedFile, has it no more
 )
 
 // Change tells what became of one Add or Remove.
@@ -60,6 +61,8 @@ func (c Change) String() string {
 		return fmt.Sprintf("%s is %s already, covered by %s%s", r.Of(), r.Policy.state(), list(c.CoveredBy), c.stays(c.CoveredBy[0], "that"))
 	case Removed:
 		return "removed " + r.Of()
+	case Unsaved:
+		return fmt.Sprintf("removed %s from %s: it was not in force", r.Of(), r.Origin)
 	}
 	text := r.Of() + " is not in the list"
 	switch {

@@ -223,6 +223,20 @@ type Saved struct {
 	Resolver netip.Addr // for excluded names; invalid: as another file has it
 }
 
+// SavedRules are the rules that a file of SavedFile holds; none without it.
+func SavedRules(path string) (Rules, error) {
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("read saved rules: %w", err)
+	}
+	s := source{path, text}
+	f, err := s.decode()
+	if err != nil {
+		return nil, err
+	}
+	return s.rules(f, f.Devices, map[string]string{})
+}
+
 // Save changes what a file of SavedFile holds. With nothing left the file goes.
 func Save(path string, edit func(*Saved)) error {
 	text, err := os.ReadFile(path)

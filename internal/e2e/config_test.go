@@ -168,6 +168,43 @@ func TestSavedRulesOutliveAReboot(t *testing.T) {
 	}
 }
 
+// TestSavedRuleIsDeletedForGood: what is in the drop-in alone is taken out of it, as the warning
+// has it, and a rule that was changed since it was saved is told as well.
+func TestSavedRuleIsDeletedForGood(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	path := configFile(t, lab, "")
+	saved := config.SavedFile(path)
+	mustTorbpf(t, lab, "apply", "--no-wait", "--config", path)
+	said := func(want string, code int, args ...string) {
+		t.Helper()
+		r := runTorbpf(t, lab, append(append([]string{"exclude"}, args...), "--config", path)...)
+		if out := r.stdout + r.stderr; r.code != code || !strings.Contains(out, want) {
+			t.Errorf("%s: %v\nwant exit code %d and %q", strings.Join(args, " "), r, code, want)
+		}
+	}
+	said("added", 0, "add", "51.21.0.0/16", "--for", "20m", "--save")
+	said("stays in "+saved+" as it was saved, direct until", 0, "add", "51.21.0.0/16", "--for", "10m")
+	said("51.21.0.0/16 is in "+saved, 0, "del", "51.21.0.0/16")
+	said("is not in force, but "+saved+" has it: --save takes it out there", 1, "del", "51.21.0.0/16")
+	said("removed destination 51.21.0.0/16 from "+saved+": it was not in force", 0, "del", "51.21.0.0/16", "--save")
+	said("is not in the list", 1, "del", "51.21.0.0/16", "--save")
+	mustTorbpf(t, lab, "apply", "--no-wait", "--config", path)
+	if got := ruleLines(t, lab); got != "nothing is excluded" {
+		t.Errorf("after apply there is %s", got)
+	}
+	said("added", 0, "add", "51.22.0.0/16", "--save")
+	if r := mustTorbpf(t, lab, "exclude", "del", "51.22.0.0/16", "--save", "--config", path); strings.Contains(r.stderr, "comes back") {
+		t.Errorf("del --save: %v", r)
+	}
+	missing := filepath.Join(filepath.Dir(path), "none", "torbpf.toml")
+	for _, args := range [][]string{{"exclude", "add", "51.23.0.0/16"}, {"device", "name", testnet.MACClient1, "kitchen-tv"}} {
+		r := mustTorbpf(t, lab, append(args, "--save", "--config", missing)...)
+		if want := missing + " does not exist, so nothing reads it yet: sudo torbpf enable"; !strings.Contains(r.stderr, want) {
+			t.Errorf("%s: %v, want %q", args, r, want)
+		}
+	}
+}
+
 // TestSavingNeverBreaksTheConfiguration: what a command saves is read at the next boot.
 func TestSavingNeverBreaksTheConfiguration(t *testing.T) {
 	lab := plainLab(t, testnet.Options{})

@@ -180,29 +180,6 @@ func fileDigest(file string) string {
 	return digest
 }
 
-// comesBack says of rules that were removed which of them a file brings back.
-func comesBack(changes []config.Change, file string, saving bool) []string {
-	var out []string
-	var removed config.Rules
-	for _, c := range changes {
-		if c.Outcome == config.Removed {
-			removed = append(removed, c.Rule)
-		}
-	}
-	for _, rule := range removed.Layers() {
-		saved := strings.HasPrefix(rule.Origin, config.SavedFile(file))
-		if rule.Runtime || saving && saved {
-			continue
-		}
-		next := "take it out there as well"
-		if saved {
-			next = "--save takes it out there, too"
-		}
-		out = append(out, fmt.Sprintf("%s %s is in %s and comes back with the next boot or `torbpf apply`: %s", rule.Kind, rule.Entry, rule.Origin, next))
-	}
-	return out
-}
-
 // withoutDropIns leaves out the rules that files beside a configuration file hold.
 func withoutDropIns(rules config.Rules, file string) config.Rules {
 	return slices.DeleteFunc(rules.Layers(), func(rule config.Rule) bool {

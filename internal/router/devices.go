@@ -225,41 +225,43 @@ func letOut(rules config.Rules, e config.Entry) bool {
 
 // NameDevice calls a device something, or nothing any more for the name "". A name that
 // another device had is this one's from now on, which the result says.
-func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOptions) (*Naming, error) {
+func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOptions) (*Naming, []string, error) {
 	entries, err := r.WhoIs([]string{who})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	mac := entries[0].MAC
 	if entries[0].Kind != config.KindDevice {
-		return nil, config.Invalid("no neighbour has the address %s now, so its hardware address is not known: name the device by that", who)
+		return nil, nil, config.Invalid("no neighbour has the address %s now, so its hardware address is not known: name the device by that", who)
 	}
 	if name != "" {
 		if err := config.CheckDeviceName(name); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	unlock, err := r.lock(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer unlock()
 	s, err := r.attached()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	said := s.naming(mac, name)
 	s.Config.Devices, s.Given.Devices = renamed(s.Config.Devices, mac, name), renamed(s.Given.Devices, mac, name)
 	var saveErr error
+	var warnings []string
 	if o.Save {
 		saveErr = s.writeSaved(o.File, func(_ config.Config, to *config.Saved) { to.Devices = renamed(to.Devices, mac, name) })
 		if saveErr == nil {
 			s.Given.Devices = renamed(s.Given.Devices, mac, "")
+			warnings = unread(o.File)
 		} else {
 			saveErr = fmt.Errorf("the name is in force, but not saved: %w", saveErr)
 		}
 	}
-	return said, errors.Join(saveErr, r.saveState(s))
+	return said, warnings, errors.Join(saveErr, r.saveState(s))
 }
 
 // Naming is what it means to call a device something from now on.

@@ -265,7 +265,7 @@ func (r *Router) readLists(s *State, active config.Rules, held *loader.Lists, fi
 
 // readAhead reads what a change of the rules will need read, before the lock is taken: it
 // may take seconds, and repairs must not wait for them.
-func (r *Router) readAhead(remove bool, rules config.Rules) (listFiles, error) {
+func (r *Router) readAhead(remove bool, rules config.Rules, o ExcludeOptions) (listFiles, error) {
 	files := listFiles{}
 	if !remove {
 		files.strict = listPaths(rules)
@@ -274,7 +274,7 @@ func (r *Router) readAhead(remove bool, rules config.Rules) (listFiles, error) {
 	if err != nil {
 		return files, err
 	}
-	if _, err := edit(&s.Config.Rules, remove, rules); err != nil {
+	if _, err := edit(&s.Config.Rules, remove, rules, o); err != nil {
 		return files, nil // that is told when it is done
 	}
 	return r.readFor(s, files)

@@ -50,14 +50,14 @@ func (r *Router) Exclude(ctx context.Context, remove bool, rules config.Rules, o
 // exclude is one attempt of Exclude. ahead ends it with errListsMoved, and nothing changed,
 // where lists would have to be read under the lock.
 func (r *Router) exclude(ctx context.Context, remove bool, rules config.Rules, o ExcludeOptions, ahead bool) ([]config.Change, []string, error) {
-	files, err := r.readAhead(remove, rules)
+	files, err := r.readAhead(remove, rules, o)
 	files.ahead = ahead
 	if err != nil {
 		return nil, nil, err
 	}
 	defer files.read.close()
 	return r.change(ctx, remove, files, o, func(s *State) ([]config.Change, error) {
-		return edit(&s.Config.Rules, remove, rules)
+		return edit(&s.Config.Rules, remove, rules, o)
 	})
 }
 
@@ -120,6 +120,11 @@ func (r *Router) changeWarnings(s *State, p *plan.Plan, changes []config.Change,
 		}
 	}
 	w := cautions(changed, p)
+	if !o.Save {
+		w = append(w, staysSaved(changes, o.File)...)
+	} else {
+		w = append(w, unread(o.File)...)
+	}
 	if o.Resolver.IsValid() && len(s.Config.Rules.Of(config.KindDomain)) == 0 {
 		w = append(w, fmt.Sprintf("the resolver %s is for excluded names, and none is excluded", o.Resolver))
 	}
@@ -205,16 +210,16 @@ func last(rules config.Rules) (config.Rules, error) {
 	return rules.Last(time.Now(), boot), nil
 }
 
-func edit(rs *config.Rules, remove bool, rules config.Rules) ([]config.Change, error) {
+func edit(rs *config.Rules, remove bool, rules config.Rules, o ExcludeOptions) ([]config.Change, error) {
 	var changes []config.Change
 	for _, rule := range rules {
 		if !remove {
 			changes = append(changes, rs.Add(rule))
 			continue
 		}
-		c := rs.Remove(rule.Entry)
-		if c.Outcome == config.Absent {
-			return nil, fmt.Errorf("nothing was changed: %s", c)
+		c, err := removeSaved(rs, rule.Entry, o)
+		if err != nil {
+			return nil, err
 		}
 		changes = append(changes, c)
 	}
