@@ -109,7 +109,7 @@ func changeDevices(cmd *cobra.Command, who []string, policy config.Policy, comme
 	for _, e := range entries {
 		rules = append(rules, config.Rule{Entry: e, Policy: policy, Comment: comment})
 	}
-	o.By = commandName(cmd)
+	o.By, o.Devices = commandName(cmd), true
 	changes, warnings, err := r.Exclude(cmd.Context(), false, rules, o)
 	return tellChanges(cmd.OutOrStdout(), changes, warnings, err, asJSON)
 }
@@ -166,6 +166,7 @@ func newDeviceName() *cobra.Command {
 		},
 	}
 	registerSave(cmd, &o)
+	cmd.Flags().BoolVar(&o.Force, "force", false, "take the name from another device that has it")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the name as JSON")
 	return cmd
 }

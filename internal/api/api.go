@@ -143,6 +143,7 @@ func (a api) change(r *http.Request, p Policy) ([]config.Change, []string, error
 	if err != nil {
 		return nil, nil, err
 	}
+	o.Devices = true
 	rule := config.Rule{Entry: entries[0], Policy: p.Policy, Comment: p.Comment}
 	return a.router.Exclude(r.Context(), false, config.Rules{rule}, o)
 }

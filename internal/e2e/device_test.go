@@ -88,6 +88,30 @@ func TestSilentDevices(t *testing.T) {
 	}
 }
 
+// TestDevicesThatNobodyKnowsAreTold, and addresses that no device can have refused.
+func TestDevicesThatNobodyKnowsAreTold(t *testing.T) {
+	lab := plainLab(t, testnet.Options{})
+	attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
+	for _, c := range []struct {
+		who, says string
+		code      int
+	}{
+		{"192.168.50.99", "no device has 192.168.50.99 now: torbpf device list shows who is there", 0},
+		{"02:00:00:00:00:77", "no device has 02:00:00:00:00:77 now", 0},
+		{"8.8.8.8", "8.8.8.8/32 is behind no LAN, so no device has it", 2},
+		{testnet.LANRouter4.String(), "is the router's own, and no device's", 2},
+	} {
+		r := runTorbpf(t, lab, "device", "allow", c.who, "--for", "10m")
+		if r.code != c.code || !strings.Contains(r.stderr, c.says) {
+			t.Errorf("allow %s: %v, want exit code %d and %q", c.who, r, c.code, c.says)
+		}
+	}
+	checkNoEcho(t, lab.Client1, testnet.Web4) // the neighbours know it from now on
+	if r := mustTorbpf(t, lab, "device", "allow", testnet.MACClient1, "--for", "10m"); strings.Contains(r.stderr, "no device has") {
+		t.Errorf("allow of a neighbour: %v", r)
+	}
+}
+
 // TestDevicePolicies by name, hardware address and address.
 func TestDevicePolicies(t *testing.T) {
 	lab := plainLab(t, testnet.Options{})

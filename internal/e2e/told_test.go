@@ -20,7 +20,8 @@ func TestWhatIsTypedIsAnswered(t *testing.T) {
 	}
 	for _, step := range []said{
 		{"device name " + one + " tv", 0, one + " is called tv"},
-		{"device name " + other + " TV", 0, other + " is called TV; " + one + ", which had that name, has none now"},
+		{"device name " + other + " TV", 2, "TV is " + one + "; --force moves the name"},
+		{"device name " + other + " TV --force", 0, other + " is called TV; " + one + ", which had that name, has none now"},
 		{"device name " + one, 0, one + " has no name"},
 		{"exclude add --device tv --policy block", 0, "added device " + other + " (block)"},
 		{"exclude add --device nobody", 2, "no device has this name"},

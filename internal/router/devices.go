@@ -16,6 +16,7 @@ import (
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/kernel"
+	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/loader"
 )
 
@@ -166,7 +167,67 @@ func (r *Router) WhoIs(who []string) ([]config.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.whoIs(who)
+	entries, err := s.whoIs(who)
+	if err != nil {
+		return nil, err
+	}
+	return entries, r.refuseNoDevice(s, entries)
+}
+
+// refuseNoDevice refuses addresses that no device behind the LANs can have.
+func (r *Router) refuseNoDevice(s *State, entries []config.Entry) error {
+	if !slices.ContainsFunc(entries, func(e config.Entry) bool { return e.Kind == config.KindSource }) {
+		return nil
+	}
+	p, err := r.makePlan(s)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if why := noDevice(e, p); why != "" {
+			return config.Invalid("%s %s: torbpf device list shows who is there", e, why)
+		}
+	}
+	return nil
+}
+
+// noDevice says why an address is no device's; "" for one that may be.
+func noDevice(e config.Entry, p *plan.Plan) string {
+	switch {
+	case e.Kind != config.KindSource:
+		return ""
+	case e.Prefix.IsSingleIP() && slices.Contains(p.LocalAddrs, e.Prefix.Addr()):
+		return "is the router's own, and no device's"
+	case len(p.LANs) > 0 && !slices.ContainsFunc(p.LANPrefixes(), e.Prefix.Overlaps):
+		return "is behind no LAN, so no device has it"
+	}
+	return ""
+}
+
+// notThere tells of rules for devices whose device nobody knows: it has no name, is no neighbour
+// and has sent nothing.
+func (r *Router) notThere(rules config.Rules) []string {
+	known, err := r.Devices()
+	if err != nil {
+		return []string{fmt.Sprintf("whether the devices are there is not known: %v", err)}
+	}
+	var out []string
+	for _, rule := range rules {
+		there := slices.ContainsFunc(known, func(d DeviceStatus) bool {
+			if rule.Kind == config.KindDevice {
+				return d.MAC == rule.MAC.String()
+			}
+			return slices.ContainsFunc(d.Addrs, rule.Prefix.Contains)
+		})
+		if !there {
+			who := rule.MAC.String()
+			if rule.Kind == config.KindSource {
+				who = rule.Prefix.Addr().String()
+			}
+			out = append(out, fmt.Sprintf("no device has %s now: torbpf device list shows who is there", who))
+		}
+	}
+	return out
 }
 
 func (s *State) whoIs(who []string) ([]config.Entry, error) {
@@ -224,7 +285,7 @@ func letOut(rules config.Rules, e config.Entry) bool {
 }
 
 // NameDevice calls a device something, or nothing any more for the name "". A name that
-// another device had is this one's from now on, which the result says.
+// another device has is moved by force alone, which the result says.
 func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOptions) (*Naming, []string, error) {
 	entries, err := r.WhoIs([]string{who})
 	if err != nil {
@@ -249,6 +310,9 @@ func (r *Router) NameDevice(ctx context.Context, who, name string, o ExcludeOpti
 		return nil, nil, err
 	}
 	said := s.naming(mac, name)
+	if said.Taken != "" && !o.Force {
+		return nil, nil, config.Invalid("%s is %s; --force moves the name", name, said.Taken)
+	}
 	s.Config.Devices, s.Given.Devices = renamed(s.Config.Devices, mac, name), renamed(s.Given.Devices, mac, name)
 	var saveErr error
 	var warnings []string

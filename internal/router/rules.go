@@ -26,6 +26,7 @@ type ExcludeOptions struct {
 	Resolver   netip.Addr    // for excluded names; invalid: as it is
 	Save       bool          // write it down beside File, so that a reboot does not undo it
 	File       string        // the configuration file
+	Devices    bool          // the rules are for devices: which of those nobody knows is told
 }
 
 // Exclude adds rules, or removes those of their entries, all at once: one that cannot be
@@ -120,6 +121,9 @@ func (r *Router) changeWarnings(s *State, p *plan.Plan, changes []config.Change,
 		}
 	}
 	w := cautions(changed, p)
+	if o.Devices {
+		w = append(w, r.notThere(changed)...)
+	}
 	if !o.Save {
 		w = append(w, staysSaved(changes, o.File)...)
 	} else {
