@@ -67,7 +67,7 @@ func comesBack(changes []config.Change, file string, saving bool) []string {
 			}
 		}
 		for _, rule := range c.Rule.Layers() { // of another file than the one named
-			if !rule.Runtime && !told[rule.Entry] && !(saving && strings.HasPrefix(rule.Origin, saved)) {
+			if !rule.Runtime && !told[rule.Entry] && (!saving || !strings.HasPrefix(rule.Origin, saved)) {
 				tell(rule)
 			}
 		}
