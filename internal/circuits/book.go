@@ -69,8 +69,11 @@ type Stream struct {
 // streamsMax bounds how many are remembered; tor has no more descriptors than that.
 const streamsMax = 1 << 16
 
-// ErrTooMany says that tor tells of more streams than it can have.
-var ErrTooMany = errors.New("tor tells of more streams than it can have")
+// circuitsMax bounds how many are remembered between two calls of Memory.
+const circuitsMax = 1 << 14
+
+// ErrTooMany says that tor tells of more streams or circuits than can be remembered.
+var ErrTooMany = errors.New("tor tells of more streams or circuits than can be remembered")
 
 // Book is kept by who hears of every stream. Its methods may be called concurrently.
 type Book struct {
@@ -122,7 +125,7 @@ func (b *Book) Note(s Stream) error {
 	if s.Closed {
 		delete(b.streams, s.ID)
 	}
-	if len(b.streams) > streamsMax {
+	if len(b.streams) > streamsMax || len(b.uses) > circuitsMax {
 		return ErrTooMany
 	}
 	return nil

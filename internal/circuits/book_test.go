@@ -81,3 +81,23 @@ func TestABookIsBounded(t *testing.T) {
 		t.Errorf("of too many streams it says %v", err)
 	}
 }
+
+// TestABookHasABound on circuits, until somebody says which are over.
+func TestABookHasABound(t *testing.T) {
+	b := NewBook(7)
+	begin := func(c uint64) error {
+		return errors.Join(b.Note(Stream{ID: c, Source: tv}), b.Note(Stream{ID: c, Circuit: c, Closed: true, Alone: true}))
+	}
+	for c := range uint64(circuitsMax) {
+		if err := begin(c + 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := begin(circuitsMax + 1); !errors.Is(err, ErrTooMany) {
+		t.Errorf("one more than there may be: %v", err)
+	}
+	b.Memory([]uint64{1})
+	if err := begin(circuitsMax + 2); err != nil {
+		t.Errorf("after the others are over: %v", err)
+	}
+}

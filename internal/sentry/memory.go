@@ -40,14 +40,18 @@ type memories struct {
 	follow Follow
 	alias  func(instance int, device netip.Addr) netip.Addr // whence the sentry asks for a device
 	log    *slog.Logger
+	each   time.Duration // how often what is over is forgotten
 
 	mu        sync.Mutex
 	listeners []Listener // by instance; nil for one that is not to be heard
 }
 
 func newMemories(tors []TorConfig, follow Follow, alias func(int, netip.Addr) netip.Addr, log *slog.Logger) *memories {
-	return &memories{tors: tors, follow: follow, alias: alias, log: log, listeners: make([]Listener, len(tors))}
+	return &memories{tors: tors, follow: follow, alias: alias, log: log, each: forgetEach, listeners: make([]Listener, len(tors))}
 }
+
+// forgetEach bounds what is remembered by how many circuits tor builds meanwhile.
+const forgetEach = time.Minute
 
 // listenPause is between two attempts to listen to a tor.
 const listenPause = 500 * time.Millisecond
@@ -61,10 +65,7 @@ func (m *memories) keep(ctx context.Context, instance int) {
 		case err == nil:
 			said, before = "", circuits.Memory{} // what was known is in the listener
 			m.set(instance, l)
-			select {
-			case <-l.Done():
-			case <-ctx.Done():
-			}
+			m.hear(ctx, l)
 			m.set(instance, nil)
 			_ = l.Close() // it has ended, or we do
 		case ctx.Err() == nil && err.Error() != said:
@@ -73,6 +74,24 @@ func (m *memories) keep(ctx context.Context, instance int) {
 		}
 		if !pause(ctx, listenPause) {
 			return
+		}
+	}
+}
+
+// hear waits for the end of a listener, or of ctx, and has circuits forgotten that are over.
+func (m *memories) hear(ctx context.Context, l Listener) {
+	ticker := time.NewTicker(m.each)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-l.Done():
+			return
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			asked, cancel := context.WithTimeout(ctx, answerPatience)
+			_, _ = l.Memory(asked) // a tor that does not answer builds none either
+			cancel()
 		}
 	}
 }
