@@ -123,7 +123,7 @@ func explainRules(t *testing.T, lab *testnet.Lab) {
 		asked{[]string{"--from", "fd50::41", "--to", "2606:4700::1111"}, []string{"direct-source", "the rule source fd50::40/125", "routes it by eth0 to "}},
 		asked{[]string{"--from", "192.168.50.65", "--to", "10.193.1.1"}, []string{"onion-from-direct", "the rule source 192.168.50.64/29"}},
 		asked{[]string{"--from", "192.168.50.80", "--to", "1.1.1.1"}, []string{"blocked-source", "exclude del --source 192.168.50.80/32"}},
-		asked{append(onDevice, "--to", "1.1.1.1", "--proto", "icmp"), []string{"from " + testnet.MACClient2, "direct-device", "the rule device " + testnet.MACClient2, "exclude del --device " + testnet.MACClient2}},
+		asked{append(onDevice, "--to", "1.1.1.1", "--proto", "icmp"), []string{"from " + testnet.MACClient2, "direct-device", "the rule device " + testnet.MACClient2, "sudo torbpf device tor " + testnet.MACClient2}},
 		asked{words("--to 1.1.1.1 --mac " + testnet.MACClient2), []string{"direct-device"}},
 		asked{words("--to 1.1.1.1"), []string{"is not known, so rules for devices were left out"}},
 	)
@@ -222,7 +222,7 @@ func explainDevices(t *testing.T, lab *testnet.Lab) {
 	for _, b := range []badInput{
 		{name: "another name", args: []string{"--from", "printer", "--to", "1.1.1.1"}, says: []string{"no device has this name, but there is " + name}},
 		{name: "a MAC beside", args: []string{"--from", name, "--to", "1.1.1.1", "--mac", testnet.MACClient1}, says: []string{"leave --mac out"}},
-		{name: "nobody's", args: []string{"--from", "02:00:00:00:00:99", "--to", "1.1.1.1"}, says: []string{"does not know of an IPv4 address of 02:00:00:00:00:99", "--from ADDRESS --mac 02:00:00:00:00:99"}},
+		{name: "nobody's", args: []string{"--from", "02:00:00:00:00:99", "--to", "1.1.1.1"}, says: []string{"no IPv4 address of 02:00:00:00:00:99 is known", "--from ADDRESS --mac 02:00:00:00:00:99"}},
 	} {
 		t.Run(b.name, func(t *testing.T) {
 			b.args, b.code = append([]string{"explain"}, b.args...), 2

@@ -68,8 +68,11 @@ func (x *explained) changeRule(r config.Rule) []Advice {
 		effect += fmt.Sprintf("; for good only by taking it out of %s", r.Origin)
 	}
 	remove := Advice{"sudo torbpf exclude del " + kindFlag(r.Kind) + r.String(), effect}
-	if r.Kind == config.KindDevice && r.Policy == config.PolicyBlock {
+	if r.Kind == config.KindDevice && r.Policy != config.PolicyTor {
 		remove = Advice{"sudo torbpf device tor " + x.deviceWords(r.MAC), "puts the device back on Tor" + strings.TrimPrefix(effect, "without it the next wider rule counts, or none")}
+	}
+	if x.keptDevice() { // without its rule it would be Tor's all the same
+		return []Advice{{"sudo torbpf device allow " + x.deviceWords(r.MAC) + " --for 10m", "lets all of this device go direct for ten minutes, its DNS included"}}
 	}
 	if r.Policy == config.PolicyTor {
 		return []Advice{remove}
@@ -119,7 +122,16 @@ func (x *explained) openName() []Advice {
 	return []Advice{{command, effect}}
 }
 
+// keptDevice tells whether a rule keeps this very device with Tor, before any for sources.
+func (x *explained) keptDevice() bool {
+	r := x.rules.rule
+	return r != nil && r.Kind == config.KindDevice && r.Policy == config.PolicyTor
+}
+
 func (x *explained) openSource() []Advice {
+	if x.From.IsLinkLocalUnicast() || x.keptDevice() { // no rule for sources is about these
+		return nil
+	}
 	return []Advice{{"sudo torbpf exclude add --source " + x.From.String(), "lets all of this device go direct, its DNS included"}}
 }
 

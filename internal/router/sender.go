@@ -49,16 +49,19 @@ func (x *explained) findSender() error {
 		x.From = from.addrs[0]
 		return nil
 	}
-	version, wanted := "an IPv4", netip.Addr.Is4
+	version, wanted := " IPv4", netip.Addr.Is4
 	if x.To.Is6() {
-		version, wanted = "an IPv6", netip.Addr.Is6
+		version, wanted = " global IPv6", func(a netip.Addr) bool { return a.Is6() && !a.IsLinkLocalUnicast() }
+		if x.To.IsLinkLocalUnicast() || x.To.IsMulticast() {
+			version, wanted = " IPv6", netip.Addr.Is6
+		}
 	}
 	if x.Name != "" && !slices.ContainsFunc(from.addrs, netip.Addr.Is4) {
-		version, wanted = "any", netip.Addr.IsValid // it asks by what it has
+		version, wanted = "", netip.Addr.IsValid // it asks by what it has
 	}
 	i := slices.IndexFunc(from.addrs, wanted)
 	if i < 0 {
-		return config.Invalid("the router does not know of %s address of %s now: give it with --from ADDRESS --mac %s", version, x.Who, from.mac)
+		return config.Invalid("no%s address of %s is known now: give one with --from ADDRESS --mac %s", version, x.Who, from.mac)
 	}
 	x.From = from.addrs[i]
 	return nil
