@@ -27,6 +27,7 @@ type docCommand struct {
 // elsewhere are commands that cannot be run in a lab, by how they begin, and what runs them.
 var elsewhere = map[string]string{
 	"make":          "TestMakeTargets",
+	"go run":        "TestAMachineDoesItsJobs",
 	"apt install":   "TestThePackageThroughItsLife",
 	"apk add":       "TestTheServiceUnderOpenRC",
 	"opkg install":  "TestPackagesHoldWhatTheirDistributionsExpect",
@@ -165,6 +166,7 @@ torbpf attach eth1 --client >/dev/null
 torbpf device name ` + testnet.MACClient1 + ` kitchen-tv >/dev/null
 torbpf enable >/dev/null
 until test -S /run/torbpf/host.sock; do sleep 0.05; done
+cd "$1/srv"
 echo ready
 while read -r number patience; do
 	read -r line

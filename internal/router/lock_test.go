@@ -59,3 +59,29 @@ func TestLockIsHadWhileSomebodyElseDetaches(t *testing.T) {
 	stop()
 	<-gone
 }
+
+// TestWhoHasWaitedForTheLockHasItsFolder, which who had it before has removed.
+func TestWhoHasWaitedForTheLockHasItsFolder(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	r := newTestRouter(t, never)
+	unlock, err := r.lock(t.Context())
+	must(t, err)
+	waits := make(chan error)
+	go func() {
+		second, err := newTestRouter(t, never).lock(t.Context())
+		if err == nil {
+			_, err = os.Stat(r.dir)
+			second()
+		}
+		waits <- err
+	}()
+	time.AfterFunc(50*time.Millisecond, func() { // it may wait by now, and has made what it makes before
+		must(t, os.RemoveAll(r.dir))
+		unlock()
+	})
+	if err := <-waits; err != nil {
+		t.Errorf("with the lock: %v", err)
+	}
+}

@@ -159,16 +159,22 @@ func (r *Router) lockWithin(ctx context.Context, patience time.Duration) (unlock
 	return func() { f.Close() }, nil
 }
 
-// openLock locks the file beside the state directory, and makes both where they are not there.
+// openLock locks the file beside the state directory, and makes both where they are not there: the latter
+// when it has the lock, since who had it before may have removed it.
 func (r *Router) openLock(ctx context.Context, patience time.Duration) (*os.File, error) {
 	// Root's own folder: others may pass through, to tor's and the sentry's
 	// files, but not look around.
-	for _, dir := range []string{runDir, r.dir} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return nil, fmt.Errorf("make state directory: %w", err)
-		}
+	if err := os.MkdirAll(runDir, 0o711); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	return waitLock(ctx, patience, filepath.Join(runDir, r.ns.Name+".lock"))
+	f, err := waitLock(ctx, patience, filepath.Join(runDir, r.ns.Name+".lock"))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(r.dir, 0o711); err != nil {
+		return nil, errors.Join(fmt.Errorf("make state directory: %w", err), f.Close())
+	}
+	return f, nil
 }
 
 // sign tells others who holds a lock; a failure to write it changes nothing.
