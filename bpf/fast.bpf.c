@@ -73,7 +73,13 @@ static __always_inline int take(struct __sk_buff *skb, const struct packet *p, _
 		return ACTION_NEXT;
 	flow_to_peer(&came, p);
 	f = slot_of(&came, 0);
-	if (!f || f->frames || !read_packet(skb, p, &t) || !is_alike(p, &t, f))
+	if (!f || f->frames)
+		return ACTION_NEXT;
+	if (!read_packet(skb, p, &t)) {
+		end_proof(f);
+		return ACTION_NEXT;
+	}
+	if (!is_alike(p, &t, f))
 		return ACTION_NEXT;
 	if (f->checked_at != jiffies && !still_holds(skb, ABOUT_PACKET, p, f, way))
 		return ACTION_NEXT;

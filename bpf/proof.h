@@ -195,6 +195,16 @@ static __always_inline int still_holds(void *ctx, enum about about, const struct
 	return same_words(&left, &f->left, FLOW_WORDS);
 }
 
+/*
+ * What follows a packet that is for the slow path to see, such as FIN, goes there as well until it
+ * is proven anew: conntrack has to see what acknowledges an end.
+ */
+static __always_inline void end_proof(struct fast_flow *f)
+{
+	f->proven_ns = 0;
+	f->checked_at = 0;
+}
+
 static __always_inline void count_fast(__u32 way, __u32 packets, __u32 bytes)
 {
 	struct counter *counter = bpf_map_lookup_elem(&fast_counters, &way);
