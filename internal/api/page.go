@@ -1,6 +1,8 @@
 package api
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"time"
@@ -25,8 +27,12 @@ func Page(r Router, version string, k *access.Keeper, passwordFile string) http.
 // Door is what root may say of who uses the page.
 type Door struct {
 	Keeper *access.Keeper
-	Served func() *router.Served // what is served by TCP now; nil: nothing
+	Served func() *router.Served // what is served by TCP now; nil: not yet, or not now
 }
+
+// startPatience is how long a link waits for the process that serves the page: `torbpf run`
+// answers a moment before that has come up.
+const startPatience = 5 * time.Second
 
 func (d Door) register(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v1/page/login", d.login)
@@ -40,8 +46,8 @@ type Login struct {
 	Ends   time.Time `json:"ends"`
 }
 
-func (d Door) login(w http.ResponseWriter, _ *http.Request) {
-	at, err := d.address()
+func (d Door) login(w http.ResponseWriter, r *http.Request) {
+	at, err := d.address(r.Context())
 	if err != nil {
 		fail(w, err)
 		return
@@ -51,11 +57,13 @@ func (d Door) login(w http.ResponseWriter, _ *http.Request) {
 }
 
 // address is where the page is opened best: where nobody listens to it.
-func (d Door) address() (netip.AddrPort, error) {
-	served := d.Served()
+func (d Door) address(ctx context.Context) (netip.AddrPort, error) {
+	served := d.await(ctx)
 	switch {
-	case served == nil || len(served.Places) == 0:
-		return netip.AddrPort{}, config.Invalid("the page is not served: [web] listen names no address, or the process that serves it cannot; see the log of torbpf run")
+	case served == nil:
+		return netip.AddrPort{}, errors.New("the page is not served: the process that serves it does not come up; the log of torbpf run says why")
+	case len(served.Places) == 0:
+		return netip.AddrPort{}, config.Invalid("the page is not served: [web] listen names no address")
 	case !served.Page:
 		return netip.AddrPort{}, config.Invalid("the page is not served: the configuration says page = false below [web]")
 	}
@@ -65,6 +73,25 @@ func (d Door) address() (netip.AddrPort, error) {
 		}
 	}
 	return served.Places[0].Addr, nil
+}
+
+// await returns what is served, once it is; nil where that takes too long.
+func (d Door) await(ctx context.Context) *router.Served {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	const between = 50 * time.Millisecond
+	ticker := time.NewTicker(between)
+	defer ticker.Stop()
+	for {
+		if served := d.Served(); served != nil {
+			return served
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
 }
 
 // Logout is how many sessions have ended.

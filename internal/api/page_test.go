@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/torbpf/torbpf/internal/access"
@@ -200,13 +202,42 @@ func TestTheMetricsAreNoWayToThePage(t *testing.T) {
 	}
 }
 
+// TestALinkWaitsForThePage: what serves it comes up a moment after the API, or does not.
+func TestALinkWaitsForThePage(t *testing.T) {
+	places := &router.Served{Web: config.Default().Web, Places: []router.WebPlace{{Addr: config.Default().Web.Listen[0]}}}
+	for what, c := range map[string]struct {
+		after time.Duration
+		code  int
+		says  string
+	}{
+		"in time": {startPatience - time.Second, http.StatusOK, "http://127.0.0.1:9959/#"},
+		"never":   {startPatience + time.Second, http.StatusInternalServerError, "does not come up"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				served := func() *router.Served {
+					if time.Since(start) < c.after {
+						return nil
+					}
+					return places
+				}
+				w := httptest.NewRecorder()
+				Door{access.New(), served}.login(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/page/login", nil))
+				if w.Code != c.code || !strings.Contains(w.Body.String(), c.says) {
+					t.Errorf("%d %s", w.Code, w.Body)
+				}
+			})
+		})
+	}
+}
+
 // TestRootOpensTheDoor: by a link to where the page is served, and closes it.
 func TestRootOpensTheDoor(t *testing.T) {
 	k := access.New()
 	var served *router.Served
 	o := takeOver(t, New(&pretended{}, "test", Door{k, func() *router.Served { return served }}))
 	for what, s := range map[string]*router.Served{
-		"nothing":      nil,
 		"no address":   {Web: config.Web{Page: true}},
 		"metrics only": {Places: []router.WebPlace{{Addr: config.Default().Web.Listen[0]}}},
 	} {

@@ -60,7 +60,7 @@ type daemon struct {
 	slow     []string // what is in the way of the fast path, likewise
 	shown    string   // by the service manager, likewise
 	keeper   *access.Keeper
-	served   atomic.Pointer[router.Served] // by TCP; nil: nothing
+	served   atomic.Pointer[router.Served] // by TCP; nil: not yet, or not now
 }
 
 // Run keeps a configuration in force until ctx ends, which is no error. It
