@@ -150,14 +150,19 @@ static __always_inline void prove(struct __sk_buff *skb, __u32 way)
 	struct packet *p = this_packet();
 	struct flow came = {}, begun = {};
 	struct treatment t = {};
+	__u64 *budget;
 
 	if (!p || !permitted(now, now))
+		return;
+	budget = budget_at(now);
+	if (!budget)
 		return;
 	__builtin_memset(p, 0, sizeof(*p));
 	p->ethernet = 1;
 	parse_network_header(skb, ETH_HLEN, p);
 	if (!is_plain(p) || !read_packet(skb, p, &t))
 		return;
+	spend(budget, now);
 	/* What answers the packet as it leaves is of one direction; it came in as of the other. */
 	if (!read_other(skb, ABOUT_PACKET, p, 1, way == FAST_WAY_OUT ? FAST_WAY_IN : FAST_WAY_OUT,
 			&came))

@@ -43,6 +43,14 @@ struct {
 	__type(value, struct fast_flow);
 } fast_flows SEC(".maps");
 
+/* Until when, by CLOCK_MONOTONIC, what each CPU may prove is spent; see budget_at. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} fast_budgets SEC(".maps");
+
 /*
  * Flows of which a packet was judged direct, as LANs sent it, and left: for their answers.
  * The map is of one generation, so policy that is exchanged has judged nothing yet.
@@ -85,6 +93,28 @@ static __always_inline int permitted(__u64 now, __u64 proven_ns)
 	const struct fast_permit *permit = permit_at(now);
 
 	return permit && proven_ns >= permit->since_ns && proven_ns + FLOW_LIFE_NS > now;
+}
+
+/*
+ * What this CPU may prove now, NULL if nothing: as many proofs as it has slots in the time that
+ * one lasts, all of them at once after a pause. Where there are more flows than slots each proof
+ * puts out another, so more of them would cost much and yield nothing; as it is, those that send
+ * most get there first.
+ */
+static __always_inline __u64 *budget_at(__u64 now)
+{
+	__u32 first = 0;
+	__u64 *spent_ns = bpf_map_lookup_elem(&fast_budgets, &first);
+
+	return spent_ns && *spent_ns <= now ? spent_ns : NULL;
+}
+
+/* Takes one proof from a budget. */
+static __always_inline void spend(__u64 *spent_ns, __u64 now)
+{
+	if (*spent_ns + FLOW_LIFE_NS < now)
+		*spent_ns = now - FLOW_LIFE_NS;
+	*spent_ns += FLOW_LIFE_NS / FAST_SLOTS;
 }
 
 /* The slot of a flow; or, to be taken, one that is free or has the oldest proof. */

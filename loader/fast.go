@@ -32,7 +32,7 @@ var fastPrograms = map[abi.DatapathFastProgram]string{
 
 // fastMaps are the object's own. A generation begins with none of them filled: what was
 // proven under another policy is not.
-var fastMaps = []string{abi.FastMapFastFlows, abi.FastMapFastJudged, abi.FastMapFastPermits, abi.FastMapFastCounters}
+var fastMaps = []string{abi.FastMapFastFlows, abi.FastMapFastJudged, abi.FastMapFastPermits, abi.FastMapFastBudgets, abi.FastMapFastCounters}
 
 // loadFast loads the fast path, where the plan wants one. A kernel that does not take it is
 // no error, since everything goes the slow way then: NoFast tells why.

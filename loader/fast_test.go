@@ -257,6 +257,53 @@ func TestFastPathNeedsAPermit(t *testing.T) {
 	}
 }
 
+// TestFastPathIsProvenWithinABudget: a CPU proves no more in a second than its table holds, so that
+// more flows than that cost what they do without a fast path.
+func TestFastPathIsProvenWithinABudget(t *testing.T) {
+	l := newFastLab(t)
+	k := l.talk(t, "udp4")
+	m, err := l.d.openMap(abi.FastMapFastBudgets)
+	must(t, err)
+	defer m.Close()
+	flows, err := l.d.openMap(abi.FastMapFastFlows)
+	must(t, err)
+	defer flows.Close()
+	each := time.Second / time.Duration(flows.MaxEntries())
+	spendUntil := func(at time.Duration) { // on each CPU
+		must(t, m.Put(uint32(0), slices.Repeat([]uint64{uint64(at)}, ebpf.MustPossibleCPU())))
+	}
+	now, err := kernel.Monotonic()
+	must(t, err)
+	begin := now - time.Second/2
+	spendUntil(begin)
+	const times = 20
+	for i := range times { // each is longer, so has to be proven
+		k.say(t, 100+i)
+	}
+	var spent []uint64
+	must(t, m.Lookup(uint32(0), &spent))
+	var proofs int
+	for _, at := range spent {
+		proofs += int((time.Duration(at) - begin) / each)
+	}
+	if proofs < 2*times || proofs > 4*times {
+		t.Errorf("%d packets that had to be proven took %d proofs", 2*times, proofs)
+	}
+
+	spendUntil(now + time.Hour)
+	await(t, "what was proven to be over", func() bool {
+		before := l.fast(t)
+		k.say(t, 64)
+		return l.fast(t) == before
+	})
+	spendUntil(0)
+	before := l.fast(t)
+	await(t, "the flow to be proven again", func() bool {
+		k.say(t, 64)
+		return l.fast(t).Out > before.Out+5
+	})
+}
+
 // TestFastPathKnowsItsOwn: what is unlike the packet that has proven the way goes the slow one.
 func TestFastPathKnowsItsOwn(t *testing.T) {
 	l := newFastLab(t)

@@ -48,6 +48,7 @@ const (
 	FastMapDst6Prefixes     = "dst6_prefixes"
 	FastMapExemptMarks      = "exempt_marks"
 	FastMapExits            = "exits"
+	FastMapFastBudgets      = "fast_budgets"
 	FastMapFastCounters     = "fast_counters"
 	FastMapFastFlows        = "fast_flows"
 	FastMapFastJudged       = "fast_judged"
@@ -163,6 +164,7 @@ type FastMapSpecs struct {
 	Dst6Prefixes   *ebpf.MapSpec `ebpf:"dst6_prefixes"`
 	ExemptMarks    *ebpf.MapSpec `ebpf:"exempt_marks"`
 	Exits          *ebpf.MapSpec `ebpf:"exits"`
+	FastBudgets    *ebpf.MapSpec `ebpf:"fast_budgets"`
 	FastCounters   *ebpf.MapSpec `ebpf:"fast_counters"`
 	FastFlows      *ebpf.MapSpec `ebpf:"fast_flows"`
 	FastJudged     *ebpf.MapSpec `ebpf:"fast_judged"`
@@ -244,6 +246,7 @@ type FastMaps struct {
 	Dst6Prefixes   *ebpf.Map `ebpf:"dst6_prefixes"`
 	ExemptMarks    *ebpf.Map `ebpf:"exempt_marks"`
 	Exits          *ebpf.Map `ebpf:"exits"`
+	FastBudgets    *ebpf.Map `ebpf:"fast_budgets"`
 	FastCounters   *ebpf.Map `ebpf:"fast_counters"`
 	FastFlows      *ebpf.Map `ebpf:"fast_flows"`
 	FastJudged     *ebpf.Map `ebpf:"fast_judged"`
@@ -292,6 +295,7 @@ func (m *FastMaps) Close() error {
 		m.Dst6Prefixes,
 		m.ExemptMarks,
 		m.Exits,
+		m.FastBudgets,
 		m.FastCounters,
 		m.FastFlows,
 		m.FastJudged,
