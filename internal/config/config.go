@@ -157,7 +157,7 @@ func Default() Config {
 		Inbound:   true,
 		MarkShift: 24,
 		Early:     EarlyAuto,
-		Web:       Web{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9959")}, Page: true, PasswordFile: "/etc/torbpf/password"},
+		Web:       Web{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9959")}, Page: true, PasswordFile: "/etc/torbpf/password", Metrics: MetricsLoopback},
 		FastPath:  FastPathOff,
 		Tor: Tor{
 			Mode:         TorManaged,

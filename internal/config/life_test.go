@@ -209,7 +209,7 @@ func TestWhatIsSavedForAWhile(t *testing.T) {
 		{Rules{of(t, wall, PolicyDirect, 5)}, Rules{of(t, wall, PolicyBlock, 15)}, "block"},
 		{Rules{of(t, wall, PolicyBlock, 0)}, Rules{of(t, wall, PolicyTor, 0), of(t, wall, PolicyDirect, 5)}, "direct tor"},
 	} {
-		text, err := Config{Interfaces: []string{"eth1"}, Local: LocalConnected, Inbound: true, MarkShift: 24, Early: EarlyAuto, FastPath: FastPathOff, Tor: Default().Tor, Rules: c.file}.Text()
+		text, err := Config{Interfaces: []string{"eth1"}, Local: LocalConnected, Inbound: true, MarkShift: 24, Early: EarlyAuto, FastPath: FastPathOff, Tor: Default().Tor, Rules: c.file, Web: Default().Web}.Text()
 		if err != nil {
 			t.Fatal(err)
 		}

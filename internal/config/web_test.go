@@ -22,10 +22,16 @@ func TestThePageForALANTakesAPassword(t *testing.T) {
 		{"[fd50::1]:9959", gone, "", "torbpf page password"},
 		{"[fe80::1%eth1]:9959", gone, "", "torbpf page password"},
 		{"192.168.1.1:9959", there, "", ""},
-		{"192.168.1.1:9959", gone, "page = false", ""},
+		{"192.168.1.1:9959", gone, "page = false", "nothing would be served at 192.168.1.1:9959"},
+		{"192.168.1.1:9959", gone, "page = false\nmetrics = \"everywhere\"", ""},
+		{"192.168.1.1:9959", there, "metrics = \"everywhere\"", ""},
+		{"192.168.1.1:9959", gone, "metrics = \"everywhere\"", "torbpf page password"},
+		{"127.0.0.1:9959", gone, "page = false", ""},
+		{"127.0.0.1:9959", gone, "metrics = \"lan\"", "neither loopback nor everywhere"},
 		{"0.0.0.0:9959", there, "", "every address"},
 		{"[::]:9959", there, "", "every address"},
-		{"0.0.0.0:9959", gone, "page = false", ""},
+		{"0.0.0.0:9959", gone, "page = false", "nothing would be served"},
+		{"0.0.0.0:9959", gone, "page = false\nmetrics = \"everywhere\"", ""},
 		{"192.168.1.1:9959", "password", "", "no absolute path"},
 		{"192.168.1.1", there, "", "no address with a port"},
 	} {
@@ -48,7 +54,7 @@ func TestThePageForALANTakesAPassword(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := Parse(written); err != nil || again.Web.Page != cfg.Web.Page || again.Web.PasswordFile != cfg.Web.PasswordFile || len(again.Web.Listen) != 2 {
+		if again, err := Parse(written); err != nil || again.Web.Page != cfg.Web.Page || again.Web.Metrics != cfg.Web.Metrics || again.Web.PasswordFile != cfg.Web.PasswordFile || len(again.Web.Listen) != 2 {
 			t.Errorf("written as %s: %v", written, err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/api"
 	"github.com/torbpf/torbpf/internal/conduit"
+	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/router"
 	"github.com/torbpf/torbpf/internal/web"
 )
@@ -72,7 +73,7 @@ func (d *daemon) watchWeb(ctx context.Context) error {
 			case err == nil:
 				said = ""
 				d.served.Store(&wanted)
-				d.Log.Info("metrics are served", "listen", wanted.Listen, "page", wanted.Page)
+				d.Log.Info("metrics are served", "listen", wanted.Listen, "page", wanted.Page, "metrics", wanted.Metrics)
 			case err.Error() != said:
 				said = err.Error()
 				d.Log.Error("metrics are not served", "error", err)
@@ -120,7 +121,7 @@ func (d *daemon) startWeb(wanted router.Served) (*webProcess, error) {
 }
 
 func webConfig(wanted router.Served) web.Config {
-	cfg := web.Config{Page: wanted.Page}
+	cfg := web.Config{Page: wanted.Page, MetricsEverywhere: wanted.Metrics == config.MetricsEverywhere}
 	for _, p := range wanted.Places {
 		cfg.Places = append(cfg.Places, web.Place(p))
 	}

@@ -73,6 +73,7 @@ func TestThePageFromTheLAN(t *testing.T) {
 
 	eventually(t, patience, "the page", func() error { return knocks(lab.Client1, at4) })
 	checkPageAsks(t, lab, at4)
+	checkMetricsArePrivate(t, lab, at4)
 	checkPageFromWAN(t, lab, at4, at6)
 	b := openTab(t, lab, lab.Client1)
 	b.visit("http://" + at4.String() + "/")
@@ -97,6 +98,40 @@ func TestThePageFromTheLAN(t *testing.T) {
 	}
 	if out := mustTorbpf(t, lab, "status").stdout; !strings.Contains(out, "nobody can sign in to the page at "+at4.String()) {
 		t.Errorf("status does not say so: %s", out)
+	}
+	checkMetricsEverywhere(t, lab, at4)
+}
+
+// checkMetricsArePrivate: they are for this machine, by loopback; a device is told why not.
+func checkMetricsArePrivate(t *testing.T, lab *testnet.Lab, lan netip.AddrPort) {
+	t.Helper()
+	router := asks(t, lab, "tcp", metricsAddr)
+	if code, text := demand(t, router, "GET", "http://"+metricsAddr+"/metrics", ""); code != http.StatusOK {
+		t.Errorf("this machine: %d %s", code, text)
+	}
+	for who, client := range map[string]*http.Client{"a device": fromDevice(lab.Client2), "this machine by that address": fromDevice(lab.Router)} {
+		code, text := demand(t, client, "GET", "http://"+lan.String()+"/metrics", "")
+		if code != http.StatusForbidden || !strings.Contains(text, "this machine alone") || strings.Contains(text, "torbpf_") {
+			t.Errorf("%s: %d %s", who, code, text)
+		}
+	}
+}
+
+// checkMetricsEverywhere: whoever reaches an address reads them, where the configuration says so.
+func checkMetricsEverywhere(t *testing.T, lab *testnet.Lab, lan netip.AddrPort) {
+	t.Helper()
+	file := writeConfig(t, lab, `interfaces = ["eth1", "eth2"]`, "[web]", fmt.Sprintf("listen = [%q, %q]", metricsAddr, lan), "page = false", `metrics = "everywhere"`)
+	mustTorbpf(t, lab, "apply", "--no-wait", "--config", file)
+	for _, c := range []struct {
+		client *http.Client
+		at     string
+	}{{fromDevice(lab.Client2), lan.String()}, {fromDevice(lab.Router), metricsAddr}} {
+		eventually(t, patience, "metrics for everybody", func() error {
+			if code, text := demand(t, c.client, "GET", "http://"+c.at+"/metrics", ""); code != http.StatusOK || !strings.Contains(text, "torbpf_attached 1") {
+				return fmt.Errorf("%s: %d %s", c.at, code, text)
+			}
+			return nil
+		})
 	}
 }
 

@@ -63,7 +63,7 @@ func (s Served) isGuarded(addr netip.AddrPort) bool { return s.Page && !addr.Add
 
 func leftAdvice(addr netip.AddrPort) doctor.Advice {
 	return doctor.Advise(fmt.Sprintf("the page is not served at %s, since no interface that is on Tor has this address now, and others may lead outside", addr),
-		"name another by [web] listen, or write page = false for metrics alone")
+		"name another by [web] listen, or write page = false and metrics = \"everywhere\" for metrics alone")
 }
 
 // pageAdvice tells of what keeps the page from the LAN.

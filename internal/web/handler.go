@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"path"
 	"time"
@@ -47,8 +48,8 @@ var passed = []string{
 	"PUT /v1/devices/{device}/policy",
 }
 
-// newHandler serves what strangers may see: metrics, and the page if it is wanted.
-func newHandler(dial func(ctx context.Context, network, addr string) (net.Conn, error), page bool) http.Handler {
+// newHandler serves what strangers may see: metrics, some of them, and the page if it is wanted.
+func newHandler(dial func(ctx context.Context, network, addr string) (net.Conn, error), cfg Config) http.Handler {
 	behind := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: "api"})
@@ -59,8 +60,12 @@ func newHandler(dial func(ctx context.Context, network, addr string) (net.Conn, 
 		ErrorHandler: unanswered,
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", behind)
-	if page {
+	metrics := http.Handler(behind)
+	if !cfg.MetricsEverywhere {
+		metrics = fromHere(behind)
+	}
+	mux.Handle("GET /metrics", metrics)
+	if cfg.Page {
 		for _, pattern := range passed {
 			mux.Handle(pattern, access.SameOrigin(behind))
 		}
@@ -127,6 +132,24 @@ func knownHost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !access.KnownHost(r.Host) {
 			http.Error(w, "This is to be asked by an address, or as localhost.", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// fromHere refuses what does not come from this machine by a loopback address: both ends have one, since a
+// kernel with route_localnet takes packets to 127.0.0.1 from elsewhere.
+func fromHere(next http.Handler) http.Handler {
+	loopback := func(addr string) bool {
+		at, err := netip.ParseAddrPort(addr)
+		return err == nil && at.Addr().IsLoopback()
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+		if !ok || !loopback(local.String()) || !loopback(r.RemoteAddr) {
+			http.Error(w, "Metrics are for this machine alone, by a loopback address: they name devices. "+
+				`metrics = "everywhere" below [web] in its configuration has everybody who gets this far read them.`, http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -34,6 +34,8 @@ const role = confined.Role("web")
 type Config struct {
 	Places []Place `json:"places"`
 	Page   bool    `json:"page"` // beside metrics
+	// MetricsEverywhere has metrics at all places; otherwise they are for this machine alone.
+	MetricsEverywhere bool `json:"metrics_everywhere"`
 }
 
 // Place is where it listens.
@@ -88,7 +90,7 @@ func run(ctx context.Context, cfg Config, dialer *conduit.Dialer, ready func() e
 		dialer.Wait()
 		cancel()
 	}()
-	server := newServer(newHandler(dialer.Dial, cfg.Page), askTime, answerTime)
+	server := newServer(newHandler(dialer.Dial, cfg), askTime, answerTime)
 	served := make(chan error, len(cfg.Places))
 	for _, place := range cfg.Places {
 		l, err := place.listen(ctx)

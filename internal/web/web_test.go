@@ -37,7 +37,7 @@ func serve(t *testing.T, page bool, api http.Handler) *served {
 		return new(net.Dialer).DialContext(ctx, "tcp", behind.Listener.Addr().String())
 	}
 	front := httptest.NewUnstartedServer(nil)
-	front.Config = newServer(newHandler(dial, page), testAskTime, testAskTime)
+	front.Config = newServer(newHandler(dial, Config{Page: page}), testAskTime, testAskTime)
 	front.Start()
 	t.Cleanup(front.Close)
 	return &served{t, front}
@@ -150,6 +150,43 @@ func TestABodyIsBounded(t *testing.T) {
 		method, path, _ := strings.Cut(what, " ")
 		if code, text, _ := s.ask(method, path, strings.Repeat("x", maxBody+1), asPage); code != http.StatusRequestEntityTooLarge {
 			t.Errorf("%s: %d %s", what, code, text)
+		}
+	}
+}
+
+// TestMetricsAreForThisMachineAlone, at both ends of a connection, unless everybody is to read them.
+func TestMetricsAreForThisMachineAlone(t *testing.T) {
+	for _, c := range []struct {
+		to, from string
+		here     bool
+	}{
+		{"127.0.0.1:9959", "127.0.0.1:40000", true},
+		{"[::1]:9959", "[::1]:40000", true},
+		{"[::ffff:127.0.0.1]:9959", "[::ffff:127.0.0.1]:40000", true},
+		{"192.168.1.1:9959", "192.168.1.7:40000", false},
+		{"192.168.1.1:9959", "192.168.1.1:40000", false},
+		{"127.0.0.1:9959", "192.168.1.7:40000", false},
+		{"192.168.1.1:9959", "127.0.0.1:40000", false},
+		{"[fe80::1%eth1]:9959", "[fe80::7%eth1]:40000", false},
+		{"", "127.0.0.1:40000", false},
+	} {
+		for _, everywhere := range []bool{false, true} {
+			asked := false
+			h := newHandler(func(context.Context, string, string) (net.Conn, error) {
+				asked = true
+				return nil, net.ErrClosed
+			}, Config{Page: true, MetricsEverywhere: everywhere})
+			r := httptest.NewRequestWithContext(t.Context(), "GET", "http://192.168.1.1:9959/metrics", nil)
+			r.RemoteAddr = c.from
+			if to, err := netip.ParseAddrPort(c.to); err == nil {
+				r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.TCPAddrFromAddrPort(to)))
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			want := c.here || everywhere
+			if asked != want || !want && (w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), "[web]")) {
+				t.Errorf("%q from %s, everywhere %v: %d %s", c.to, c.from, everywhere, w.Code, w.Body)
+			}
 		}
 	}
 }

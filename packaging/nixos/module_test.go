@@ -78,6 +78,7 @@ var set = map[string]string{
 		"local": "reserved", "clsact": true, "devices": {"kitchen-tv": "02:00:5e:10:00:01"},
 		"exclusions": {"destinations": ["192.0.2.0/24"], "ports": ["22/tcp"]},
 		"rules": [{"device": "kitchen-tv", "policy": "block", "comment": "a \"quoted\" \\ word"}, {"destination": "104.17.0.0/16", "policy": "tor"}],
+		"web": {"listen": ["127.0.0.1:9959", "192.168.1.1:9959"], "page": false, "metrics": "everywhere"},
 		"tor": {"torrc": "/etc/torbpf/bridges"}}}`,
 }
 
