@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/internal/plan"
 )
 
 const (
@@ -23,7 +24,7 @@ const (
 // random policies. The seed is fixed, so a failure comes again.
 func TestModelAgrees(t *testing.T) {
 	enterNamespace(t)
-	loaded := []*objects{load(t, 24), loadTors(t, 5, 3)}
+	loaded := []*objects{load(t, 24), loadTors(t, 5, 3), loadWith(t, 24, plan.Plan{Ports: ports, TProxy: true}, 100)}
 	d := newDice(1)
 	compared, start := 0, time.Now()
 	for batch := 0; compared < agreePackets && time.Since(start) < agreeTime; batch++ {
@@ -54,7 +55,7 @@ func TestModelAgrees(t *testing.T) {
 		}
 	}
 	for r := abi.ReasonNone + 1; r < abi.ReasonMax; r++ {
-		elsewhere := []abi.Reason{abi.ReasonUplinkGuard, abi.ReasonClientGuard, abi.ReasonClientEnded, abi.ReasonOwnDNS, abi.ReasonDNSGuard, abi.ReasonDeliveryGuard, abi.ReasonForwardGuard, abi.ReasonCutPeer, abi.ReasonDirectInterface, abi.ReasonNoConnection, abi.ReasonStranger}
+		elsewhere := []abi.Reason{abi.ReasonUplinkGuard, abi.ReasonClientGuard, abi.ReasonClientEnded, abi.ReasonOwnDNS, abi.ReasonDNSGuard, abi.ReasonDeliveryGuard, abi.ReasonForwardGuard, abi.ReasonCutPeer, abi.ReasonDirectInterface, abi.ReasonStranger}
 		if !met[r] && !slices.Contains(elsewhere, r) {
 			t.Errorf("no packet met the reason %s", r)
 		}
@@ -118,7 +119,7 @@ func FuzzClassifier(f *testing.F) {
 	var loaded [fuzzPolicies]*objects
 	var policies [fuzzPolicies]*Policy
 	for i := range loaded {
-		loaded[i], policies[i] = load(f, 24), newDice(uint64(i)).policy()
+		loaded[i], policies[i] = loadWith(f, 24, plan.Plan{Ports: ports, TProxy: i%4 == 3}, 100), newDice(uint64(i)).policy()
 		if i == 0 {
 			policies[i] = home()
 		}

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,6 +19,10 @@ import (
 func (o *objects) compare(p *Policy, program string, frame []byte, mark uint32) error {
 	k := Parse(frame, program == "torbpf_lan", Metadata{Protocol: stackProtocol(frame), Mark: mark})
 	verdict, reason := p.Judge(k)
+	if o.handing {
+		here := bytes.HasPrefix(frame, routerMAC[:]) // which is where the kernel reads it of a packet without Ethernet, too
+		verdict, reason = p.handed(k, here, verdict, reason)
+	}
 	key := counted{lanIndex, verdict, reason}
 	before, known := o.counts[key]
 	if !known {
@@ -45,7 +50,7 @@ func (o *objects) compare(p *Policy, program string, frame []byte, mark uint32) 
 	}
 	passed := mark&^o.mark.Mask() | o.mark.Class(uint32(class))
 	switch {
-	case toTor(verdict):
+	case toTor(verdict), reason == abi.ReasonNoConnection:
 		passed |= o.mark.Instance(p.Instance(k))
 	case reason == abi.ReasonDirectDomain:
 		passed |= o.mark.Instance(fleeting >> 28)
@@ -58,6 +63,21 @@ func (o *objects) compare(p *Policy, program string, frame []byte, mark uint32) 
 			verdict, reason, out.action, out.mark, uint32(actNext), passed)
 	}
 	return nil
+}
+
+// handed is what becomes of a packet where TCP is handed to tors' sockets, and there are none: it
+// reaches nobody, and what conntrack knows of is its to say; here: it was sent to this machine alone.
+func (p *Policy) handed(k Packet, here bool, verdict abi.Verdict, reason abi.Reason) (abi.Verdict, abi.Reason) {
+	switch {
+	case verdict != abi.VerdictTor && verdict != abi.VerdictOnion:
+		return verdict, reason
+	case !here, !k.begins():
+		return abi.VerdictPending, abi.ReasonNoConnection
+	case p.router(k.Src):
+		return abi.VerdictRefused, abi.ReasonForeignSource
+	default:
+		return abi.VerdictRefused, abi.ReasonTorNotReady
+	}
 }
 
 // toTor says whether a tor, or the sentry, gets what a verdict is about.

@@ -33,11 +33,12 @@ const (
 
 // objects are the programs and maps of one load of bpf/.
 type objects struct {
-	tb    testing.TB
-	progs map[string]*ebpf.Program
-	maps  map[string]*ebpf.Map
-	mark  plan.Mark
-	tors  int
+	tb      testing.TB
+	progs   map[string]*ebpf.Program
+	maps    map[string]*ebpf.Map
+	mark    plan.Mark
+	tors    int
+	handing bool // TCP is handed to sockets of tors
 	// counts are the packets of each counter as compare last saw them.
 	counts map[counted]uint64
 	told   map[uint32]bool // slots of domain_slots in use
@@ -84,7 +85,12 @@ func loadWith(tb testing.TB, shift uint8, p plan.Plan, listed uint32) *objects {
 	for i, t := range tors {
 		trans[i], dns[i] = t.Trans, t.DNS
 	}
+	var handing uint32
+	if p.TProxy {
+		handing = 1
+	}
 	for name, value := range map[string]any{
+		abi.DatapathVarTproxy:    handing,
 		abi.DatapathVarMarkShift: uint32(shift), abi.DatapathVarInstances: uint32(len(tors)), abi.DatapathVarTransPorts: trans,
 		abi.DatapathVarDnsPorts: dns, abi.DatapathVarResolverPort: p.Ports.Resolver,
 		abi.DatapathVarGeneration: uint64(generation),
@@ -109,7 +115,7 @@ func loadWith(tb testing.TB, shift uint8, p plan.Plan, listed uint32) *objects {
 		tb.Fatalf("load the BPF programs: %+v; run as root", err)
 	}
 	tb.Cleanup(coll.Close)
-	o := &objects{tb: tb, progs: coll.Programs, maps: coll.Maps, mark: plan.Mark{Shift: shift}, tors: len(tors), counts: make(map[counted]uint64)}
+	o := &objects{tb: tb, progs: coll.Programs, maps: coll.Maps, mark: plan.Mark{Shift: shift}, tors: len(tors), handing: p.TProxy, counts: make(map[counted]uint64)}
 	o.put("lans", uint32(lanIndex), abi.DatapathLan{
 		Addr4Be: be4(routerAddr4), Addr6: routerAddr6.As16(),
 	})
