@@ -24,6 +24,7 @@ func Targets() []Target {
 		{"bulk", "torbpf", "masquerade", 0.98},
 		{"connect", "torbpf", "nft", 1.00},
 		{"tors", "four-tors", "one-tor", 1.00},
+		{"tor-bulk", "fast-xdp", "torbpf", 0.98},
 		{"connect", "tproxy", "nft", 1.00},
 		{"udp-64", "fast-xdp", "nft", 0.45},
 		{"udp-64", "fast-xdp", "masquerade", 0.55},
@@ -31,6 +32,7 @@ func Targets() []Target {
 		{"udp-64-back", "fast-xdp", "masquerade", 0.55},
 		{"tcp-64", "fast", "nft", 0.70},
 		{"bulk", "fast", "torbpf", 1.00},
+		{"bulk", "fast", "masquerade", 0.98},
 	}
 }
 

@@ -16,27 +16,32 @@ import (
 	"github.com/torbpf/torbpf/nft"
 )
 
-// permitFast attaches with the fast path, which is let be used as by `torbpf run`; that would
-// run beside what is timed. With early refusal, too, UDP goes as frames.
+// permitFast attaches with the fast path. With early refusal, too, UDP goes as frames.
 func permitFast(program string, flags ...string) func(context.Context, *Path) error {
 	return func(ctx context.Context, p *Path) error {
 		if err := attachServing(ctx, p, program, append(flags, "--fastpath", "auto")...); err != nil {
 			return err
 		}
-		return p.datapath(func(d *loader.Datapath) error {
-			h, err := host.ReadFast()
-			if err != nil {
-				return err
-			}
-			var ports []plan.Link
-			for _, l := range h.Links {
-				if len(flags) > 0 && (l.Name == lan || l.Name == wan) {
-					ports = append(ports, l)
-				}
-			}
-			return d.PermitFast(0, time.Hour, ports...)
-		})
+		return p.permit(len(flags) > 0)
 	}
+}
+
+// permit lets the fast path be used, for an hour, as `torbpf run` does; that would run beside what
+// is timed.
+func (p *Path) permit(frames bool) error {
+	return p.datapath(func(d *loader.Datapath) error {
+		h, err := host.ReadFast()
+		if err != nil {
+			return err
+		}
+		var ports []plan.Link
+		for _, l := range h.Links {
+			if frames && (l.Name == lan || l.Name == wan) {
+				ports = append(ports, l)
+			}
+		}
+		return d.PermitFast(0, time.Hour, ports...)
+	})
 }
 
 // fastFlows is more flows than any row has that is to take the fast path whole, and less than a CPU's table of

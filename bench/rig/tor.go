@@ -15,6 +15,9 @@ import (
 	"github.com/torbpf/torbpf/testnet"
 )
 
+// TorBulkRow names the row of ThroughTor.
+const TorBulkRow = "tor-bulk"
+
 // torLab is a private Tor network, whose router redirects to one tor by torbpf or by nft
 // rules, in turns.
 type torLab struct {
@@ -26,8 +29,9 @@ type torLab struct {
 // ThroughTor is a row of bulk TCP from a device through three relays: all of them are on this machine, so it says whether torbpf or nft is in the way of tor, and not
 // what Tor can do.
 func ThroughTor(ctx context.Context, program string, rounds, bytes int, progress func(string)) (_ report.Row, err error) {
-	row := report.Row{Name: "tor-bulk", Title: "bulk TCP through a Tor network on this machine, by the time of day", Unit: report.GigabitsPerSecond, Higher: true, Base: NFT,
-		Cells: []report.Cell{{Config: NFT, Title: "nft rules of networking.tor"}, {Config: Torbpf, Title: "torbpf: all layers"}}}
+	row := report.Row{Name: TorBulkRow, Title: "bulk TCP through a Tor network on this machine, by the time of day", Unit: report.GigabitsPerSecond, Higher: true, Base: NFT,
+		Cells: []report.Cell{{Config: NFT, Title: "nft rules of networking.tor"}, {Config: Torbpf, Title: "torbpf: all layers"},
+			{Config: Frames, Title: "torbpf: all layers, fast path, early refusal (XDP)"}}}
 	progress("start a private Tor network")
 	lab, err := testnet.Start(ctx, testnet.Options{})
 	if err != nil {
@@ -43,7 +47,7 @@ func ThroughTor(ctx context.Context, program string, rounds, bytes int, progress
 	go serve(listener, bytes)
 	for round := range rounds + 1 {
 		progress(fmt.Sprintf("through Tor: round %d of %d", round, rounds))
-		for i, redirect := range []func(context.Context) error{t.byNFT, t.byTorbpf} {
+		for i, redirect := range inTurns(round, []func(context.Context) error{t.byNFT, t.byTorbpf, t.byFrames}) {
 			if err := redirect(ctx); err != nil {
 				return row, err
 			}
@@ -60,11 +64,22 @@ func ThroughTor(ctx context.Context, program string, rounds, bytes int, progress
 }
 
 // byTorbpf has all of torbpf stand, whatever was taken away of it.
-func (t *torLab) byTorbpf(ctx context.Context) error {
+func (t *torLab) byTorbpf(ctx context.Context) error { return t.attach(ctx) }
+
+// byFrames has the fast path and the XDP programs, too.
+func (t *torLab) byFrames(ctx context.Context) error {
+	if err := t.attach(ctx, "--fastpath", "auto", "--early-refusal", "native"); err != nil {
+		return err
+	}
+	return t.path.permit(true)
+}
+
+func (t *torLab) attach(ctx context.Context, flags ...string) error {
 	if err := t.path.loadRules(ctx, "table inet tor_router\ndelete table inet tor_router\n"); err != nil {
 		return err
 	}
-	_, err := t.path.Router.Run(ctx, t.program, "attach", lan, "--torrc", t.path.lab.ClientTorrcFile(), "--timeout", "2m")
+	args := []string{"attach", lan, "--torrc", t.path.lab.ClientTorrcFile(), "--timeout", "2m"}
+	_, err := t.path.Router.Run(ctx, t.program, append(args, flags...)...)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,8 +20,9 @@ import (
 	"github.com/torbpf/torbpf/testnet"
 )
 
-// Names of configurations of the row of several tors.
+// TorsRow names the row of several tors, and these its configurations.
 const (
+	TorsRow  = "tors"
 	OneTor   = "one-tor"
 	FourTors = "four-tors"
 )
@@ -39,7 +41,7 @@ type household struct {
 // their devices use the fourth. The relays are on this machine as well, and have their share of
 // its processors.
 func SeveralTors(ctx context.Context, program string, rounds, bytes int, progress func(string)) (_ report.Row, err error) {
-	row := report.Row{Name: "tors", Title: "bulk TCP of four devices through a Tor network on this machine, by the time of day", Unit: report.GigabitsPerSecond, Higher: true, Base: OneTor,
+	row := report.Row{Name: TorsRow, Title: "bulk TCP of four devices through a Tor network on this machine, by the time of day", Unit: report.GigabitsPerSecond, Higher: true, Base: OneTor,
 		Cells: []report.Cell{{Config: OneTor, Title: "torbpf: one tor"}, {Config: FourTors, Title: "torbpf: four tors"}}}
 	progress("start a private Tor network")
 	lab, err := testnet.Start(ctx, testnet.Options{})
@@ -60,7 +62,7 @@ func SeveralTors(ctx context.Context, program string, rounds, bytes int, progres
 	defer h.gates.Close()
 	for round := range rounds + 1 {
 		progress(fmt.Sprintf("through several tors: round %d of %d", round, rounds))
-		for i, tors := range []int{1, severalTors} {
+		for i, tors := range inTurns(round, []int{1, severalTors}) {
 			took, err := h.fetchAll(ctx, tors, bytes)
 			if err != nil {
 				return row, err
@@ -71,6 +73,17 @@ func SeveralTors(ctx context.Context, program string, rounds, bytes int, progres
 		}
 	}
 	return row, nil
+}
+
+// inTurns is what there is in an order that each round turns, so that none profits from its place.
+func inTurns[T any](round int, all []T) iter.Seq2[int, T] {
+	return func(yield func(int, T) bool) {
+		for n := range all {
+			if i := (n + round) % len(all); !yield(i, all[i]) {
+				return
+			}
+		}
+	}
 }
 
 // begin makes the devices, attaches, and takes the gates over once all tors are ready.

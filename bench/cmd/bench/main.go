@@ -63,7 +63,7 @@ func newCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&o.rounds, "rounds", 31, "rounds of packets, streams and connections")
-	flags.StringSliceVar(&o.only, "rows", nil, "measure these rows of packets, streams and connections alone, and nothing else: layers,udp-64 (default all)")
+	flags.StringSliceVar(&o.only, "rows", nil, "measure these rows of packets, streams, connections and Tor alone, and nothing else: layers,udp-64,tors (default all but those of Tor)")
 	flags.StringSliceVar(&o.configs, "configs", nil, "build these configurations alone, beside the sender: nft,fast,flowtable (default all)")
 	flags.BoolVar(&o.tor, "tor", false, "bulk TCP through a private Tor network, too (a minute)")
 	flags.StringVar(&out, "out", "", "write the result to this file")

@@ -27,6 +27,9 @@ const (
 	bytesOfDevice   = 6 << 20 // through one of several tors
 )
 
+// torRows are those that need a private Tor network.
+var torRows = []string{rig.TorBulkRow, rig.TorsRow}
+
 // options of a run.
 type options struct {
 	program  string
@@ -51,17 +54,23 @@ func run(ctx context.Context, o options) (_ *report.Result, err error) {
 	if r.Machine, err = readMachine(); err != nil {
 		return nil, err
 	}
-	if err := measurePaths(ctx, lab, o, r); err != nil {
-		return nil, err
-	}
-	if o.only != nil {
-		return r, nil
-	}
-	for _, part := range []func() ([]report.Row, error){
+	type part func() ([]report.Row, error)
+	paths := part(func() ([]report.Row, error) { return nil, measurePaths(ctx, lab, o, r) })
+	tors := part(func() ([]report.Row, error) { return throughTor(ctx, o) })
+	parts := []part{
+		paths,
 		func() ([]report.Row, error) { return rig.Times(ctx, lab, o.program, timeRounds, o.progress) },
 		func() ([]report.Row, error) { return goBenchmarks(ctx, o.progress) },
-		func() ([]report.Row, error) { return throughTor(ctx, o) },
-	} {
+		tors,
+	}
+	switch {
+	case o.only == nil:
+	case slices.ContainsFunc(o.only, func(name string) bool { return !slices.Contains(torRows, name) }):
+		parts = []part{paths, tors}
+	default:
+		parts = []part{tors}
+	}
+	for _, part := range parts {
 		rows, err := part()
 		if err != nil {
 			return nil, err
@@ -73,16 +82,28 @@ func run(ctx context.Context, o options) (_ *report.Result, err error) {
 }
 
 // throughTor has no rows unless they were asked for.
-func throughTor(ctx context.Context, o options) ([]report.Row, error) {
-	if !o.tor {
-		return nil, nil
+func throughTor(ctx context.Context, o options) (rows []report.Row, _ error) {
+	for _, name := range torRows {
+		rounds := torRounds
+		switch {
+		case slices.Contains(o.only, name):
+			rounds = o.rounds
+		case !o.tor:
+			continue
+		}
+		var row report.Row
+		var err error
+		if name == rig.TorsRow {
+			row, err = rig.SeveralTors(ctx, o.program, rounds, bytesOfDevice, o.progress)
+		} else {
+			row, err = rig.ThroughTor(ctx, o.program, rounds, bytesThroughTor, o.progress)
+		}
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, row)
 	}
-	bulk, err := rig.ThroughTor(ctx, o.program, torRounds, bytesThroughTor, o.progress)
-	if err != nil {
-		return nil, err
-	}
-	several, err := rig.SeveralTors(ctx, o.program, torRounds, bytesOfDevice, o.progress)
-	return []report.Row{bulk, several}, err
+	return rows, nil
 }
 
 // measurePaths measures what goes through routers.
@@ -167,7 +188,7 @@ func choose(kinds []kind, names []string) error {
 	if names == nil {
 		return nil
 	}
-	var known []string
+	known := slices.Clone(torRows)
 	for i := range kinds {
 		for _, r := range kinds[i].rows {
 			known = append(known, r.Name)
