@@ -68,7 +68,7 @@ seen, but some of it is root's to see.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.File, "config", config.DefaultFile, "the configuration file to judge where nothing is attached")
+	flags.StringVar(&o.File, "config", config.DefaultFile, "the configuration file to judge where nothing is attached, and to compare with what is")
 	flags.BoolVar(&all, "all", false, "print what is sound as well")
 	flags.BoolVar(&asJSON, "json", false, "print as JSON")
 	flags.StringVar(&bundle, "bundle", "", "write a redacted archive (tar.gz) to this file, which must not exist")

@@ -51,6 +51,7 @@ const (
 	CheckLayers      = "layers"
 	CheckAlarms      = "alarms"
 	CheckTorReady    = "tor-ready"
+	CheckBoot        = "boot"
 )
 
 var checks = []check{
@@ -98,6 +99,7 @@ var checks = []check{
 
 	{CheckLayers, groupTorbpf, "a layer is missing or changed", "`torbpf attach` again, or `torbpf run`", layers},
 	{CheckAlarms, groupTorbpf, "packets got as far as the last guards", "`torbpf check` shows them", alarms},
+	{CheckBoot, groupTorbpf, "a reboot takes off Tor what is on it now: nothing starts torbpf at boot, or the configuration does not name it", "`torbpf enable`, with `--save`", boot},
 	{CheckRules, groupTorbpf, "rules let out what one may not have meant, or have no effect", "take them back, or narrow them", advised(CheckRules, Warning)},
 	{CheckClient, groupTorbpf, "what of this machine itself does not work, or not as one may think, while it is on Tor", "what it names", advised(CheckClient, Warning)},
 	{CheckPage, groupTorbpf, "the page cannot be served where it is to be, or nobody can sign in", "`torbpf page password`; another `listen`", advised(CheckPage, Warning)},

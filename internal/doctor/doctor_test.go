@@ -55,6 +55,7 @@ func sound(t *testing.T) *Facts {
 		Kernel:     Kernel{Release: "6.18.1-amd64", BTF: true, BPFFS: true, Forward: true},
 		Tor:        Tor{Version: "0.4.9.11", ValidAfter: now.Add(-time.Hour), ValidUntil: now.Add(2 * time.Hour), Built: now.Add(-24 * time.Hour), Now: now},
 		Status:     Status{Alive: true, Ready: true, Percent: 100},
+		Boot:       Boot{Managed: true, Service: true, Enabled: true, File: config.DefaultFile},
 		Flowtables: []string{"torbpf direct"}, // as fastpath = "flowtable" has it
 		Advice:     map[string][]Advice{}, Unread: map[string]error{},
 	}
@@ -225,6 +226,10 @@ var faults = []fault{
 	{"a layer is gone", set(func(f *Facts) { f.Status.Problems = []string{"no guard dns"} }), "layers", Problem, []string{"no guard dns", "torbpf attach"}},
 	{"an alarm", set(func(f *Facts) { f.Status.Stopped = 3 }), "alarms", Problem, []string{"3 packets", "torbpf check"}},
 	{"a wide rule", set(func(f *Facts) { f.Advice[CheckRules] = []Advice{Advise("port 443/tcp is of all destinations")} }), "rules", Warning, []string{"443/tcp"}},
+	{"nothing starts it at boot", set(func(f *Facts) { f.Boot.Enabled = false }), "boot", Warning, []string{"a reboot removes all of this", "torbpf enable"}},
+	{"the service is not installed", set(func(f *Facts) { f.Boot = Boot{Managed: true} }), "boot", Warning, []string{"not installed", "sudo make install", "torbpf enable"}},
+	{"nobody known starts it", set(func(f *Facts) { f.Boot = Boot{} }), "boot", Note, []string{"cannot be told", "torbpf enable"}},
+	{"the file does not name it", set(func(f *Facts) { f.Boot.Missing = []string{"eth2", "this machine itself"} }), "boot", Warning, []string{config.DefaultFile + " does not name: eth2, this machine itself", "torbpf enable --save"}},
 	{"a page without a password", set(func(f *Facts) { f.Advice[CheckPage] = []Advice{Advise("nobody can sign in", "torbpf page password")} }), "page", Warning, []string{"page password"}},
 	{"no time for this machine", set(func(f *Facts) {
 		f.Advice[CheckClient] = []Advice{Advise("no answers", "torbpf exclude add --user chrony")}

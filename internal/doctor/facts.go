@@ -31,6 +31,7 @@ type Facts struct {
 
 	Tor    Tor
 	Status Status // while something is attached
+	Boot   Boot   // likewise
 
 	// Advice is what attach would warn of, by the check that tells it.
 	Advice map[string][]Advice
@@ -100,6 +101,15 @@ type Tor struct {
 	Built                  time.Time // this program; zero if that is not known
 	Now                    time.Time
 	Skew                   string // what tor says of the clock, "" for nothing
+}
+
+// Boot is what of all that is attached is there after a reboot.
+type Boot struct {
+	Managed bool // somebody is known who starts services at boot
+	Service bool // and has torbpf among them
+	Enabled bool // which is started at boot
+	File    string
+	Missing []string // what is on Tor now, and not by the File
 }
 
 // Status is what `torbpf status` says.

@@ -179,8 +179,10 @@ func TestTheServiceUnderOpenRC(t *testing.T) {
 	t.Cleanup(func() { m.powerOff(t) })
 	m.boot(t)
 	m.run(t, "torbpf", "attach", "--no-wait", "--torrc", loneTorrc(t, lab), lan)
+	checkBootFinding(t, m.try(t, "torbpf", "doctor", "--json").stdout, "nothing starts torbpf at boot")
 	m.run(t, "torbpf", "enable")
 	m.awaitLayers(t)
+	checkBootFinding(t, m.try(t, "torbpf", "doctor", "--json").stdout, "")
 	if shown := m.run(t, "rc-update", "show", "boot"); !strings.Contains(shown, "torbpf") {
 		t.Errorf("the runlevel boot has %s", shown)
 	}

@@ -2,10 +2,13 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/leaktest"
 	"github.com/torbpf/torbpf/testnet"
 )
@@ -47,7 +50,9 @@ func TestTheUnitUnderSystemd(t *testing.T) {
 	t.Cleanup(func() { m.powerOff(t) })
 	m.boot(t)
 	m.run(t, "torbpf", "attach", "--no-wait", "--torrc", "/etc/torbpf/lone.torrc", lan)
+	m.checkBoot(t, "nothing starts torbpf at boot")
 	m.run(t, "torbpf", "enable")
+	m.checkBoot(t, "")
 	m.awaitTor(t, "0")
 	for _, phase := range []struct {
 		name     string
@@ -89,6 +94,24 @@ func TestTheUnitUnderSystemd(t *testing.T) {
 	}
 	if r := m.try(t, "ls", "/run/torbpf"); r.code == 0 {
 		t.Errorf("detach left /run/torbpf: %v", r)
+	}
+}
+
+// checkBoot has the doctor say whether a reboot removes what is attached; "" for that it does not.
+func (m *machine) checkBoot(t *testing.T, want string) {
+	t.Helper()
+	checkBootFinding(t, m.try(t, "torbpf", "doctor", "--json").stdout, want)
+}
+
+// checkBootFinding looks for what a report says of boot.
+func checkBootFinding(t *testing.T, text, want string) {
+	t.Helper()
+	var report doctor.Report
+	if err := json.Unmarshal([]byte(text), &report); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	if got := findings(&report, "boot"); !strings.Contains(got, want) || want == "" && got != "[]" {
+		t.Errorf("of boot the doctor says %s, want %q", got, want)
 	}
 }
 

@@ -76,6 +76,7 @@ func (r *Router) gather(ctx context.Context, o DoctorOptions) (*gathering, error
 	g.askTor(ctx)
 	if g.inForce {
 		g.askStatus(ctx)
+		g.lookAtBoot(ctx, o.File)
 	}
 	return g, nil
 }

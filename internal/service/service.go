@@ -13,8 +13,13 @@ import (
 	"strings"
 )
 
-// ErrNoManager says that there is no service manager that this package knows.
-var ErrNoManager = errors.New("this host runs neither systemd nor OpenRC nor procd")
+// What may be missing.
+var (
+	// ErrNoManager says that there is no service manager that this package knows.
+	ErrNoManager = errors.New("this host runs neither systemd nor OpenRC nor procd")
+	// ErrNoService says that the service manager has no torbpf.
+	ErrNoService = errors.New("it comes with the package torbpf, and from its source with `sudo make install`")
+)
 
 // Manager is a service manager, as this package asks it.
 type Manager struct {
@@ -22,6 +27,7 @@ type Manager struct {
 	marks   []string   // files that are there where it is at work
 	service string     // what it calls torbpf, for messages
 	known   []string   // succeeds where it has the service
+	starts  []string   // succeeds where it starts the service at every boot
 	enable  [][]string // starts the service now and at every boot
 	disable [][]string // stops it, and starts it no more at boot
 }
@@ -32,18 +38,21 @@ var (
 	openRC = Manager{
 		Name: "OpenRC", marks: []string{"/run/openrc/softlevel"}, service: "the service torbpf",
 		known:   []string{"rc-service", "--exists", "torbpf"},
+		starts:  []string{"sh", "-c", inRunlevel},
 		enable:  [][]string{{"rc-update", "add", "torbpf", "boot"}, {"rc-service", "torbpf", "start"}},
 		disable: [][]string{{"rc-service", "--ifstarted", "torbpf", "stop"}, {"sh", "-c", leaveRunlevels}},
 	}
 	procd = Manager{
 		Name: "procd", marks: []string{"/etc/rc.common", "/sbin/procd"}, service: "/etc/init.d/torbpf",
 		known:   []string{"test", "-x", "/etc/init.d/torbpf"},
+		starts:  []string{"/etc/init.d/torbpf", "enabled"},
 		enable:  [][]string{{"/etc/init.d/torbpf", "enable"}, {"/etc/init.d/torbpf", "start"}},
 		disable: [][]string{{"/etc/init.d/torbpf", "stop"}, {"/etc/init.d/torbpf", "disable"}},
 	}
 	systemd = Manager{
 		Name: "systemd", service: "torbpf.service",
 		known:   []string{"systemctl", "cat", "torbpf.service"},
+		starts:  []string{"sh", "-c", `[ "$(systemctl is-enabled torbpf.service)" = enabled ]`}, // and not until the next boot alone
 		enable:  [][]string{{"systemctl", "enable", "--now", "torbpf.service"}},
 		disable: [][]string{{"systemctl", "disable", "--now", "torbpf.service"}},
 	}
@@ -55,6 +64,12 @@ const leaveRunlevels = `for link in /etc/runlevels/*/torbpf; do
 	level=${link%/torbpf}
 	[ ! -L "$link" ] || rc-update delete torbpf "${level##*/}" || exit
 done`
+
+// inRunlevel looks for the service in any runlevel.
+const inRunlevel = `for link in /etc/runlevels/*/torbpf; do
+	[ ! -L "$link" ] || exit 0
+done
+exit 1`
 
 // Find returns the service manager of this host, which has the service.
 func Find(ctx context.Context) (Manager, error) { return find(ctx, "") }
@@ -69,14 +84,14 @@ func find(ctx context.Context, root string) (Manager, error) {
 		}
 	}
 	if _, err := exec.LookPath(m.known[0]); err != nil {
-		return Manager{}, noManager()
+		return Manager{}, ErrNoManager
 	}
 	err := command(ctx, m.known)
 	if errors.Is(err, ErrNoManager) {
 		return Manager{}, err
 	}
 	if err != nil {
-		return Manager{}, fmt.Errorf("find %s: %w; it comes with the package torbpf, and from its source with `sudo make install`: install it, then try again", m.service, err)
+		return Manager{}, fmt.Errorf("find %s: %w; %w: install it, then try again", m.service, err, ErrNoService)
 	}
 	return m, nil
 }
@@ -90,9 +105,13 @@ func (m Manager) isHere(root string) bool {
 	return true
 }
 
-// noManager says what to do without one.
-func noManager() error {
-	return fmt.Errorf("%w: have its service manager run `torbpf run --block-only` and then `torbpf run` before the network comes up", ErrNoManager)
+// Enabled tells whether the service is started at every boot.
+func (m Manager) Enabled(ctx context.Context) (bool, error) {
+	err := command(ctx, m.starts)
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Enable starts the service now and at every boot.
@@ -117,7 +136,7 @@ var asleep = regexp.MustCompile(`not been booted with systemd|connect to (system
 func command(ctx context.Context, line []string) error {
 	out, err := exec.CommandContext(ctx, line[0], line[1:]...).CombinedOutput()
 	if err != nil && line[0] == "systemctl" && asleep.Match(out) {
-		return noManager()
+		return ErrNoManager
 	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", strings.Join(line, " "), err)

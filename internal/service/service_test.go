@@ -48,7 +48,7 @@ func mark(t *testing.T, root string, m Manager) {
 	}
 }
 
-// TestWithoutAManagerTheNextStepIsTold, whether systemctl is missing or finds nobody to ask;
+// TestWithoutAManagerThatIsSaid, whether systemctl is missing or finds nobody to ask;
 // what else it says is passed on.
 func TestWithoutAManagerTheNextStepIsTold(t *testing.T) {
 	f, root := newFakes(t), t.TempDir()
@@ -57,12 +57,12 @@ func TestWithoutAManagerTheNextStepIsTold(t *testing.T) {
 		"Failed to connect to bus: Host is down", "Failed to connect to system scope bus via local transport: No such file or directory",
 	} {
 		f.program(t, "systemctl", says, "1")
-		if _, err := find(t.Context(), root); !errors.Is(err, ErrNoManager) || !strings.Contains(err.Error(), "then `torbpf run`") || strings.Contains(err.Error(), says) {
+		if _, err := find(t.Context(), root); !errors.Is(err, ErrNoManager) || strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", says, err)
 		}
 	}
 	f.program(t, "systemctl", "No files found for torbpf.service.", "1")
-	if _, err := find(t.Context(), root); errors.Is(err, ErrNoManager) || err == nil || !strings.Contains(err.Error(), "sudo make install") || !strings.Contains(err.Error(), "package torbpf") {
+	if _, err := find(t.Context(), root); !errors.Is(err, ErrNoService) || errors.Is(err, ErrNoManager) || !strings.Contains(err.Error(), "sudo make install") || !strings.Contains(err.Error(), "package torbpf") {
 		t.Errorf("without the unit: %v", err)
 	}
 	t.Setenv("PATH", t.TempDir())
@@ -100,6 +100,28 @@ func TestEachManagerIsAskedInItsWords(t *testing.T) {
 		}
 		if got, want := f.asked(t), slices.Concat(c.enabled, c.disabled); !slices.Equal(got, want) {
 			t.Errorf("%s was asked %q, want %q", m.Name, got, want)
+		}
+	}
+}
+
+// TestWhoStartsAtBootIsTold, by what systemd says: until the next boot alone is not enough.
+func TestWhoStartsAtBootIsTold(t *testing.T) {
+	f := newFakes(t)
+	for _, c := range []struct {
+		says, code string
+		want       bool
+	}{
+		{"enabled", "0", true}, {"enabled-runtime", "0", false}, {"disabled", "1", false}, {"masked", "1", false},
+		{"Failed to get unit file state for torbpf.service: No such file or directory", "1", false},
+	} {
+		f.program(t, "systemctl", c.says, c.code)
+		if got, err := systemd.Enabled(t.Context()); err != nil || got != c.want {
+			t.Errorf("%s: %v, %v", c.says, got, err)
+		}
+	}
+	for _, m := range []Manager{openRC, procd} { // which are not here
+		if got, err := m.Enabled(t.Context()); got || m.Name == openRC.Name && err != nil {
+			t.Errorf("%s: %v, %v", m.Name, got, err)
 		}
 	}
 }
