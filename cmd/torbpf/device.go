@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -174,43 +173,17 @@ func newDeviceName() *cobra.Command {
 func newDeviceList() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List the devices behind the LANs: what they are under, their traffic, their refusals",
 		Long: `list shows what each device is under, and what it has sent since attach. What only an
-exempt mark would let out that your own rules set later counts as refused.`}
+exempt mark would let out that your own rules set later counts as refused.
+
+Where the terminal is not wide enough for a line each, addresses, and hardware addresses of
+devices with names, are on the next. Without a terminal COLUMNS says how wide it is, or it is 80.`}
 	return newNoun(cmd, func(_ context.Context, r *router.Router) (shown, error) {
 		devices, err := r.Devices()
 		return shown{
 			json:  map[string]any{"schema": router.DevicesSchema, "devices": append([]router.DeviceStatus{}, devices...)},
-			print: func(w io.Writer) error { return listDevices(w, devices) },
+			print: func(w io.Writer) error { return listDevices(w, devices, terminalColumns()) },
 		}, err
 	})
-}
-
-func listDevices(w io.Writer, devices []router.DeviceStatus) error {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "DEVICE\tMAC\tUNDER\tBY TOR\tDIRECT\tLOCAL\tREFUSED\tSILENT FOR\tADDRESSES")
-	for _, d := range devices {
-		name, mac, silent := d.Name, d.MAC, "never sent"
-		if d.Silent != nil {
-			silent = d.Silent.Round(time.Second).String()
-		}
-		if name == "" {
-			name = "-"
-		}
-		if mac == "" {
-			mac = "-"
-		}
-		under := string(d.Policy)
-		if d.Until != nil {
-			under += " until " + untilWords(*d.Until, time.Now())
-		}
-		var addrs []string
-		for _, a := range d.Addrs {
-			addrs = append(addrs, a.String())
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d packets\t%s\t%s\n", name, mac, under,
-			size(d.Traffic["tor"].Bytes), size(d.Traffic["direct"].Bytes), size(d.Traffic["local"].Bytes), d.Traffic["refused"].Packets,
-			silent, strings.Join(addrs, " "))
-	}
-	return t.Flush()
 }
 
 // untilWords tells a time, and its day where that is another.

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -48,12 +49,17 @@ func fitHelp(root *cobra.Command) {
 }
 
 // helpColumns is the terminal's width, within what reads well.
-func helpColumns() int {
-	width, _, err := term.GetSize(int(os.Stdout.Fd()))
-	if err != nil || width <= 0 {
-		return 80
+func helpColumns() int { return min(max(terminalColumns(), 40), 100) }
+
+// terminalColumns is the terminal's width, and where there is none what COLUMNS says, or 80.
+func terminalColumns() int {
+	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil && width > 0 {
+		return width
 	}
-	return min(max(width, 40), 100)
+	if width, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && width > 0 {
+		return width
+	}
+	return 80
 }
 
 var (

@@ -30,7 +30,8 @@ within the LANs, and what of it is refused and why. Keys let a device go direct 
 ten minutes, block it, or put it back on Tor; h lists them all.
 
 Where standard output is no terminal, or one without a screen (TERM=dumb), it prints
-text without escape codes each second, and with --json an object a line. Refusals are
+text without escape codes each second, as wide as COLUMNS says or 80, and with --json
+an object a line. Refusals are
 sampled, at most a hundred a second; their numbers are exact.`,
 		Example: "  sudo torbpf top\n  sudo torbpf top --once --sort refused",
 		Args:    noArgs,
@@ -73,6 +74,7 @@ func watchTop(cmd *cobra.Command, o top.Options, once, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	o.Columns = terminalColumns()
 	return top.Print(ctx, r, o, cmd.OutOrStdout(), once, asJSON)
 }
 

@@ -83,6 +83,10 @@ func TestSilentDevices(t *testing.T) {
 	if devices[neighbour].Policy != "direct" || devices[absent].Policy != "unknown" {
 		t.Errorf("with the LAN direct a neighbour is %s, and who is not there %s", devices[neighbour].Policy, devices[absent].Policy)
 	}
+	if out := mustTorbpf(t, lab, "device", "list").stdout; !strings.Contains(out, "never") || !strings.Contains(out, testnet.MACClient1) {
+		t.Errorf("listed as\n%s", out)
+	}
+	t.Setenv("COLUMNS", "200")
 	if out := mustTorbpf(t, lab, "device", "list").stdout; !strings.Contains(out, "never sent") {
 		t.Errorf("listed as\n%s", out)
 	}
@@ -127,7 +131,7 @@ func TestDevicePolicies(t *testing.T) {
 	if d := listedDevices(t, lab)[testnet.MACClient1]; d.Name != "kitchen-tv" || d.Policy != "direct" || d.Until == "" || d.Comment != "portal" || d.Traffic["direct"].Bytes == 0 {
 		t.Errorf("listed as %+v", d)
 	}
-	if out := mustTorbpf(t, lab, "device", "list").stdout; !strings.Contains(out, "kitchen-tv") || !strings.Contains(out, "direct until ") {
+	if out := mustTorbpf(t, lab, "device", "list").stdout; !strings.Contains(out, "kitchen-tv") || !strings.Contains(out, "direct 9m") {
 		t.Errorf("listed as\n%s", out)
 	}
 	mustTorbpf(t, lab, "device", "block", n.IPv4.String()) // whose, the neighbours tell

@@ -221,6 +221,11 @@ func TestTopWithoutAScreen(t *testing.T) {
 	if strings.ContainsAny(r.stdout, "\x1b\r") || !strings.Contains(r.stdout, lab.Client1.MAC.String()) {
 		t.Errorf("in a pipe: %v", r)
 	}
+	for line := range strings.Lines(r.stdout) {
+		if len([]rune(strings.TrimRight(line, "\n"))) > 80 {
+			t.Errorf("in a pipe a line is %q", line)
+		}
+	}
 	for _, name := range []string{"dumb", "nobody-knows-this-one", ""} {
 		term := openTerminal(t, lab, []string{"TERM=" + name}, "top", "--interval", "100ms")
 		eventually(t, patience, "frames", func() error {

@@ -30,7 +30,7 @@ func golden(t *testing.T, path, got string) {
 }
 
 // sizes are those of the frames that are kept.
-var sizes = [][2]int{{80, 24}, {40, 12}, {200, 50}, {plainColumns, endless}}
+var sizes = [][2]int{{80, 24}, {40, 12}, {200, 50}, {200, endless}, {plainColumns, endless}}
 
 // TestFrames: what is shown in windows of some sizes.
 func TestFrames(t *testing.T) {

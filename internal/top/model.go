@@ -1,6 +1,7 @@
 package top
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -14,12 +15,14 @@ type Options struct {
 	Interval time.Duration
 	Sort     Sort
 	Filter   string
+	Columns  int // of the lines where there is no screen
 }
 
 // model is all that is shown, and how.
 type model struct {
 	interval time.Duration
 	order    order
+	columns  int    // where there is no screen
 	counts   bool   // of packets since attach, instead of rates
 	filter   string // of devices and refusals
 	selected string // the ID of a row
@@ -44,7 +47,7 @@ type model struct {
 }
 
 func newModel(o Options) *model {
-	return &model{interval: o.Interval, order: order{by: o.Sort}, filter: o.Filter}
+	return &model{interval: o.Interval, order: order{by: o.Sort}, columns: cmp.Or(o.Columns, plainColumns), filter: o.Filter}
 }
 
 // setReading takes in what was read.

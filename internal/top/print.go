@@ -62,7 +62,7 @@ func (m *model) print(w io.Writer, before int, asJSON bool) error {
 		}
 		return nil
 	}
-	frame := text(m.frame(plainColumns, endless))
+	frame := text(m.frame(m.columns, endless))
 	if before > 0 {
 		frame = "\n" + frame
 	}

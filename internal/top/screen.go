@@ -193,8 +193,8 @@ func paint(screen tcell.Screen, m *model) {
 	screen.Show()
 }
 
-// plainColumns is how wide lines are where there is no screen: all there is to see fits.
-const plainColumns = 200
+// plainColumns is how wide lines are where there is no screen, and nobody says.
+const plainColumns = 80
 
 // text is a frame as lines without any looks.
 func text(lines []line) string {

@@ -284,6 +284,16 @@ func TestLines(t *testing.T) {
 	if text := once.String(); strings.Count(text, "kitchen-tv") != 1 || strings.ContainsAny(text, "\x1b\r") || !strings.HasSuffix(text, "\n") {
 		t.Errorf("once: %s", text)
 	}
+	o.Columns = 200
+	var wide bytes.Buffer
+	if err := Print(t.Context(), newFakeSource(), o, &wide, true, false); err != nil || !strings.Contains(wide.String(), "ADDRESSES") {
+		t.Errorf("in 200 columns: %v, %s", err, wide.String())
+	}
+	for line := range strings.Lines(once.String()) {
+		if n := width(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("a line of %d columns: %s", n, line)
+		}
+	}
 	var object bytes.Buffer
 	if err := Print(t.Context(), newFakeSource(), o, &object, true, true); err != nil {
 		t.Fatal(err)
