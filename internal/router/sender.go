@@ -49,22 +49,30 @@ func (x *explained) findSender() error {
 		x.From = from.addrs[0]
 		return nil
 	}
-	version, wanted := " IPv4", netip.Addr.Is4
-	if x.To.Is6() {
-		version, wanted = " global IPv6", func(a netip.Addr) bool { return a.Is6() && !a.IsLinkLocalUnicast() }
-		if x.To.IsLinkLocalUnicast() || x.To.IsMulticast() {
-			version, wanted = " IPv6", netip.Addr.Is6
-		}
+	addr, wanted := from.source(x.To, x.Name != "")
+	if !addr.IsValid() {
+		return config.Invalid("no%s address of %s is known now: give one with --from ADDRESS --mac %s", wanted, x.Who, from.mac)
 	}
-	if x.Name != "" && !slices.ContainsFunc(from.addrs, netip.Addr.Is4) {
-		version, wanted = "", netip.Addr.IsValid // it asks by what it has
-	}
-	i := slices.IndexFunc(from.addrs, wanted)
-	if i < 0 {
-		return config.Invalid("no%s address of %s is known now: give one with --from ADDRESS --mac %s", version, x.Who, from.mac)
-	}
-	x.From = from.addrs[i]
+	x.From = addr
 	return nil
+}
+
+// source is the address by which a device sends to another, or asks the router for a name; the zero
+// one where it has none such as it takes. wanted says which, for a message.
+func (s sender) source(to netip.Addr, name bool) (addr netip.Addr, wanted string) {
+	wanted, fits := " IPv4", netip.Addr.Is4
+	switch {
+	case to.Is6() && (to.IsLinkLocalUnicast() || to.IsMulticast()):
+		wanted, fits = " IPv6", netip.Addr.Is6
+	case to.Is6():
+		wanted, fits = " global IPv6", func(a netip.Addr) bool { return a.Is6() && !a.IsLinkLocalUnicast() }
+	case name && !slices.ContainsFunc(s.addrs, netip.Addr.Is4):
+		wanted, fits = "", netip.Addr.IsValid // it asks by what it has
+	}
+	if i := slices.IndexFunc(s.addrs, fits); i >= 0 {
+		return s.addrs[i], wanted
+	}
+	return netip.Addr{}, wanted
 }
 
 // addrsAgain is how often the addresses of a device that is watched are looked up at most.
