@@ -94,7 +94,7 @@ type child struct {
 // and reads /dev/null, so nothing that happens to the command reaches it; what
 // it writes before it opens its log goes to startup.log.
 func (o Options) launch(binary string, acct users.Account) (*child, error) {
-	out, err := os.OpenFile(o.startupPath(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	out, err := os.OpenFile(o.startupPath(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("start tor: %w", err)
 	}

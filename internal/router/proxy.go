@@ -29,6 +29,12 @@ func wantedProxy(s *State, p *plan.Plan) *proxy.Config {
 	return &proxy.Config{Port: port, Resolver: p.Resolver, OnionPrefixes: []netip.Prefix{p.Onion4, p.Onion6}}
 }
 
+// newLog makes a file that a process of ours writes to for its life. It appends, so that who empties the
+// file meanwhile, as logrotate does, or another of that name while the last one ends, leaves no hole.
+func newLog(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+}
+
 // startProxy has the proxy run that is wanted, or none. One that serves already as it
 // should goes on, and its tunnels with it.
 func (j *job) startProxy(context.Context) error {
@@ -40,7 +46,7 @@ func (j *job) startProxy(context.Context) error {
 	if err := stopProxy(j.state); err != nil || wanted == nil {
 		return err
 	}
-	log, err := os.OpenFile(j.proxyLog(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	log, err := newLog(j.proxyLog())
 	if err != nil {
 		return fmt.Errorf("open the proxy's log: %w", err)
 	}

@@ -193,7 +193,7 @@ func (j *job) startSentry(ctx context.Context) error {
 		return err
 	}
 	defer memory.Close()
-	log, err := os.OpenFile(j.sentryLog(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	log, err := newLog(j.sentryLog())
 	if err != nil {
 		return fmt.Errorf("open the sentry's log: %w", err)
 	}
