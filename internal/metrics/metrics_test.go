@@ -125,15 +125,81 @@ func TestEveryMetricIsInTheDocs(t *testing.T) {
 	}
 	known := map[string]bool{"torbpf_build_info": true}
 	for _, d := range all {
-		name := regexp.MustCompile(`fqName: "([a-z_]+)"`).FindStringSubmatch(d.String())[1]
+		name := named.FindStringSubmatch(d.String())[1]
 		known[name] = true
 		if !strings.Contains(docs, "`"+name+"`") {
 			t.Errorf("docs/METRICS.md does not have %s", name)
 		}
 	}
-	for _, name := range regexp.MustCompile(`torbpf_[a-z_]+`).FindAllString(docs+board, -1) {
+	for _, name := range asked.FindAllString(docs+board, -1) {
 		if !known[name] {
 			t.Errorf("there is no %s", name)
+		}
+	}
+}
+
+// dashboard is what of Grafana's a test looks at.
+type dashboard struct {
+	Panels []struct {
+		ID      int
+		Title   string
+		GridPos struct{ X, Y, W, H int }
+		Targets []struct{ Expr, LegendFormat string }
+	}
+}
+
+var (
+	named   = regexp.MustCompile(`fqName: "([a-z_]+)"`)
+	labeled = regexp.MustCompile(`variableLabels: \{([a-z_,]*)\}`)
+	asked   = regexp.MustCompile(`torbpf_[a-z_]+`)
+	byWhich = regexp.MustCompile(`by \(([a-z_, ]+)\)|([a-z_]+)="|\{\{([a-z_]+)\}\}`)
+)
+
+// TestTheDashboardAsksWhatThereIs: each query for labels that its metric has, and together for
+// tors, the fast path and this machine's own traffic beside what LANs send.
+func TestTheDashboardAsksWhatThereIs(t *testing.T) {
+	text, err := os.ReadFile("../../packaging/grafana/torbpf.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var board dashboard
+	if err := json.Unmarshal(text, &board); err != nil {
+		t.Fatal(err)
+	}
+	labels := make(map[string]string)
+	for _, d := range all {
+		labels[named.FindStringSubmatch(d.String())[1]] = labeled.FindStringSubmatch(d.String())[1]
+	}
+	shown, ids, places := make(map[string]bool), make(map[int]bool), make(map[[2]int]string)
+	for _, p := range board.Panels {
+		if ids[p.ID] || len(p.Targets) == 0 {
+			t.Errorf("the panel %q has the number of another, or asks nothing", p.Title)
+		}
+		ids[p.ID] = true
+		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
+			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
+				if other := places[[2]int{x, y}]; other != "" || x >= 24 {
+					t.Fatalf("the panel %q lies over %q, or beyond the edge", p.Title, other)
+				}
+				places[[2]int{x, y}] = p.Title
+			}
+		}
+		for _, target := range p.Targets {
+			name := asked.FindString(target.Expr)
+			shown[name] = true
+			has := strings.Split(labels[name], ",")
+			for _, m := range byWhich.FindAllStringSubmatch(target.Expr+target.LegendFormat, -1) {
+				for _, label := range strings.Split(m[1]+m[2]+m[3], ", ") {
+					if !slices.Contains(has, label) {
+						t.Errorf("%q asks for the label %q, and %s has %v", p.Title, label, name, has)
+					}
+				}
+			}
+		}
+	}
+	for _, d := range []*prometheus.Desc{stopped, problems, ready, packets, bytes, dropped, rules, devices, deviceBytes, torBoot, torReady, torUsers, circuits, traffic, fast, fastSent, ownBytes} {
+		if name := named.FindStringSubmatch(d.String())[1]; !shown[name] {
+			t.Errorf("no panel shows %s", name)
 		}
 	}
 }
