@@ -69,6 +69,20 @@ func (b *builder) notFromSelf() [][]expr.Any {
 	}}
 }
 
+// besideTor keeps all but tor from what runs beside it, such as a pluggable transport, which takes
+// anybody anywhere. connect() is refused already where that listens; but a SYN that finds a full backlog is
+// sent again, and by then the port may be another's.
+func (b *builder) besideTor() []rule {
+	if !b.Client.All || b.strict {
+		return nil
+	}
+	beside := b.Mark.Bits(uint32(abi.VerdictDirect), abi.OwnBesideTor)
+	either := b.Mark.ClassMask() | b.Mark.Bits(0, abi.OwnBesideTor)
+	return []rule{newRule("nobody but tor begins a connection to what runs beside it", fromLoopback(),
+		tcpFlagsAre(tcpSYN, tcpFIN|tcpSYN|tcpRST|tcpACK), markIsNot(beside, either), socketMarkIs(beside, b.Mark.Mask()),
+		reject(RefusedClient, unix.NFT_REJECT_TCP_RST, 0))}
+}
+
 // selfSets hold the addresses of this machine, loopback's too.
 func (b *builder) selfSets() []set {
 	if !b.strict {

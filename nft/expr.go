@@ -131,7 +131,7 @@ func markIsNot(value, mask uint32) []expr.Any {
 	return []expr.Any{meta(expr.MetaKeyMARK), and(native(mask)), notEqual(native(value))}
 }
 
-// socketMarkIs matches by the mark of the socket that sends, which no rule can write.
+// socketMarkIs matches by the mark of the socket that sends, or that a packet arrives at, which no rule can write.
 func socketMarkIs(value, mask uint32) []expr.Any {
 	return []expr.Any{&expr.Socket{Key: expr.SocketKeyMark, Register: reg1}, and(native(mask)), equal(native(value))}
 }

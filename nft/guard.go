@@ -35,7 +35,7 @@ const (
 func (b *builder) inputChains() []chain {
 	var rules []rule
 	if b.Client != nil {
-		rules = append(rules, newRule("the machine itself, of which nothing comes in", fromLoopback(), accept()))
+		rules = append(b.besideTor(), newRule("the machine itself, of which nothing comes in", fromLoopback(), accept()))
 	}
 	rules = append(rules, b.handedRules()...)
 	rules = append(rules, b.awaitedRules(goTo(chainInputAwaited))...)
