@@ -15,7 +15,7 @@ run_packages=(tor)
 demo_packages=("${run_packages[@]}" nftables)
 bench_packages=("${demo_packages[@]}" iproute2)
 test_packages=("${demo_packages[@]}" clang clang-19 llvm clang-format libbpf-dev linux-libc-dev bpftool iproute2 iputils-ping conntrack tcpdump git
-	wireguard-go wireguard-tools dnsmasq-base shellcheck lintian rpm nix-bin make obfs4proxy chromium-headless-shell xz-utils zstd debian-archive-keyring)
+	wireguard-go wireguard-tools dnsmasq-base shellcheck lintian rpm nix-bin make obfs4proxy snowflake-client chromium-headless-shell xz-utils zstd debian-archive-keyring)
 # Installed, their services would start and change this host's network: they are unpacked.
 unpacked_packages=(squid network-manager systemd-resolved openrc)
 unpacked=/var/cache/torbpf-tests # internal/e2e looks there

@@ -91,16 +91,20 @@ func TestTorEntersByABridge(t *testing.T) {
 	checkByTor(t, lab, lab.Client1, testnet.Web4)
 }
 
-// transportAt is where the transport of the lab's bridge takes what tor wants carried.
-func transportAt(t *testing.T, lab *testnet.Lab) netip.AddrPort {
+// transportAt is where a transport's program takes what tor wants carried.
+func transportAt(t *testing.T, lab *testnet.Lab, program string) netip.AddrPort {
 	t.Helper()
-	for line := range strings.Lines(run(t, lab.Router, "ss", "-Hltnp")) {
-		if fields := strings.Fields(line); strings.Contains(line, "obfs4proxy") {
-			return netip.MustParseAddrPort(fields[3])
+	var at netip.AddrPort
+	eventually(t, patience, program+" to listen", func() error {
+		for line := range strings.Lines(run(t, lab.Router, "ss", "-Hltnp")) {
+			if fields := strings.Fields(line); strings.Contains(line, program) {
+				at = netip.MustParseAddrPort(fields[3])
+				return nil
+			}
 		}
-	}
-	t.Fatal("no transport listens")
-	return netip.AddrPort{}
+		return errors.New("it does not")
+	})
+	return at
 }
 
 // connectScript has a shell connect to a port.
@@ -109,9 +113,9 @@ func connectScript(to netip.AddrPort) []string {
 }
 
 // checkTransportIsTors wants whoever is not tor to be refused by name of this machine's addresses.
-func checkTransportIsTors(t *testing.T, lab *testnet.Lab) {
+func checkTransportIsTors(t *testing.T, lab *testnet.Lab, program string) {
 	t.Helper()
-	transport := transportAt(t, lab)
+	transport := transportAt(t, lab, program)
 	for _, user := range []int{0, someone, 65534} {
 		for _, addr := range []netip.Addr{transport.Addr(), netip.IPv4Unspecified(), netip.MustParseAddr("::ffff:127.0.0.1")} {
 			line := connectScript(at(addr, transport.Port()))
@@ -129,7 +133,7 @@ func TestNobodyElseUsesATransport(t *testing.T) {
 	lab := torLab(t)
 	line := startBridge(t, lab)
 	attach(t, lab, lan, "--bridge", line)
-	connect := connectScript(transportAt(t, lab))
+	connect := connectScript(transportAt(t, lab, "obfs4proxy"))
 	run(t, lab.Router, connect[0], connect[1:]...) // direct as it is, it may
 	for _, user := range []string{"root", "nobody"} {
 		r := runTorbpf(t, lab, append([]string{"exec", "--tor", "--user", user, "--"}, connect...)...)
@@ -139,7 +143,7 @@ func TestNobodyElseUsesATransport(t *testing.T) {
 	}
 	run(t, lab.Router, connect[0], connect[1:]...)
 	mustTorbpf(t, lab, attachArgs(lab, lan, "--client")...)
-	checkTransportIsTors(t, lab)
+	checkTransportIsTors(t, lab, "obfs4proxy")
 	checkByTor(t, lab, lab.Router, testnet.Web4)
 	checkByTor(t, lab, lab.Client1, testnet.Web4)
 }
@@ -152,7 +156,7 @@ func TestThisMachineEntersByABridge(t *testing.T) {
 	capture := captureWAN(t, lab)
 	attach(t, lab, "--client", "--bridge", line)
 	checkByTor(t, lab, lab.Router, testnet.Web4)
-	checkTransportIsTors(t, lab)
+	checkTransportIsTors(t, lab, "obfs4proxy")
 	checkOnlyTheBridge(t, capture)
 }
 
@@ -191,6 +195,68 @@ func TestBridgesThatCannotBeUsedChangeNothing(t *testing.T) {
 	if report := bridgesNow(t, lab); !report.Enabled || len(report.Bridges) != 1 || report.Bridges[0].Connected || report.Bridges[0].State != "never-connected" {
 		t.Errorf("of a bridge that does not answer: %+v, %v", report, r)
 	}
+}
+
+// TestSnowflakeRunsBesideTor as obfs4 does, with its real program: under tor's account and in its
+// control group, nobody else's to use, and free to ask for its broker. Without the internet it finds none, and
+// tor says how far it is.
+func TestSnowflakeRunsBesideTor(t *testing.T) {
+	const program = "snowflake-clien" // as far as the kernel has its name
+	const id = "2B280B23E1107BB62ABFC40DDCC8824814F80A72"
+	stun := at(testnet.Web4, 3478)
+	lab := torLab(t)
+	capture := captureWAN(t, lab)
+	line := fmt.Sprintf("snowflake 192.0.2.3:80 %s fingerprint=%s url=https://broker.%s/ ice=stun:%s utls-imitate=hellorandomizedalpn", id, id, testnet.Zone, stun)
+	attach(t, lab, "--client", "--no-wait", "--bridge", line)
+	checkTransportIsTors(t, lab, program)
+	pids, tors := pidsNamed(t, lab, program), pidsNamed(t, lab, "tor")
+	if len(pids) != 1 || len(tors) != 1 {
+		t.Fatalf("the processes are %v and %v", pids, tors)
+	}
+	of := func(pid int, file string) string {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	if a, b := of(pids[0], "cgroup"), of(tors[0], "cgroup"); a != b {
+		t.Errorf("it is in %s, and tor in %s", a, b)
+	}
+	if status := of(pids[0], "status"); strings.Contains(status, "Uid:\t0") || !strings.Contains(status, "CapEff:\t0000000000000000") || !strings.Contains(status, fmt.Sprintf("PPid:\t%d\n", tors[0])) {
+		t.Errorf("it is no child of tor's without privileges: %s", status)
+	}
+	eventually(t, patience, "what it sends to find volunteers", func() error {
+		for _, p := range capture.Packets() {
+			if p.Inbound && p.Proto == "udp" && p.Dst == stun {
+				return nil
+			}
+		}
+		return fmt.Errorf("it sends nothing to %s", stun)
+	})
+	report := bridgesNow(t, lab)
+	if !report.Enabled || len(report.Bridges) != 1 || report.Bridges[0].Transport != "snowflake" || report.Bridges[0].Connected {
+		t.Errorf("of bridges it says %+v", report)
+	}
+	if len(report.Transports) != 1 || !report.Transports[0].Found || !strings.Contains(report.Transports[0].Program, program) {
+		t.Errorf("of transports it says %+v", report.Transports)
+	}
+	if out := mustTorbpf(t, lab, "tor", "bridges").stdout; !strings.Contains(out, "snowflake") || strings.Contains(out, "broker") {
+		t.Errorf("tor bridges: %s", out)
+	}
+	if d := torReport(t, lab).Instances[0]; d.Ready || !d.Alive || d.Percent >= 100 {
+		t.Errorf("without a bridge tor is %+v", d)
+	}
+	if r := runTorbpf(t, lab, "tor", "status"); !strings.Contains(r.stdout, "by snowflake") {
+		t.Errorf("tor status: %v", r)
+	}
+	mustTorbpf(t, lab, attachArgs(lab, "--no-wait", "--bridge", "")...)
+	eventually(t, patience, "the end of the transport", func() error {
+		if pids := pidsNamed(t, lab, program); len(pids) > 0 {
+			return fmt.Errorf("it has processes %v", pids)
+		}
+		return nil
+	})
 }
 
 // TestTransportsSendWhatTheyMust in client mode: snowflake asks resolvers and sends UDP, and
