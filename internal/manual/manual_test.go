@@ -71,7 +71,6 @@ torbpf.toml \- what is kept
 .SH SYNOPSIS
 \fB/etc/torbpf/torbpf.toml\fR, \fB/etc/torbpf/torbpf.d/*.toml\fR
 .SH DESCRIPTION
-.PP
 Of all of it.
 .PP
 Files in torbpf.d are read after it, by name: their lists add up, of single values the last counts. \fBtorbpf check\-config\fR judges all of it, \fBtorbpf plan\fR shows what it would do here, \fBtorbpf apply\fR puts it in force.
@@ -80,7 +79,6 @@ Files in torbpf.d are read after it, by name: their lists add up, of single valu
 .B "interfaces = [""eth1""]"
 Where devices are; see \fBtorbpf attach\fR.
 .SS "[tor]"
-.PP
 About tables.
 .TP
 .B "trans_port = 9040"
@@ -88,7 +86,6 @@ About tables.
 .B "dns_port = 9053"
 Two keys at once.
 .SS "[[rules]]"
-.PP
 There may be many.
 .PP
 .RS 4
@@ -116,7 +113,7 @@ func TestACommandBecomesAPage(t *testing.T) {
 	page := Commands(Page{Version: "v1.2.3"}, root, []Status{{0, "Done."}})
 	for _, want := range []string{
 		".SH NAME\ntorbpf \\- put all on Tor\n", ".EX\ntorbpf attach eth1\n.EE\n",
-		".SS \"torbpf attach INTERFACE...\"\n.PP\nattach puts it on Tor.\n", ".EX\ntorbpf attach .eth1\n.EE\n",
+		".SS \"torbpf attach INTERFACE...\"\nattach puts it on Tor.\n", ".EX\ntorbpf attach .eth1\n.EE\n",
 		".TP\n.B \"\\-\\-no\\-wait\"\nreturn at once\n", ".B \"\\-\\-trans\\-port NUMBER (9040)\"\n", ".SH EXIT STATUS\n.TP\n.B \"0\"\nDone.\n",
 	} {
 		if !strings.Contains(page, want) {

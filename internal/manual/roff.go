@@ -43,9 +43,18 @@ func (r *roff) item(text string, titles ...string) {
 	}
 }
 
+// begin begins a paragraph; a title has done so already, and mandoc says so.
+func (r *roff) begin() {
+	text := strings.TrimSuffix(r.String(), "\n")
+	if last := text[strings.LastIndexByte(text, '\n')+1:]; !strings.HasPrefix(last, ".SH ") && !strings.HasPrefix(last, ".SS ") {
+		r.WriteString(".PP\n")
+	}
+}
+
 // verbatim shows lines as they are.
 func (r *roff) verbatim(lines ...string) {
-	r.WriteString(".PP\n.RS 4\n.EX\n")
+	r.begin()
+	r.WriteString(".RS 4\n.EX\n")
 	for _, l := range lines {
 		fmt.Fprintln(r, escape(l))
 	}
@@ -59,7 +68,7 @@ func (r *roff) prose(text string) {
 			r.verbatim(outdented(paragraph)...)
 			continue
 		}
-		r.WriteString(".PP\n")
+		r.begin()
 		r.text(paragraph)
 	}
 }
