@@ -16,6 +16,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 // The LAN programs are gone, and no look-up is asked about a broadcast.
@@ -124,7 +125,7 @@ func listen(t *testing.T, addr string) net.PacketConn {
 // expectFrom wants the next datagram to come from an address.
 func expectFrom(t *testing.T, conn net.PacketConn, addr string) {
 	t.Helper()
-	must(t, conn.SetReadDeadline(time.Now().Add(5*time.Second)))
+	must(t, conn.SetReadDeadline(time.Now().Add(testnet.Patience(5*time.Second))))
 	_, from, err := conn.ReadFrom(make([]byte, 64))
 	must(t, err)
 	if host, _, err := net.SplitHostPort(from.String()); err != nil || host != addr {
@@ -184,7 +185,7 @@ func TestLastGuardsReportWhatTheyStop(t *testing.T) {
 		{datagram{unix.IPPROTO_UDP, netip.AddrPortFrom(router, 9)}, abi.ReasonDeliveryGuard, 28},
 	} {
 		must(t, s.send(c.datagram))
-		got, ok, err := reader.Next(5 * time.Second)
+		got, ok, err := reader.Next(testnet.Patience(5 * time.Second))
 		must(t, err)
 		if !ok || got.Reason != c.reason || got.Dst != c.to || got.Src.Addr() != s.from ||
 			got.Protocol != unix.IPPROTO_UDP || got.Ifindex != l.lan.Attrs().Index || got.Length < c.length {

@@ -15,6 +15,7 @@ import (
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 // dnsVariants are the guards of new and old kernels, loaded deliberately.
@@ -187,12 +188,12 @@ func (l *lab) expectReachable(t *testing.T, ns namespace, addr string, want bool
 }
 
 func ask(network, addr string) error {
-	conn, err := net.DialTimeout(network, addr, 5*time.Second)
+	conn, err := net.DialTimeout(network, addr, testnet.Patience(5*time.Second))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(testnet.Patience(5 * time.Second))); err != nil {
 		return err
 	}
 	if network == "udp" {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/kernel"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 // TestFastPathForwards as the kernel does: other addresses, a hop less, and checksums that are
@@ -146,7 +147,7 @@ func TestFastPathEndsConnections(t *testing.T) {
 		k := l.talk(t, network)
 		k.say(t, 8<<20)
 		must(t, k.client.(*net.TCPConn).CloseWrite())
-		must(t, k.server.SetReadDeadline(time.Now().Add(10*time.Second)))
+		must(t, k.server.SetReadDeadline(time.Now().Add(testnet.Patience(10*time.Second))))
 		if n, err := k.server.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: the server hears no end: %d, %v", network, n, err)
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 // Behind the server, excluded; and the addresses of the WAN, which hide the client's.
@@ -241,7 +242,7 @@ func (k *talk) say(t *testing.T, size int) {
 			_, err := way.from.Write(text)
 			wrote <- err
 		}()
-		must(t, way.to.SetReadDeadline(time.Now().Add(10*time.Second)))
+		must(t, way.to.SetReadDeadline(time.Now().Add(testnet.Patience(10*time.Second))))
 		for got := 0; got < size; {
 			n, err := way.to.Read(buffer)
 			must(t, err)

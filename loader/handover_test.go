@@ -16,6 +16,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 // Sites that the lab's device talks to through tor.
@@ -114,7 +115,7 @@ func (l *lab) connectTo(site netip.AddrPort, within time.Duration) (conn net.Con
 	return conn, err
 }
 
-const handed = 5 * time.Second
+var handed = testnet.Patience(5 * time.Second)
 
 // TestTCPIsHandedToTorsListener, in the name of the site that a device connects to, in both families,
 // and never to a service of the router's at the same port; while SYNs flood it as well.

@@ -18,6 +18,7 @@ import (
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 // A lab is a router between a LAN and an uplink, in namespaces of its own; the
@@ -305,7 +306,7 @@ func must(t *testing.T, err error) {
 // await polls until done, and fails the test when that takes too long.
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(testnet.Patience(10 * time.Second))
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !done() {

@@ -18,6 +18,7 @@ import (
 	"github.com/torbpf/torbpf/internal/config"
 	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 // guardedPlan is clientPlan with a guard at the uplink.
@@ -233,7 +234,7 @@ func TestAcceptedSocketsOfWhoIsExempt(t *testing.T) {
 		listener, err := plain.Listen(t.Context(), "tcp4", c.to)
 		must(t, err)
 		must(t, c.from.do(func() error {
-			conn, err := net.DialTimeout("tcp4", c.to, 5*time.Second)
+			conn, err := net.DialTimeout("tcp4", c.to, testnet.Patience(5*time.Second))
 			if err == nil {
 				t.Cleanup(func() { conn.Close() })
 			}
@@ -268,7 +269,7 @@ func TestTheLastWordOfAConnectionLeaves(t *testing.T) {
 		return err
 	}))
 	defer listener.Close()
-	conn, err := net.DialTimeout("tcp4", listener.Addr().String(), 10*time.Second)
+	conn, err := net.DialTimeout("tcp4", listener.Addr().String(), testnet.Patience(10*time.Second))
 	must(t, err)
 	far, err := listener.Accept()
 	must(t, err)
@@ -300,7 +301,7 @@ func TestMPTCPOfWhoIsExemptLeaves(t *testing.T) {
 	c.SetMultipathTCP(true)
 	var dialer net.Dialer
 	dialer.SetMultipathTCP(true)
-	dialer.Timeout = 10 * time.Second
+	dialer.Timeout = testnet.Patience(10 * time.Second)
 	router := here(t)
 	for _, way := range []struct {
 		name       string
@@ -330,7 +331,7 @@ func TestMPTCPOfWhoIsExemptLeaves(t *testing.T) {
 				return err
 			}
 			defer conn.Close()
-			must(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+			must(t, conn.SetDeadline(time.Now().Add(testnet.Patience(10*time.Second))))
 			_, err = conn.Read(make([]byte, 5))
 			return err
 		}))

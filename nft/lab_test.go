@@ -16,6 +16,7 @@ import (
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/plan"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 // The lab's addresses. Beside lan0 and lan1 the router has dmz0, which is local
@@ -31,7 +32,7 @@ const (
 )
 
 // patience bounds every wait for something that must happen.
-const patience = 10 * time.Second
+var patience = testnet.Patience(10 * time.Second)
 
 // lab is a router (the test's own thread) with four hosts around it.
 type lab struct {

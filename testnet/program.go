@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
+	"time"
 )
 
 // ProgramDir makes a temporary folder for BuildProgram that everyone may enter,
@@ -40,4 +42,21 @@ func BuildProgram(path string, flags ...string) error {
 		return fmt.Errorf("build torbpf: %w: %s", err, out)
 	}
 	return os.Chmod(path, 0o755)
+}
+
+// slowVariable says by how much a machine is slower than those that durations are meant for,
+// such as an emulated one (package kernels).
+const slowVariable = "TORBPF_TEST_SLOW"
+
+// Patience is how long a test waits for what takes at most d elsewhere.
+func Patience(d time.Duration) time.Duration {
+	text := os.Getenv(slowVariable)
+	if text == "" {
+		return d
+	}
+	factor, err := strconv.Atoi(text)
+	if err != nil || factor < 1 {
+		panic(slowVariable + " is a number, not " + text)
+	}
+	return time.Duration(factor) * d
 }

@@ -21,17 +21,16 @@ const (
 	lan  = "eth1" // the LAN of client1 and client2
 	lan2 = "eth2" // that of client3
 	wan  = "eth0"
-
-	// torPatience bounds what waits for circuits of the Tor network.
-	torPatience = 60 * time.Second
-
-	// envPatience names a duration to be patient for, where a machine is emulated.
-	envPatience = "TORBPF_TEST_PATIENCE"
 )
 
-// patience is how long a condition may take to come about before a test
-// fails; it is generous, since a machine that runs other tests is slow.
-var patience = 20 * time.Second
+var (
+	// patience is how long a condition may take to come about before a test
+	// fails; it is generous, since a machine that runs other tests is slow.
+	patience = testnet.Patience(20 * time.Second)
+
+	// torPatience bounds what waits for circuits of the Tor network.
+	torPatience = testnet.Patience(60 * time.Second)
+)
 
 // program is the torbpf under test. It was built without cgo into a folder that
 // everyone may enter, since the sentry runs it without privileges.
@@ -56,12 +55,6 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if text := os.Getenv(envPatience); text != "" {
-		if patience, err = time.ParseDuration(text); err != nil {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", envPatience, err)
-			return 1
-		}
-	}
 	program = filepath.Join(dir, "torbpf")
 	speakerFile = filepath.Join(dir, "speaker")
 	if err := errors.Join(testnet.BuildProgram(program), copySpeaker(speakerFile)); err != nil {
@@ -88,7 +81,7 @@ var shared struct {
 func torLab(t *testing.T) *testnet.Lab {
 	t.Helper()
 	shared.once.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), testnet.Patience(3*time.Minute))
 		defer cancel()
 		shared.lab, shared.err = testnet.Start(ctx, testnet.Options{SecondLAN: true})
 	})
@@ -138,7 +131,7 @@ func (r result) String() string {
 // runTorbpf runs the program in the router's namespace to its end.
 func runTorbpf(t testing.TB, lab *testnet.Lab, args ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testnet.Patience(2*time.Minute))
 	defer cancel()
 	return runCommand(t, lab.Router.Command(ctx, program, args...))
 }

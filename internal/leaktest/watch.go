@@ -16,7 +16,7 @@ import (
 
 // patience is how long a condition may take to come about; a machine that runs
 // other things is slow.
-const patience = 20 * time.Second
+var patience = testnet.Patience(20 * time.Second)
 
 // Leak is what got out, and when.
 type Leak struct {

@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
+	"github.com/torbpf/torbpf/testnet"
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 5 * time.Second
+var patience = testnet.Patience(5 * time.Second)
 
 // stationMAC is the router's in these tests, where a MAC of zeros would not do.
 var stationMAC = [6]byte{0x02, 0, 0, 0, 0, 0x01}

@@ -16,7 +16,10 @@ import (
 	"github.com/torbpf/torbpf/testnet"
 )
 
-const timeout = 5 * time.Second
+var timeout = testnet.Patience(5 * time.Second)
+
+// quiet is how long nothing has to come.
+const quiet = time.Second / 2
 
 // router is the lab's router, where conntrack is looked at.
 type router struct {

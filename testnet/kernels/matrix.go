@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/torbpf/torbpf/testnet/vm"
@@ -27,11 +28,11 @@ type Matrix struct {
 	Root  string    // of the repository
 	Log   io.Writer // is told what happens
 	Short bool      // only the shortest of each suite
-	Tor   bool      // those with real tor as well
 	Only  string    // only suites whose name or package contains this
 	Kept  string    // a folder into which all that machines print is written; "": none
 
-	built string // a folder with the test programs
+	making sync.Mutex // of what machines are made of
+	built  string     // a folder with the test programs
 }
 
 // build builds all that machines of an architecture run, unless it is there. Close removes it.
@@ -47,7 +48,7 @@ func (m *Matrix) build(ctx context.Context, arch string) (dir string, err error)
 			return "", err
 		}
 	}
-	for _, s := range m.suites(arch) {
+	for _, s := range m.suites(arch, true) {
 		if err := m.goTool(ctx, arch, "test", "-c", "-o", filepath.Join(dir, s.program()), "./"+s.Package); err != nil {
 			return "", err
 		}
@@ -71,35 +72,26 @@ func (m *Matrix) goTool(ctx context.Context, arch string, args ...string) error 
 	return nil
 }
 
-// suites are those that are to be run on an architecture: of another one there are no programs
-// here.
-func (m *Matrix) suites(arch string) []Suite {
+// suites are those that are to be run on an architecture, with those that take real tor or without:
+// of another architecture there are no programs here.
+func (m *Matrix) suites(arch string, tor bool) []Suite {
 	all := slices.Clone(suites)
 	if arch != runtime.GOARCH {
 		all = slices.Clone(foreignSuites)
 	}
 	return slices.DeleteFunc(all, func(s Suite) bool {
-		return m.Short && s.Short == "" || s.Tor && !m.Tor || !strings.Contains(s.Name+" "+s.Package, m.Only)
+		return m.Short && s.Short == "" || s.Tor && !tor || !strings.Contains(s.Name+" "+s.Package, m.Only)
 	})
 }
 
-// Run runs all suites on a kernel. An error is one of the machine; tests that failed are
-// in the result.
-func (m *Matrix) Run(ctx context.Context, t Target) (*Result, error) {
-	arch := t.arch()
-	kernel, err := m.Cache.Kernel(ctx, t.Kernel, arch)
+// Run runs all suites on a kernel, with those that take real tor or without. An error is one of the
+// machine; tests that failed are in the result. Several kernels may be run at once.
+func (m *Matrix) Run(ctx context.Context, t Target, tor bool) (*Result, error) {
+	kernel, fast, built, err := m.make(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	fast, err := kernel.Accelerated(ctx)
-	if err != nil {
-		return nil, err
-	}
-	built, err := m.build(ctx, arch)
-	if err != nil {
-		return nil, err
-	}
-	chosen := m.suites(arch)
+	chosen := m.suites(kernel.Arch, tor)
 	begun := time.Now()
 	got, err := m.gather(t, chosen)
 	if err != nil {
@@ -111,7 +103,7 @@ func (m *Matrix) Run(ctx context.Context, t Target) (*Result, error) {
 	}
 	r := &Result{
 		Kernel: called(t, kernel), Package: kernel.Package, Version: kernel.Version, Release: kernel.Release, Arch: kernel.Arch,
-		Day: begun.UTC().Format(time.DateOnly), Run: "emulated", Seconds: int(time.Since(begun).Seconds()),
+		Day: begun.UTC().Format(time.DateOnly), Run: "emulated", Seconds: int(time.Since(begun).Seconds()), Short: m.Short,
 	}
 	if fast {
 		r.Run = "KVM"
@@ -120,6 +112,20 @@ func (m *Matrix) Run(ctx context.Context, t Target) (*Result, error) {
 		return nil, fmt.Errorf("%w: %s", err, got.out[0].Bytes())
 	}
 	return r, m.judge(ctx, r, kernel, chosen, got)
+}
+
+// make makes what a machine takes, unless it is there.
+func (m *Matrix) make(ctx context.Context, t Target) (kernel *vm.Kernel, fast bool, built string, err error) {
+	m.making.Lock()
+	defer m.making.Unlock()
+	if kernel, err = m.Cache.Kernel(ctx, t.Kernel, t.arch()); err != nil {
+		return nil, false, "", err
+	}
+	if fast, err = kernel.Accelerated(ctx); err != nil {
+		return nil, false, "", err
+	}
+	built, err = m.build(ctx, t.arch())
+	return kernel, fast, built, err
 }
 
 // called is the name of the result: that of the newest kernel is its version.
@@ -146,7 +152,7 @@ func (m *Matrix) machine(k *vm.Kernel, t Target, built string, chosen []Suite) *
 		dir := path.Join("/torbpf/src", s.Package)
 		machine.Jobs = append(machine.Jobs, vm.Job{
 			Args: s.arguments(path.Join("/torbpf", s.program()), m.Short), Dir: dir, Timeout: s.Timeout + time.Minute,
-			Env: []string{"TORBPF_TEST_PROGRAM=/torbpf/torbpf", "TORBPF_TEST_PATIENCE=" + patience, "TORBPF_TEST_OUT=/out"},
+			Env: []string{"TORBPF_TEST_PROGRAM=/torbpf/torbpf", "TORBPF_TEST_SLOW=" + slower, "TORBPF_TEST_OUT=/out"},
 		})
 		if data := filepath.Join(m.Root, s.Package, "testdata"); exists(data) {
 			machine.Files = append(machine.Files, vm.File{Host: data, Guest: path.Join(dir, "testdata")})
@@ -174,6 +180,7 @@ type gathered struct {
 	ended  []vm.Event
 	files  bytes.Buffer
 	suites []Suite
+	target Target
 	log    io.Writer
 	kept   string // how the files are called that get what jobs print; "": none
 	err    error  // of these
@@ -181,7 +188,7 @@ type gathered struct {
 
 func (g *gathered) take(e vm.Event) {
 	if e.Booted != "" {
-		fmt.Fprintf(g.log, "  %s has booted in %.1f s\n", e.Booted, e.Uptime.Seconds())
+		fmt.Fprintf(g.log, "  %s: %s has booted in %.1f s\n", g.target, e.Booted, e.Uptime.Seconds())
 	}
 	g.out[e.Job].Write(e.Output)
 	g.files.Write(e.Files)
@@ -191,7 +198,7 @@ func (g *gathered) take(e vm.Event) {
 	if e.Ended {
 		g.ended[e.Job] = e
 		if e.Job > 0 {
-			fmt.Fprintf(g.log, "  at %4.0f s ended with %d: %s\n", e.Uptime.Seconds(), e.Code, g.suites[e.Job-1].Name)
+			fmt.Fprintf(g.log, "  %s: at %4.0f s ended with %d: %s\n", g.target, e.Uptime.Seconds(), e.Code, g.suites[e.Job-1].Name)
 		}
 	}
 }
@@ -207,7 +214,7 @@ func appendTo(path string, text []byte) error {
 
 // gather begins to; what a former run has kept is gone.
 func (m *Matrix) gather(t Target, chosen []Suite) (*gathered, error) {
-	g := &gathered{out: make([]bytes.Buffer, len(chosen)+1), ended: make([]vm.Event, len(chosen)+1), suites: chosen, log: m.Log}
+	g := &gathered{out: make([]bytes.Buffer, len(chosen)+1), ended: make([]vm.Event, len(chosen)+1), suites: chosen, target: t, log: m.Log}
 	if m.Kept == "" {
 		return g, nil
 	}

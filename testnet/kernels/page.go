@@ -21,7 +21,7 @@ const (
 var pageText string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
-	"runs": runsTable, "suites": suitesTable, "missing": missing, "features": featuresTable, "fallbacks": fallbacks, "skips": skipsList, "verifier": verifierTable,
+	"runs": runsTable, "wholes": wholes, "suites": suitesTable, "missing": missing, "features": featuresTable, "fallbacks": fallbacks, "skips": skipsList, "verifier": verifierTable,
 }).Parse(pageText))
 
 // WritePage writes docs/KERNELS.md from docs/kernels.json.
@@ -60,10 +60,29 @@ func runsTable(r *Results) string {
 	for _, k := range r.Kernels {
 		passed, skipped, failed := k.totals()
 		rows = append(rows, []string{k.Kernel, fmt.Sprintf("%s (%s)", strings.TrimPrefix(k.Package, "linux-image-"), k.Version), k.Day,
-			fmt.Sprintf("%s, %d s", k.Run, k.Seconds), fmt.Sprint(passed), fmt.Sprint(skipped), fmt.Sprint(failed)})
+			fmt.Sprintf("%s, %d s%s", k.Run, k.Seconds, map[bool]string{true: ", short form"}[k.Short]), fmt.Sprint(passed), fmt.Sprint(skipped), fmt.Sprint(failed)})
 	}
 	return table(rows)
 }
+
+// wholes says how long all of them took.
+func wholes(r *Results) string {
+	if len(r.Wholes) == 0 {
+		return ""
+	}
+	rows := [][]string{{"all of them, from", "took", "of processors", "day", "how"}}
+	for _, w := range r.Wholes {
+		from := map[string]string{"empty": "an empty cache, with all that is downloaded", "full": "a full cache"}[w.Cache]
+		if w.Failed > 0 {
+			from += fmt.Sprintf("; %d tests failed", w.Failed)
+		}
+		rows = append(rows, []string{from, minutes(w.Seconds), minutes(w.Busy), w.Day,
+			fmt.Sprintf("%d kernels, %s, %d at once on %d processors", w.Kernels, w.Run, w.AtOnce, w.Processors)})
+	}
+	return table(rows) + "\n"
+}
+
+func minutes(seconds int) string { return fmt.Sprintf("%d min %d s", seconds/60, seconds%60) }
 
 // missing names the targets that have no result.
 func missing(r *Results) string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -16,6 +17,29 @@ const Format = 1
 type Results struct {
 	Format  int      `json:"format"`
 	Kernels []Result `json:"kernels"`
+	Wholes  []Whole  `json:"wholes,omitempty"`
+}
+
+// Whole is how long all of `make test-vm` took, once from an empty cache and once from a full one.
+type Whole struct {
+	Cache      string `json:"cache"` // "empty" or "full"
+	Day        string `json:"day"`
+	Run        string `json:"run"` // "KVM" or "emulated"
+	Kernels    int    `json:"kernels"`
+	AtOnce     int    `json:"at_once"`
+	Processors int    `json:"processors"`
+	Seconds    int    `json:"seconds"`
+	Busy       int    `json:"busy"`   // seconds of a processor, those of all added up
+	Failed     int    `json:"failed"` // tests
+}
+
+// Add takes over what came of a kernel.
+func (w *Whole) Add(r *Result) {
+	_, _, failed := r.totals()
+	w.Failed += failed
+	if r.Arch == runtime.GOARCH { // any other is emulated anyway
+		w.Run = r.Run
+	}
 }
 
 // Result is what came of one kernel.
@@ -28,6 +52,7 @@ type Result struct {
 	Day      string           `json:"day"`
 	Run      string           `json:"run"` // "KVM" or "emulated"
 	Seconds  int              `json:"seconds"`
+	Short    bool             `json:"short,omitempty"` // of each suite the shortest alone
 	Features map[string]Found `json:"features"`
 	Suites   []SuiteResult    `json:"suites"`
 	Verifier map[string]int   `json:"verifier"` // instructions processed by program; 0: refused
@@ -83,6 +108,13 @@ func (r *Results) Put(one Result) {
 	r.Kernels = slices.DeleteFunc(r.Kernels, func(k Result) bool { return k.Kernel == one.Kernel })
 	r.Kernels = append(r.Kernels, one)
 	slices.SortFunc(r.Kernels, func(a, b Result) int { return compareKernels(a.Kernel, b.Kernel) })
+}
+
+// PutWhole takes over how long all of it took, in place of the time before with such a cache.
+func (r *Results) PutWhole(one Whole) {
+	r.Wholes = slices.DeleteFunc(r.Wholes, func(w Whole) bool { return w.Cache == one.Cache })
+	r.Wholes = append(r.Wholes, one)
+	slices.SortFunc(r.Wholes, func(a, b Whole) int { return strings.Compare(a.Cache, b.Cache) })
 }
 
 // Write writes the file.

@@ -68,5 +68,5 @@ var programs = []string{
 // files of this host are in each machine, for the names in them.
 var files = []string{"/etc/passwd", "/etc/group", "/etc/protocols", "/etc/services", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/hosts"}
 
-// patience is for what a test waits, in an emulated machine.
-const patience = "150s"
+// slower is by how much an emulated machine is slower than those that tests are patient with.
+const slower = "8"

@@ -144,6 +144,12 @@ func (p *packages) names(ctx context.Context, prefix string) ([]string, error) {
 	return strings.Fields(out), err
 }
 
+// has tells whether a package can be downloaded; names lists what others only speak of as well.
+func (p *packages) has(ctx context.Context, name string) (bool, error) {
+	out, err := p.apt(ctx, "", "apt-cache", "madison", name)
+	return out != "", err
+}
+
 // unpack downloads a package and unpacks it below dir.
 func (p *packages) unpack(ctx context.Context, name, dir string) (control string, err error) {
 	tmp, err := os.MkdirTemp(p.dir, "deb-")

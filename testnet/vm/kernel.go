@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -32,7 +33,9 @@ type Kernel struct {
 
 // Cache is a folder in which kernels and qemu are unpacked.
 type Cache struct {
-	dir string
+	dir     string
+	making  sync.Mutex // of archives for machines, several of which may begin at once
+	fetched bool       // anything has been downloaded
 	// Progress, if set, is told what takes long.
 	Progress func(format string, args ...any)
 }
@@ -51,6 +54,15 @@ func OpenCache(dir string) (*Cache, error) {
 	}
 	return &Cache{dir: dir, Progress: func(string, ...any) {}}, nil
 }
+
+// Empty tells whether it has no kernel.
+func (c *Cache) Empty() bool {
+	all, err := filepath.Glob(filepath.Join(c.dir, "kernels", "*", "kernel.json"))
+	return err == nil && len(all) == 0
+}
+
+// Fetched tells whether a kernel or qemu has been downloaded since the cache was opened.
+func (c *Cache) Fetched() bool { return c.fetched }
 
 // Kernel finds a kernel and unpacks it, unless it is in the cache. Its name is
 //
@@ -75,6 +87,7 @@ func (c *Cache) Kernel(ctx context.Context, name, arch string) (*Kernel, error) 
 	}
 	k.Name, k.Package = name, pkg
 	c.Progress("unpacking %s of %s", pkg, from)
+	c.fetched = true
 	if err := k.unpack(ctx, from); err != nil {
 		return nil, fmt.Errorf("unpack %s: %w", pkg, err)
 	}
@@ -178,7 +191,7 @@ func newer(a, b []int) bool {
 var kernelPart = regexp.MustCompile(`linux-(?:base|binary|modules)-\d[^ ,]*`)
 
 // unpack fetches a kernel: since 6.19 Debian's image package is empty, and has its parts in
-// others.
+// others. An older one may name a part that the archive has no more, and holds all of a kernel itself.
 func (k *Kernel) unpack(ctx context.Context, from string) error {
 	p, err := k.host.lists(ctx, from, k.Arch)
 	if err != nil {
@@ -193,9 +206,16 @@ func (k *Kernel) unpack(ctx context.Context, from string) error {
 	}
 	k.Version = strings.TrimSpace(strings.TrimPrefix(strings.SplitN(control, "\n", 2)[0], "Version:"))
 	for _, part := range kernelPart.FindAllString(control, -1) {
-		if _, err := p.unpack(ctx, part, k.dir); err != nil {
+		there, err := p.has(ctx, part)
+		if err == nil && there {
+			_, err = p.unpack(ctx, part, k.dir)
+		}
+		if err != nil {
 			return err
 		}
+	}
+	if _, err := k.find("vmlinuz"); err != nil {
+		return err
 	}
 	return k.findRelease()
 }
@@ -250,6 +270,8 @@ func (k *Kernel) Config() ([]byte, error) {
 
 // initramfs returns the path of the archive with the kernel's modules and /init.
 func (k *Kernel) initramfs(ctx context.Context) (string, error) {
+	k.host.making.Lock()
+	defer k.host.making.Unlock()
 	guest, err := k.host.buildGuest(ctx, k.Arch)
 	if err != nil {
 		return "", err

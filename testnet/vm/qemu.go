@@ -76,6 +76,7 @@ func (c *Cache) qemu(ctx context.Context, arch string) (*qemu, error) {
 	dir := filepath.Join(c.dir, s.pkg)
 	if _, err := os.Stat(filepath.Join(dir, "done")); err != nil {
 		c.Progress("unpacking %s", s.pkg)
+		c.fetched = true
 		if err := c.unpackQemu(ctx, s, dir); err != nil {
 			return nil, fmt.Errorf("get %s: %w", s.qemu, err)
 		}

@@ -14,10 +14,15 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/testnet/kernels"
 	"github.com/torbpf/torbpf/testnet/vm"
@@ -51,6 +56,7 @@ func newCommand() *cobra.Command {
 func runCommand() *cobra.Command {
 	var cache string
 	var write bool
+	var atOnce int
 	m := &kernels.Matrix{Root: ".", Log: os.Stderr}
 	cmd := &cobra.Command{
 		Use:   "run [KERNEL…]",
@@ -58,6 +64,9 @@ func runCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if m.Cache, err = vm.OpenCache(cache); err != nil {
 				return err
+			}
+			if write && m.Only != "" {
+				return errors.New("what is written down is all of a kernel's: --write and --only do not go together")
 			}
 			m.Cache.Progress = func(format string, args ...any) { fmt.Fprintf(os.Stderr, "  "+format+"\n", args...) }
 			targets := kernels.Targets
@@ -67,52 +76,86 @@ func runCommand() *cobra.Command {
 					targets = append(targets, kernels.ParseTarget(a))
 				}
 			}
-			return runAll(cmd.Context(), m, targets, write)
+			return runAll(cmd.Context(), m, targets, atOnce, write)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&cache, "cache", "", "where kernels and qemu are unpacked (default: torbpf-vm in the user's cache)")
 	f.BoolVar(&write, "write", false, "write down what came of it, in docs/kernels.json and docs/KERNELS.md")
+	f.IntVar(&atOnce, "at-once", max(1, min(4, runtime.NumCPU())), "how many machines at once; one keeps about one processor busy")
 	f.BoolVar(&m.Short, "short", false, "only the shortest of each suite")
 	f.StringVar(&m.Only, "only", "", "only suites whose name or package contains this")
 	f.StringVar(&m.Kept, "keep", "", "a folder for all that the tests print")
 	return cmd
 }
 
-// runAll runs the targets one by one. The last one has the tests with real tor, too.
-func runAll(ctx context.Context, m *kernels.Matrix, targets []kernels.Target, write bool) (err error) {
-	begun := time.Now()
+// runAll runs the targets, the last of which has the tests with real tor, too, and so begins first.
+func runAll(ctx context.Context, m *kernels.Matrix, targets []kernels.Target, atOnce int, write bool) (err error) {
 	defer func() { err = errors.Join(err, m.Close()) }()
-	file := filepath.Join(m.Root, kernels.ResultsFile)
-	fine := true
-	for i, t := range targets {
-		m.Tor = !m.Short && i == len(targets)-1
-		fmt.Fprintf(os.Stderr, "Linux %s\n", t)
-		r, err := m.Run(ctx, t)
-		if err != nil {
-			return fmt.Errorf("linux %s: %w", t, err)
-		}
-		fmt.Print(r)
-		fine = fine && r.OK()
-		if write {
-			if err := record(m.Root, file, *r); err != nil {
-				return err
+	begun, empty := time.Now(), m.Cache.Empty()
+	whole := kernels.Whole{Day: begun.UTC().Format(time.DateOnly), Kernels: len(targets), AtOnce: atOnce, Processors: runtime.NumCPU()}
+	var turn sync.Mutex // to tell and to write down
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(atOnce)
+	for i, t := range slices.Backward(targets) {
+		all.Go(func() error {
+			r, err := m.Run(ctx, t, !m.Short && i == len(targets)-1)
+			if err != nil {
+				return fmt.Errorf("linux %s: %w", t, err)
 			}
-		}
+			turn.Lock()
+			defer turn.Unlock()
+			fmt.Print(r)
+			whole.Add(r)
+			if write {
+				return record(m.Root, func(all *kernels.Results) { all.Put(*r) })
+			}
+			return nil
+		})
 	}
-	fmt.Printf("%d kernels in %s\n", len(targets), time.Since(begun).Round(time.Second))
-	if !fine {
-		return errors.New("not all is as it should be: --keep FOLDER has all that the tests print")
+	if err := all.Wait(); err != nil {
+		return err
 	}
-	return nil
+	whole.Seconds, whole.Busy = int(time.Since(begun).Seconds()), busy()
+	fmt.Printf("%d kernels in %d s, with %d s of processors\n", len(targets), whole.Seconds, whole.Busy)
+	if whole.Cache = cacheWas(m, empty); write && whole.Cache != "" && !m.Short && len(targets) == len(kernels.Targets) {
+		err = record(m.Root, func(all *kernels.Results) { all.PutWhole(whole) })
+	}
+	if whole.Failed > 0 {
+		err = errors.Join(err, errors.New("not all is as it should be: --keep FOLDER has all that the tests print"))
+	}
+	return err
 }
 
-func record(root, file string, r kernels.Result) error {
+// cacheWas says how the cache was before the run; "": neither empty nor full.
+func cacheWas(m *kernels.Matrix, empty bool) string {
+	switch {
+	case empty:
+		return "empty"
+	case m.Cache.Fetched():
+		return ""
+	default:
+		return "full"
+	}
+}
+
+// busy is what the processes that have ended took of processors, in seconds.
+func busy() int {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_CHILDREN, &u) != nil {
+		return 0
+	}
+	return int(u.Utime.Sec + u.Stime.Sec)
+}
+
+// record changes the results and the page.
+func record(root string, change func(*kernels.Results)) error {
+	file := filepath.Join(root, kernels.ResultsFile)
 	all, err := kernels.ReadResults(file)
 	if err != nil {
 		return err
 	}
-	all.Put(r)
+	change(all)
 	if err := all.Write(file); err != nil {
 		return err
 	}
