@@ -71,7 +71,8 @@ func (b *builder) notFromSelf() [][]expr.Any {
 
 // besideTor keeps all but tor from what runs beside it, such as a pluggable transport, which takes
 // anybody anywhere. connect() is refused already where that listens; but a SYN that finds a full backlog is
-// sent again, and by then the port may be another's.
+// sent again, and by then the port may be another's. Ports of tor and the sentry are left out: the look-up of a
+// socket runs the program at local delivery, which counts what it refuses there.
 func (b *builder) besideTor() []rule {
 	if !b.Client.All || b.strict {
 		return nil
@@ -79,7 +80,8 @@ func (b *builder) besideTor() []rule {
 	beside := b.Mark.Bits(uint32(abi.VerdictDirect), abi.OwnBesideTor)
 	either := b.Mark.ClassMask() | b.Mark.Bits(0, abi.OwnBesideTor)
 	return []rule{newRule("nobody but tor begins a connection to what runs beside it", fromLoopback(),
-		tcpFlagsAre(tcpSYN, tcpFIN|tcpSYN|tcpRST|tcpACK), markIsNot(beside, either), socketMarkIs(beside, b.Mark.Mask()),
+		tcpFlagsAre(tcpSYN, tcpFIN|tcpSYN|tcpRST|tcpACK), markIsNot(beside, either),
+		protocolAndPort(destinationPort), []expr.Any{notIn(setPorts)}, socketMarkIs(beside, b.Mark.Mask()),
 		reject(RefusedClient, unix.NFT_REJECT_TCP_RST, 0))}
 }
 
