@@ -55,13 +55,17 @@ func listenMarked(t *testing.T, at netip.AddrPort, mark, room int) (fd int, boun
 	return 0, netip.AddrPort{}
 }
 
+func awaitEvent(t *testing.T, fd int, event int16) {
+	t.Helper()
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: event}}, int(patience/time.Millisecond)); err != nil || n != 1 {
+		t.Fatalf("nothing becomes of it: %v", err)
+	}
+}
+
 // connected waits for what becomes of a connection that was begun.
 func connected(t *testing.T, fd int) error {
 	t.Helper()
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(patience/time.Millisecond))
-	if err != nil || n != 1 {
-		t.Fatalf("nothing becomes of it: %v", err)
-	}
+	awaitEvent(t, fd, unix.POLLOUT)
 	number, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
 		t.Fatal(err)
@@ -84,6 +88,7 @@ func TestASYNThatIsSentAgainMeetsNoTransport(t *testing.T) {
 			if err := unix.Connect(filler, sockaddr(at.Addr().String(), int(at.Port()))); err != nil {
 				t.Fatal(err)
 			}
+			awaitEvent(t, first, unix.POLLIN) // it is in the backlog
 			if err := unix.SetNonblock(fd, true); err != nil {
 				t.Fatal(err)
 			}
