@@ -57,6 +57,8 @@ func TestVerifierBudget(t *testing.T) {
 		case is == 0 && was != 0:
 			t.Errorf("the verifier of Linux %s refuses %s, which that of %s takes", kernel, name, column)
 		case column != kernel: // whose verifier goes through more, or less, of the same
+		case is != 0 && was == 0 && os.Getenv(outVariable) != "": // so it has just been written down
+			t.Logf("%s has no budget for Linux %s yet (now %d instructions)", name, column, is)
 		case is != 0 && was == 0:
 			t.Errorf("%s has no budget for Linux %s (now %d instructions): take over what make test-vm has written down, by go run ./testnet/cmd/kernels budget", name, column, is)
 		case float64(is) > float64(was)*(1+tolerance):
@@ -151,10 +153,14 @@ func verify(t *testing.T, all *ebpf.CollectionSpec, name string) int {
 	return n
 }
 
+// outVariable names the folder in which a virtual machine leaves what it was run for; package
+// kernels sees to it that what has been written down becomes the budget.
+const outVariable = "TORBPF_TEST_OUT"
+
 // writeFigures leaves them for who runs this in a virtual machine.
 func writeFigures(t *testing.T, taken map[string]int) {
 	t.Helper()
-	dir := os.Getenv("TORBPF_TEST_OUT")
+	dir := os.Getenv(outVariable)
 	if dir == "" {
 		return
 	}

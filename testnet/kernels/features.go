@@ -43,5 +43,5 @@ func (f feature) of(r Result) bool {
 
 // missed tells whether a kernel that is new enough lacks it, without being made to.
 func (f feature) missed(r Result) bool {
-	return !f.of(r) && f.since != "" && compareVersions(r.Release, f.since) >= 0 && !strings.Contains(r.Kernel, withoutBTF)
+	return !f.of(r) && !r.Features[f.probe].Unknown && f.since != "" && compareVersions(r.Release, f.since) >= 0 && !strings.Contains(r.Kernel, withoutBTF)
 }

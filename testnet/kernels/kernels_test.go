@@ -2,11 +2,13 @@ package kernels
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -60,6 +62,29 @@ func TestResultsAreGood(t *testing.T) {
 	}
 }
 
+// TestWhatVerifiersTookIsTheBudget: a program that has none on a kernel could take what it likes there.
+func TestWhatVerifiersTookIsTheBudget(t *testing.T) {
+	r, err := ReadResults(filepath.Join(root, ResultsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, budgetFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := make(map[string]map[string]int)
+	if err := json.Unmarshal(text, &known); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range r.Kernels {
+		for name, n := range k.Verifier {
+			if n > 0 && known[name][k.Kernel] == 0 {
+				t.Errorf("%s has no budget on %s, where it took %d: go run ./testnet/cmd/kernels budget", name, k.Kernel, n)
+			}
+		}
+	}
+}
+
 func TestAFeatureIsMissedWhereItShouldBe(t *testing.T) {
 	tcx := feature{title: "tcx", probe: "tcx", since: "6.6"}
 	for _, c := range []struct {
@@ -75,6 +100,9 @@ func TestAFeatureIsMissedWhereItShouldBe(t *testing.T) {
 		if got := tcx.missed(r); got != c.missed {
 			t.Errorf("%s, which has it: %t: missed %t", c.kernel, c.has, got)
 		}
+	}
+	if tcx.missed(Result{Kernel: "6.12", Release: "6.12.1-cloud", Features: map[string]Found{"tcx": {Unknown: true}}}) {
+		t.Error("what nobody could look at is missed")
 	}
 }
 
@@ -183,6 +211,27 @@ func TestResultsAreInOrderAndOncePerKernel(t *testing.T) {
 	}
 	if back, err = ReadResults(file); err != nil || len(back.Kernels) != len(r.Kernels) {
 		t.Errorf("read back %v, %v", back, err)
+	}
+}
+
+func TestHowLongAllTookIsToldOncePerCache(t *testing.T) {
+	var r Results
+	for _, w := range []Whole{
+		{Cache: "full", Seconds: 1}, {Cache: "empty", Seconds: 3 * 60, Busy: 2 * 60, Day: "a day", Kernels: 7, AtOnce: 2, Processors: 2},
+		{Cache: "full", Seconds: 61, Day: "a day", Kernels: 7, AtOnce: 2, Processors: 2},
+	} {
+		w.Add(&Result{Arch: runtime.GOARCH, Run: "KVM"})
+		w.Add(&Result{Arch: "another", Run: "emulated", Suites: []SuiteResult{{Failed: make([]string, w.Seconds/61%2)}}})
+		r.PutWhole(w)
+	}
+	const want = `| all of them, from | took | of processors | day | how |
+|---|---|---|---|---|
+| an empty cache, with all that is downloaded | 3 min 0 s | 2 min 0 s | a day | 7 kernels, KVM, 2 at once on 2 processors |
+| a full cache; 1 tests failed | 1 min 1 s | 0 min 0 s | a day | 7 kernels, KVM, 2 at once on 2 processors |
+
+`
+	if diff := cmp.Diff(want, wholes(&r)); diff != "" {
+		t.Error(diff)
 	}
 }
 

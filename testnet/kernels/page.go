@@ -144,7 +144,11 @@ func featuresTable(r *Results) string {
 	for _, f := range features {
 		row := []string{f.title, f.since}
 		for _, k := range r.Kernels {
-			row = append(row, map[bool]string{true: "yes", false: "**no**"}[f.of(k)])
+			cell := map[bool]string{true: "yes", false: "**no**"}[f.of(k)]
+			if k.Features[f.probe].Unknown {
+				cell = "not looked at"
+			}
+			row = append(row, cell)
 		}
 		rows = append(rows, row)
 	}

@@ -25,12 +25,16 @@ func Probe(path string) error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return err
 	}
+	// The functions by which programs ask conntrack are the module's, which elsewhere the rules of nftables load.
+	if out, err := exec.Command("modprobe", "nf_conntrack").CombinedOutput(); err != nil {
+		return fmt.Errorf("modprobe nf_conntrack: %w: %s", err, out)
+	}
 	found := make(map[string]Found)
 	for key, look := range probes {
 		err := look()
 		found[key] = Found{Has: err == nil}
 		if err != nil {
-			found[key] = Found{Why: strings.SplitN(err.Error(), "\n", 2)[0]}
+			found[key] = Found{Why: strings.SplitN(err.Error(), "\n", 2)[0], Unknown: errors.Is(err, exec.ErrNotFound)}
 		}
 	}
 	text, err := json.Marshal(found)

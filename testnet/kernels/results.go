@@ -60,8 +60,9 @@ type Result struct {
 
 // Found is whether a kernel has something, or why not.
 type Found struct {
-	Has bool   `json:"has"`
-	Why string `json:"why,omitempty"`
+	Has     bool   `json:"has"`
+	Why     string `json:"why,omitempty"`
+	Unknown bool   `json:"unknown,omitempty"` // the machine had no program to look with
 }
 
 // SuiteResult is what came of a suite. Tests within tests are not counted.

@@ -20,8 +20,8 @@ var suites = []Suite{
 		Short: "^(TestEveryVerdictAndReason|TestWhatIsRoutedToAnExitGoesThere)$",
 	},
 	{
-		Name: "loading, attaching, exchanging, removing; guards; client mode; the fast path; the verifier's budget", Package: "loader", Timeout: 15 * time.Minute,
-		Run:   "^(TestVerifierBudget|TestAttachedProgramsMarkAndRefuse|TestApplyingAgainUpdatesInPlace|TestSwitchingBetweenTCXAndClsactLeavesNothingDoubled|TestRemoveLeavesNothing|TestRecreatedInterface|TestUplinkGuardStopsWhatALANMayNotSend|TestForwardGuardStopsWhatMayNotBeForwarded|TestDNSGuardKeepsALANFromTheRoutersResolver|TestDeliveryGuardStopsDNSByBroadcast|TestSocketsGetTheirMakersClass|TestClientModeIsRefusedWithoutACookie|TestBareProgramsKnowUsersAndControlGroups|TestTCPIsHandedToTorsListener|TestEarlyRefusal|TestFastPathForwards|TestFastPathEndsWithPolicy|TestLANWithoutEthernetHeader)$",
+		Name: "loading, attaching, exchanging, removing; guards; client mode; the fast path; the verifier's budget", Package: "loader", Timeout: 30 * time.Minute,
+		Run:   "^(TestVerifierBudget|TestAttachedProgramsMarkAndRefuse|TestApplyingAgainUpdatesInPlace|TestUpgradeIsNeverOpen|TestSwitchingBetweenTCXAndClsactLeavesNothingDoubled|TestRemoveLeavesNothing|TestRecreatedInterface|TestUplinkGuardStopsWhatALANMayNotSend|TestForwardGuardStopsWhatMayNotBeForwarded|TestDNSGuardKeepsALANFromTheRoutersResolver|TestDeliveryGuardStopsDNSByBroadcast|TestSocketsGetTheirMakersClass|TestClientModeIsRefusedWithoutACookie|TestBareProgramsKnowUsersAndControlGroups|TestTCPIsHandedToTorsListener|TestEarlyRefusal|TestFastPathForwards|TestFastPathEndsWithPolicy|TestLANWithoutEthernetHeader)$",
 		Short: "^(TestVerifierBudget|TestAttachedProgramsMarkAndRefuse|TestSwitchingBetweenTCXAndClsactLeavesNothingDoubled|TestRemoveLeavesNothing|TestForwardGuardStopsWhatMayNotBeForwarded|TestSocketsGetTheirMakersClass|TestClientModeIsRefusedWithoutACookie|TestTCPIsHandedToTorsListener|TestFastPathForwards)$",
 	},
 	{

@@ -95,16 +95,17 @@ func runAll(ctx context.Context, m *kernels.Matrix, targets []kernels.Target, at
 	begun, empty := time.Now(), m.Cache.Empty()
 	whole := kernels.Whole{Day: begun.UTC().Format(time.DateOnly), Kernels: len(targets), AtOnce: atOnce, Processors: runtime.NumCPU()}
 	var turn sync.Mutex // to tell and to write down
-	all, ctx := errgroup.WithContext(ctx)
+	var all errgroup.Group
 	all.SetLimit(atOnce)
 	for i, t := range slices.Backward(targets) {
 		all.Go(func() error {
-			r, err := m.Run(ctx, t, !m.Short && i == len(targets)-1)
-			if err != nil {
-				return fmt.Errorf("linux %s: %w", t, err)
-			}
+			r, e := m.Run(ctx, t, !m.Short && i == len(targets)-1)
 			turn.Lock()
 			defer turn.Unlock()
+			if e != nil {
+				err = errors.Join(err, fmt.Errorf("linux %s: %w", t, e)) // the others go on
+				return nil
+			}
 			fmt.Print(r)
 			whole.Add(r)
 			if write {
@@ -113,7 +114,7 @@ func runAll(ctx context.Context, m *kernels.Matrix, targets []kernels.Target, at
 			return nil
 		})
 	}
-	if err := all.Wait(); err != nil {
+	if err := errors.Join(all.Wait(), err); err != nil {
 		return err
 	}
 	whole.Seconds, whole.Busy = int(time.Since(begun).Seconds()), busy()
