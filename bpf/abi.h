@@ -59,12 +59,14 @@ enum limit {
 	 * What is behind them, if anything, counts as "tor"; of a source as "block".
 	 */
 	MAX_NESTED = 4,
-	MAX_LIST_LEVELS = 6, /* of a tree, above the leaves */
+	MAX_LIST_STEPS = 16, /* from a slot of a tree to a node */
 	LIST_BRANCHES4 = 17,
 	LIST_BRANCHES6 = 33,
-	LIST_LEAF4 = 12, /* ranges */
-	LIST_LEAF6 = 28,
-	LIST_ENDS = 16, /* a power of two */
+	LIST_CODES4 = 7,      /* words of a leaf */
+	LIST_NEAR_BITS4 = 20, /* of a code, and three of them are in a word */
+	LIST_WIDE_BITS4 = 30, /* two, where ranges lie far apart */
+	LIST_LEAF6 = 28,      /* ranges */
+	LIST_ENDS = 16,	      /* a power of two */
 };
 
 /*
@@ -317,8 +319,8 @@ struct listed {
 };
 
 /*
- * A node of the tree of a long list: of each child but the last the last address that it is to
- * be asked for. Addresses are in host order; those of IPv6 go without their lower half.
+ * A node of the tree of a long list: of each leaf below it but the last the last address that it is
+ * to be asked for. Addresses are in host order; those of IPv6 go without their lower half.
  */
 struct list_node4 {
 	__u32 last[LIST_BRANCHES4 - 1];
@@ -328,13 +330,17 @@ struct list_node6 {
 	__u64 last[LIST_BRANCHES6 - 1];
 };
 
-/* A leaf, of the same size: ranges of 1 << bits addresses that lists have. */
+/*
+ * A leaf, of the same size: ranges of addresses that lists have. The code of a range is twice its
+ * first address, less the base, and how many addresses it has, which is a power of two. The highest
+ * bit of the room for a code is free.
+ */
 struct list_leaf4 {
-	__u32 first[LIST_LEAF4];
-	__u8 bits[LIST_LEAF4];
-	__u32 unused;
+	__u64 base;
+	__u64 codes[LIST_CODES4];
 };
 
+/* Ranges of 1 << bits addresses. */
 struct list_leaf6 {
 	__u64 first[LIST_LEAF6];
 	__u8 bits[LIST_LEAF6];
@@ -343,13 +349,24 @@ struct list_leaf6 {
 
 /* What stands in the place of the first node. */
 struct list_shape {
+	__u64 first;  /* address that lists have */
+	__u64 span;   /* from there to the last one */
 	__u32 leaves; /* the number of the first one; 0: there is no tree */
+	__u32 nodes;  /* likewise, and so on */
+	__u32 tops;   /* the first address of each node, so many beside one another as a node has */
+	__u32 slots;  /* nodes by the upper bits of an address */
+	__u32 slot_bits; /* the lower bits, which do not tell slots apart */
+	__u32 wide;	 /* 1: codes are of LIST_WIDE_BITS4 */
+	__u32 lives;	 /* 1: struct list_ends tells until when lists have a range; 0: for ever */
+	__u32 trie;	 /* 1: there are lists in the trie, too */
 	__u32 ranges;
-	__u32 lives; /* 1: struct list_ends tells until when lists have a range; 0: for ever */
-	__u32 trie;  /* 1: there are lists in the trie, too */
-	__u32 levels;
-	__u32 begins[MAX_LIST_LEVELS]; /* the number of the first node of each level */
-	__u32 unused[5];
+	__u32 unused[3];
+};
+
+/* The nodes that may have the addresses of a slot. */
+struct list_slot {
+	__u16 node; /* the first of them */
+	__u16 half; /* of how many there are, in powers of two */
 };
 
 /* Until when lists have ranges, in the order of the leaves: of many, since an entry takes no less.

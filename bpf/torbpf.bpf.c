@@ -34,6 +34,7 @@ const enum explained *explained_type __attribute__((unused));
 const struct list_shape *list_shape_type __attribute__((unused));
 const struct list_leaf4 *list_leaf4_type __attribute__((unused));
 const struct list_leaf6 *list_leaf6_type __attribute__((unused));
+const struct list_slot *list_slot_type __attribute__((unused));
 const enum fast_program *fast_program_type __attribute__((unused));
 const enum fast_way *fast_way_type __attribute__((unused));
 

@@ -192,10 +192,12 @@ const (
 	DatapathLimitMAX_LANS        DatapathLimit = 256
 	DatapathLimitMAX_INSTANCES   DatapathLimit = 16
 	DatapathLimitMAX_NESTED      DatapathLimit = 4
-	DatapathLimitMAX_LIST_LEVELS DatapathLimit = 6
+	DatapathLimitMAX_LIST_STEPS  DatapathLimit = 16
 	DatapathLimitLIST_BRANCHES4  DatapathLimit = 17
 	DatapathLimitLIST_BRANCHES6  DatapathLimit = 33
-	DatapathLimitLIST_LEAF4      DatapathLimit = 12
+	DatapathLimitLIST_CODES4     DatapathLimit = 7
+	DatapathLimitLIST_NEAR_BITS4 DatapathLimit = 20
+	DatapathLimitLIST_WIDE_BITS4 DatapathLimit = 30
 	DatapathLimitLIST_LEAF6      DatapathLimit = 28
 	DatapathLimitLIST_ENDS       DatapathLimit = 16
 )
@@ -213,10 +215,9 @@ type DatapathListEnds struct {
 }
 
 type DatapathListLeaf4 struct {
-	_      structs.HostLayout
-	First  [12]uint32
-	Bits   [12]uint8
-	Unused uint32
+	_     structs.HostLayout
+	Base  uint64
+	Codes [7]uint64
 }
 
 type DatapathListLeaf6 struct {
@@ -237,14 +238,25 @@ type DatapathListNode6 struct {
 }
 
 type DatapathListShape struct {
-	_      structs.HostLayout
-	Leaves uint32
-	Ranges uint32
-	Lives  uint32
-	Trie   uint32
-	Levels uint32
-	Begins [6]uint32
-	Unused [5]uint32
+	_        structs.HostLayout
+	First    uint64
+	Span     uint64
+	Leaves   uint32
+	Nodes    uint32
+	Tops     uint32
+	Slots    uint32
+	SlotBits uint32
+	Wide     uint32
+	Lives    uint32
+	Trie     uint32
+	Ranges   uint32
+	Unused   [3]uint32
+}
+
+type DatapathListSlot struct {
+	_    structs.HostLayout
+	Node uint16
+	Half uint16
 }
 
 type DatapathListed struct {
@@ -606,6 +618,7 @@ const (
 	DatapathVarListLeaf4Type   = "list_leaf4_type"
 	DatapathVarListLeaf6Type   = "list_leaf6_type"
 	DatapathVarListShapeType   = "list_shape_type"
+	DatapathVarListSlotType    = "list_slot_type"
 	DatapathVarLocalAddrType   = "local_addr_type"
 	DatapathVarMarkShift       = "mark_shift"
 	DatapathVarNearGroupType   = "near_group_type"
@@ -742,6 +755,7 @@ type DatapathVariableSpecs struct {
 	ListLeaf4Type   *ebpf.VariableSpec `ebpf:"list_leaf4_type"`
 	ListLeaf6Type   *ebpf.VariableSpec `ebpf:"list_leaf6_type"`
 	ListShapeType   *ebpf.VariableSpec `ebpf:"list_shape_type"`
+	ListSlotType    *ebpf.VariableSpec `ebpf:"list_slot_type"`
 	LocalAddrType   *ebpf.VariableSpec `ebpf:"local_addr_type"`
 	MarkShift       *ebpf.VariableSpec `ebpf:"mark_shift"`
 	NearGroupType   *ebpf.VariableSpec `ebpf:"near_group_type"`
@@ -893,6 +907,7 @@ type DatapathVariables struct {
 	ListLeaf4Type   *ebpf.Variable `ebpf:"list_leaf4_type"`
 	ListLeaf6Type   *ebpf.Variable `ebpf:"list_leaf6_type"`
 	ListShapeType   *ebpf.Variable `ebpf:"list_shape_type"`
+	ListSlotType    *ebpf.Variable `ebpf:"list_slot_type"`
 	LocalAddrType   *ebpf.Variable `ebpf:"local_addr_type"`
 	MarkShift       *ebpf.Variable `ebpf:"mark_shift"`
 	NearGroupType   *ebpf.Variable `ebpf:"near_group_type"`

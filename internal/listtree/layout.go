@@ -1,21 +1,32 @@
-// Package listtree lays long lists of prefixes out as trees in which a look-up reads one node a
-// level, and few levels. bpf/listed.h looks up in the same.
+// Package listtree lays long lists of prefixes out so that a look-up reads few lines of memory, and
+// a million prefixes take little of it. bpf/listed.h looks up in the same.
 //
-// The prefixes of a family that lists have become ranges of powers of two addresses that do
-// not overlap. In order, they are the leaves; the nodes above tell which leaf may have an
-// address: the one of which the first range begins before it, and the next one does not.
+// The prefixes of a family that lists have become ranges of powers of two addresses that do not
+// overlap. In order, they are in leaves. Above 17 leaves of IPv4 or 33 of IPv6 is a node, and above
+// the nodes a table by the upper bits of an address.
 //
-//	node 0   shape: where the leaves begin, and each level above them
-//	root     [ 10.255.255.255                   51.19.255.255   …        ]
-//	         ╱                                 │                ╲
-//	leaves   [ 1.0.0.0 +2^8  8.8.8.0 +2^4 … ]  [ 11.0.0.0 +2^24 … ]  …
+//	element 0  shape: where all else begins
+//	slots      [ … node 7, or the next one …                             ]
+//	                 ╲
+//	tops           [ … 51.11.255.255 before node 7, 51.20.3.255 before 8 … ]
+//	                     ╲
+//	nodes                [ 51.12.0.255 of leaf 119, 51.12.9.31 of 120 …  ]
+//	                                                   ╲
+//	leaves                                             [ 51.12.1.0 +2^8, 51.12.9.0 +2^4 … ]
 //
-// A node is a line of a processor's cache, of IPv6 four beside one another, whatever it is. Above
-// the leaves it has of each child but the last the last address that the child is to be asked for.
-// The children of node n of a level are n*branches and those behind it, of the level below, so
-// there are no pointers. Each level is filled from the left; what is left
-// free in a node is the highest value, which nothing is above, and in a leaf the range before
-// it once more.
+// An address is in a slot by how far it is from the first one that lists have. A slot tells which
+// nodes its addresses may belong to, mostly one or two; the tops, which of those, by halves. A node
+// has of each of its leaves but the last the last address that the leaf is to be asked for: the next
+// one begins behind it. The leaves of node n are those from 17*n or 33*n on, so there are no
+// pointers. What is left free in tops and nodes is the highest value, which nothing is above.
+//
+// A leaf of IPv6 has the first addresses of its ranges, and then of each, in a byte, the bits in
+// which its addresses differ. One of IPv4 has of each range a code, which is twice its first
+// address and how many addresses it has: that is the lowest bit that is set. Twice an address and 1
+// differs from the code in no bit above that one if the range has it. Codes are less a base of the
+// leaf, so that 20 bits do for each, or 30 where that makes fewer leaves: a leaf ends before a code
+// that has no room, and large ranges are cut. What is left free in a leaf is its last range once
+// more.
 //
 // Where a list has a life, there is a table of deadlines beside it, by the number of the range.
 //
@@ -49,33 +60,23 @@ type Tree[K Key] struct {
 // Shape says how a tree is laid out.
 type Shape = abi.DatapathListShape
 
-// A leaf has the first addresses of ranges, and then of each, in a byte, the bits in which its
-// addresses differ.
-const (
-	leafRanges4 = int(abi.DatapathLimitLIST_LEAF4)
-	leafRanges6 = int(abi.DatapathLimitLIST_LEAF6)
-)
+func is6[K Key]() bool { return unsafe.Sizeof(K(0)) == unsafe.Sizeof(uint64(0)) }
 
-func isWide[K Key]() bool { return unsafe.Sizeof(K(0)) == unsafe.Sizeof(uint64(0)) }
-
-// leafRanges is how many ranges a leaf has.
-func leafRanges[K Key]() int {
-	if isWide[K]() {
-		return leafRanges6
-	}
-	return leafRanges4
-}
-
-// branches is how many children a node has.
+// branches is how many leaves are below a node.
 func branches[K Key]() int {
-	if isWide[K]() {
+	if is6[K]() {
 		return int(abi.DatapathLimitLIST_BRANCHES6)
 	}
 	return int(abi.DatapathLimitLIST_BRANCHES4)
 }
 
-// Width is how many words a node has.
+// Width is how many words an element has: one more is below a node.
 func Width[K Key]() int { return branches[K]() - 1 }
+
+// slotsOf is how many slots there are in an element.
+func slotsOf[K Key]() int {
+	return Width[K]() * int(unsafe.Sizeof(K(0))/unsafe.Sizeof(abi.DatapathListSlot{}))
+}
 
 // Fits says whether a tree can have a prefix.
 func Fits(p netip.Prefix) bool {
@@ -87,7 +88,7 @@ const keyBits6 = 64
 
 // highest is the last key.
 func highest[K Key]() K {
-	if isWide[K]() {
+	if is6[K]() {
 		return ^K(0) >> 1
 	}
 	return ^K(0)
@@ -108,85 +109,75 @@ func span[K Key](p netip.Prefix) (first, last K) {
 	return first, first | ^K(0)>>p.Bits()
 }
 
-// shapeOf returns the shape of a tree of so many ranges; nodes is how many nodes it has, the
-// shape's among them. ok is false where they are too many.
-func shapeOf[K Key](ranges int) (shape Shape, nodes int, ok bool) {
-	if ranges == 0 {
-		return Shape{}, 1, true
-	}
-	var levels []int // sizes, from below
-	leaves := ceil(ranges, leafRanges[K]())
-	for size := leaves; size > 1; {
-		size = ceil(size, branches[K]())
-		levels = append(levels, size)
-	}
-	if len(levels) > len(shape.Begins) {
-		return Shape{}, 0, false
-	}
-	nodes = 1
-	for i := range levels {
-		shape.Begins[i] = uint32(nodes)
-		nodes += levels[len(levels)-1-i]
-	}
-	shape.Levels, shape.Leaves, shape.Ranges = uint32(len(levels)), uint32(nodes), uint32(ranges)
-	return shape, nodes + leaves, true
-}
-
 func ceil(n, by int) int { return (n + by - 1) / by }
 
 // Shape returns how the tree is laid out.
 func (t Tree[K]) Shape() *Shape { return (*Shape)(unsafe.Pointer(unsafe.SliceData(t.Nodes))) }
 
+// words are those of an element, and of all behind it.
+func (t Tree[K]) words(element int) []K { return t.Nodes[element*Width[K]():] }
+
+// tops are the last keys before nodes, and what is behind them.
+func (t Tree[K]) tops() []K { return t.words(int(t.Shape().Tops)) }
+
 // node is the node of a number.
-func (t Tree[K]) node(number int) []K { return t.Nodes[number*Width[K]():][:Width[K]()] }
+func (t Tree[K]) node(number int) []K { return t.words(int(t.Shape().Nodes) + number)[:Width[K]()] }
 
 // leaf is the leaf of a number.
-func (t Tree[K]) leaf(number int) leaf[K] {
-	n := leafRanges[K]()
-	words := t.node(int(t.Shape().Leaves) + number)
-	bits := unsafe.Slice((*byte)(unsafe.Pointer(&words[n])), n)
-	return leaf[K]{words[:n], bits}
+func (t Tree[K]) leaf(number int) []K { return t.words(int(t.Shape().Leaves) + number)[:Width[K]()] }
+
+// slots are those of all keys, and what is behind them.
+func (t Tree[K]) slots() []abi.DatapathListSlot {
+	words := t.words(int(t.Shape().Slots))
+	slot := (*abi.DatapathListSlot)(unsafe.Pointer(unsafe.SliceData(words)))
+	return unsafe.Slice(slot, len(words)/Width[K]()*slotsOf[K]())
 }
 
-type leaf[K Key] struct {
-	first []K
-	bits  []byte
-}
+// form is that of the leaves.
+func (t Tree[K]) form() form { return formsOf[K]()[t.Shape().Wide] }
 
 // Find returns until when lists have a key, and the last key of the range that has it. An
 // empty tree, or memory of zeros, has none.
 func (t Tree[K]) Find(key K) (ends uint32, last K) {
-	if len(t.Nodes) == 0 || t.Shape().Leaves == 0 || key > highest[K]() {
+	shape := t.Shape()
+	if shape == nil || shape.Leaves == 0 || uint64(key)-shape.First > shape.Span {
 		return Unlisted, 0
 	}
-	self := 0
-	for _, begin := range t.Shape().Begins[:t.Shape().Levels] {
-		child := 0
-		for _, last := range t.node(int(begin) + self) {
-			if last < key {
-				child++
-			}
+	slot := t.slots()[(uint64(key)-shape.First)>>shape.SlotBits]
+	node := int(slot.Node)
+	for half := int(slot.Half); half > 0; half /= 2 {
+		if t.tops()[node+half] < key {
+			node += half
 		}
-		self = self*branches[K]() + child
 	}
-	l := t.leaf(self)
-	at := len(l.first) - 1
-	for at >= 0 && l.first[at] > key {
-		at--
+	leaf := node * branches[K]()
+	for _, last := range t.node(node) {
+		if last < key {
+			leaf++
+		}
 	}
-	if at < 0 || uint64(key-l.first[at])>>l.bits[at] != 0 {
-		return Unlisted, 0
+	f := t.form()
+	for at := range f.ranges {
+		r := get(f, t.leaf(leaf), at)
+		if key < r.first || key > r.last() {
+			continue
+		}
+		if shape.Lives != 0 {
+			return t.Ends[leaf*f.ranges+at], r.last()
+		}
+		return ForEver, r.last()
 	}
-	ends = ForEver
-	if t.Shape().Lives != 0 {
-		ends = t.Ends[self*len(l.first)+at]
-	}
-	return ends, l.first[at] + K(uint64(1)<<l.bits[at]-1)
+	return Unlisted, 0
 }
 
-// FindPrefix is Find for the first address of a prefix. all says whether the range has all of it.
+// FindPrefix is Find for the first address of a prefix. all says whether ranges have all of it.
 func (t Tree[K]) FindPrefix(p netip.Prefix) (ends uint32, all bool) {
-	ends, last := t.Find(keyOf[K](p.Addr()))
-	_, end := span[K](p)
-	return ends, ends != Unlisted && end <= last
+	first, end := span[K](p)
+	ends, last := t.Find(first)
+	for more := ends; more != Unlisted; more, last = t.Find(last + 1) {
+		if end <= last {
+			return ends, true
+		}
+	}
+	return ends, false
 }

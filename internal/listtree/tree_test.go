@@ -2,6 +2,9 @@ package listtree
 
 import (
 	"encoding/binary"
+	"errors"
+	"math"
+	"math/bits"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -128,47 +131,94 @@ func compareAt[K Key](t *testing.T, parts []Part, tree Tree[K], key K) {
 	}
 }
 
-// TestDeepTrees: of every number of levels, filled to the last place and one further.
-func TestDeepTrees(t *testing.T) {
-	t.Run("ipv4", func(t *testing.T) { deepTrees[uint32](t, 3) })
-	t.Run("ipv6", func(t *testing.T) { deepTrees[uint64](t, 3) })
-}
-
-func deepTrees[K Key](t *testing.T, levels int) {
-	full := leafRanges[K]()
-	for level := range levels {
-		for _, n := range []int{full - 1, full, full + 1} {
-			want := level
-			if n > full {
-				want++
-			}
-			deepTree[K](t, n, want)
-		}
-		full *= branches[K]()
+// TestFullTrees: filled to the last place of a leaf, and of a node, and one further; of many nodes.
+func TestFullTrees(t *testing.T) {
+	for _, leaves := range []int{1, 2, 17, 18, 33, 34, 400} {
+		t.Run("ipv4", func(t *testing.T) { fullTrees[uint32](t, leaves, 2, false) })
+		t.Run("ipv4, far apart", func(t *testing.T) {
+			fullTrees[uint32](t, leaves, min(1<<24, 1<<31/uint32(leaves*wide4.ranges+2)), true)
+		})
+		t.Run("ipv6", func(t *testing.T) { fullTrees[uint64](t, leaves, 1<<40, false) })
 	}
 }
 
-func deepTree[K Key](t *testing.T, n, levels int) {
-	t.Helper()
-	apart := highest[K]() / K(n+1) &^ 1
-	var list []netip.Prefix
-	for i := range n {
-		list = append(list, netip.PrefixFrom(addrOf(K(i+1)*apart), 8*int(unsafe.Sizeof(apart))))
+func fullTrees[K Key](t *testing.T, leaves int, apart K, wide bool) {
+	f := formsOf[K]()[flag(wide)]
+	for n, want := range map[int]int{leaves*f.ranges - 1: leaves, leaves * f.ranges: leaves, leaves*f.ranges + 1: leaves + 1} {
+		var list []netip.Prefix
+		for i := range n {
+			list = append(list, netip.PrefixFrom(addrOf(K(i+1)*apart), 8*int(unsafe.Sizeof(apart))))
+		}
+		tree := build[K](t, []Part{{ForEver, list}})
+		if shape := tree.Shape(); len(tree.words(int(shape.Leaves))) != want*Width[K]() || int(shape.Ranges) != n || tree.form() != f {
+			t.Errorf("%d prefixes have %d leaves of %v and %d ranges, want %d of %v", n, len(tree.words(int(shape.Leaves)))/Width[K](), tree.form(), shape.Ranges, want, f)
+		}
+		for i := range n {
+			key := K(i+1) * apart
+			for k, want := range map[K]bool{key - 1: false, key: true, key + 1: false} {
+				if ends, _ := tree.Find(k); (ends == ForEver) != want {
+					t.Fatalf("of %d: %s ends at %d", n, addrOf(k), ends)
+				}
+			}
+		}
+		if ends, _ := tree.Find(highest[K]()); ends != Unlisted {
+			t.Errorf("the last address ends at %d", ends)
+		}
 	}
-	tree := build[K](t, []Part{{ForEver, list}})
-	if shape := tree.Shape(); int(shape.Levels) != levels || int(shape.Ranges) != n {
-		t.Errorf("%d prefixes have %d levels and %d ranges, want %d levels", n, shape.Levels, shape.Ranges, levels)
-	}
-	for i := range n {
-		key := K(i+1) * apart
-		for k, want := range map[K]bool{key - 1: false, key: true, key + 1: false} {
-			if ends, _ := tree.Find(k); (ends == ForEver) != want {
-				t.Fatalf("of %d: %s ends at %d", n, addrOf(k), ends)
+}
+
+// TestCrowdsAmongFew: a slot may have many nodes, and nodes many slots.
+func TestCrowdsAmongFew(t *testing.T) {
+	t.Run("ipv4", crowdsAmongFew[uint32])
+	t.Run("ipv6", crowdsAmongFew[uint64])
+}
+
+func crowdsAmongFew[K Key](t *testing.T) {
+	bits := 8 * int(unsafe.Sizeof(K(0)))
+	steps := 0
+	for seed := range uint64(2) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		has := make(map[K]bool)
+		for range 3 {
+			crowd := K(r.Uint64()) & highest[K]()
+			for range 20_000 {
+				has[(crowd+2*K(r.IntN(1<<16)))&highest[K]()] = true
+				has[K(r.Uint64())&highest[K]()] = r.IntN(20) == 0
+			}
+		}
+		var list []netip.Prefix
+		for key, in := range has {
+			if in {
+				list = append(list, netip.PrefixFrom(addrOf(key), bits))
+			}
+		}
+		tree := build[K](t, []Part{{ForEver, config.MergePrefixes(list)}})
+		for _, s := range tree.slots()[:1+tree.Shape().Span>>tree.Shape().SlotBits] {
+			steps = max(steps, int(s.Half))
+		}
+		for key := range has {
+			for _, k := range []K{key, (key - 1) & highest[K](), (key + 1) & highest[K]()} {
+				if ends, _ := tree.Find(k); (ends == ForEver) != has[k] {
+					t.Fatalf("%s ends at %d", addrOf(k), ends)
+				}
 			}
 		}
 	}
-	if ends, _ := tree.Find(highest[K]()); ends != Unlisted {
-		t.Errorf("the last address ends at %d", ends)
+	if steps < 8 {
+		t.Errorf("no slot takes more than %d nodes", 2*steps)
+	}
+}
+
+// TestLargeRangesAreCut, so that codes have few bits; nobody who asks notices.
+func TestLargeRangesAreCut(t *testing.T) {
+	p := netip.MustParsePrefix
+	few := []netip.Prefix{p("0.0.0.0/1"), p("128.0.0.1/32"), p("192.0.0.0/2")}
+	tree := build[uint32](t, []Part{{ForEver, few}})
+	if got := len(tree.words(int(tree.Shape().Leaves))) / Width[uint32](); got != (1<<6+1<<5)/8+1 {
+		t.Errorf("%v have %d leaves", few, got)
+	}
+	for _, key := range []uint32{0, 1<<25 - 1, 1 << 25, 1<<31 - 1, 1 << 31, 1<<31 + 1, 1<<31 + 2, 3<<30 - 1, 3 << 30, 1<<32 - 1} {
+		compareAt(t, []Part{{ForEver, few}}, tree, key)
 	}
 }
 
@@ -181,7 +231,8 @@ func TestNeighboursAreJoined(t *testing.T) {
 		lives  uint32
 	}{
 		"neighbours":   {[]Part{{ForEver, []netip.Prefix{p("10.0.0.0/8"), p("11.0.0.0/16"), p("11.1.0.0/24")}}}, 3, 0},
-		"joined":       {[]Part{{ForEver, []netip.Prefix{p("1.0.0.0/8"), p("2.0.0.0/7"), p("4.0.0.0/8")}}}, 1, 0},
+		"aligned":      {[]Part{{ForEver, []netip.Prefix{p("1.0.0.0/8"), p("2.0.0.0/7"), p("4.0.0.0/8")}}}, 3, 0},
+		"joined":       {[]Part{{ForEver, []netip.Prefix{p("2.0.0.0/8"), p("3.0.0.0/9"), p("3.128.0.0/9")}}}, 1, 0},
 		"from first":   {[]Part{{ForEver, []netip.Prefix{p("0.0.0.0/8"), p("1.0.0.0/8")}}}, 1, 0},
 		"to last":      {[]Part{{ForEver, []netip.Prefix{p("254.0.0.0/8"), p("255.0.0.0/8")}}}, 1, 0},
 		"nothing":      {nil, 0, 0},
@@ -253,29 +304,28 @@ func TestNoTree(t *testing.T) {
 
 // TestTooMany: what no tree can have is refused before anything is allocated.
 func TestTooMany(t *testing.T) {
-	most := leafRanges[uint64]()
-	for range len(Shape{}.Begins) {
-		most *= branches[uint64]()
+	p := &Plan[uint64]{firsts: make([]uint64, branches[uint64]()*math.MaxUint16)}
+	if err := p.layOut(0); err != nil {
+		t.Errorf("%d leaves are refused: %v", len(p.firsts), err)
 	}
-	if _, _, ok := shapeOf[uint64](most); !ok {
-		t.Errorf("%d ranges are refused", most)
-	}
-	if _, _, ok := shapeOf[uint64](most + 1); ok {
-		t.Errorf("%d ranges are not refused", most+1)
+	p = &Plan[uint64]{firsts: append(p.firsts, 0)}
+	if err := p.layOut(0); !errors.Is(err, ErrTooMany) {
+		t.Errorf("%d leaves: %v", len(p.firsts), err)
 	}
 }
 
 // TestNodesAreThoseOfTheMaps: bpf/abi.h says what they are.
 func TestNodesAreThoseOfTheMaps(t *testing.T) {
+	node4, node6 := int(unsafe.Sizeof(abi.DatapathListNode4{})), int(unsafe.Sizeof(abi.DatapathListNode6{}))
 	for name, got := range map[string][2]int{
-		"node, IPv4": {4 * Width[uint32](), int(unsafe.Sizeof(abi.DatapathListNode4{}))},
-		"node, IPv6": {8 * Width[uint64](), int(unsafe.Sizeof(abi.DatapathListNode6{}))},
-		"leaf, IPv4": {4 * Width[uint32](), int(unsafe.Sizeof(abi.DatapathListLeaf4{}))},
-		"leaf, IPv6": {8 * Width[uint64](), int(unsafe.Sizeof(abi.DatapathListLeaf6{}))},
-		"shape":      {4 * Width[uint32](), int(unsafe.Sizeof(Shape{}))},
-		"bits, IPv4": {4 * leafRanges4, int(unsafe.Offsetof(abi.DatapathListLeaf4{}.Bits))},
-		"bits, IPv6": {8 * leafRanges6, int(unsafe.Offsetof(abi.DatapathListLeaf6{}.Bits))},
-		"levels":     {len(Shape{}.Begins), int(abi.DatapathLimitMAX_LIST_LEVELS)},
+		"node, IPv4":  {4 * Width[uint32](), node4},
+		"node, IPv6":  {8 * Width[uint64](), node6},
+		"leaf, IPv4":  {int(unsafe.Sizeof(abi.DatapathListLeaf4{})), node4},
+		"leaf, IPv6":  {int(unsafe.Sizeof(abi.DatapathListLeaf6{})), node6},
+		"shape":       {int(unsafe.Sizeof(Shape{})), node4},
+		"slots, IPv4": {slotsOf[uint32]() * int(unsafe.Sizeof(abi.DatapathListSlot{})), node4},
+		"slots, IPv6": {slotsOf[uint64]() * int(unsafe.Sizeof(abi.DatapathListSlot{})), node6},
+		"steps":       {bits.Len(math.MaxUint16), int(abi.DatapathLimitMAX_LIST_STEPS)},
 	} {
 		if got[0] != got[1] {
 			t.Errorf("%s: %d and %d", name, got[0], got[1])
@@ -283,29 +333,44 @@ func TestNodesAreThoseOfTheMaps(t *testing.T) {
 	}
 }
 
-// FuzzTree takes prefixes from bytes.
+// FuzzTree takes prefixes from bytes, of IPv4 or IPv6.
 func FuzzTree(f *testing.F) {
-	f.Add([]byte("\x00\x00\x00\x00\x01\x00\xff\xff\xff\xff\x20\x01"))
-	f.Add([]byte("\x0a\x00\x00\x00\x08\x00\x0a\x01\x00\x00\x10\x02\x0b\x00\x00\x00\x08\x01"))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		ofEnd := make(map[uint32][]netip.Prefix)
-		for raw = raw[:min(len(raw), 600)]; len(raw) >= 6; raw = raw[6:] {
-			p := netip.PrefixFrom(netip.AddrFrom4([4]byte(raw)), 1+int(raw[4])%32).Masked()
-			ends := []uint32{ForEver, 1, 2, 3}[raw[5]%4]
-			ofEnd[ends] = append(ofEnd[ends], p)
+	f.Add(false, []byte("\x00\x00\x00\x00\x01\x00\xff\xff\xff\xff\x20\x01"))
+	f.Add(false, []byte("\x0a\x00\x00\x00\x08\x00\x0a\x01\x00\x00\x10\x02\x0b\x00\x00\x00\x08\x01"))
+	f.Add(true, []byte("\x20\x01\x0d\xb8\x00\x00\x00\x01\x40\x00\x20\x01\x0d\xb8\x00\x00\x00\x03\x10\x01"))
+	f.Fuzz(func(t *testing.T, ipv6 bool, raw []byte) {
+		raw = raw[:min(len(raw), 1200)]
+		if ipv6 {
+			fuzzTree[uint64](t, raw)
+			return
 		}
-		var parts []Part
-		for ends, list := range ofEnd {
-			parts = append(parts, Part{ends, config.MergePrefixes(list)})
+		fuzzTree[uint32](t, raw)
+	})
+}
+
+func fuzzTree[K Key](t *testing.T, raw []byte) {
+	size := int(unsafe.Sizeof(K(0)))
+	ofEnd := make(map[uint32][]netip.Prefix)
+	for ; len(raw) >= size+2; raw = raw[size+2:] {
+		key := K(0)
+		for _, b := range raw[:size] {
+			key = key<<8 | K(b)
 		}
-		tree := build[uint32](t, parts)
-		for _, part := range parts {
-			for _, p := range part.Prefixes {
-				first, last := span[uint32](p)
-				for _, key := range []uint32{first - 1, first, last, last + 1} {
-					compareAt(t, parts, tree, key)
-				}
+		p := netip.PrefixFrom(addrOf(key&highest[K]()), 1+int(raw[size])%(8*size)).Masked()
+		ends := []uint32{ForEver, 1, 2, 3}[raw[size+1]%4]
+		ofEnd[ends] = append(ofEnd[ends], p)
+	}
+	var parts []Part
+	for ends, list := range ofEnd {
+		parts = append(parts, Part{ends, config.MergePrefixes(list)})
+	}
+	tree := build[K](t, parts)
+	for _, part := range parts {
+		for _, p := range part.Prefixes {
+			first, last := span[K](p)
+			for _, key := range []K{first - 1, first, last, last + 1} {
+				compareAt(t, parts, tree, key&highest[K]())
 			}
 		}
-	})
+	}
 }

@@ -132,14 +132,16 @@ func TestTreesAndTriesSayTheSame(t *testing.T) {
 		lives bool
 		n     int
 		long  int // the longest prefix of IPv6
+		near  int // in how many bits all addresses of IPv4 are the same
 	}{
-		{"for ever", 0, false, entries, 64}, {"with lives", 4, true, entries, 64}, {"with hosts beside", 4, true, entries / 2, 128},
-		{"few", 3, true, 5, 64}, {"one", 0, false, 1, 64}, {"all ended", 1, true, 40, 64},
+		{"for ever", 0, false, entries, 64, 0}, {"with lives", 4, true, entries, 64, 0}, {"with hosts beside", 4, true, entries / 2, 128, 0},
+		{"near one another", 0, false, entries, 64, 10}, {"near, with lives", 4, true, entries, 64, 10}, {"one address beside the other", 0, false, entries, 64, 20},
+		{"few", 3, true, 5, 64, 0}, {"one", 0, false, 1, 64, 0}, {"all ended", 1, true, 40, 64, 0},
 	} {
 		t.Run(shape.name, func(t *testing.T) {
 			var list prefixList
 			for range shape.n / 2 {
-				for _, p := range []netip.Prefix{listPrefix4(r), listPrefix6(r, shape.long)} {
+				for _, p := range []netip.Prefix{listPrefix4(r, shape.near), listPrefix6(r, shape.long)} {
 					if !shape.lives && p.Bits()%2 == 1 { // see listEnds
 						p = netip.PrefixFrom(p.Addr(), p.Bits()-1).Masked()
 					}
@@ -158,10 +160,14 @@ func TestTreesAndTriesSayTheSame(t *testing.T) {
 	}
 }
 
-func listPrefix4(r *rand.Rand) netip.Prefix {
+func listPrefix4(r *rand.Rand, near int) netip.Prefix {
 	var a [4]byte
+	shortest := max(12, near+8)
 	binary.BigEndian.PutUint32(a[:], r.Uint32()>>r.IntN(4))
-	return netip.PrefixFrom(netip.AddrFrom4(a), 12+r.IntN(21)).Masked()
+	if near > 0 {
+		binary.BigEndian.PutUint32(a[:], 62<<24|r.Uint32()>>near)
+	}
+	return netip.PrefixFrom(netip.AddrFrom4(a), shortest+r.IntN(33-shortest)).Masked()
 }
 
 func listPrefix6(r *rand.Rand, long int) netip.Prefix {
