@@ -145,8 +145,8 @@ var faults = []fault{
 	}), "ip-rules", Warning, []string{"priority 50"}},
 	{"XDP of others", set(func(f *Facts) { f.Programs = []plan.Program{{Index: 3, What: "an XDP program"}} }), "programs", Warning, []string{"ip link set dev eth1 xdp off"}},
 	{"tcx of others", set(func(f *Facts) { f.Programs = []plan.Program{{Index: 3, What: "a tcx program at ingress"}} }), "programs", Note, []string{"eth1 has a tcx program"}},
-	{"a flowtable, and an exclusion", set(func(f *Facts) { excluding(f); f.Flowtables = []string{"fw4 ft"} }), "flowtable", Warning, []string{"fw4 ft", "flow_offloading=0"}},
-	{"a flowtable", set(func(f *Facts) { f.Flowtables = []string{"fw4 ft"} }), "flowtable", Note, []string{"fw4 ft"}},
+	{"a flowtable, and an exclusion", set(func(f *Facts) { excluding(f); f.Flowtables = []string{"fw4 ft", "torbpf direct"} }), "flowtable", Warning, []string{"(flowtable fw4 ft)", "past all rules", "flow_offloading=0"}},
+	{"a flowtable", set(func(f *Facts) { f.Flowtables = []string{"fw4 ft"} }), "flowtable", Note, []string{"fw4 ft", "nothing is excluded"}},
 	{"a firewall", set(func(f *Facts) {
 		f.Firewall.Delivered = []Stopped{{Chain: "inet fw in", LAN: "eth1", What: []string{"tcp4", "udp4"}, Rules: []string{"nft insert rule inet fw in …"}}}
 	}), "firewall", Problem, []string{"inet fw in", "from eth1: tcp4, udp4", "nft insert rule"}},
@@ -164,7 +164,8 @@ var faults = []fault{
 	{"a closed output chain", set(func(f *Facts) { f.Advice[CheckAnswers] = []Advice{Advise("the chain drops", "nft insert rule")} }), "firewall-answers", Warning, []string{"nft insert rule"}},
 	{"containers", set(func(f *Facts) { f.Host.Links = links }), "containers", Note, []string{"docker0", "torbpf attach docker0"}},
 	{"containers beside this machine's own", set(func(f *Facts) { f.Host.Links = links; f.Advice[CheckContainer] = []Advice{Beside("docker0")} }), "containers", Warning, []string{"torbpf attach docker0"}},
-	{"wg-quick", set(func(f *Facts) { f.Advice[CheckVPN] = []Advice{Advise("wg-quick's firewall", "Table")} }), "vpn", Warning, []string{"Table"}},
+	{"wg-quick", set(func(f *Facts) { f.Advice[CheckVPN] = WGQuick([]string{"wg0"}, true, false) }), "vpn", Warning, []string{"wg0 by another interface", "Table"}},
+	{"wg-quick, and an exclusion", set(func(f *Facts) { f.Advice[CheckVPN] = WGQuick([]string{"wg0"}, false, true) }), "vpn", Warning, []string{"UDP that is excluded", "wg0.conf says Table"}},
 	{"PPPoE, and a fast path", func(t *testing.T, f *Facts) {
 		f.Config.FastPath = config.FastPathAuto
 		f.Host.Routes[0].Index = 10

@@ -62,16 +62,44 @@ func programs(f *Facts) []Finding {
 
 // flowtable is about those of others: torbpf takes flows out of its own before they are to end.
 func flowtable(f *Facts) []Finding {
-	others := slices.DeleteFunc(slices.Clone(f.Flowtables), func(name string) bool { return strings.HasPrefix(name, plan.Table+" ") })
+	excluded := f.Config.Rules.OfLANs().OpensAny()
+	verdict := Note
+	if excluded {
+		verdict = Warning
+	}
+	return found(verdict, Flowtables(f.Flowtables, excluded)...)
+}
+
+// Flowtables tells of those of others, which are named "TABLE NAME": torbpf's programs at the interfaces are before and
+// after what a flowtable forwards, and everything else it passes by.
+func Flowtables(names []string, excluded bool) []Advice {
+	others := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return strings.HasPrefix(name, plan.Table+" ") })
 	if len(others) == 0 {
 		return nil
 	}
-	names := strings.Join(others, ", ")
-	if !f.Config.Rules.OfLANs().OpensAny() {
-		return []Finding{note(fmt.Sprintf("nftables offloads flows (flowtable %s), but nothing is excluded, so no flow of a LAN is forwarded", names))}
+	what := "but nothing is excluded, so no flow of a LAN is forwarded"
+	if excluded {
+		what = "and forwards what is excluded past all rules and the guard of what is forwarded: torbpf's programs at the interfaces alone judge it, and with offload to hardware not these either"
 	}
-	return []Finding{warning(fmt.Sprintf("nftables offloads flows (flowtable %s): a flow that is excluded is not seen by what comes after it, and with offload to hardware by no program and no counter", names),
-		"nft -a list ruleset, and delete the rule with `flow add`", "OpenWrt: uci set firewall.@defaults[0].flow_offloading=0; uci commit firewall; service firewall reload")}
+	return []Advice{Advise(fmt.Sprintf("nftables offloads flows (flowtable %s), %s", strings.Join(others, ", "), what),
+		"nft -a list ruleset, and delete the rule with `flow add`", "OpenWrt: uci set firewall.@defaults[0].flow_offloading=0; uci commit firewall; service firewall reload",
+		`or let torbpf have one of its own, which ends with an exclusion: fastpath = "flowtable"`)}
+}
+
+// WGQuick tells what the firewall does that wg-quick has for tunnels of these names, through which everything is
+// routed: to what this machine sends where that is on Tor, and to what devices send where any of it is excluded.
+func WGQuick(names []string, client, excluded bool) []Advice {
+	var out []Advice
+	for _, name := range names {
+		fix := fmt.Sprintf("it has none where [Interface] of %s.conf says Table (docs/CLIENT.md, beside a VPN)", name)
+		if client {
+			out = append(out, Advise(fmt.Sprintf("wg-quick's firewall (table wg-quick-%s) drops what comes to an address of %s by another interface, and with it by the loopback device what Tor and the sentry answer, names above all", name, name), fix))
+		}
+		if excluded {
+			out = append(out, Advise(fmt.Sprintf("wg-quick's firewall (table wg-quick-%s) sets the whole mark of UDP, torbpf's bits as well, so UDP that is excluded goes nowhere", name), fix))
+		}
+	}
+	return out
 }
 
 func firewall(f *Facts) []Finding {

@@ -265,11 +265,7 @@ func TestFlowtableMeetsFaults(t *testing.T) {
 	isFast(t, lab, "")
 	f := openFlow(t, lab.Client1, "udp", at(testnet.Other4, testnet.PortEcho))
 	inFlowtable(t, lab, f, true)
-	if by, _ := lanStatus(t, lab); by.AttachedBy == "tcx" {
-		removeAll(t, filepath.Join(pinDir(t, lab), "links", "lan-[0-9]*"))
-	} else {
-		runLine(t, lab, "tc filter del dev eth1 ingress")
-	}
+	lanProgramGone.inflict(t, lab)
 	w := captureWAN(t, lab)
 	if err := f.echo(); err == nil {
 		t.Fatal("it goes on without a program that has judged it")

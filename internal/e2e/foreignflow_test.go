@@ -36,7 +36,7 @@ func accelerated(t *testing.T, lab *testnet.Lab, f *flow) {
 }
 
 // TestForeignFlowtable: what a flowtable of the user's forwards goes past the guard of what is
-// forwarded and all rules. So doctor says so; nothing that was in it before stays there; what is
+// forwarded and all rules. So attach, status and doctor say so; nothing that was in it before stays there; what is
 // direct may use it, and ends with its exclusion, also while the LAN program or our table is gone.
 func TestForeignFlowtable(t *testing.T) {
 	lab := plainLab(t, testnet.Options{})
@@ -54,7 +54,13 @@ func TestForeignFlowtable(t *testing.T) {
 	for _, f := range old {
 		accelerated(t, lab, f)
 	}
-	attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab))
+	told := func(r result, says string) {
+		t.Helper()
+		if !strings.Contains(r.stdout+r.stderr, "flowtable users_own users") || !strings.Contains(r.stdout+r.stderr, says) {
+			t.Errorf("it does not tell of the flowtable, %s: %v", says, r)
+		}
+	}
+	told(attach(t, lab, lan, "--no-wait", "--torrc", loneTorrc(t, lab)), "nothing is excluded")
 	capture := captureWAN(t, lab)
 	for _, f := range old {
 		if err := f.ends(); err != nil {
@@ -62,11 +68,12 @@ func TestForeignFlowtable(t *testing.T) {
 		}
 	}
 	checkNoLeaks(t, capture)
-	if r := runTorbpf(t, lab, "doctor"); !strings.Contains(r.stdout, "flowtable users_own users") {
-		t.Errorf("doctor does not tell of the flowtable: %v", r)
-	}
+	told(runTorbpf(t, lab, "doctor"), "nothing is excluded")
+	told(mustTorbpf(t, lab, "exclude", "add", other4), "delete the rule with `flow add`")
+	told(mustTorbpf(t, lab, "status"), "past all rules")
+	mustTorbpf(t, lab, "exclude", "del", other4)
 
-	for _, fault := range []harm{{"nothing", func(*testing.T, *testnet.Lab) {}}, tcxGone, tableGone} {
+	for _, fault := range []harm{{"nothing", func(*testing.T, *testnet.Lab) {}}, lanProgramGone, tableGone} {
 		t.Run("exclusion removed after: "+fault.name, func(t *testing.T) { checkForeignFlowEnds(t, lab, fault) })
 	}
 }

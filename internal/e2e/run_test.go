@@ -182,6 +182,13 @@ var (
 	tcxGone = harm{"tcx link gone", func(t *testing.T, lab *testnet.Lab) {
 		removeAll(t, filepath.Join(pinDir(t, lab), "links", "lan-[0-9]*"))
 	}}
+	lanProgramGone = harm{"LAN program gone", func(t *testing.T, lab *testnet.Lab) { // on any kernel
+		if by, _ := lanStatus(t, lab); by.AttachedBy == "tcx" {
+			tcxGone.inflict(t, lab)
+			return
+		}
+		run(t, lab.Router, "tc", "filter", "del", "dev", lan, "ingress")
+	}}
 	tableGone = harm{"nft table gone", func(t *testing.T, lab *testnet.Lab) {
 		run(t, lab.Router, "nft", "delete", "table", "inet", "torbpf")
 	}}

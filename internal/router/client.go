@@ -132,21 +132,18 @@ func proxyAdvice(p *plan.Plan) []doctor.Advice {
 	return []doctor.Advice{doctor.Advise("the proxy past Tor takes addresses alone, since it has nobody to ask for names", "say resolver below [exclusions] of the configuration")}
 }
 
-// wgQuickAdvice tells of firewalls that drop what Tor and the sentry answer to this machine.
-func wgQuickAdvice(p *plan.Plan) []doctor.Advice {
-	if p.Client == nil || !p.Client.All {
+// wgQuickAdvice tells of firewalls of wg-quick's and what they stop.
+func wgQuickAdvice(s *State, p *plan.Plan) []doctor.Advice {
+	client := p.Client != nil && p.Client.All
+	excluded := len(p.LANs) > 0 && s.Config.Rules.OfLANs().OpensAny()
+	if !client && !excluded {
 		return nil
 	}
 	names, err := nft.WGQuick()
 	if err != nil {
 		return []doctor.Advice{doctor.Advise(fmt.Sprintf("whether wg-quick has a firewall could not be read: %v", err))}
 	}
-	var w []doctor.Advice
-	for _, name := range names {
-		w = append(w, doctor.Advise(fmt.Sprintf("wg-quick's firewall (table wg-quick-%s) drops what comes to an address of %s by another interface, and with it by the loopback device what Tor and the sentry answer, names above all", name, name),
-			fmt.Sprintf("it has none where [Interface] of %s.conf says Table (docs/CLIENT.md, beside a VPN)", name)))
-	}
-	return w
+	return doctor.WGQuick(names, client, excluded)
 }
 
 // endRedirected ends the connections of this machine's own that Tor carries, before what

@@ -231,7 +231,7 @@ func (g *gathering) advise(p *plan.Plan) {
 	a[doctor.CheckForward] = forwardingAdvice(s)
 	a[doctor.CheckAnswers] = handOverAdvice(p)
 	a[doctor.CheckContainer] = besideAdvice(p)
-	a[doctor.CheckVPN] = wgQuickAdvice(p)
+	a[doctor.CheckVPN] = wgQuickAdvice(s, p)
 	a[doctor.CheckTime] = timeAdvice(nil, p)
 	a[doctor.CheckClient] = clientAdvice(p, s.Config.Everything)
 	a[doctor.CheckPage] = pageAdvice(s, p)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/torbpf/torbpf/internal/doctor"
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/kernel"
 	"github.com/torbpf/torbpf/internal/plan"
@@ -103,4 +104,16 @@ func (f *FastStatus) readFlowtable(p *plan.Plan, inForce *State) (err error) {
 		f.Off = append(f.Off, "it is gone: torbpf attach puts it back, as torbpf run does by itself")
 	}
 	return nil
+}
+
+// flowtableAdvice tells of those of others, which forward what a LAN sends past most of what guards it.
+func flowtableAdvice(s *State, p *plan.Plan) []doctor.Advice {
+	if len(p.LANs) == 0 {
+		return nil
+	}
+	names, err := nft.Flowtables()
+	if err != nil {
+		return []doctor.Advice{doctor.Advise(fmt.Sprintf("whether nftables has a flowtable could not be read: %v", err))}
+	}
+	return doctor.Flowtables(names, s.Config.Rules.OfLANs().OpensAny())
 }

@@ -66,7 +66,7 @@ func joinNames(names []string) string { return strings.Join(names, ", ") }
 
 // warnings are what a user should know after an attach that went well.
 func (r *Router) warnings(s *State, p *plan.Plan) []string {
-	return doctor.Strings(slices.Concat(uplinkAdvice(s, p), wideAdvice(p), handOverAdvice(p), exitAdvice(s, p), besideAdvice(p), clientAdvice(p, s.Config.Everything), wgQuickAdvice(p), pageAdvice(s, p), forwardingAdvice(s)))
+	return doctor.Strings(slices.Concat(uplinkAdvice(s, p), wideAdvice(p), handOverAdvice(p), exitAdvice(s, p), besideAdvice(p), clientAdvice(p, s.Config.Everything), wgQuickAdvice(s, p), flowtableAdvice(s, p), pageAdvice(s, p), forwardingAdvice(s)))
 }
 
 // uplinkAdvice is for where no uplink is guarded.
