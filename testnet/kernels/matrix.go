@@ -130,7 +130,11 @@ func (m *Matrix) make(ctx context.Context, t Target) (kernel *vm.Kernel, fast bo
 
 // called is the name of the result: that of the newest kernel is its version.
 func called(t Target, k *vm.Kernel) string {
+	_, drivers := strings.CutSuffix(t.Kernel, vm.WithDrivers)
 	t.Kernel = regexp.MustCompile(`^\d+\.\d+`).FindString(k.Release)
+	if drivers {
+		t.Kernel += vm.WithDrivers // whose result is none of that for clouds
+	}
 	return t.String()
 }
 
@@ -146,7 +150,7 @@ func (m *Matrix) machine(k *vm.Kernel, t Target, built string, chosen []Suite) *
 	for _, f := range files {
 		machine.Files = append(machine.Files, vm.File{Host: f, Guest: f})
 	}
-	machine.Files = append(machine.Files, vm.File{Host: built, Guest: "/torbpf"})
+	machine.Files = append(machine.Files, vm.File{Host: built, Guest: "/torbpf"}, vm.File{Host: filepath.Join(m.Root, "docs"), Guest: "/torbpf/src/docs"})
 	machine.Jobs = []vm.Job{{Args: []string{"/torbpf/kernels", "probe", "/out/features.json"}, Timeout: time.Minute}}
 	for _, s := range chosen {
 		dir := path.Join("/torbpf/src", s.Package)

@@ -35,8 +35,8 @@ var suites = []Suite{
 		Short: "^(TestAppliedRulesAsTheUserSeesThem|TestKernelForwardsPermittedClassesOnly|TestDeleteDeletesExactlyTheGiven)$",
 	},
 	{
-		Name: "the whole program: attach, exclusions, detach; VLANs, bonds, WireGuard; a flowtable of the user's", Package: "internal/e2e", Timeout: 20 * time.Minute,
-		Run: "^(TestDetachLeavesNothing|TestLANsOfEveryKind|TestForeignFlowtable|TestFastPathWithDelayAndLoss)$",
+		Name: "the whole program: attach, exclusions, detach; VLANs, bonds, WireGuard, PPPoE, dummies; a flowtable of the user's", Package: "internal/e2e", Timeout: 30 * time.Minute,
+		Run: "^(TestDetachLeavesNothing|TestLANsOfEveryKind|TestUplinksOfEveryKind|TestATunnelOfWgQuickTakesWhatIsExcluded|TestDummyInterfaces|TestForeignFlowtable|TestFastPathWithDelayAndLoss)$",
 	},
 	{
 		Name: "faults, and what leaks", Package: "internal/leaktest", Timeout: 20 * time.Minute,
@@ -62,7 +62,7 @@ var foreignSuites = []Suite{
 // programs of this host are in each machine.
 var programs = []string{
 	"ip", "tc", "ss", "nft", "conntrack", "ping", "tcpdump", "bpftool", "sysctl", "nsenter", "unshare", "setpriv", "mount", "umount", "prlimit",
-	"sh", "bash", "env", "cat", "ls", "cp", "mkdir", "readlink", "sleep", "kill", "grep", "sed", "pgrep", "pkill", "tor", "wg", "wg-quick",
+	"sh", "bash", "env", "cat", "ls", "cp", "mkdir", "readlink", "sleep", "kill", "grep", "sed", "pgrep", "pkill", "tor", "wg", "wg-quick", "sort", "stat",
 }
 
 // files of this host are in each machine, for the names in them.

@@ -40,7 +40,7 @@ var Targets = []Target{
 	{Kernel: "5.10"}, {Kernel: "5.10", WithoutBTF: true}, {Kernel: "6.1"}, {Kernel: "6.12"}, {Kernel: "6.12", Arch: "arm64"}, {Kernel: "6.18"}, {Kernel: "newest"},
 }
 
-// ParseTarget reads what String returns; "5.10-nobtf" is short for "5.10 without BTF", and
+// ParseTarget takes the kernel's name as package vm does, so "6.1-drivers" is one that has PPPoE, and reads what String returns; "5.10-nobtf" is short for "5.10 without BTF", and
 // "6.12-arm64" for "6.12 on arm64".
 func ParseTarget(text string) Target {
 	for short, end := range typed {

@@ -114,6 +114,23 @@ func TestTheNewestKernelIsFound(t *testing.T) {
 	}
 }
 
+func TestKernelsWithDriversAreToldFromThoseForClouds(t *testing.T) {
+	for name, want := range map[string][2]bool{ // for clouds, with drivers
+		"linux-image-6.1.0-56-cloud-amd64":          {true, false},
+		"linux-image-6.1.0-56-amd64":                {false, true},
+		"linux-image-6.12.118+deb13-amd64":          {false, true},
+		"linux-image-6.12.118+deb13-rt-amd64":       {false, false},
+		"linux-image-6.12.118+deb13-cloud-arm64":    {false, false},
+		"linux-image-6.1.0-56-amd64-dbg":            {false, false},
+		"linux-image-6.12.118+deb13-amd64-unsigned": {false, false},
+		"linux-image-amd64":                         {false, false},
+	} {
+		if got := [2]bool{isImage(name, "amd64", false), isImage(name, "amd64", true)}; got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
 func TestAKernelThatIsNoneIsRefused(t *testing.T) {
 	c, err := OpenCache(t.TempDir())
 	if err != nil {

@@ -19,6 +19,9 @@ import (
 // suites are those in which a kernel is looked for by its version.
 var suites = []string{"bullseye", "bookworm", "trixie", "trixie-backports"}
 
+// WithDrivers ends the name of a kernel that is not one for clouds.
+const WithDrivers = "-drivers"
+
 // Kernel is an unpacked kernel.
 type Kernel struct {
 	Name    string // as it was asked for
@@ -67,6 +70,7 @@ func (c *Cache) Fetched() bool { return c.fetched }
 // Kernel finds a kernel and unpacks it, unless it is in the cache. Its name is
 //
 //	5.10, 6.1, …     the newest package of that version
+//	6.1-drivers, …   the same as for real hardware, which has more than that of clouds: PPPoE
 //	newest           the newest of all
 //	SUITE/PACKAGE    that package
 //	a folder         with boot/vmlinuz-RELEASE and lib/modules/RELEASE below it
@@ -108,8 +112,9 @@ func (c *Cache) find(ctx context.Context, name, arch string) (from, pkg string, 
 	if m := namedPackage.FindStringSubmatch(name); m != nil {
 		return m[1], m[2], nil
 	}
-	if name != "newest" && !regexp.MustCompile(`^\d+\.\d+$`).MatchString(name) {
-		return "", "", errors.New(`a kernel is called 6.12, "newest", SUITE/PACKAGE or by a folder with an unpacked one`)
+	wanted, drivers := strings.CutSuffix(name, WithDrivers)
+	if wanted != "newest" && !regexp.MustCompile(`^\d+\.\d+$`).MatchString(wanted) {
+		return "", "", errors.New(`a kernel is called 6.12, 6.12-drivers, "newest", SUITE/PACKAGE or by a folder with an unpacked one`)
 	}
 	memo := filepath.Join(c.dir, "kernels", name+"-"+arch)
 	if info, err := os.Stat(memo); err == nil && time.Since(info.ModTime()) < listsLast {
@@ -121,13 +126,13 @@ func (c *Cache) find(ctx context.Context, name, arch string) (from, pkg string, 
 	}
 	best := []int(nil)
 	for _, s := range suites {
-		images, err := c.images(ctx, s, arch)
+		images, err := c.images(ctx, s, arch, drivers)
 		if err != nil {
 			return "", "", err
 		}
 		for _, image := range images {
 			version := numbers(image)
-			if name != "newest" && name != fmt.Sprintf("%d.%d", version[0], version[1]) || !newer(version, best) {
+			if wanted != "newest" && wanted != fmt.Sprintf("%d.%d", version[0], version[1]) || !newer(version, best) {
 				continue
 			}
 			best, from, pkg = version, s, image
@@ -139,8 +144,8 @@ func (c *Cache) find(ctx context.Context, name, arch string) (from, pkg string, 
 	return from, pkg, os.WriteFile(memo, []byte(from+"/"+pkg), 0o644)
 }
 
-// images lists a suite's kernels for clouds, which have no drivers and so are small.
-func (c *Cache) images(ctx context.Context, name, arch string) ([]string, error) {
+// images lists a suite's kernels for clouds, which have no drivers and so are small; or those that have.
+func (c *Cache) images(ctx context.Context, name, arch string, drivers bool) ([]string, error) {
 	p, err := c.lists(ctx, name, arch)
 	if err != nil {
 		return nil, err
@@ -149,14 +154,22 @@ func (c *Cache) images(ctx context.Context, name, arch string) ([]string, error)
 	if err != nil {
 		return nil, err
 	}
-	wanted := regexp.MustCompile(`^linux-image-\d+\.\d+\.\d+[0-9a-z.+~-]*-cloud-` + debianArch(arch) + `$`)
 	var images []string
 	for _, image := range all {
-		if wanted.MatchString(image) {
+		if isImage(image, arch, drivers) {
 			images = append(images, image)
 		}
 	}
 	return images, nil
+}
+
+var imageName = regexp.MustCompile(`^linux-image-\d+\.\d+\.\d+[0-9a-z.+~-]*$`)
+
+// isImage tells whether a package is a kernel for clouds, or one with drivers; of neither kind are those for real time.
+func isImage(name, arch string, drivers bool) bool {
+	version, ours := strings.CutSuffix(name, "-"+debianArch(arch))
+	version, cloud := strings.CutSuffix(version, "-cloud")
+	return ours && cloud != drivers && !strings.HasSuffix(version, "-rt") && imageName.MatchString(version)
 }
 
 func (c *Cache) lists(ctx context.Context, name, arch string) (*packages, error) {
