@@ -108,7 +108,7 @@ func TestASYNThatIsSentAgainMeetsNoTransport(t *testing.T) {
 	l := newClientLab(t)
 	l.apply(l.plan())
 	if rules := l.own.nft(t, "", "list", "table", "inet", "torbpf"); !strings.Contains(rules, "socket mark") {
-		t.Skip("this kernel's nftables looks up no sockets (CONFIG_NFT_SOCKET)")
+		t.Skip("this kernel's nftables does without the look-up of routes and sockets")
 	}
 	for _, addr := range []string{"127.0.0.1", "::1"} {
 		for mark, want := range map[int]error{0: unix.ECONNREFUSED, markDirect: unix.ECONNREFUSED, markTor: unix.ECONNREFUSED, markOfTor: nil, markBesideTor: nil} {
