@@ -87,7 +87,7 @@ generate: ## Compile the BPF programs and regenerate their Go side (clang 14, ll
 
 .PHONY: test
 test: deps-systemd build ## Install what is missing, then run every test: sudo make test
-	$(MAKE) lint check-generated
+	$(MAKE) lint check-generated test-vm-short
 	$(GO) test -count=1 -timeout 40m -p 2 -exec "$(CURDIR)/.ci/alone.sh" ./...
 	$(MAKE) fuzz
 	$(MAKE) second-clang
@@ -95,6 +95,10 @@ test: deps-systemd build ## Install what is missing, then run every test: sudo m
 .PHONY: test-vm
 test-vm: deps-test ## The tests on other kernels, in virtual machines: make test-vm KERNELS="5.10 6.1" (docs/KERNELS.md)
 	$(GO) run ./testnet/cmd/kernels run --write $(KERNELS)
+
+.PHONY: test-vm-short
+test-vm-short: deps-test ## That the programs load, attach and guard on the oldest and the newest kernel; make test does it
+	$(GO) run ./testnet/cmd/kernels run --short --only loader 5.10 newest
 
 .PHONY: kernels-doc
 kernels-doc: ## Write docs/KERNELS.md anew from what test-vm has written down
