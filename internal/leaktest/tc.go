@@ -1,6 +1,7 @@
 package leaktest
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -12,7 +13,7 @@ import (
 var clsact = []string{"--clsact"}
 
 var (
-	lanPinsGone = Fault{Name: "tcx programs of the LAN gone", part: "tc", Inflict: func(b *Bench) error {
+	lanPinsGone = Fault{Name: "tcx programs of the LAN gone", part: "tc", Lacks: lacksTCX, Inflict: func(b *Bench) error {
 		return remove(b.pins("links", "lan-[0-9]*"))
 	}}
 	filterGone = Fault{Name: "tc filter of the LAN gone", part: "tc", Args: clsact, Inflict: lines("tc filter del dev eth1 ingress")}
@@ -20,10 +21,10 @@ var (
 
 	allPinsGone = Fault{Name: "all pins removed", Inflict: func(b *Bench) error { return remove(b.pins()) }}
 
-	foreignAhead = Fault{Name: "foreign tcx program says OK ahead of the LAN's", part: "tc", Inflict: func(b *Bench) error {
+	foreignAhead = Fault{Name: "foreign tcx program says OK ahead of the LAN's", part: "tc", Lacks: lacksTCX, Inflict: func(b *Bench) error {
 		return b.putAhead(lan, ebpf.AttachTCXIngress)
 	}}
-	foreignAtWAN = Fault{Name: "foreign tcx program says OK ahead of the uplink's", Inflict: func(b *Bench) error {
+	foreignAtWAN = Fault{Name: "foreign tcx program says OK ahead of the uplink's", Lacks: lacksTCX, Inflict: func(b *Bench) error {
 		return b.putAhead(wan, ebpf.AttachTCXEgress)
 	}}
 )
@@ -32,10 +33,10 @@ func tcFaults() []Fault {
 	uplinkPins := func(b *Bench) error { return remove(b.pins("links", "uplink-[0-9]*")) }
 	return []Fault{
 		lanPinsGone, filterGone, qdiscGone,
-		{Name: "tcx program of the uplink gone", Inflict: uplinkPins},
+		{Name: "tcx program of the uplink gone", Lacks: lacksTCX, Inflict: uplinkPins},
 		{Name: "tc qdisc del clsact (uplink)", Args: clsact, Inflict: lines("tc qdisc del dev eth0 clsact")},
 		{Name: "tc qdisc del clsact (both)", Args: clsact, Inflict: lines("tc qdisc del dev eth0 clsact", "tc qdisc del dev eth1 clsact")},
-		{Name: "tcx programs of LAN and uplink gone", Inflict: steps(lanPinsGone.Inflict, uplinkPins)},
+		{Name: "tcx programs of LAN and uplink gone", Lacks: lacksTCX, Inflict: steps(lanPinsGone.Inflict, uplinkPins)},
 		{Name: "guards of local delivery gone", Inflict: func(b *Bench) error {
 			if err := remove(b.pins("links", "dns")); err != nil {
 				return err
@@ -50,38 +51,61 @@ func tcFaults() []Fault {
 			return nil
 		}},
 		foreignAhead, foreignAtWAN,
-		{Name: "foreign tcx programs say OK ahead of both", Inflict: steps(foreignAhead.Inflict, foreignAtWAN.Inflict)},
-		{Name: "foreign tcx program says OK ahead of clsact", Args: clsact, Inflict: foreignAhead.Inflict},
+		{Name: "foreign tcx programs say OK ahead of both", Lacks: lacksTCX, Inflict: steps(foreignAhead.Inflict, foreignAtWAN.Inflict)},
+		{Name: "foreign tcx program says OK ahead of clsact", Args: clsact, Lacks: lacksTCX, Inflict: foreignAhead.Inflict},
 		{Name: "clsact qdisc of somebody else comes and goes", Inflict: lines(
 			"tc qdisc add dev eth1 clsact", "tc qdisc add dev eth0 clsact", "tc qdisc del dev eth1 clsact", "tc qdisc del dev eth0 clsact")},
 	}
+}
+
+// lacksTCX tries it, on a device that nothing of torbpf's is at.
+func lacksTCX(b *Bench) string {
+	ahead, err := b.firstAt("lo", ebpf.AttachTCXIngress)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return "this kernel is older than tcx (Linux 6.6)"
+	}
+	if err == nil {
+		err = ahead.Close()
+	}
+	if err != nil {
+		return fmt.Sprintf("tcx could not be tried: %v", err)
+	}
+	return ""
 }
 
 // putAhead attaches a program of somebody else's before all others, which lets
 // every packet pass without asking those. It goes before the repair: to be ahead
 // of it once more is not torbpf's part.
 func (b *Bench) putAhead(name string, hook ebpf.AttachType) error {
+	ahead, err := b.firstAt(name, hook)
+	if err != nil {
+		return err
+	}
+	b.undo(ahead.Close)
+	return nil
+}
+
+// firstAt attaches a program that lets every packet pass.
+func (b *Bench) firstAt(name string, hook ebpf.AttachType) (ahead link.Link, err error) {
 	const ok = 0 // TC_ACT_OK
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type:         ebpf.SchedCLS,
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, ok), asm.Return()},
 	})
 	if err != nil {
-		return fmt.Errorf("load foreign program: %w", err)
+		return nil, fmt.Errorf("load foreign program: %w", err)
 	}
 	defer program.Close()
 	index, err := b.index(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var ahead link.Link
 	err = b.Lab.Router.Do(func() (err error) {
 		ahead, err = link.AttachTCX(link.TCXOptions{Interface: index, Program: program, Attach: hook, Anchor: link.Head()})
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("attach foreign program: %w", err)
+		return nil, fmt.Errorf("attach foreign program: %w", err)
 	}
-	b.undo(ahead.Close)
-	return nil
+	return ahead, nil
 }

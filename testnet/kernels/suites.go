@@ -40,7 +40,7 @@ var suites = []Suite{
 	},
 	{
 		Name: "faults, and what leaks", Package: "internal/leaktest", Timeout: 20 * time.Minute,
-		Run: "^TestNothingLeaksWhateverHappens$/^(no_fault|nft_flush_ruleset|tcx_programs_of_the_LAN_gone|kill_-9_of_tor_and_all_of_torbpf)$",
+		Run: "^TestNothingLeaksWhateverHappens$/^(no_fault|nft_flush_ruleset|tcx_programs_of_the_LAN_gone|tc_filter_of_the_LAN_gone|kill_-9_of_tor_and_all_of_torbpf)$",
 	},
 	{Name: "the main job, with real tor", Package: "internal/e2e", Run: "^TestMainJob$", Tor: true, Timeout: 20 * time.Minute},
 }
