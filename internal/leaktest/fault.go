@@ -82,6 +82,7 @@ func together(args []string, faults ...Fault) Fault {
 		names = append(names, each.Name)
 		inflict = append(inflict, each.Inflict)
 		f.Once, f.Unframed = f.Once || each.Once, f.Unframed || each.Unframed
+		f.Lacks = either(f.Lacks, each.Lacks)
 		if each.Prepare != nil {
 			prepare = append(prepare, each.Prepare)
 		}
@@ -120,7 +121,7 @@ func pairFaults() []Fault {
 				f.Name = mode.name + ": " + f.Name
 				f.Once, f.Fast = true, slices.Contains(mode.args, "--fastpath")
 				if mode.name == flowtable {
-					f.Lacks = lacksFlowtable
+					f.Lacks = either(f.Lacks, lacksFlowtable)
 				}
 				out = append(out, f)
 			}
@@ -147,10 +148,25 @@ func pairFaults() []Fault {
 	)
 }
 
+// either tells what a kernel lacks of two faults, of which nil needs nothing.
+func either(first, second func(*Bench) string) func(*Bench) string {
+	if first == nil {
+		return second
+	}
+	return func(b *Bench) string {
+		why := first(b)
+		if why == "" && second != nil {
+			why = second(b)
+		}
+		return why
+	}
+}
+
 // afterRepair is one fault, repaired, and then another.
 func afterRepair(first, second Fault) Fault {
 	return Fault{
-		Name: fmt.Sprintf("%s, repaired, then %s", first.Name, second.Name),
+		Lacks: either(first.Lacks, second.Lacks),
+		Name:  fmt.Sprintf("%s, repaired, then %s", first.Name, second.Name),
 		Inflict: steps(first.Inflict, func(b *Bench) error { return b.torbpf("attach", "--no-wait") },
 			func(b *Bench) error {
 				b.letGateGo() // the repair may have brought another gate
