@@ -8,6 +8,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/torbpf/torbpf/internal/abi"
 	"github.com/torbpf/torbpf/internal/kernel"
@@ -51,6 +53,9 @@ func (g *Generation) loadFast() error {
 		return err
 	}
 	fast, err := ebpf.NewCollectionWithOptions(spec, g.shareAll(spec))
+	if errors.Is(err, ebpf.ErrNotSupported) && loadConntrack() == nil {
+		fast, err = ebpf.NewCollectionWithOptions(spec, g.shareAll(spec))
+	}
 	if err != nil {
 		g.noFast = fmt.Sprintf("this kernel cannot have it, it takes Linux 5.18 with BTF of nf_conntrack: %v", err)
 		return nil
@@ -68,6 +73,19 @@ func (g *Generation) loadFast() error {
 		g.collection.Maps[name] = fast.DetachMap(name)
 	}
 	return nil
+}
+
+// loadConntrack has the kernel load its module of conntrack, by a question that it asks. The functions that the fast path
+// calls are the module's, and after a boot nobody else may have needed it yet.
+func loadConntrack() error {
+	const (
+		subsystem = 1 // NFNL_SUBSYS_CTNETLINK
+		getStats  = 5 // IPCTNL_MSG_CT_GET_STATS
+	)
+	question := nl.NewNetlinkRequest(subsystem<<8|getStats, unix.NLM_F_ACK)
+	question.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
+	_, err := question.Execute(unix.NETLINK_NETFILTER, 0)
+	return err
 }
 
 // shareAll has the object use all maps of the generation that it knows as well.

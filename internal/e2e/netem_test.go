@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -40,4 +41,25 @@ func TestFastPathWithDelayAndLoss(t *testing.T) {
 		t.Errorf("after the fast path: %v", err)
 	}
 	checkByRouterOnly(t, lab)
+}
+
+// TestTorWithDelayAndLoss: on such a line in both directions what a device sends by Tor arrives whole, and
+// nothing else leaves.
+func TestTorWithDelayAndLoss(t *testing.T) {
+	lab := torLab(t)
+	for _, name := range []string{"wan0", "core0"} {
+		if _, err := lab.ISP.Run(t.Context(), "tc", "qdisc", "add", "dev", name, "root", "netem", "delay", "10ms", "loss", "1%"); err != nil {
+			t.Skip("this kernel was built without netem (CONFIG_NET_SCH_NETEM)")
+		}
+		t.Cleanup(func() { _, _ = lab.ISP.Run(context.Background(), "tc", "qdisc", "del", "dev", name, "root") })
+	}
+	serveFlows(t, lab, testnet.Web4)
+	capture := captureWAN(t, lab)
+	attach(t, lab, lan)
+	eventually(t, torPatience, "Tor on a bad line", func() error { return testnet.Echo(lab.Client1, "tcp", at(testnet.Web4, testnet.PortEcho), torPatience) })
+	exchange(t, openFlow(t, lab.Client1, "tcp", at(testnet.Web4, portFlows)).conn, 1<<20)
+	checkNoEcho(t, lab.Client1, testnet.Web4)
+	sendStrays(t, lab.Client1)
+	checkServersSawExitsOnly(t, lab)
+	checkNoLeaks(t, capture)
 }

@@ -35,14 +35,14 @@ var suites = []Suite{
 		Short: "^(TestAppliedRulesAsTheUserSeesThem|TestKernelForwardsPermittedClassesOnly|TestDeleteDeletesExactlyTheGiven)$",
 	},
 	{
-		Name: "the whole program: attach, exclusions, detach; VLANs, bonds, WireGuard, PPPoE, dummies; a flowtable of the user's", Package: "internal/e2e", Timeout: 30 * time.Minute,
-		Run: "^(TestDetachLeavesNothing|TestLANsOfEveryKind|TestUplinksOfEveryKind|TestATunnelOfWgQuickTakesWhatIsExcluded|TestDummyInterfaces|TestForeignFlowtable|TestFastPathWithDelayAndLoss)$",
+		Name: "the whole program: attach, exclusions, detach; a cold kernel; VLANs, bonds, WireGuard, PPPoE, dummies; a flowtable of the user's", Package: "internal/e2e", Timeout: 30 * time.Minute,
+		Run: "^(TestDetachLeavesNothing|TestAColdKernelHasTheSameLayers|TestLANsOfEveryKind|TestUplinksOfEveryKind|TestATunnelOfWgQuickTakesWhatIsExcluded|TestDummyInterfaces|TestForeignFlowtable|TestFastPathWithDelayAndLoss)$",
 	},
 	{
 		Name: "faults, and what leaks", Package: "internal/leaktest", Timeout: 20 * time.Minute,
 		Run: "^TestNothingLeaksWhateverHappens$/^(no_fault|nft_flush_ruleset|tcx_programs_of_the_LAN_gone|tc_filter_of_the_LAN_gone|kill_-9_of_tor_and_all_of_torbpf)$",
 	},
-	{Name: "the main job, with real tor", Package: "internal/e2e", Run: "^TestMainJob$", Tor: true, Timeout: 20 * time.Minute},
+	{Name: "the main job, with real tor; delay and loss", Package: "internal/e2e", Run: "^(TestMainJob|TestTorWithDelayAndLoss)$", Tor: true, Timeout: 20 * time.Minute},
 }
 
 // foreignSuites are for machines of another architecture, in which there is no program but ours.
