@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/torbpf/torbpf/internal/host"
 	"github.com/torbpf/torbpf/internal/plan"
 	"github.com/torbpf/torbpf/loader"
@@ -65,6 +67,8 @@ func (b *Bench) accelerate(kernel bool) error {
 		if err != nil {
 			return err
 		}
+		device := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+		b.watch.answered = append(b.watch.answered, peer{protocol: unix.IPPROTO_UDP, from: server, to: device})
 		a.wg.Go(func() { a.talk(ctx, conn, &a.sent[i]) })
 	}
 	if kernel {

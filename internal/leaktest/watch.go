@@ -37,6 +37,7 @@ type Watch struct {
 	closedTo []peer    // whom the router may tell that nobody is there
 	own      bool      // it is the router itself that tries
 	direct   time.Time // when what was excluded was so no more; zero: it is
+	answered []peer    // the far ends of flows that are excluded for a while
 }
 
 // NewWatch captures the WAN until ctx ends.
@@ -144,7 +145,8 @@ func (w *Watch) Seen() int {
 }
 
 // Leaks returns all that got out, in the order of time. What peers send to a LAN
-// that has no subnet at the moment is sent back to the ISP, as by any router.
+// that has no subnet at the moment is sent back to the ISP, as by any router; so is what an
+// excluded server has answered.
 func (w *Watch) Leaks(peers []peer) []Leak {
 	var out []Leak
 	for _, c := range slices.Concat(w.captures, w.retired) {
@@ -152,7 +154,7 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 			if slices.Contains(excluded, p.Dst) && (w.direct.IsZero() || p.Time.Before(w.direct)) {
 				continue
 			}
-			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) || w.closed(p) || w.own && w.allowed(p) {
+			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) || w.closed(p) || w.isReturned(p) || w.own && w.allowed(p) {
 				continue
 			}
 			out = append(out, Leak{p.Time, "wan", describe(p)})
@@ -184,6 +186,19 @@ func (w *Watch) closed(p testnet.Packet) bool {
 			return false
 		}
 		return p.Proto == "tcp" && p.Src == peer.to && p.TCPFlags&testnet.FlagRST != 0 || p.Proto == "icmp" && p.ICMPType == unreachable
+	})
+}
+
+// isReturned tells whether a packet is what an excluded server has answered, on its way back, or the
+// router's word to that server that it came to nobody. A packet of the device's is neither.
+func (w *Watch) isReturned(p testnet.Packet) bool {
+	quoted, isWord := p.Quoted()
+	return slices.ContainsFunc(w.answered, func(a peer) bool {
+		if p.Proto == "udp" {
+			return p.Src == a.from && p.Dst == a.to
+		}
+		toIt := quoted.Dst == a.to || quoted.Dst.Addr() == testnet.WANRouter4 // as it came, with masquerading
+		return isWord && p.Dst.Addr() == a.from.Addr() && quoted.Src == a.from && toIt
 	})
 }
 
