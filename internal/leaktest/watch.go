@@ -151,10 +151,7 @@ func (w *Watch) Leaks(peers []peer) []Leak {
 	var out []Leak
 	for _, c := range slices.Concat(w.captures, w.retired) {
 		for _, p := range c.NonTor() {
-			if slices.Contains(excluded, p.Dst) && (w.direct.IsZero() || p.Time.Before(w.direct)) {
-				continue
-			}
-			if slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }) || w.closed(p) || w.isReturned(p) || w.own && w.allowed(p) {
+			if w.isExpected(p, peers) {
 				continue
 			}
 			out = append(out, Leak{p.Time, "wan", describe(p)})
@@ -187,6 +184,18 @@ func (w *Watch) closed(p testnet.Packet) bool {
 		}
 		return p.Proto == "tcp" && p.Src == peer.to && p.TCPFlags&testnet.FlagRST != 0 || p.Proto == "icmp" && p.ICMPType == unreachable
 	})
+}
+
+// isExpected tells whether a packet on the WAN is no leak.
+func (w *Watch) isExpected(p testnet.Packet, peers []peer) bool {
+	switch {
+	case slices.Contains(excluded, p.Dst) && (w.direct.IsZero() || p.Time.Before(w.direct)):
+		return true
+	case slices.ContainsFunc(peers, func(peer peer) bool { return p.Src == peer.from && p.Dst == peer.to }):
+		return true
+	default:
+		return w.closed(p) || w.isReturned(p) || w.own && w.allowed(p)
+	}
 }
 
 // isReturned tells whether a packet is what an excluded server has answered, on its way back, or the
