@@ -196,13 +196,13 @@ func TestNewnymWaitsForTor(t *testing.T) {
 			t.Parallel()
 			address := listenFake(t, filepath.Join(shortDir(t), "control"), func(conn io.Writer, line string) bool {
 				reply := ok
-				switch {
-				case strings.HasPrefix(line, "PROTOCOLINFO"):
+				if strings.HasPrefix(line, "PROTOCOLINFO") {
 					reply = infoNull
-				case line == "SIGNAL NEWNYM" && tt.delay >= 0:
-					time.AfterFunc(tt.delay, func() { _, _ = io.WriteString(conn, "650 SIGNAL NEWNYM\r\n") })
 				}
 				_, err := io.WriteString(conn, reply)
+				if line == "SIGNAL NEWNYM" && tt.delay >= 0 { // tor says that behind its reply
+					time.AfterFunc(tt.delay, func() { _, _ = io.WriteString(conn, "650 SIGNAL NEWNYM\r\n") })
+				}
 				return err == nil
 			})
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
